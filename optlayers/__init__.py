@@ -1,0 +1,64 @@
+"""Declare a polytope as cvxpy constraints; find its best vertex or nearest point for a batch; differentiate by a rule."""
+
+from optlayers import testing
+from optlayers.compiled import BoundPolytope, CompiledPolytope, Tangent, compile_polytope
+from optlayers.layer import OptLayer
+from optlayers.polytope import Family, Polytope
+from optlayers.rules import (
+    AbstractRule,
+    AbstractVertexRule,
+    Gradient,
+    Hard,
+    Pipeline,
+    SparseMAP,
+    Spigot,
+    StraightThrough,
+)
+from optlayers.solution import Failure, Solution, SolveError, Status
+from optlayers.solvers import (
+    AbstractMaximizer,
+    AbstractProjector,
+    AbstractSolver,
+    Answer,
+    Clarabel,
+    CvxpyLayers,
+    Highs,
+    Instances,
+    Oracle,
+)
+from optlayers.standard_form import DeclarationError, StandardForm
+
+__all__ = [
+    "AbstractMaximizer",
+    "AbstractProjector",
+    "AbstractRule",
+    "AbstractSolver",
+    "AbstractVertexRule",
+    "Answer",
+    "BoundPolytope",
+    "Clarabel",
+    "CompiledPolytope",
+    "CvxpyLayers",
+    "DeclarationError",
+    "Failure",
+    "Family",
+    "Gradient",
+    "Hard",
+    "Highs",
+    "Instances",
+    "OptLayer",
+    "Oracle",
+    "Pipeline",
+    "Polytope",
+    "Solution",
+    "SolveError",
+    "SparseMAP",
+    "Spigot",
+    "StandardForm",
+    "Status",
+    "StraightThrough",
+    "Tangent",
+    "compile_polytope",
+    "testing",
+]
+__version__ = "0.1.0"

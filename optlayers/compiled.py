@@ -1,0 +1,531 @@
+"""A polytope made ready: maximize, project, tangent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from optlayers import inputs
+from optlayers.diagnosis import explain_infeasible, unbounded_entry
+from optlayers.polytope import Polytope
+from optlayers.solution import Solution, Status
+from optlayers.solvers import Clarabel, Highs, Oracle
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
+from optlayers.solvers.certificate import certify, times_transpose
+from optlayers.solvers.kkt import KKT
+from optlayers.solvers.polish import polish
+from optlayers.standard_form import (
+    DeclarationError,
+    NotPolyhedral,
+    StandardForm,
+    form_without_rows,
+    standard_form,
+)
+
+__all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
+
+EXPLAINED = 3
+"""So many infeasible instances of a batch are explained; an explanation costs a linear program."""
+CONSISTENT = 1e-8
+"""How far parameters may violate a dependent row that presolve dropped, relative to the right-hand side."""
+
+
+def compile_polytope(
+    polytope: Polytope,
+    *,
+    maximizer: AbstractMaximizer | None = None,
+    projector: AbstractProjector | None = None,
+    tolerance: float = 1e-8,
+) -> CompiledPolytope:
+    """Turn a declaration into arrays and choose its solvers.
+
+    Parameters
+    ----------
+    polytope : the declaration.
+    maximizer : by default the oracle of the declaration if it has one, else :class:`optlayers.Highs`.
+    projector : by default :class:`optlayers.Clarabel`, polished to the active set.
+    tolerance : an instance is ``OPTIMAL`` when its residual and its gap, relative to the size of the numbers
+        involved, are at most this.
+
+    Raises
+    ------
+    DeclarationError : when the declaration is not convex, not bounded, empty, integer, or not polyhedral (without a
+        projector that takes such sets), or when a parameter has no usable name.
+    """
+    if not isinstance(polytope, Polytope):
+        raise TypeError(f"compile_polytope takes a Polytope, but got {type(polytope).__name__}")
+    if maximizer is not None and not isinstance(maximizer, AbstractMaximizer):
+        raise TypeError(f"maximizer must be a solver such as Highs(), but got {maximizer!r}")
+    if projector is not None and not isinstance(projector, AbstractProjector):
+        raise TypeError(f"projector must be a solver such as Clarabel(), but got {projector!r}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, but got {tolerance}")
+    projector = Clarabel() if projector is None else projector
+    form = _form_if_polyhedral(polytope, projector)
+    if maximizer is None:
+        maximizer = Highs() if polytope.oracle is None else Oracle(polytope.oracle)
+    compiled = CompiledPolytope(polytope, form, maximizer, projector, tolerance)
+    if form is not None:
+        _refuse_unbounded(form)
+    _refuse_empty(compiled)
+    return compiled
+
+
+def _form_if_polyhedral(polytope: Polytope, projector: AbstractProjector) -> StandardForm | None:
+    try:
+        return standard_form(polytope)
+    except NotPolyhedral:
+        if projector.polyhedral_only:
+            raise
+        return None
+
+
+def _refuse_unbounded(form: StandardForm) -> None:
+    entry = unbounded_entry(form)
+    if entry is not None:
+        raise DeclarationError(
+            f"the declaration is unbounded: {form.entry_name(entry)} can move without limit; "
+            "a polytope bounds every scored entry from below and from above"
+        )
+
+
+def _refuse_empty(compiled: CompiledPolytope) -> None:
+    form = compiled.form
+    if form is None or form.parameter_count:
+        return  # instances tell
+    bound = compiled.bind({}, None, 1)
+    reason = explain_infeasible(form, bound.instances, 0)
+    if reason is not None:
+        raise DeclarationError(f"the polytope is empty: {reason}")
+
+
+@final
+@dataclass(frozen=True)
+class Tangent:
+    """A direction pulled back through a projection: gradients of the scores and of every parameter."""
+
+    scores: Tensor
+    parameters: Mapping[str, Tensor]
+
+
+@final
+class CompiledPolytope:
+    """A polytope with its arrays, its solvers, and what they prepared. It never changes; threads may share it."""
+
+    def __init__(
+        self,
+        polytope: Polytope,
+        form: StandardForm | None,
+        maximizer: AbstractMaximizer,
+        projector: AbstractProjector,
+        tolerance: float,
+    ) -> None:
+        self.polytope = polytope
+        self.form = form
+        self.maximizer = maximizer
+        self.projector = projector
+        self.tolerance = tolerance
+        self._prepare()
+
+    def _prepare(self) -> None:
+        # A solver that reads the declaration answers for the structure alone, without auxiliary columns.
+        reads_rows = self.projector.polyhedral_only and self.form is not None
+        self.projection_form = self.form if reads_rows and self.form is not None else form_without_rows(self.polytope)
+        self._kkt = KKT(self.projection_form) if reads_rows else None
+        self._projector_state = self.projector.prepare(self.projection_form)
+        self._maximizer_state = None if self.form is None else self.maximizer.prepare(self.form)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledPolytope:
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the structure."""
+        return self.polytope.shape
+
+    def maximize(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
+        r"""A vertex of the polytope with the highest score: :math:`\operatorname{argmax}_{x \in P} \langle s, x \rangle`.
+
+        Among several best vertices the choice depends on the scores of that instance alone (see
+        :class:`optlayers.Highs`). No gradient is recorded: for that, use :class:`optlayers.OptLayer`.
+
+        Parameters
+        ----------
+        scores : ``(*batch, *shape)``, floating-point, on any device; ``-inf`` forbids a part. Solved in float64.
+        parameters : one tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)``.
+
+        Returns
+        -------
+        Solution : ``value`` like ``scores``; verdicts ``(*batch,)``.
+
+        Raises
+        ------
+        TypeError : scores of a dtype that is not real and floating-point; missing or unexpected parameters.
+        ValueError : wrong shapes, NaN or +inf, a parameter that breaks its declared sign.
+        """
+        return self._answer("maximize", scores, parameters)
+
+    def project(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
+        r"""The nearest point of the polytope: :math:`\operatorname{argmin}_{x \in P} \tfrac12 \|x - s\|^2`.
+
+        Arguments, results and errors are those of :meth:`maximize`. A part with score ``-inf`` is 0.
+        """
+        return self._answer("project", scores, parameters)
+
+    def _answer(self, what: str, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
+        inputs.check_scores(scores)
+        batch = inputs.batch_shape(scores, self.shape)
+        inputs.check_finite(scores, len(batch))
+        given = inputs.parameter_tensors(self.projection_form.parameters, parameters, batch)
+        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, self.shape))
+        flat_parameters = {
+            spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch))
+            for spec in self.projection_form.parameters
+        }
+        bound = self.bind(flat_parameters, forbidden, len(flat))
+        solution: Solution = getattr(bound, what)(flat)
+        return Solution(
+            solution.value.reshape(scores.shape).to(scores.device, scores.dtype),
+            solution.status.reshape(batch),
+            solution.primal_residual.reshape(batch),
+            solution.gap.reshape(batch),
+            solution.reasons,
+            solution.answer,
+            solution.instances,
+        )
+
+    def tangent(self, solution: Solution, direction: Float[Tensor, "*batch_and_shape"]) -> Tangent:
+        """The derivative of a projection, applied to a direction.
+
+        The Jacobian J of the projection with respect to the scores is symmetric, so ``J direction`` serves forward
+        and backward. With respect to parameters the result is the gradient of ``<direction, projection>``. At
+        points where the projection has a kink, the result is the derivative of one of the pieces that meet there.
+
+        Parameters
+        ----------
+        solution : an answer of :meth:`project` of this polytope.
+        direction : ``(*batch, *shape)``, like ``solution.value``.
+
+        Returns
+        -------
+        Tangent : ``scores`` like ``direction``, and per parameter a tensor ``(*batch, *shape of the parameter)``.
+            Instances without a certified answer get 0.
+        """
+        if tuple(direction.shape) != tuple(solution.value.shape):
+            raise ValueError(
+                f"the direction has shape {tuple(direction.shape)} but the solution {tuple(solution.value.shape)}"
+            )
+        batch = solution.status.shape
+        flat = inputs.flatten_scores(direction, self.shape)
+        found = self._pull_back(solution, flat.numpy())
+        parameters = {
+            spec.name: torch.from_numpy(np.ascontiguousarray(found[1][:, spec.span]))
+            .reshape(*batch, *spec.shape)
+            .to(direction.device, direction.dtype)
+            for spec in self.projection_form.parameters
+        }
+        scores = torch.from_numpy(found[0]).reshape(direction.shape).to(direction.device, direction.dtype)
+        return Tangent(scores, parameters)
+
+    def _pull_back(self, solution: Solution, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradients of flat scores and of the vector of all parameters."""
+        answer, instances = solution.answer, solution.instances
+        form = self.projection_form
+        if answer is None or instances is None or (answer.free is None and answer.pullback is None):
+            raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
+        failed = (solution.status.reshape(-1) != Status.OPTIMAL).numpy()
+        mine = np.where(failed[:, None], 0.0, direction[:, form.kept])
+        if answer.pullback is not None:
+            scored, parameters = answer.pullback(mine)
+        else:
+            scored, parameters = self._pull_back_rows(answer, instances, mine, failed)
+        scores = np.zeros((len(direction), form.size))
+        scores[:, form.kept] = scored
+        parameters[failed] = 0.0
+        return scores, parameters
+
+    def _pull_back_rows(
+        self, answer: Answer, instances: Instances, direction: np.ndarray, failed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        r"""The adjoint of the active set's system.
+
+        With :math:`(p, q)` solving it for the right-hand side ``(direction, 0)``: the gradient of the scores is p,
+        of b it is q, of an active bound ``direction - Aᵀ q``, and of A it is ``-(y pᵀ + q zᵀ)``.
+        """
+        form = self.projection_form
+        if self._kkt is None or answer.free is None:
+            raise RuntimeError("a projection over rows has an active set")
+        side = np.zeros((len(direction), form.columns))
+        side[:, : form.scored] = direction
+        free = answer.free & ~failed[:, None]
+        p, q = self._kkt.solve(instances, free, side, np.zeros((len(direction), form.rows)))
+        parameters = np.zeros((len(direction), form.parameter_count))
+        if form.parameter_count:
+            parameters += form.rhs.transposed(q)
+            at_bound = np.where(free, 0.0, side - times_transpose(form, instances, q))
+            high = instances.upper - answer.point < answer.point - instances.lower
+            parameters += form.lower.transposed(np.where(high, 0.0, at_bound))
+            parameters += form.upper.transposed(np.where(high, at_bound, 0.0))
+            if not form.matrix_is_constant:
+                column = np.repeat(np.arange(form.columns), np.diff(form.matrix.indptr))
+                row = form.matrix.indices
+                entries = -(answer.dual[:, row] * p[:, column] + q[:, row] * answer.point[:, column])
+                parameters += (form.matrix_map.T @ np.nan_to_num(entries).T).T
+        return p[:, : form.scored], parameters
+
+    def bind(
+        self, parameters: Mapping[str, Tensor], forbidden: Bool[Tensor, "batch size"] | None, batch: int
+    ) -> BoundPolytope:
+        """The polytopes of one batch, for flat float64 tensors on the CPU: what rules speak to."""
+        form = self.projection_form
+        theta = np.zeros((batch, form.parameter_count))
+        for spec in form.parameters:
+            theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size).numpy()
+        mask = None if forbidden is None else forbidden.numpy()
+        return BoundPolytope(self, theta, mask)
+
+    def explain(self) -> str:
+        """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
+        polytope, form = self.polytope, self.form
+        size = int(np.prod(self.shape, dtype=int))
+        names = [f"{s.name} {s.shape}" for s in self.projection_form.parameters]
+        given = f" Parameters per instance: {', '.join(names)}." if names else ""
+        if form is None:
+            return (
+                f"A convex set of {size} scored entries of shape {self.shape}; it is not polyhedral, so it has no "
+                f"vertices to maximize over.{given} Projections and derivatives come from {self.projector!r}."
+            )
+        fixed = size - form.scored
+        did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
+        matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
+        why_oracle = "the declaration brings an oracle" if isinstance(self.maximizer, Oracle) else None
+        why_max = why_oracle or "simplex: its answers are vertices, warm-started from instance to instance"
+        kept = "a kept interior point solver, then polished to the exact active set"
+        why_project = kept if isinstance(self.projector, Clarabel) else "as requested"
+        system = "dense" if self._kkt is not None and self._kkt.dense else "sparse"
+        return (
+            f"A polytope of {size} scored entries of shape {self.shape}, {fixed} of them fixed by the constraints. "
+            f"After presolve it has {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
+            f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} entries, in "
+            f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
+            f"maximize: {self.maximizer!r} ({why_max}). project: {self.projector!r} ({why_project}); its derivative "
+            f"solves a {system} system on the active set. Certified to {self.tolerance:g}."
+            f"{' Its oracle is used for maximize only.' if polytope.oracle is not None else ''}"
+        )
+
+    def __repr__(self) -> str:
+        return f"CompiledPolytope({self.polytope!r}, maximizer={self.maximizer!r}, projector={self.projector!r})"
+
+
+@final
+class BoundPolytope:
+    """A compiled polytope with the parameters and the forbidden parts of a batch filled in.
+
+    Everything is flat: scores and values are ``(batch, size)`` float64 on the CPU, in C order of the structure.
+    Parts that are forbidden stay forbidden in every question asked of it.
+    """
+
+    def __init__(self, compiled: CompiledPolytope, theta: np.ndarray, forbidden: np.ndarray | None) -> None:
+        self.compiled = compiled
+        self.theta = theta
+        self.forbidden = forbidden
+        self.instances = _instances(compiled.projection_form, theta, forbidden)
+        self.impossible = _impossible(compiled.form or compiled.projection_form, theta, forbidden)
+        same = compiled.form is None or compiled.form is compiled.projection_form
+        self._vertex_instances = self.instances if same else _instances(compiled.form, theta, forbidden)
+
+    def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
+        compiled = self.compiled
+        form = compiled.form
+        if form is None:
+            raise TypeError(
+                "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
+                "such as SparseMAP()"
+            )
+        instances = self._vertex_instances.with_scores(scores.numpy()[:, form.kept])
+        answer = _solve_where_possible(
+            form,
+            instances,
+            self._hopeless(instances),
+            lambda some: compiled.maximizer.maximize(compiled._maximizer_state, some),
+        )
+        return self._verdict(form, instances, answer, instances.scores)
+
+    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
+        compiled = self.compiled
+        form = compiled.projection_form
+        instances = self.instances.with_scores(scores.numpy()[:, form.kept])
+
+        def solve(some: Instances) -> Answer:
+            answer = compiled.projector.project(compiled._projector_state, some)
+            return answer if compiled._kkt is None else polish(form, compiled._kkt, some, answer)
+
+        answer = _solve_where_possible(form, instances, self._hopeless(instances), solve)
+        return self._verdict(form, instances, answer, instances.scores - answer.point[:, : form.scored])
+
+    def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+        """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
+        compiled = self.compiled
+        scores, theta = compiled._pull_back(solution, direction.numpy())
+        parameters = {
+            s.name: torch.from_numpy(np.ascontiguousarray(theta[:, s.span])).reshape(len(scores), *s.shape)
+            for s in compiled.projection_form.parameters
+        }
+        return Tangent(torch.from_numpy(scores), parameters)
+
+    def _hopeless(self, instances: Instances) -> np.ndarray:
+        """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
+        return self.impossible | ~np.isfinite(instances.scores).all(axis=1)
+
+    def _verdict(self, form: StandardForm, instances: Instances, answer: Answer, objective: np.ndarray) -> Solution:
+        solver = self.compiled.maximizer if objective is instances.scores else self.compiled.projector
+        tolerance = max(self.compiled.tolerance, solver.accuracy)
+        if answer.residual is None or answer.gap is None:
+            certificate = certify(form, instances, objective, answer.point, answer.dual)
+            residual, gap, holds = certificate.residual, certificate.gap, certificate.holds(tolerance)
+        else:
+            residual, gap = answer.residual, answer.gap
+            holds = _holds_by_own_word(answer, objective, tolerance)
+        status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
+        status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
+        status, reasons = self._reasons(form, instances, status)
+        value = form.expand(answer.point[:, : form.scored])
+        return Solution(
+            torch.from_numpy(value),
+            torch.from_numpy(status.astype(np.int8)),
+            torch.from_numpy(residual),
+            torch.from_numpy(gap),
+            reasons,
+            answer,
+            instances,
+        )
+
+    def _reasons(
+        self, form: StandardForm, instances: Instances, status: np.ndarray
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Why instances failed, for the first few; a proof of infeasibility corrects a vaguer status."""
+        reasons: dict[int, str] = {}
+        rows = self.compiled.form
+        if rows is None:
+            return status, reasons
+        source = instances if form is rows else self._vertex_instances
+        for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:
+            reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
+            if reason is not None:
+                reasons[int(k)] = reason
+                status = status.copy()
+                status[k] = Status.INFEASIBLE
+        return status, reasons
+
+
+    def _explain_forbidden(self, form: StandardForm, k: int) -> str | None:
+        if self.forbidden is None:
+            return None
+        fixed = np.flatnonzero(self.forbidden[k] & (form.fixed != 0))
+        if len(fixed) == 0:
+            return None
+        part = int(fixed[0])
+        return (
+            f"{form.entry_name(part)} is forbidden (its score is -inf), but the constraints fix it at "
+            f"{form.fixed[part]:.6g}"
+        )
+
+
+def _holds_by_own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> np.ndarray:
+    """The verdict on answers whose solver brings its own residual and, perhaps, its own gap."""
+    if answer.residual is None or answer.gap is None:
+        raise RuntimeError("a solver without dual points reports residual and gap itself")
+    scale = 1 + np.sum(np.abs(objective * answer.point[:, : objective.shape[1]]), axis=1)
+    with np.errstate(invalid="ignore"):
+        closed = np.isnan(answer.gap) | (answer.gap <= tolerance * scale)
+        return (answer.status == Status.OPTIMAL) & (answer.residual <= tolerance * scale) & closed
+
+
+def _solve_where_possible(
+    form: StandardForm, instances: Instances, impossible: np.ndarray, solve: Callable[[Instances], Answer]
+) -> Answer:
+    """Spare the solvers what is decided already: impossible instances, and forms without columns."""
+    if form.unslacked == 0:
+        return _nothing_to_solve(form, instances, impossible)
+    impossible = impossible | (instances.lower > instances.upper).any(axis=1)
+    if not impossible.any():
+        return solve(instances)
+    answer = Answer.empty(form, len(instances))
+    answer.status[impossible] = Status.INFEASIBLE
+    rest = np.flatnonzero(~impossible)
+    part = solve(instances.take(rest))
+    answer.point[rest], answer.dual[rest], answer.status[rest] = part.point, part.dual, part.status
+    if part.free is not None:
+        answer.free = np.zeros(answer.point.shape, dtype=bool)
+        answer.free[rest] = part.free
+    if part.residual is not None and part.gap is not None:
+        answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
+        answer.residual[rest], answer.gap[rest] = part.residual, part.gap
+    if part.pullback is not None:
+        answer.pullback = _Scattered(part.pullback, rest)
+    return answer
+
+
+@final
+@dataclass(frozen=True)
+class _Scattered:
+    """A pullback of some instances of a batch; the others get 0."""
+
+    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    rest: np.ndarray
+
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scored, parameters = self.pullback(direction[self.rest])
+        whole = np.zeros((len(direction), scored.shape[1])), np.zeros((len(direction), parameters.shape[1]))
+        whole[0][self.rest], whole[1][self.rest] = scored, parameters
+        return whole
+
+
+def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.ndarray) -> Answer:
+    """The constraints leave one point; the certificate says whether the parameters admit it."""
+    answer = Answer.empty(form, len(instances))
+    answer.point[:] = instances.rhs[:, form.equalities :]
+    answer.dual[:] = 0.0
+    answer.status[impossible] = Status.INFEASIBLE
+    answer.free = np.ones(answer.point.shape, dtype=bool)
+    return answer
+
+
+def _impossible(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> np.ndarray:
+    """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0."""
+    broken = np.abs(form.consistency(theta)).max(axis=1, initial=0.0)
+    size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
+    impossible = broken > CONSISTENT * size
+    if forbidden is not None:
+        impossible |= (forbidden & (form.fixed != 0)).any(axis=1)
+    return impossible
+
+
+def _instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> Instances:
+    lower, upper = form.lower(theta), form.upper(theta)
+    masked = None
+    if forbidden is not None:
+        masked = np.zeros((len(theta), form.columns), dtype=bool)
+        masked[:, : form.scored] = forbidden[:, form.kept]
+        # The part becomes exactly 0. A bound that excludes 0 stays, so that the instance is seen to be infeasible.
+        lower = np.where(masked, np.maximum(lower, 0.0), lower)
+        upper = np.where(masked, np.minimum(upper, 0.0), upper)
+    matrix = None
+    if not form.matrix_is_constant:
+        matrix = form.matrix.data + (form.matrix_map @ theta.T).T
+    return Instances(np.zeros((len(theta), form.scored)), form.rhs(theta), lower, upper, matrix, masked, theta)

@@ -1,0 +1,129 @@
+"""Why a declaration or an instance cannot be solved, in the user's words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+
+from optlayers.solvers.base import Instances
+from optlayers.solvers.highs import Highs
+from optlayers.standard_form import AffineMap, StandardForm
+
+__all__ = ["explain_infeasible", "unbounded_entry"]
+
+VIOLATION = 1e-7
+"""Constraints that miss by less than this, relative to their right-hand sides, do not contradict each other."""
+
+
+def unbounded_entry(form: StandardForm) -> int | None:
+    """A flat entry of the structure that can grow without bound, or None.
+
+    A polyhedron is bounded on the structure exactly when its recession cone ``A d = 0`` (d >= 0 where only the lower
+    bound is finite, and so on) moves no scored column. The cone is cut at 1, and HiGHS looks for a direction in it.
+    """
+    open_low, open_high = ~np.isfinite(form.lower.constant), ~np.isfinite(form.upper.constant)
+    scored = np.arange(form.columns) < form.scored
+    if not form.matrix_is_constant or not ((open_low | open_high) & scored).any():
+        return None  # with parameters in the matrix, instances tell
+    one_sided = scored & (open_low ^ open_high)
+    both_sided = np.flatnonzero(scored & open_low & open_high)
+    directions = np.zeros((1 + 2 * len(both_sided), form.scored))
+    directions[0] = np.where(one_sided, np.where(open_high, 1.0, -1.0), 0.0)[: form.scored]
+    directions[1 + 2 * np.arange(len(both_sided)), both_sided] = 1.0
+    directions[2 + 2 * np.arange(len(both_sided)), both_sided] = -1.0
+    cone = _recession_cone(form, open_low, open_high)
+    nothing = np.zeros((len(directions), form.parameter_count))
+    instances = Instances(
+        directions, cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing), None, None, nothing
+    )
+    solver = Highs()
+    answer = solver.maximize(solver.prepare(cone), instances)
+    moves = np.abs(np.nan_to_num(answer.point[:, : form.scored])).max(axis=0, initial=0.0)
+    loose = np.flatnonzero((moves > VIOLATION) & (open_low | open_high)[: form.scored])
+    return int(form.kept[loose[0]]) if len(loose) else None
+
+
+def _recession_cone(form: StandardForm, open_low: np.ndarray, open_high: np.ndarray) -> StandardForm:
+    empty = sp.csr_array((form.columns, form.parameter_count))
+    return replace(
+        form,
+        rhs=AffineMap(np.zeros(form.rows), sp.csr_array((form.rows, form.parameter_count))),
+        lower=AffineMap(np.where(open_low, -1.0, 0.0), empty),
+        upper=AffineMap(np.where(open_high, 1.0, 0.0), empty),
+    )
+
+
+def explain_infeasible(form: StandardForm, instances: Instances, k: int) -> str | None:
+    """Which constraints of instance ``k`` contradict each other and by how much; None if none do.
+
+    The least sum of violations is a linear program, and the rows with a dual value in it are a proof (Farkas) that
+    they cannot hold together.
+    """
+    with np.errstate(invalid="ignore"):
+        crossed = instances.lower[k] - instances.upper[k] - VIOLATION * (1 + np.abs(instances.upper[k]))
+    if (crossed > 0).any():
+        return _explain_crossed(form, instances, k, int(np.nanargmax(crossed)))
+    broken = form.consistency(instances.parameters[k : k + 1])[0]
+    if np.abs(broken).max(initial=0.0) > VIOLATION * (1 + np.abs(instances.rhs[k]).max(initial=0.0)):
+        worst = int(np.argmax(np.abs(broken)))
+        names = _parameters_in(form, form.consistency.matrix[[worst]])
+        return f"{form.consistency_names[worst]} contradicts other equalities by {abs(broken[worst]):.3g}{names}"
+    return _explain_rows(form, instances, k)
+
+
+def _explain_crossed(form: StandardForm, instances: Instances, k: int, column: int) -> str:
+    entry = form.entry_name(int(form.kept[column])) if column < form.scored else "an auxiliary variable"
+    low, high = instances.lower[k, column], instances.upper[k, column]
+    if instances.forbidden is not None and instances.forbidden[k, column]:
+        return f"{entry} is forbidden (its score is -inf), but {form.bound_names[column][0]} asks for >= {low:.6g}"
+    names = _parameters_in(form, form.lower.matrix[[column]], form.upper.matrix[[column]])
+    return (
+        f"{entry} must be >= {low:.6g} by {form.bound_names[column][0]} and <= {high:.6g} by "
+        f"{form.bound_names[column][1]}{names}"
+    )
+
+
+def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | None:
+    rows, columns = form.rows, form.columns
+    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
+    matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+    elastic = sp.hstack([matrix, sp.eye_array(rows), -sp.eye_array(rows)], format="csc")
+    bounds = np.concatenate(
+        [
+            np.stack([instances.lower[k], instances.upper[k]], axis=1),
+            np.tile([0.0, np.inf], (2 * rows, 1)),
+        ]
+    )
+    costs = np.concatenate([np.zeros(columns), np.ones(2 * rows)])
+    if rows == 0:
+        return None
+    found = scipy.optimize.linprog(costs, A_eq=elastic, b_eq=instances.rhs[k], bounds=bounds, method="highs")
+    scale = 1 + np.abs(instances.rhs[k]).max(initial=0.0)
+    if found.status != 0 or found.fun <= VIOLATION * scale:
+        return None
+    guilty = np.flatnonzero(np.abs(found.eqlin.marginals) > VIOLATION)
+    pushed = np.flatnonzero(np.abs(found.lower.marginals + found.upper.marginals)[:columns] > VIOLATION)
+    named = [form.row_names[i] for i in guilty]
+    named += [n for j in pushed for n in form.bound_names[j] if n not in ("a slack", "no constraint")]
+    named = list(dict.fromkeys(named))
+    maps = [form.rhs.matrix[guilty], form.lower.matrix[pushed], form.upper.matrix[pushed]]
+    masked = ""
+    if instances.forbidden is not None:
+        parts = [form.entry_name(int(form.kept[j])) for j in pushed if instances.forbidden[k, j]]
+        masked = f", with {', '.join(parts[:5])}{' …' if len(parts) > 5 else ''} forbidden" if parts else ""
+    return (
+        f"{', '.join(named[:4])}{' …' if len(named) > 4 else ''} cannot hold together{masked}: "
+        f"they miss by {found.fun:.3g} in all{_parameters_in(form, *maps)}"
+    )
+
+
+def _parameters_in(form: StandardForm, *maps: sp.csr_array) -> str:
+    """The names of the parameters that enter some rows, ready to be appended to a message."""
+    used = np.unique(np.concatenate([sp.csr_array(m).indices for m in maps])) if maps else np.zeros(0)
+    names = [s.name for s in form.parameters if ((used >= s.start) & (used < s.start + s.size)).any()]
+    return f" (parameters involved: {', '.join(names)})" if names else ""
+
+

@@ -1,0 +1,217 @@
+"""The doors: what callers hand in is checked here, before any work is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from optlayers.standard_form import ParameterSpec
+
+__all__ = [
+    "batch_shape",
+    "check_finite",
+    "check_scores",
+    "corner",
+    "flatten_parameter",
+    "flatten_scores",
+    "parameter_corners",
+    "parameter_tensors",
+    "size_table",
+    "split_forbidden",
+]
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_scores(scores: Tensor) -> None:
+    """Scores are a real floating-point tensor without NaN and +inf."""
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"scores must be a torch.Tensor, but got {type(scores).__name__}")
+    if scores.dtype not in DTYPES:
+        raise TypeError(f"scores must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
+
+
+def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None) -> None:
+    """Refuse NaN and +inf, saying where; -inf means a forbidden part.
+
+    ``positions`` ``(instances, k)`` are the indices that a user knows the instances by, where they are not their own.
+    """
+    bad = torch.isnan(scores) | (scores == torch.inf)
+    if bool(bad.any()):
+        where = tuple(torch.nonzero(bad)[0].tolist())
+        value = scores.detach()[where].item()
+        index, entry = _known_index(where[:batch_dimensions], positions), list(where[batch_dimensions:])
+        raise ValueError(
+            f"scores hold {value} at batch index {index}, entry {entry} "
+            f"({int(bad.sum())} such values in all); scores are finite, or -inf for a part that is forbidden"
+        )
+
+
+def batch_shape(scores: Tensor, shape: Sequence[int]) -> torch.Size:
+    """The batch dimensions of scores for a structure of ``shape``."""
+    shape = tuple(shape)
+    head = scores.ndim - len(shape)
+    if head < 0 or tuple(scores.shape[head:]) != shape:
+        raise ValueError(f"scores end in {tuple(scores.shape[max(head, 0) :])} but the polytope has shape {shape}")
+    return scores.shape[:head]
+
+
+def flatten_scores(scores: Tensor, shape: Sequence[int]) -> Float[Tensor, "batch size"]:
+    """float64 on the CPU, one row per instance."""
+    batch = batch_shape(scores, shape)
+    return scores.detach().to("cpu", torch.float64).reshape(math.prod(batch), math.prod(shape))
+
+
+def split_forbidden(
+    scores: Float[Tensor, "batch size"],
+) -> tuple[Float[Tensor, "batch size"], Bool[Tensor, "batch size"] | None]:
+    """Finite scores, and the forbidden parts if there are any."""
+    forbidden = scores == -torch.inf
+    if not bool(forbidden.any()):
+        return scores, None
+    return scores.masked_fill(forbidden, 0.0), forbidden
+
+
+def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int) -> Tensor:
+    """float64 on the CPU, ``(instances, *shape)``."""
+    return value.detach().to("cpu", torch.float64).reshape(instances, *value.shape[batch_dimensions:])
+
+
+def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
+    if positions is not None:
+        index = positions[index[0]].tolist()
+    return int(index[0]) if len(index) == 1 else tuple(index)
+
+
+def size_table(sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
+    """One row of sizes per instance, and the batch shape, for layers over a family.
+
+    Raises
+    ------
+    TypeError : when sizes are missing or no integers.
+    ValueError : when they are negative or fit no leading dimensions of the scores.
+    """
+    if sizes is None:
+        raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
+    table = torch.as_tensor(sizes).detach().cpu()
+    if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
+        raise TypeError(f"sizes must be integers, but got {table.dtype}")
+    if table.ndim == 0:
+        raise ValueError("sizes must hold one size per instance, but got a single number")
+    # (*batch,) if all its dimensions are leading dimensions of the scores, else (*batch, k).
+    single = tuple(table.shape) == tuple(scores.shape[: table.ndim]) and table.ndim < scores.ndim
+    batch = table.shape if single else table.shape[:-1]
+    if tuple(batch) != tuple(scores.shape[: len(batch)]) or len(batch) >= scores.ndim:
+        raise ValueError(
+            f"sizes have shape {tuple(table.shape)} but scores have shape {tuple(scores.shape)}: give (*batch,) or "
+            "(*batch, k) with the batch dimensions of the scores"
+        )
+    if bool((table < 0).any()):
+        raise ValueError(f"sizes must not be negative, but one is {int(table.min())}")
+    return table.to(torch.int64).reshape(math.prod(batch), 1 if single else table.shape[-1]), batch
+
+
+def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...]) -> tuple[slice, ...]:
+    """The leading corner of ``room`` that a polytope of ``shape`` takes."""
+    shape, room = tuple(shape), tuple(room)
+    if len(shape) != len(room) or any(s > r for s, r in zip(shape, room, strict=True)):
+        named = size[0] if len(size) == 1 else size
+        raise ValueError(f"size {named} needs scores of shape {shape} per instance, but they have {room}")
+    return tuple(slice(0, s) for s in shape)
+
+
+def parameter_corners(
+    specs: Sequence[ParameterSpec], given: Mapping[str, Any], rows: Tensor, batch: torch.Size
+) -> dict[str, Any]:
+    """The parameters of some instances of a family: their rows, and the corners that their size takes."""
+    shapes = {spec.name: spec.shape for spec in specs}
+    chosen: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in shapes:
+            chosen[name] = value  # refused by name later on
+            continue
+        shape = shapes[name]
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        if tensor.ndim > len(shape):
+            if tuple(tensor.shape[: len(batch)]) != tuple(batch):
+                raise ValueError(
+                    f"parameter {name} has shape {tuple(tensor.shape)}, but the batch is {tuple(batch)}: give one value "
+                    "for all instances, or one for each"
+                )
+            tensor = tensor.reshape(math.prod(batch), *tensor.shape[len(batch) :])[rows.to(tensor.device)]
+        here = tuple(slice(0, s) for s in shape)
+        chosen[name] = tensor[(..., *here)] if shape else tensor
+    return chosen
+
+
+def parameter_tensors(
+    specs: Sequence[ParameterSpec], given: Mapping[str, Any], batch: torch.Size, positions: Tensor | None = None
+) -> dict[str, Tensor]:
+    """One tensor ``(*batch, *shape)`` per parameter, broadcast over the batch where it was given once.
+
+    Raises
+    ------
+    TypeError : for missing or unexpected names, and for values that are not real numbers.
+    ValueError : for wrong shapes, values that are not finite, and signs that differ from the declared one.
+    """
+    expected = [spec.name for spec in specs]
+    missing, extra = [n for n in expected if n not in given], [n for n in given if n not in expected]
+    if missing or extra:
+        told = "; ".join(
+            f"{what} {names}" for what, names in (("missing", missing), ("unexpected", extra)) if names
+        )
+        raise TypeError(f"parameters do not match the declaration: {told}; the polytope declares {expected}")
+    return {spec.name: _parameter(spec, given[spec.name], batch, positions) for spec in specs}
+
+
+def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size, positions: Tensor | None) -> Tensor:
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    if tensor.dtype.is_complex or tensor.dtype == torch.bool:
+        raise TypeError(f"parameter {spec.name} must be real, but got {tensor.dtype}")
+    if not tensor.dtype.is_floating_point:
+        tensor = tensor.to(torch.float64)
+    head = tensor.ndim - len(spec.shape)
+    if head < 0 or tuple(tensor.shape[head:]) != spec.shape or head > len(batch):
+        raise ValueError(_shape_message(spec, tensor, batch))
+    try:
+        full = tensor.broadcast_to(*batch, *spec.shape)
+    except RuntimeError:
+        raise ValueError(_shape_message(spec, tensor, batch)) from None
+    _check_values(spec, full.detach(), len(batch), positions)
+    return full
+
+
+def _shape_message(spec: ParameterSpec, tensor: Tensor, batch: torch.Size) -> str:
+    return (
+        f"parameter {spec.name} has shape {tuple(tensor.shape)}, but it is declared with shape {spec.shape} and the "
+        f"batch is {tuple(batch)}: give {spec.shape} for all instances or {(*batch, *spec.shape)} for each its own"
+    )
+
+
+_KEEPS = {
+    "nonneg": (torch.ge, "nonnegative"),
+    "nonpos": (torch.le, "nonpositive"),
+    "pos": (torch.gt, "positive"),
+    "neg": (torch.lt, "negative"),
+}
+
+
+def _check_values(spec: ParameterSpec, full: Tensor, batch_dimensions: int, positions: Tensor | None) -> None:
+    bad, what = ~torch.isfinite(full), "finite"
+    if not bool(bad.any()) and spec.sign is not None:
+        keeps, what = _KEEPS[spec.sign]
+        bad = ~keeps(full, torch.zeros((), dtype=full.dtype, device=full.device))
+    if bool(bad.any()):
+        where = tuple(torch.nonzero(bad)[0].tolist())
+        index = where[:batch_dimensions]
+        whose = f" in instance {_known_index(index, positions)}" if index else ""
+        entry = "".join(f"[{i}]" for i in where[batch_dimensions:])
+        raise ValueError(
+            f"parameter {spec.name}{entry} must be {what}, but is {full[where].item()}{whose}"
+        )

@@ -1,0 +1,263 @@
+"""OptLayer, and the only torch.autograd.Function."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from optlayers import inputs
+from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.polytope import Family, Polytope
+from optlayers.rules.base import AbstractRule
+from optlayers.solution import Solution, SolveError
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+
+__all__ = ["OptLayer"]
+
+OnFailure = Literal["raise", "nan"]
+
+
+@final
+class OptLayer(nn.Module):
+    """From scores to structures of a polytope, with a gradient.
+
+    The layer has no weights. It may be copied, pickled, saved as a whole, shared between threads and used inside
+    ``DistributedDataParallel``.
+
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
+    rule : what goes forward and what goes back: ``Spigot()``, ``SparseMAP()``, …
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
+    on_failure : what happens when some instances have no certified answer. ``"raise"`` raises
+        :class:`SolveError`. ``"nan"`` makes these instances NaN and their gradient 0; the others are right.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from polytopes import simplex
+    >>> layer = OptLayer(simplex(3), SparseMAP())
+    >>> layer(torch.tensor([[1.0, 0.5, -2.0]]))
+    tensor([[0.7500, 0.2500, 0.0000]])
+    """
+
+    def __init__(
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        rule: AbstractRule,
+        *,
+        maximizer: AbstractMaximizer | None = None,
+        projector: AbstractProjector | None = None,
+        on_failure: OnFailure = "raise",
+    ) -> None:
+        super().__init__()
+        if not isinstance(polytope, (Polytope, CompiledPolytope, Family)):
+            raise TypeError(f"OptLayer takes a Polytope or a Family, but got {type(polytope).__name__}")
+        if not isinstance(rule, AbstractRule):
+            hint = f"; make it a value: {rule.__name__}()" if isinstance(rule, type) else ""
+            raise TypeError(f"rule must be a backward rule such as Spigot(), but got {rule!r}{hint}")
+        if on_failure not in ("raise", "nan"):
+            raise ValueError(f'on_failure is "raise" or "nan", but got {on_failure!r}')
+        if isinstance(polytope, CompiledPolytope) and (maximizer is not None or projector is not None):
+            raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")
+        self.rule = rule
+        self.on_failure: OnFailure = on_failure
+        self._solvers = {"maximizer": maximizer, "projector": projector}
+        self._family = polytope if isinstance(polytope, Family) else None
+        self._sizes = _Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
+        if isinstance(polytope, Polytope):
+            self._compiled: CompiledPolytope | None = self._checked(compile_polytope(polytope, **self._solvers))
+        else:
+            self._compiled = self._checked(polytope) if isinstance(polytope, CompiledPolytope) else None
+
+    def _checked(self, compiled: CompiledPolytope) -> CompiledPolytope:
+        if compiled.form is None and self.rule.maximizes:
+            raise ValueError(
+                f"{self.rule!r} asks for the best vertex, but the declared set is not polyhedral and has no vertices; "
+                "use a rule that only projects, such as SparseMAP()"
+            )
+        return compiled
+
+    def compiled(self, *size: int) -> CompiledPolytope:
+        """The compiled polytope; of a family, the one for a size."""
+        if self._family is None:
+            if size or self._compiled is None:
+                raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
+            return self._compiled
+        return self._sizes.get(size, lambda: self._checked(compile_polytope(self._family(*size), **self._solvers)))
+
+    def forward(
+        self, scores: Float[Tensor, "*batch_and_shape"], *, sizes: Any = None, **parameters: Any
+    ) -> Float[Tensor, "*batch_and_shape"]:
+        """Structures for a batch of scores.
+
+        Parameters
+        ----------
+        scores : ``(*batch, *shape)``, float64, float32, bfloat16 or float16, on any device, of any strides; ``-inf``
+            forbids a part. For a family the largest shape: an instance takes the leading corner of its own shape.
+        sizes : for a family, the size of every instance, ``(*batch,)`` integers, or ``(*batch, k)`` for k sizes.
+        parameters : a tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)`` for each
+            its own; of a family, again the leading corner.
+
+        Returns
+        -------
+        Structures in the shape, dtype and device of the scores. The padding of a family is exactly 0, and so is its
+        gradient.
+
+        Raises
+        ------
+        SolveError : with ``on_failure="raise"``, when an instance has no certified answer.
+        TypeError, ValueError : see :meth:`CompiledPolytope.maximize`; sizes that are missing, not asked for, or do
+            not fit.
+        """
+        inputs.check_scores(scores)
+        if self._family is None:
+            if sizes is not None:
+                raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
+            return self._solve(self.compiled(), scores, parameters, None)
+        return self._solve_mixed(scores, sizes, parameters)
+
+    def _solve(
+        self, compiled: CompiledPolytope, scores: Tensor, parameters: Mapping[str, Any], positions: Tensor | None
+    ) -> Tensor:
+        """One polytope; ``positions`` are the batch indices of the instances where they are a part of a batch."""
+        batch = inputs.batch_shape(scores, compiled.shape)
+        inputs.check_finite(scores, len(batch), positions)
+        given = inputs.parameter_tensors(compiled.projection_form.parameters, parameters, batch, positions)
+        call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions)
+        return _Solve.apply(call, scores, *given.values())  # type: ignore[no-untyped-call]
+
+    def _solve_mixed(self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
+        table, batch = inputs.size_table(sizes, scores)
+        flat = scores.reshape(len(table), *scores.shape[len(batch) :])
+        parts, order = [], []
+        for size in torch.unique(table, dim=0):
+            rows = torch.nonzero((table == size).all(dim=1)).flatten()
+            compiled = self.compiled(*size.tolist())
+            corner = inputs.corner(compiled.shape, flat.shape[1:], tuple(size.tolist()))
+            mine = inputs.parameter_corners(compiled.projection_form.parameters, parameters, rows, batch)
+            positions = torch.stack(torch.unravel_index(rows, batch), dim=1)
+            padded = flat.new_zeros(len(rows), *flat.shape[1:])
+            padded[(slice(None), *corner)] = self._solve(
+                compiled, flat[rows.to(flat.device)][(slice(None), *corner)], mine, positions
+            )
+            parts.append(padded)
+            order.append(rows)
+        if not parts:
+            return torch.zeros_like(scores)
+        place = torch.argsort(torch.cat(order)).to(flat.device)
+        return torch.cat(parts)[place].reshape(scores.shape)
+
+    def extra_repr(self) -> str:
+        what = self._family if self._family is not None else self.compiled().polytope
+        return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}"
+
+
+class _Cache:
+    """The compiled polytopes of a family, least recently used last to stay. A copy or a pickle starts empty."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.kept: OrderedDict[tuple[int, ...], CompiledPolytope] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_Cache], tuple[int]]:
+        return _Cache, (self.size,)
+
+    def get(self, key: tuple[int, ...], make: Callable[[], CompiledPolytope]) -> CompiledPolytope:
+        """The entry of ``key``, made when it is missing."""
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+                return self.kept[key]
+        made = make()  # without the lock: other threads may go on with other sizes
+        with self.lock:
+            kept = self.kept.setdefault(key, made)
+            self.kept.move_to_end(key)
+            while len(self.kept) > self.size:
+                self.kept.popitem(last=False)
+            return kept
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one application of the layer needs besides tensors."""
+
+    compiled: CompiledPolytope
+    rule: AbstractRule
+    on_failure: OnFailure
+    names: tuple[str, ...]
+    positions: Tensor | None
+
+    def failed(self, solution: Solution, batch: torch.Size) -> Tensor:
+        """Which instances have no certified answer, flat; with ``"raise"`` there are none, or it raises."""
+        failed = ~solution.ok
+        if self.on_failure == "raise" and bool(failed.any()):
+            shaped = replace(solution, status=solution.status.reshape(batch))
+            failures = shaped.failures if self.positions is None else self._renamed(solution)
+            raise SolveError(failures, len(failed))
+        return failed
+
+    def _renamed(self, solution: Solution) -> list[Any]:
+        """Failures under their index in the batch that the user handed in."""
+        if self.positions is None:
+            return solution.failures
+        return [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in solution.failures]
+
+
+class _Solve(torch.autograd.Function):
+    """Flat float64 on the CPU inside; the dtype, device and shape of the scores outside."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, scores: Tensor, *parameters: Tensor) -> Tensor:
+        batch = inputs.batch_shape(scores, call.compiled.shape)
+        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, call.compiled.shape))
+        given = {
+            name: inputs.flatten_parameter(value, len(flat), len(batch))
+            for name, value in zip(call.names, parameters, strict=True)
+        }
+        bound = call.compiled.bind(given, forbidden, len(flat))
+        solution, saved = call.rule.forward(bound, flat)
+        failed = call.failed(solution, batch)
+        value = solution.value.masked_fill(failed[:, None], torch.nan)
+        ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
+        ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *parameters)]
+        return value.reshape(scores.shape).to(scores.device, scores.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        shape = call.compiled.shape
+        flat = inputs.flatten_scores(grad, shape)
+        # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
+        finite = torch.isfinite(flat).all(dim=1)
+        usable = finite & ~ctx.failed
+        result = call.rule.backward(ctx.bound, ctx.saved, torch.where(usable[:, None], flat, 0.0))
+        failed = ctx.failed.clone()
+        for solution in result.solutions:
+            relevant = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))
+            failed |= call.failed(relevant, grad.shape[: grad.ndim - len(shape)])
+        gradients = [result.scores] + [result.parameters.get(name) for name in call.names]
+        out = [None if g is None else _finish(g, failed, finite) for g in gradients]
+        if ctx.forbidden is not None and out[0] is not None:
+            out[0] = out[0].masked_fill(ctx.forbidden, 0.0)
+        return None, *(
+            None if g is None else g.reshape(size).to(device, dtype)
+            for g, (size, dtype, device) in zip(out, ctx.like, strict=True)
+        )
+
+
+def _finish(gradient: Tensor, failed: Tensor, finite: Tensor) -> Tensor:
+    """0 for instances without an answer, NaN where the incoming gradient was not finite."""
+    rows = [-1] + [1] * (gradient.ndim - 1)
+    gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)
+    return gradient.masked_fill(failed.reshape(rows), 0.0)

@@ -1,0 +1,143 @@
+"""What a user writes: a polytope, or a family of polytopes of different size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import cvxpy as cp
+from cvxpy.lin_ops import lin_utils
+
+__all__ = ["Family", "Polytope"]
+
+
+@final
+class Polytope:
+    """The set of values that ``variable`` can take under ``constraints``.
+
+    A declaration and nothing more: no tensor, no solver, no batch. The entries of ``variable`` are the *parts* that
+    receive scores. Every other variable in the constraints is auxiliary, and the polytope is the shadow (projection)
+    of the feasible set on ``variable``. A :class:`cvxpy.Parameter` in the constraints is data that may differ from
+    instance to instance; callers give it by its name.
+
+    Parameters
+    ----------
+    variable : the scored variable, of any shape; its attributes (``nonneg``, ``bounds``, ``diag``, ``symmetric``, …)
+        are constraints like any other.
+    constraints : cvxpy constraints, ``==``, ``<=`` or ``>=`` between affine expressions. Convex functions that are
+        piecewise linear (``norm1``, ``max``, …) are taken too. Other convex sets are accepted by
+        :class:`optlayers.CvxpyLayers` alone.
+    oracle : optional maximizer over one instance. It takes the scores as a float64 NumPy array of the shape of
+        ``variable`` and returns a best vertex of that shape. Forbidden parts have the score ``-inf``.
+
+    Raises
+    ------
+    TypeError : when ``variable`` is no cvxpy variable, or a constraint is no cvxpy constraint.
+
+    Examples
+    --------
+    >>> import cvxpy as cp
+    >>> x = cp.Variable(5, nonneg=True)
+    >>> Polytope(x, [cp.sum(x) == 1])
+    Polytope(shape=(5,), constraints=1, parameters=[])
+    """
+
+    def __init__(
+        self,
+        variable: cp.Variable,
+        constraints: Iterable[cp.Constraint],
+        *,
+        oracle: Callable[..., Any] | None = None,
+    ) -> None:
+        if not isinstance(variable, cp.Variable):
+            raise TypeError(f"a Polytope is declared on a cvxpy Variable, but got {type(variable).__name__}")
+        if isinstance(constraints, cp.Constraint):
+            raise TypeError("constraints must be a list of cvxpy constraints, but got a single one: put it in [ ]")
+        constraints = tuple(constraints)
+        for position, constraint in enumerate(constraints):
+            if not isinstance(constraint, cp.Constraint):
+                raise TypeError(
+                    f"constraint {position} is {constraint!r} of type {type(constraint).__name__}, not a cvxpy "
+                    "constraint; does it mention a cvxpy variable?"
+                )
+        if oracle is not None and not callable(oracle):
+            raise TypeError(f"oracle must be callable, but got {type(oracle).__name__}")
+        self.variable = variable
+        self.constraints = constraints
+        self.oracle = oracle
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the scored variable."""
+        return tuple(self.variable.shape)
+
+    @property
+    def parameters(self) -> tuple[cp.Parameter, ...]:
+        """Every parameter of the constraints once, in order of appearance."""
+        found = {p.id: p for c in self.constraints for p in c.parameters()}
+        return tuple(found.values())
+
+    def __repr__(self) -> str:
+        names = [p.name() for p in self.parameters]
+        return f"Polytope(shape={self.shape}, constraints={len(self.constraints)}, parameters={names})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Polytope:
+        # A declaration never changes, and cvxpy tells variables apart by identity.
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # cvxpy numbers its objects from a counter of the process. An unpickled declaration brings numbers of another
+        # process along: without this, a variable made later could get the number of one of ours, and pass for it.
+        self.__dict__.update(state)
+        counter = lin_utils.ID_COUNTER
+        counter.count = max(counter.count, 1 + _largest_id(self))
+
+
+def _largest_id(polytope: Polytope) -> int:
+    ids = [polytope.variable.id]
+    for constraint in polytope.constraints:
+        ids.append(constraint.id)
+        ids += [leaf.id for leaf in (*constraint.variables(), *constraint.parameters())]
+    return max(int(i) for i in ids)
+
+
+@final
+class Family:
+    """Polytopes of one kind and different size, for batches of mixed length.
+
+    Parameters
+    ----------
+    factory : ``factory(size) -> Polytope``, or ``factory(first, second, …)`` for several sizes. A module-level
+        function (or a :func:`functools.partial` of one) can be pickled together with the layer.
+    cache_size : how many sizes are kept compiled; the least recently used goes first.
+
+    Examples
+    --------
+    >>> from polytopes import simplex
+    >>> Family(simplex)(3).shape
+    (3,)
+    """
+
+    def __init__(self, factory: Callable[..., Polytope], *, cache_size: int = 128) -> None:
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, but got {type(factory).__name__}")
+        if cache_size < 1:
+            raise ValueError(f"cache_size must be at least 1, but got {cache_size}")
+        self.factory = factory
+        self.cache_size = cache_size
+
+    def __call__(self, *size: int) -> Polytope:
+        """The declaration for one size (an int, or several)."""
+        polytope = self.factory(*size)
+        if not isinstance(polytope, Polytope):
+            raise TypeError(
+                f"the factory of a Family must return a Polytope, but {self.factory!r} returned "
+                f"{type(polytope).__name__} for size {size}"
+            )
+        return polytope
+
+    def __repr__(self) -> str:
+        return f"Family({getattr(self.factory, '__name__', self.factory)!s})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Family:
+        return self

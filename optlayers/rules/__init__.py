@@ -1,0 +1,19 @@
+"""Backward rules, a file each."""
+
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Gradient
+from optlayers.rules.hard import Hard
+from optlayers.rules.pipeline import Pipeline
+from optlayers.rules.sparsemap import SparseMAP
+from optlayers.rules.spigot import Spigot
+from optlayers.rules.straight_through import StraightThrough
+
+__all__ = [
+    "AbstractRule",
+    "AbstractVertexRule",
+    "Gradient",
+    "Hard",
+    "Pipeline",
+    "SparseMAP",
+    "Spigot",
+    "StraightThrough",
+]

@@ -1,0 +1,28 @@
+"""Pipeline: a hard decision, and no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.compiled import BoundPolytope
+from optlayers.rules.base import AbstractVertexRule, Gradient
+
+__all__ = ["Pipeline"]
+
+
+@final
+@dataclass(frozen=True)
+class Pipeline(AbstractVertexRule):
+    r"""The best vertex :math:`\hat z`; the gradient is 0.
+
+    What comes before the layer learns from its own losses alone. Use it as the baseline, and for evaluation.
+    """
+
+    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+        """Zero."""
+        return Gradient(torch.zeros_like(grad))

@@ -1,0 +1,42 @@
+"""SparseMAP: the projection, and its derivative."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.compiled import BoundPolytope
+from optlayers.rules.base import AbstractRule, Gradient
+from optlayers.solution import Solution
+
+__all__ = ["SparseMAP"]
+
+
+@final
+@dataclass(frozen=True)
+class SparseMAP(AbstractRule):
+    r"""The nearest point :math:`\Pi_P(s) = \operatorname{argmax}_{x \in P} \langle s, x \rangle - \tfrac12 \|x\|^2`.
+
+    A mixture of few structures, exact zeros elsewhere; backward is its true derivative, with respect to the scores
+    and to every parameter. On the simplex it is sparsemax. The temperature is the scale of the scores.
+
+    References
+    ----------
+    Niculae, Martins, Blondel and Cardie (2018), SparseMAP: differentiable sparse structured inference, ICML.
+    Martins and Astudillo (2016), From softmax to sparsemax, ICML.
+    """
+
+    maximizes = False
+
+    def forward(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
+        """The projection."""
+        solution = polytope.project(scores)
+        return solution, solution
+
+    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+        """The derivative of the projection, applied to the gradient."""
+        tangent = polytope.tangent(saved, grad)
+        return Gradient(tangent.scores, tangent.parameters)

@@ -1,0 +1,57 @@
+"""SPIGOT: a projected step, pulled back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.compiled import BoundPolytope
+from optlayers.rules.base import AbstractVertexRule, Gradient
+
+__all__ = ["Spigot"]
+
+
+@final
+@dataclass(frozen=True)
+class Spigot(AbstractVertexRule):
+    r"""The best vertex :math:`\hat z`; backward :math:`\hat z - \Pi_P(\hat z - \eta g)`.
+
+    A step against the gradient from the decision that was made, projected back onto the polytope: the displacement
+    is the gradient. Where the step stays inside, it is :math:`\eta g`, the straight-through gradient; where it
+    leaves the polytope, it asks only for what some structure (in the convex hull) can give.
+
+    Parameters
+    ----------
+    step_size : η, positive. The paper takes 1.
+    clip_norm : clip the Euclidean norm of each instance's g to this before the step, as the paper does; None does not.
+
+    References
+    ----------
+    Peng, Thomson and Smith (2018), Backpropagating through structured argmax using a SPIGOT, ACL.
+    """
+
+    step_size: float = 1.0
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.step_size) and self.step_size > 0):
+            raise ValueError(f"step_size must be positive and finite, but got {self.step_size}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive or None, but got {self.clip_norm}")
+
+    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+        """The displacement of the projected step."""
+        _, vertex = saved
+        step = self.step_size * self._clipped(grad)
+        pulled_back = polytope.project(vertex - step)
+        return Gradient(vertex - pulled_back.value, solutions=(pulled_back,))
+
+    def _clipped(self, grad: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+        if self.clip_norm is None:
+            return grad
+        norm = grad.norm(dim=1, keepdim=True).clamp_min(self.clip_norm)
+        return grad * (self.clip_norm / norm)

@@ -1,0 +1,32 @@
+"""Straight-through: pretend that the argmax is the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.compiled import BoundPolytope
+from optlayers.rules.base import AbstractVertexRule, Gradient
+
+__all__ = ["StraightThrough"]
+
+
+@final
+@dataclass(frozen=True)
+class StraightThrough(AbstractVertexRule):
+    r"""The best vertex :math:`\hat z`; backward :math:`g`, as if the argmax were the identity.
+
+    It costs nothing, and ignores the polytope: the step that it asks for may lead far outside.
+
+    References
+    ----------
+    Hinton (2012), Neural Networks for Machine Learning, lecture 9; Bengio, Léonard and Courville (2013), Estimating
+    or propagating gradients through stochastic neurons for conditional computation.
+    """
+
+    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+        """The gradient as it arrived."""
+        return Gradient(grad)

@@ -1,0 +1,144 @@
+"""Answers that carry their verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Bool, Float64, Int8
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from optlayers.solvers.base import Answer, Instances
+
+__all__ = ["Failure", "Solution", "SolveError", "Status"]
+
+
+class Status(IntEnum):
+    """The verdict on one instance; ``advice`` says what to try."""
+
+    OPTIMAL = 0
+    """Feasible, and the duality gap is closed, both within the tolerance of the compiled polytope."""
+    INFEASIBLE = 1
+    """No point satisfies the constraints of this instance."""
+    UNBOUNDED = 2
+    """The objective grows without bound."""
+    INACCURATE = 3
+    """A point was found, but its residual or its gap exceeds the tolerance."""
+    LIMIT = 4
+    """The solver stopped at its limit of iterations or of time."""
+    FAILED = 5
+    """The solver gave up for numerical reasons."""
+
+    @property
+    def meaning(self) -> str:
+        """The verdict in words."""
+        return _MEANING[self]
+
+    @property
+    def advice(self) -> str:
+        """What a user can try."""
+        return _ADVICE[self]
+
+
+_MEANING = {
+    Status.OPTIMAL: "feasible, and the duality gap is closed",
+    Status.INFEASIBLE: "no point satisfies its constraints",
+    Status.UNBOUNDED: "the objective grows without bound",
+    Status.INACCURATE: "the residual or the gap of its answer exceeds the tolerance",
+    Status.LIMIT: "the solver stopped at its limit of iterations or of time",
+    Status.FAILED: "the solver gave up for numerical reasons",
+}
+_ADVICE = {
+    Status.OPTIMAL: "nothing to do",
+    Status.INFEASIBLE: "check the parameters and the forbidden parts (scores of -inf) of this instance",
+    Status.UNBOUNDED: "bound every scored part from below and from above",
+    Status.INACCURATE: "rescale scores and constraints to similar magnitudes, or pass tolerance= to compile_polytope",
+    Status.LIMIT: "raise the solver's iteration or time limit, or rescale the scores",
+    Status.FAILED: "rescale scores and constraints to similar magnitudes, or choose another solver",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Failure:
+    """One instance without a certified answer: its index in the batch, the verdict, and the reason in words."""
+
+    index: tuple[int, ...]
+    status: Status
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"instance {self.index[0] if len(self.index) == 1 else self.index}" if self.index else "the instance"
+        return f"{where} is {self.status.name}: {self.reason}; {self.status.advice}"
+
+
+@final
+class SolveError(RuntimeError):
+    """Some instances of a batch have no certified answer; ``failures`` lists every one of them."""
+
+    shown = 5
+
+    def __init__(self, failures: Sequence[Failure], batch: int) -> None:
+        self.failures = tuple(failures)
+        self.batch = batch
+        lines = [f"{len(failures)} of {batch} instances could not be solved"]
+        lines += [f"  {failure}" for failure in self.failures[: self.shown]]
+        if len(failures) > self.shown:
+            rest = [f.index[0] if len(f.index) == 1 else f.index for f in self.failures[self.shown :]]
+            lines.append(f"  and instances {rest}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[SolveError], tuple[Sequence[Failure], int]]:
+        return type(self), (self.failures, self.batch)
+
+
+@final
+@dataclass(frozen=True)
+class Solution:
+    """The answers to a batch, with a verdict for every instance.
+
+    Attributes
+    ----------
+    value : ``(*batch, *shape)``, in the dtype and on the device of the scores. Where ``status`` is not ``OPTIMAL``
+        the value must not be trusted.
+    status : ``(*batch,)`` int8, a :class:`Status` per instance.
+    primal_residual : ``(*batch,)`` float64, the largest violation of any constraint, in the units of the constraints.
+    gap : ``(*batch,)`` float64. For ``maximize``: how far ``<scores, value>`` can be below the maximum. For
+        ``project``: an upper bound on ``max_v <s - x, v - x>`` over the polytope, so that the distance of ``x`` from
+        the true projection is at most ``sqrt(gap)``.
+    reasons : what went wrong, per flat index of a failed instance.
+    """
+
+    value: Tensor
+    status: Int8[Tensor, "*batch"]
+    primal_residual: Float64[Tensor, "*batch"]
+    gap: Float64[Tensor, "*batch"]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    answer: Answer | None = field(default=None, repr=False)
+    instances: Instances | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> Bool[Tensor, "*batch"]:
+        """Which instances are certified."""
+        return self.status == Status.OPTIMAL
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Every instance without a certified answer."""
+        flat = self.status.reshape(-1)
+        found = []
+        for position in torch.nonzero(flat != Status.OPTIMAL).flatten().tolist():
+            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(position), self.status.shape))
+            status = Status(int(flat[position]))
+            found.append(Failure(index, status, self.reasons.get(position, status.meaning)))
+        return found
+
+    def check(self) -> Solution:
+        """Return the solution itself, or raise :class:`SolveError` naming every failed instance."""
+        if not bool(self.ok.all()):
+            raise SolveError(self.failures, self.status.numel())
+        return self

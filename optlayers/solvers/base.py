@@ -1,0 +1,120 @@
+"""What a solver is given, what it gives back, and what it must be."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int8
+
+if TYPE_CHECKING:
+    from optlayers.standard_form import StandardForm
+
+__all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Instances"]
+
+
+@final
+@dataclass(frozen=True)
+class Instances:
+    r"""A batch of problems over one standard form: ``A z = b``, ``lower <= z <= upper``.
+
+    ``scores`` has one column per scored column of the form. ``matrix`` holds the entries of A per instance, in the
+    order of ``form.matrix.data``, when a parameter enters A, else None. ``forbidden`` marks columns that an instance
+    fixes at 0 (scores of -inf); ``lower`` and ``upper`` already say so. ``parameters`` are the numbers behind b,
+    bounds and matrix, for solvers that want them.
+    """
+
+    scores: Float64[np.ndarray, "batch scored"]
+    rhs: Float64[np.ndarray, "batch rows"]
+    lower: Float64[np.ndarray, "batch columns"]
+    upper: Float64[np.ndarray, "batch columns"]
+    matrix: Float64[np.ndarray, "batch entries"] | None
+    forbidden: Bool[np.ndarray, "batch columns"] | None
+    parameters: Float64[np.ndarray, "batch parameters"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def with_scores(self, scores: Float64[np.ndarray, "batch scored"]) -> Instances:
+        """The same problems with other scores."""
+        return replace(self, scores=scores)
+
+    def take(self, index: np.ndarray | slice) -> Instances:
+        """A part of the batch."""
+
+        def part(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[index]
+
+        return Instances(
+            self.scores[index],
+            self.rhs[index],
+            self.lower[index],
+            self.upper[index],
+            part(self.matrix),
+            part(self.forbidden),
+            self.parameters[index],
+        )
+
+
+@final
+@dataclass
+class Answer:
+    """What a solver found: primal and dual points, and its own word on each instance.
+
+    ``status`` is the solver's claim; the verdict that users see is given by the certificate of ``point`` and
+    ``dual``. ``free`` marks the columns that may move in the tangent of a projection. A solver of sets that are
+    not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
+    direction ``(batch, scored)`` to gradients of scores and of parameters.
+    """
+
+    point: Float64[np.ndarray, "batch columns"]
+    dual: Float64[np.ndarray, "batch rows"]
+    status: Int8[np.ndarray, " batch"]
+    free: Bool[np.ndarray, "batch columns"] | None = None
+    residual: Float64[np.ndarray, " batch"] | None = None
+    gap: Float64[np.ndarray, " batch"] | None = None
+    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+
+    @classmethod
+    def empty(cls, form: StandardForm, batch: int) -> Answer:
+        """An answer to be filled in, instance by instance."""
+        return cls(
+            np.full((batch, form.columns), np.nan),
+            np.full((batch, form.rows), np.nan),
+            np.zeros(batch, dtype=np.int8),
+        )
+
+
+class AbstractSolver(ABC):
+    """A solver is a value: it can be printed, compared and reused. What it builds lives in the state of ``prepare``.
+
+    The answer depends on the question alone, whatever was asked before and whatever else is in the batch.
+    """
+
+    polyhedral_only: bool = True
+    """Whether the solver needs a standard form; if not, it is prepared from the declaration alone."""
+    accuracy: float = 0.0
+    """The relative gap that the solver can be held to at best; 0 when it has no limit but rounding."""
+
+    @abstractmethod
+    def prepare(self, form: StandardForm) -> Any:
+        """Build what can be built once per polytope. The state may be used by several threads at once."""
+
+
+class AbstractMaximizer(AbstractSolver):
+    """A solver of ``argmax <scores, x>`` that ends in a vertex."""
+
+    @abstractmethod
+    def maximize(self, state: Any, instances: Instances) -> Answer:
+        """A vertex per instance, decided by the instance alone when several are best."""
+
+
+class AbstractProjector(AbstractSolver):
+    r"""A solver of :math:`\operatorname{argmin}_x \tfrac12 \|x - s\|^2`."""
+
+    @abstractmethod
+    def project(self, state: Any, instances: Instances) -> Answer:
+        """The nearest point per instance."""

@@ -1,0 +1,184 @@
+"""Clarabel: projections by an interior point method, on a solver that is kept and updated."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import final
+
+import clarabel
+import numpy as np
+import scipy.sparse as sp
+
+from optlayers.solution import Status
+from optlayers.solvers.base import AbstractProjector, Answer, Instances
+from optlayers.solvers.pool import for_each_chunk
+from optlayers.standard_form import StandardForm
+
+__all__ = ["Clarabel"]
+
+
+@final
+@dataclass(frozen=True)
+class Clarabel(AbstractProjector):
+    """Project with the interior point method of Clarabel (Goulart & Chen, 2024), one kept solver per thread.
+
+    Its answers have a residual near ``tolerance`` and lie a little inside the polytope; the compiled polytope
+    polishes them to the exact active set.
+
+    Parameters
+    ----------
+    tolerance : absolute and relative gap, and feasibility, at which Clarabel stops.
+    iteration_limit : interior point iterations per instance.
+    time_limit : seconds per instance.
+    """
+
+    tolerance: float = 1e-10
+    iteration_limit: int = 100
+    time_limit: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must be between 0 and 1, but got {self.tolerance}")
+        if self.iteration_limit < 1 or self.time_limit <= 0:
+            raise ValueError("iteration_limit and time_limit must be positive")
+
+    def prepare(self, form: StandardForm) -> _State:
+        return _State(form, self)
+
+    def project(self, state: _State, instances: Instances) -> Answer:
+        answer = Answer.empty(state.form, len(instances))
+
+        def work(piece: np.ndarray) -> None:
+            model = state.model()
+            for k in piece:
+                answer.point[k], answer.dual[k], answer.status[k] = model.solve(instances, int(k))
+
+        for_each_chunk(work, len(instances))
+        return answer
+
+
+@final
+@dataclass
+class _State:
+    form: StandardForm
+    solver: Clarabel
+    local: threading.local = field(default_factory=threading.local)
+
+    def model(self) -> _Model:
+        """The solver object of the calling thread."""
+        if not hasattr(self.local, "model"):
+            self.local.model = _Model(self.form, self.solver)
+        return self.local.model
+
+
+class _Model:
+    """``min ½ xᵀ P x + qᵀ x`` with ``M x + s = h``: the rows of A, then the finite lower bounds, then the upper ones."""
+
+    def __init__(self, form: StandardForm, solver: Clarabel) -> None:
+        self.form = form
+        cut = form.unslacked
+        self.low = np.flatnonzero(np.isfinite(form.lower.constant[:cut]))
+        self.high = np.flatnonzero(np.isfinite(form.upper.constant[:cut]))
+        body = form.matrix[:, :cut]
+        self.body_entries = body.nnz
+        # Entries of M are numbered before they are filled, so that values can be exchanged later.
+        numbered = sp.csc_array((np.arange(1.0, body.nnz + 1), body.indices, body.indptr), shape=body.shape)
+        stacked = sp.vstack([numbered, self._bound_rows(self.low, cut), self._bound_rows(self.high, cut)], format="csc")
+        stacked.sort_indices()
+        self.indices, self.indptr = stacked.indices, stacked.indptr
+        self.is_body = stacked.indices < form.rows
+        self.source = np.where(self.is_body, stacked.data - 1, 0).astype(np.int64)
+        self.is_low = (stacked.indices >= form.rows) & (stacked.indices < form.rows + len(self.low))
+        self.entry_column = np.repeat(np.arange(cut), np.diff(stacked.indptr))
+        self.shape = stacked.shape
+        self.values = self._values(form.matrix.data)
+        self.rhs_cones = (clarabel.ZeroConeT(form.equalities), clarabel.NonnegativeConeT(self.shape[0] - form.equalities))
+        self.settings = _settings(solver)
+        self.curvature = np.zeros(cut)
+        self.curvature[: form.scored] = 1.0
+        self.kept: clarabel.DefaultSolver | None = None
+
+    @staticmethod
+    def _bound_rows(columns: np.ndarray, width: int) -> sp.csc_array:
+        return sp.csc_array(
+            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), width)
+        )
+
+    def _values(self, data: np.ndarray) -> np.ndarray:
+        values = np.where(self.is_body, data[: self.body_entries][self.source] if self.body_entries else 0.0, 1.0)
+        return np.where(self.is_low, -1.0, values)
+
+    def solve(self, instances: Instances, k: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Point, dual and status of instance ``k``."""
+        form, cut = self.form, self.form.unslacked
+        lower, upper = instances.lower[k, :cut], instances.upper[k, :cut]
+        target = np.zeros(cut)
+        target[: form.scored] = instances.scores[k]
+        values = self.values if instances.matrix is None else self._values(instances.matrix[k])
+        held = np.zeros(cut, dtype=bool) if instances.forbidden is None else instances.forbidden[k, :cut]
+        if held.any():
+            # Two bounds that meet leave an interior point method no interior. A held column leaves the system
+            # instead: it keeps only its own bounds, spread to [-1, 1], around a target of 0.
+            values = np.where(held[self.entry_column] & self.is_body, 0.0, values)
+            target, lower, upper = target.copy(), np.where(held, -1.0, lower), np.where(held, 1.0, upper)
+            target[held] = 0.0
+        h = np.concatenate([instances.rhs[k], -lower[self.low], upper[self.high]])
+        # Clarabel's stopping rule is absolute for small objectives, so large targets are scaled to unit size.
+        solution = self._run(values, -target, h)
+        point = np.array(solution.x)
+        point[held] = 0.0
+        dual = np.array(solution.z)[: form.rows]
+        status = _STATUS.get(str(solution.status), Status.FAILED)
+        return self._with_slack(point, instances, k), dual, status
+
+    def _run(self, values: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolution:
+        if self.kept is None:
+            self.kept = self._build(values, q, h)
+            self.kept_values = values
+        else:
+            self.kept.update(q=q, b=h)
+            if not np.array_equal(values, self.kept_values):
+                self.kept.update(A=values)
+                self.kept_values = values
+        solution = self.kept.solve()
+        return solution
+
+    def _build(self, values: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolver:
+        matrix = sp.csc_matrix((values, self.indices, self.indptr), shape=self.shape)
+        curvature = sp.csc_matrix(sp.diags_array(self.curvature))
+        return clarabel.DefaultSolver(curvature, q, matrix, h, list(self.rhs_cones), self.settings)
+
+    def _with_slack(self, point: np.ndarray, instances: Instances, k: int) -> np.ndarray:
+        form = self.form
+        body = self.is_body
+        data = form.matrix.data if instances.matrix is None else instances.matrix[k]
+        product = np.bincount(
+            self.indices[body], data[self.source[body]] * point[self.entry_column[body]], minlength=form.rows
+        )
+        return np.concatenate([point, (instances.rhs[k] - product)[form.equalities :]])
+
+
+def _settings(solver: Clarabel) -> clarabel.DefaultSettings:
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.presolve_enable = False  # a presolved problem cannot be updated
+    settings.chordal_decomposition_enable = False
+    settings.max_threads = 1
+    settings.max_iter = solver.iteration_limit
+    settings.time_limit = solver.time_limit
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = solver.tolerance
+    return settings
+
+
+_STATUS = {
+    "Solved": Status.OPTIMAL,
+    "AlmostSolved": Status.OPTIMAL,
+    "PrimalInfeasible": Status.INFEASIBLE,
+    "AlmostPrimalInfeasible": Status.INFEASIBLE,
+    "DualInfeasible": Status.UNBOUNDED,
+    "AlmostDualInfeasible": Status.UNBOUNDED,
+    "MaxIterations": Status.LIMIT,
+    "MaxTime": Status.LIMIT,
+    "InsufficientProgress": Status.INACCURATE,
+}

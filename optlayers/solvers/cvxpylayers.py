@@ -1,0 +1,175 @@
+"""cvxpylayers: projection onto any convex set that cvxpy can declare."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import cvxpy as cp
+import diffcp
+import numpy as np
+import torch
+from cvxpylayers.torch import CvxpyLayer
+
+from optlayers.polytope import Polytope
+from optlayers.solution import Status
+from optlayers.solvers.base import AbstractProjector, Answer, Instances
+from optlayers.standard_form import StandardForm
+
+__all__ = ["CvxpyLayers"]
+
+
+@final
+@dataclass(frozen=True)
+class CvxpyLayers(AbstractProjector):
+    """Project, and differentiate, with cvxpylayers (Agrawal et al., 2019), which solves with Clarabel through diffcp.
+
+    The only projector for sets that are convex but not polyhedral, such as norm balls, and a second opinion on
+    the others. It is slower than the others, and its derivative is a least-squares solution. diffcp takes no
+    quadratic objective: it is handed a second-order cone instead, and the distance ends near ``1e-5`` however small
+    the tolerance. So its answers are held to a relative gap of ``1e-4``, and their gap says how far they are.
+
+    Parameters
+    ----------
+    tolerance : gap and feasibility at which Clarabel stops.
+    """
+
+    tolerance: float = 1e-10
+    polyhedral_only = False
+    accuracy = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must be between 0 and 1, but got {self.tolerance}")
+
+    def prepare(self, form: StandardForm) -> _State:
+        return _State(form, self.tolerance)
+
+    def project(self, state: _State, instances: Instances) -> Answer:
+        with state.lock:  # cvxpy problems hold their parameters' values
+            return state.project(instances)
+
+
+@final
+@dataclass
+class _State:
+    form: StandardForm
+    tolerance: float
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    problems: dict[bool, _Problems] = field(default_factory=dict)
+
+    def project(self, instances: Instances) -> Answer:
+        masked = instances.forbidden is not None
+        if masked not in self.problems:
+            self.problems[masked] = _Problems(self.form.polytope, masked, self.tolerance)
+        problems = self.problems[masked]
+        answer = Answer.empty(self.form, len(instances))
+        answer.dual[:] = 0.0
+        answer.residual = np.full(len(instances), np.nan)
+        answer.gap = np.full(len(instances), np.nan)
+        if len(instances) == 0:
+            return answer
+        inputs = self._inputs(instances)
+        everything, solved = problems.solve(inputs)
+        structure = everything[0].detach().reshape(len(instances), -1).numpy()
+        for k in range(len(instances)):
+            values = [v[k].detach().numpy() for v in (*everything, *inputs)]
+            answer.status[k], answer.residual[k], answer.gap[k] = problems.judge(values, bool(solved[k]))
+        answer.point[:] = structure
+        answer.pullback = _Pullback(everything[0], inputs, solved)
+        return answer
+
+    def _inputs(self, instances: Instances) -> list[torch.Tensor]:
+        """Targets, parameters and the mask of forbidden parts, as leaves of a graph of their own."""
+        batch = len(instances)
+        inputs = [torch.tensor(instances.scores).reshape(batch, *self.form.shape).requires_grad_()]
+        for spec in self.form.parameters:
+            values = torch.tensor(np.ascontiguousarray(instances.parameters[:, spec.span]))
+            inputs.append(values.reshape(batch, *spec.shape).requires_grad_())
+        if instances.forbidden is not None:
+            inputs.append(torch.tensor(instances.forbidden, dtype=torch.float64).reshape(batch, *self.form.shape))
+        return inputs
+
+
+class _Problems:
+    """The projection as a layer, and the linear problem that certifies its answers."""
+
+    def __init__(self, polytope: Polytope, masked: bool, tolerance: float) -> None:
+        x = polytope.variable
+        self.target = cp.Parameter(x.shape)
+        self.given = [self.target, *polytope.parameters]
+        self.constraints = list(polytope.constraints)
+        if masked:
+            mask = cp.Parameter(x.shape, nonneg=True)
+            self.given.append(mask)
+            self.constraints.append(cp.multiply(mask, x) == 0)
+        projection = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - self.target)), self.constraints)
+        self.variables = [x, *(v for v in projection.variables() if v.id != x.id)]
+        options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
+        self.layer = CvxpyLayer(
+            projection, self.given, self.variables, solver_args={"solve_method": "Clarabel", **options}
+        )
+        self.direction = cp.Parameter(x.shape)
+        self.support = cp.Problem(cp.Maximize(cp.sum(cp.multiply(self.direction, x))), self.constraints)
+
+    def solve(self, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Values of all variables, and which instances were solved."""
+        batch = len(inputs[0])
+        solved = torch.ones(batch, dtype=torch.bool)
+        with torch.enable_grad():
+            try:
+                return list(self.layer(*inputs)), solved
+            except (diffcp.SolverError, RuntimeError):
+                # One unsolvable instance makes the whole batch fail: find out which.
+                parts = []
+                for k in range(batch):
+                    try:
+                        parts.append(self.layer(*(v[k] for v in inputs)))
+                    except (diffcp.SolverError, RuntimeError):
+                        solved[k] = False
+                        parts.append(tuple(torch.full(v.shape, torch.nan, dtype=torch.float64) for v in self.variables))
+                return [torch.stack(values) for values in zip(*parts, strict=True)], solved
+
+    def judge(self, values: list[np.ndarray], solved: bool) -> tuple[Status, float, float]:
+        """Status, residual and gap of one instance, from the values of variables and parameters."""
+        count = len(self.variables)
+        for parameter, value in zip(self.given, values[count:], strict=True):
+            parameter.value = value
+        point, target = values[0], values[count]
+        self.direction.value = target - point if solved else np.zeros(self.direction.shape)
+        best = self.support.solve(solver=cp.CLARABEL)
+        if self.support.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE):
+            return Status.INFEASIBLE, np.nan, np.nan
+        if not solved:
+            return Status.FAILED, np.nan, np.nan
+        for variable, value in zip(self.variables, values[:count], strict=True):
+            variable.save_value(value)  # not .value, which refuses what violates an attribute by rounding
+        residual = max(float(np.max(c.violation(), initial=0.0)) for c in self.constraints) if self.constraints else 0.0
+        for variable, value in zip(self.variables, values[:count], strict=True):
+            residual = max(residual, float(np.max(np.abs(variable.project(value) - value), initial=0.0)))
+        gap = float(best - np.sum(self.direction.value * point)) if self.support.status == cp.OPTIMAL else np.inf
+        return Status.OPTIMAL, residual, max(gap, 0.0)
+
+
+@final
+class _Pullback:
+    """Gradients of scores and parameters from a direction, through the graph that cvxpylayers recorded."""
+
+    def __init__(self, point: torch.Tensor, inputs: list[torch.Tensor], solved: torch.Tensor) -> None:
+        self.point = point
+        self.inputs = [v for v in inputs if v.requires_grad]
+        self.solved = solved
+
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = torch.tensor(direction).reshape(self.point.shape)
+        wanted[~self.solved] = 0.0
+        gradients: Any = torch.autograd.grad(
+            self.point, self.inputs, wanted, retain_graph=True, allow_unused=True
+        )
+        batch = len(direction)
+        flat = [
+            np.zeros((batch, v[0].numel())) if g is None else g.reshape(batch, -1).numpy()
+            for g, v in zip(gradients, self.inputs, strict=True)
+        ]
+        return flat[0], np.concatenate(flat[1:], axis=1) if flat[1:] else np.zeros((batch, 0))

@@ -1,0 +1,208 @@
+r"""The linear systems of a projection: polishing to the active set, and its derivative.
+
+On the columns ``free`` of an active set, with the diagonal matrix H that is 1 on scored columns and 0 on others,
+
+.. math:: \begin{pmatrix} H & A_F^\top \\ A_F & 0 \end{pmatrix} \begin{pmatrix} p \\ q \end{pmatrix}
+          = \begin{pmatrix} r_1 \\ r_2 \end{pmatrix}.
+
+The matrix is singular as soon as active rows depend on each other or auxiliary columns can move without moving the
+structure, and both are the rule. Deciding its rank is where published code goes wrong: a cutoff near rounding takes
+noise for a constraint. Here no rank is decided: proximal steps with :data:`REGULARIZATION` on the diagonal
+(+ for columns, - for rows) are repeated on the residual of the *unregularized* system. For a consistent system
+they converge to a solution, each singular value σ at the rate δ / (δ + σ²) or better, and what is indistinguishable
+from rounding (σ far below δ) never moves.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg
+from jaxtyping import Bool, Float64
+
+from optlayers.solvers.base import Instances
+from optlayers.solvers.pool import for_each_chunk
+from optlayers.standard_form import StandardForm
+
+__all__ = ["KKT"]
+
+REGULARIZATION = 1e-6
+"""δ, relative to rows of unit norm. Without pivoting the factors grow to 1/δ, and cancel to δ: so δ² must stay well
+above rounding. Constraints whose dependence is weaker than about √δ are told apart slowly."""
+STEPS = 30
+"""At most so many proximal steps; a well-conditioned system takes two or three."""
+PRECISION = 1e-14
+"""Steps end when the residual is below this, relative to the right-hand side."""
+DENSE_SIZE = 200
+"""Up to so many rows and columns together, dense LAPACK beats a sparse factorization with its overheads."""
+
+
+@final
+class KKT:
+    """Solves the systems above for one standard form, a whole batch at a time."""
+
+    def __init__(self, form: StandardForm) -> None:
+        self.form = form
+        self.body = sp.csc_array(form.matrix[:, : form.unslacked])
+        self.entries = self.body.nnz  # slack columns come last, so these entries come first
+        self.columns = np.repeat(np.arange(form.unslacked), np.diff(self.body.indptr))
+        self.scored = np.zeros(form.unslacked)
+        self.scored[: form.scored] = 1.0
+        self.dense = form.rows + form.unslacked <= DENSE_SIZE
+
+    def solve(
+        self,
+        instances: Instances,
+        free: Bool[np.ndarray, "batch columns"],
+        column_side: Float64[np.ndarray, "batch columns"],
+        row_side: Float64[np.ndarray, "batch rows"],
+        start: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"]]:
+        """``(p, q)`` with p = 0 outside ``free``; the solution nearest to ``start`` where there are several.
+
+        A row whose slack column is free binds nothing: its q is 0, and the slack takes what is left of ``row_side``.
+        """
+        form, cut = self.form, self.form.unslacked
+        active = np.ones((len(free), form.rows), dtype=bool)
+        active[:, form.equalities :] = ~free[:, cut:]
+        inner = free[:, :cut]
+        p = np.zeros((len(free), cut)) if start is None else np.where(inner, start[0][:, :cut], 0.0)
+        q = np.zeros((len(free), form.rows)) if start is None else np.where(active, start[1], 0.0)
+        data = self.body.data if instances.matrix is None else instances.matrix[:, : self.entries]
+
+        def work(piece: np.ndarray) -> None:
+            mine = data if instances.matrix is None else data[piece]
+            solve = self._dense if self.dense else self._sparse
+            p[piece], q[piece] = solve(
+                mine, inner[piece], active[piece], column_side[piece][:, :cut], row_side[piece], p[piece], q[piece]
+            )
+
+        for_each_chunk(work, len(free), smallest=8 if self.dense else 1)
+        full = np.zeros((len(free), form.columns))
+        full[:, :cut] = p
+        rest = row_side - self._product(data, p)
+        full[:, cut:] = np.where(free[:, cut:], rest[:, form.equalities :], 0.0)
+        return full, q
+
+    def _product(self, data: np.ndarray, p: np.ndarray) -> np.ndarray:
+        if data.ndim == 1:
+            return (self.body @ p.T).T
+        product = np.zeros((len(p), self.form.rows))
+        np.add.at(product, (slice(None), self.body.indices), data * p[:, self.columns])
+        return product
+
+    def _dense(
+        self,
+        data: np.ndarray,
+        free: np.ndarray,
+        active: np.ndarray,
+        column_side: np.ndarray,
+        row_side: np.ndarray,
+        p: np.ndarray,
+        q: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All instances at once; bound columns and idle rows are blanked out rather than removed."""
+        a = np.zeros((len(free), self.form.rows, self.form.unslacked))
+        a[:, self.body.indices, self.columns] = data
+        a *= free[:, None, :] & active[:, :, None]
+        norms = np.maximum(np.linalg.norm(a, axis=2), 1e-300)
+        norms[norms == 1e-300] = 1.0
+        a /= norms[:, :, None]
+        r1, r2 = np.where(free, column_side, 0.0), np.where(active, row_side, 0.0) / norms
+        q = q * norms
+        step = self._normal_step(a) if self.form.auxiliary == 0 else self._augmented_step(a, free)
+        goal = PRECISION * (1 + np.abs(r1).max(axis=1, initial=0) + np.abs(r2).max(axis=1, initial=0))
+        for _ in range(STEPS):
+            e1 = r1 - self.scored * p - np.einsum("bij,bi->bj", a, q)
+            e1[~free] = 0.0
+            e2 = r2 - np.einsum("bij,bj->bi", a, p)
+            left = np.maximum(np.abs(e1).max(axis=1, initial=0), np.abs(e2).max(axis=1, initial=0))
+            if (left <= goal).all():
+                break
+            dp, dq = step(e1, e2)
+            p, q = p + dp, q + dq
+        return p, q / norms
+
+    def _normal_step(self, a: np.ndarray):
+        """With every column scored, columns are eliminated: ``(A Aᵀ + δ) dq = A e1 - e2``."""
+        gram = np.einsum("bij,bkj->bik", a, a)
+        rows = np.arange(gram.shape[1])
+        gram[:, rows, rows] += REGULARIZATION
+        inverse = np.linalg.inv(gram)
+
+        def step(e1: np.ndarray, e2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            dq = np.einsum("bik,bk->bi", inverse, np.einsum("bij,bj->bi", a, e1) - e2)
+            return e1 - np.einsum("bij,bi->bj", a, dq), dq
+
+        return step
+
+    def _augmented_step(self, a: np.ndarray, free: np.ndarray):
+        rows, columns = a.shape[1:]
+        whole = np.zeros((len(a), rows + columns, rows + columns))
+        whole[:, columns:, :columns] = a
+        whole[:, :columns, columns:] = a.transpose(0, 2, 1)
+        index = np.arange(columns)
+        whole[:, index, index] = np.where(free, self.scored, 1.0) + REGULARIZATION
+        index = np.arange(columns, columns + rows)
+        whole[:, index, index] = -REGULARIZATION
+        inverse = np.linalg.inv(whole)
+
+        def step(e1: np.ndarray, e2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            moved = np.einsum("bij,bj->bi", inverse, np.concatenate([e1, e2], axis=1))
+            return np.where(free, moved[:, :columns], 0.0), moved[:, columns:]
+
+        return step
+
+    def _sparse(
+        self,
+        data: np.ndarray,
+        free: np.ndarray,
+        active: np.ndarray,
+        column_side: np.ndarray,
+        row_side: np.ndarray,
+        p: np.ndarray,
+        q: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        p, q = p.copy(), q.copy()
+        for k in range(len(free)):
+            mine = data if data.ndim == 1 else data[k]
+            columns, rows = np.flatnonzero(free[k]), np.flatnonzero(active[k])
+            body = sp.csc_array((mine, self.body.indices, self.body.indptr), shape=self.body.shape)
+            body = sp.csr_array(body[:, columns])[rows]
+            p[k, columns], q[k, rows] = self._sparse_one(
+                body, self.scored[columns], column_side[k, columns], row_side[k, rows], p[k, columns], q[k, rows]
+            )
+        return p, q
+
+    def _sparse_one(
+        self, body: sp.csr_array, scored: np.ndarray, r1: np.ndarray, r2: np.ndarray, p: np.ndarray, q: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = body.shape
+        if rows == 0 or columns == 0:
+            return np.where(scored > 0, r1, p), q
+        norms = np.sqrt(np.asarray((body * body).sum(axis=1))).reshape(-1)
+        norms[norms == 0] = 1.0
+        body = sp.csr_array(sp.diags_array(1 / norms) @ body)
+        r2, q = r2 / norms, q * norms
+        whole = sp.block_array(
+            [
+                [sp.diags_array(scored + REGULARIZATION), body.T],
+                [body, sp.diags_array(np.full(rows, -REGULARIZATION))],
+            ],
+            format="csc",
+        )
+        # Symmetric and quasi-definite, so any symmetric order of diagonal pivots is stable (Vanderbei 1995).
+        factor = scipy.sparse.linalg.splu(
+            whole, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        )
+        goal = PRECISION * (1 + np.abs(r1).max(initial=0) + np.abs(r2).max(initial=0))
+        transposed = sp.csr_array(body.T)
+        for _ in range(STEPS):
+            e1, e2 = r1 - scored * p - transposed @ q, r2 - body @ p
+            if max(np.abs(e1).max(initial=0), np.abs(e2).max(initial=0)) <= goal:
+                break
+            moved = factor.solve(np.concatenate([e1, e2]))
+            p, q = p + moved[:columns], q + moved[columns:]
+        return p, q / norms

@@ -1,0 +1,455 @@
+"""cvxpy in, arrays out, and the way back: the one room that knows how cvxpy compiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float64
+
+from optlayers.polytope import Polytope
+from optlayers.presolve import AffineRows, Infeasible, Presolved, presolve
+
+__all__ = [
+    "AffineMap",
+    "DeclarationError",
+    "NotPolyhedral",
+    "ParameterSpec",
+    "StandardForm",
+    "check_declaration",
+    "form_without_rows",
+    "standard_form",
+]
+
+
+class DeclarationError(ValueError):
+    """A polytope is declared in a way that cannot be compiled; the message says what to change."""
+
+
+@final
+class NotPolyhedral(DeclarationError):
+    """The declared set is convex, but it has no standard form."""
+
+
+@final
+@dataclass(frozen=True)
+class ParameterSpec:
+    """Name, shape and place of one cvxpy parameter in the vector of all parameters (C order)."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    sign: str | None
+    """The sign that was declared (``nonneg``, ``nonpos``, ``pos``, ``neg``), which values have to keep."""
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def span(self) -> slice:
+        """The parameter's entries in the vector of all parameters."""
+        return slice(self.start, self.start + self.size)
+
+
+@final
+@dataclass(frozen=True)
+class AffineMap:
+    """``constant + matrix @ parameters``."""
+
+    constant: Float64[np.ndarray, " entries"]
+    matrix: sp.csr_array
+
+    @property
+    def is_constant(self) -> bool:
+        return self.matrix.nnz == 0
+
+    def __call__(self, parameters: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch entries"]:
+        """The values for every instance; a read-only view of one row when no parameter enters."""
+        if self.is_constant:
+            return np.broadcast_to(self.constant, (len(parameters), len(self.constant)))
+        return self.constant + (self.matrix @ parameters.T).T
+
+    def transposed(self, gradient: Float64[np.ndarray, "batch entries"]) -> Float64[np.ndarray, "batch parameters"]:
+        """The gradient that reaches the parameters."""
+        return (self.matrix.T @ gradient.T).T
+
+
+@final
+@dataclass(frozen=True)
+class StandardForm:
+    r"""``A z = b(θ)``, ``lower(θ) <= z <= upper(θ)`` with ``z = (scored, auxiliary, slack)``.
+
+    The first ``scored`` columns are those entries of the structure that presolve did not fix: entry ``i`` of the
+    flattened structure (C order) is ``fixed[i]`` unless it is in ``kept``, and ``z[j]`` is entry ``kept[j]``.
+    The first ``equalities`` rows have no slack; row ``equalities + k`` has slack column ``scored + auxiliary + k``.
+    θ is the vector of all parameters, each flattened in C order.
+    """
+
+    polytope: Polytope
+    kept: np.ndarray
+    fixed: Float64[np.ndarray, " size"]
+    scored: int
+    auxiliary: int
+    equalities: int
+    matrix: sp.csc_array
+    matrix_map: sp.csr_array
+    """``(entries of A, parameters)``: what the parameters add to ``matrix.data``."""
+    rhs: AffineMap
+    lower: AffineMap
+    upper: AffineMap
+    consistency: AffineMap
+    """Values that must be 0: what the parameters must satisfy for dropped rows to hold."""
+    parameters: tuple[ParameterSpec, ...]
+    row_names: tuple[str, ...]
+    bound_names: tuple[tuple[str, str], ...]
+    """Per column, the constraints behind its lower and its upper bound."""
+    consistency_names: tuple[str, ...]
+    blocks: int
+    notes: tuple[str, ...]
+    """What presolve did, in words."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the structure."""
+        return self.polytope.shape
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the structure."""
+        return len(self.fixed)
+
+    @property
+    def rows(self) -> int:
+        return self.matrix.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.matrix.shape[1]
+
+    @property
+    def slack(self) -> int:
+        """Number of inequality rows, one slack column each."""
+        return self.rows - self.equalities
+
+    @property
+    def unslacked(self) -> int:
+        """Number of columns that are not slack; they come first."""
+        return self.scored + self.auxiliary
+
+    @property
+    def parameter_count(self) -> int:
+        """Length of θ."""
+        return sum(p.size for p in self.parameters)
+
+    @property
+    def matrix_is_constant(self) -> bool:
+        return self.matrix_map.nnz == 0
+
+    def entry_name(self, flat: int) -> str:
+        """The name of an entry of the structure, as a user would index it."""
+        return entry_name(self.shape, flat)
+
+    def expand(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[np.ndarray, "batch size"]:
+        """Flat structures from their kept entries."""
+        full = np.broadcast_to(self.fixed, (len(scored), self.size)).copy()
+        full[:, self.kept] = scored
+        return full
+
+
+def standard_form(polytope: Polytope) -> StandardForm:
+    """Compile a declaration to arrays.
+
+    Raises
+    ------
+    DeclarationError : when the declaration is not a polyhedron, or is empty by inspection.
+    """
+    check_declaration(polytope)
+    specs = _parameter_specs(polytope)
+    raw = _canonical_rows(polytope, specs)
+    try:
+        reduced = presolve(raw)
+    except Infeasible as error:
+        raise DeclarationError(f"the polytope is empty: {error}") from None
+    return _assemble(polytope, specs, reduced)
+
+
+def form_without_rows(polytope: Polytope) -> StandardForm:
+    """All entries of the structure, all parameters, and no constraint: for solvers that read the declaration."""
+    check_declaration(polytope)
+    specs = _parameter_specs(polytope)
+    size, count = polytope.variable.size, sum(s.size for s in specs)
+    nothing = sp.csr_array((0, count))
+
+    def constant(value: float, length: int) -> AffineMap:
+        return AffineMap(np.full(length, value), sp.csr_array((length, count)))
+
+    return StandardForm(
+        polytope=polytope,
+        kept=np.arange(size),
+        fixed=np.zeros(size),
+        scored=size,
+        auxiliary=0,
+        equalities=0,
+        matrix=sp.csc_array((0, size)),
+        matrix_map=nothing,
+        rhs=constant(0.0, 0),
+        lower=constant(-np.inf, size),
+        upper=constant(np.inf, size),
+        consistency=constant(0.0, 0),
+        parameters=specs,
+        row_names=(),
+        bound_names=(("no constraint", "no constraint"),) * size,
+        consistency_names=(),
+        blocks=0,
+        notes=(),
+    )
+
+
+def check_declaration(polytope: Polytope) -> None:
+    """Refuse what is not convex, not continuous, not parametrized as cvxpy's DPP rules want, or not named."""
+    _check_variables(polytope)
+    for position, constraint in enumerate(polytope.constraints):
+        if not constraint.is_dcp():
+            raise DeclarationError(
+                f"{constraint_name(constraint, position)} is not convex by cvxpy's rules (DCP); "
+                "a polytope is declared by ==, <= and >= between affine expressions"
+            )
+        if not constraint.is_dcp(dpp=True):
+            raise DeclarationError(
+                f"{constraint_name(constraint, position)} uses its parameters in a product of parameters or in another "
+                "way that is not affine (cvxpy's DPP rules); give the product as one parameter of its own"
+            )
+    _parameter_specs(polytope)
+
+
+def constraint_name(constraint: cp.Constraint, position: int) -> str:
+    """How messages call a constraint: its label, else its position and its text."""
+    label = getattr(constraint, "label", None)
+    if label:
+        return f"constraint {position} ({label})"
+    text = " ".join(str(constraint).split())
+    return f"constraint {position} ({text if len(text) <= 60 else text[:57] + '…'})"
+
+
+def entry_name(shape: tuple[int, ...], flat: int) -> str:
+    """How messages call an entry of the scored variable."""
+    return f"variable{[int(i) for i in np.unravel_index(flat, shape)]}" if shape else "variable"
+
+
+def _check_variables(polytope: Polytope) -> None:
+    mentioned = {v.id: v for c in polytope.constraints for v in c.variables()}
+    for variable in {polytope.variable.id: polytope.variable, **mentioned}.values():
+        for attribute in ("integer", "boolean"):
+            if variable.attributes[attribute]:
+                raise DeclarationError(
+                    f"variable {variable.name()} is {attribute}; declare the relaxation instead (for a 0/1 variable "
+                    "x >= 0 and x <= 1): maximize returns its vertices, which are integral for integral polytopes"
+                )
+        if variable.is_complex():
+            raise DeclarationError(f"variable {variable.name()} is complex; polytopes are real")
+    if polytope.variable.size == 0:
+        raise DeclarationError(f"the scored variable has shape {polytope.shape} and so no entry")
+    bounded = any(polytope.variable.attributes[a] is not None for a in ("bounds",)) or any(
+        polytope.variable.attributes[a] for a in ("nonneg", "nonpos", "diag", "symmetric")
+    )
+    if polytope.variable.id not in mentioned and not bounded:
+        raise DeclarationError(
+            f"no constraint mentions the scored variable {polytope.variable.name()}; the constraints mention "
+            f"{[v.name() for v in mentioned.values()] or 'no variable at all'}"
+        )
+
+
+_SIGNS = ("pos", "neg", "nonneg", "nonpos")
+_REFUSED = ("sparsity", "symmetric", "diag", "PSD", "NSD", "hermitian", "integer", "boolean", "complex", "imag")
+
+
+def _parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
+    specs: list[ParameterSpec] = []
+    start = 0
+    for parameter in polytope.parameters:
+        name = parameter.name()
+        if name == f"param{parameter.id}":
+            raise DeclarationError(
+                f"a parameter of shape {parameter.shape} has no name; callers give parameters by name: "
+                f'cp.Parameter({parameter.shape or ""}{", " if parameter.shape else ""}name="…")'
+            )
+        if not name.isidentifier():
+            raise DeclarationError(f"parameter name {name!r} cannot be a keyword argument; choose an identifier")
+        if name in {"scores", "sizes", "self"}:
+            raise DeclarationError(f"parameter name {name!r} is taken by an argument of the layer; choose another")
+        if name in {s.name for s in specs}:
+            raise DeclarationError(f"two different parameters are named {name!r}; give each its own name")
+        refused = [a for a in _REFUSED if parameter.attributes.get(a)]
+        if refused:
+            raise DeclarationError(
+                f"parameter {name} is declared {', '.join(refused)}; only the sign of a parameter may be "
+                "declared: give the full array"
+            )
+        sign = next((s for s in _SIGNS if parameter.attributes.get(s)), None)
+        specs.append(ParameterSpec(name, tuple(parameter.shape), start, sign))
+        start += parameter.size
+    return tuple(specs)
+
+
+_SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")
+
+
+def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec]) -> AffineRows:
+    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of the constraints, with names and parameters."""
+    variable, constraints = polytope.variable, list(polytope.constraints)
+    shaping = [a for a in _SHAPING if variable.attributes.get(a)]
+    if shaping:
+        # cvxpy replaces such a variable by a shorter one; a plain copy keeps one column per scored entry.
+        plain = cp.Variable(variable.shape)
+        constraints.append(plain == variable)
+        variable = plain
+    # The objective mentions the variable so that it is compiled even where only its attributes bound it.
+    problem = cp.Problem(cp.Minimize(cp.sum(variable)), constraints)
+    data, chain, inverse = problem.get_problem_data(cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+    program = data["param_prob"]
+    kinds = {type(c).__name__ for c in program.constraints}
+    if not kinds <= {"Zero", "NonNeg"}:
+        raise NotPolyhedral(
+            f"the declared set is convex but not polyhedral (it needs {', '.join(sorted(kinds - {'Zero', 'NonNeg'}))} "
+            "cones); project onto it with projector=optlayers.CvxpyLayers()"
+        )
+    matrix, varying, rhs = _affine_entries(program, polytope, specs)
+    start = program.var_id_to_col[_compiled_id(variable.id, chain, inverse)]
+    order = start + np.arange(variable.size).reshape(variable.shape, order="F").reshape(-1, order="C")
+    names = {c.id: constraint_name(c, i) for i, c in enumerate(constraints)}
+    if shaping:
+        names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {polytope.variable.name()}"
+    row_names: list[str] = []
+    for constraint in program.constraints:
+        row_names += [names.get(constraint.id, "a variable's attribute or a convex function")] * constraint.size
+    equality = np.concatenate(
+        [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
+    )
+    return AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(entry_name, polytope.shape))
+
+
+def _compiled_id(identity: int, chain: Any, inverse: Sequence[Any]) -> int:
+    """The number of the variable that cvxpy solves for in place of one with attributes such as ``nonneg``."""
+    for reduction, data in zip(chain.reductions, inverse, strict=True):
+        if type(reduction).__name__ == "CvxAttr2Constr" and data:
+            replaced: Mapping[int, Any] = data[0]
+            if identity in replaced:
+                return int(replaced[identity].id)
+    return identity
+
+
+def _affine_entries(
+    program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]
+) -> tuple[sp.csr_array, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """A at θ = 0, the entries that θ adds to it, and b with its derivatives.
+
+    cvxpy stores ``[A | b]`` as one sparse tensor, flattened in column-major order, with one column per entry of its
+    own parameter vector, of which the last is the constant 1. Its A is the negative of the solver's A.
+    """
+    columns = program.x.size
+    tensor = sp.coo_array(program.A)
+    tensor.sum_duplicates()
+    rows = tensor.shape[0] // (columns + 1)
+    flat, parameter = tensor.coords
+    row, column = flat % max(rows, 1), flat // max(rows, 1)
+    theta = _parameter_columns(program, polytope, specs)[parameter]
+    inside = column < columns
+    steady, moving = inside & (theta == 0), inside & (theta > 0)
+    matrix = sp.csr_array((-tensor.data[steady], (row[steady], column[steady])), shape=(rows, columns))
+    rhs = np.zeros((1 + sum(s.size for s in specs), rows))
+    np.add.at(rhs, (theta[~inside], row[~inside]), tensor.data[~inside])
+    return matrix, (row[moving], column[moving], theta[moving], -tensor.data[moving]), rhs
+
+
+def _parameter_columns(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> np.ndarray:
+    """For every column of cvxpy's tensor the entry of (1, θ) that it multiplies."""
+    where = np.zeros(program.total_param_size + 1, dtype=np.int64)
+    for parameter, spec in zip(polytope.parameters, specs, strict=True):
+        if parameter.id not in program.param_id_to_col:
+            continue  # it cancels out, as in k - k
+        first = program.param_id_to_col[parameter.id]
+        c_order = np.arange(spec.size).reshape(spec.shape, order="C").reshape(-1, order="F")
+        where[first : first + spec.size] = 1 + spec.start + c_order
+    return where
+
+
+def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Presolved) -> StandardForm:
+    count = sum(s.size for s in specs)
+    scored = len(reduced.kept)
+    order = np.argsort(~reduced.equality, kind="stable")
+    rows, slack = len(order), int(np.sum(~reduced.equality))
+    matrix, matrix_map = _with_slack(reduced, order, slack, count)
+    rhs = reduced.rhs[:, order]
+    pad_low, pad_high = np.zeros((1 + count, slack)), np.zeros((1 + count, slack))
+    pad_high[0] = np.inf
+    return StandardForm(
+        polytope=polytope,
+        kept=reduced.kept,
+        fixed=reduced.fixed,
+        scored=scored,
+        auxiliary=reduced.matrix.shape[1] - scored,
+        equalities=rows - slack,
+        matrix=matrix,
+        matrix_map=matrix_map,
+        rhs=_affine(rhs),
+        lower=_affine(np.hstack([reduced.lower, pad_low])),
+        upper=_affine(np.hstack([reduced.upper, pad_high])),
+        consistency=_affine(reduced.consistency),
+        parameters=specs,
+        row_names=tuple(reduced.row_names[i] for i in order),
+        bound_names=tuple(reduced.bound_names) + tuple(("a slack", "a slack") for _ in range(slack)),
+        consistency_names=tuple(reduced.consistency_names),
+        blocks=_blocks(matrix),
+        notes=reduced.notes,
+    )
+
+
+def _with_slack(
+    reduced: Presolved, order: np.ndarray, slack: int, count: int
+) -> tuple[sp.csc_array, sp.csr_array]:
+    """A with its slack columns, and what each parameter adds to the entries of A.
+
+    There is one pattern for all instances: an entry that a parameter can move is stored, even where it is 0.
+    """
+    rows, columns = reduced.matrix.shape
+    position = np.empty(rows, dtype=np.int64)
+    position[order] = np.arange(rows)
+    steady = reduced.matrix.tocoo()
+    moving_row, moving_column, theta, value = reduced.varying
+    row = np.concatenate([position[steady.coords[0]], np.arange(rows - slack, rows), position[moving_row]])
+    column = np.concatenate([steady.coords[1], columns + np.arange(slack), moving_column])
+    pattern = sp.csc_array((np.ones(len(row)), (row, column)), shape=(rows, columns + slack))
+    pattern.sum_duplicates()
+    pattern.sort_indices()
+    # Entries of a CSC matrix are ordered by (column, row), so their places are found by bisection.
+    keys = np.repeat(np.arange(columns + slack), np.diff(pattern.indptr)) * max(rows, 1) + pattern.indices
+    place = np.searchsorted(keys, column * max(rows, 1) + row)
+    fixed_part = len(row) - len(value)
+    data = np.zeros(pattern.nnz)
+    np.add.at(data, place[:fixed_part], np.concatenate([steady.data, np.ones(slack)]))
+    matrix = sp.csc_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
+    return matrix, sp.csr_array((value, (place[fixed_part:], theta - 1)), shape=(pattern.nnz, count))
+
+
+def _affine(stacked: np.ndarray) -> AffineMap:
+    """From rows (constant, one per entry of θ)."""
+    return AffineMap(np.ascontiguousarray(stacked[0]), sp.csr_array(stacked[1:].T))
+
+
+def _blocks(matrix: sp.csc_array) -> int:
+    """Number of independent blocks, as connected components of the graph of rows and columns."""
+    rows, columns = matrix.shape
+    if columns == 0:
+        return 0
+    coo = matrix.tocoo()
+    graph = sp.csr_array(
+        (np.ones(coo.nnz), (coo.coords[0], rows + coo.coords[1])), shape=(rows + columns, rows + columns)
+    )
+    return int(sp.csgraph.connected_components(graph, directed=False)[0])

@@ -1,0 +1,295 @@
+"""Contracts that a declaration, a solver and a rule keep; run them on your own, as our tests run them on ours.
+
+Each function raises ``AssertionError`` with what was broken, and returns what it measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import cvxpy as cp
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from optlayers import inputs
+from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.layer import OptLayer
+from optlayers.polytope import Polytope
+from optlayers.rules.base import AbstractRule
+from optlayers.solution import Solution
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
+from optlayers.standard_form import StandardForm, form_without_rows
+
+__all__ = ["PolytopeReport", "check_polytope", "check_rule", "check_solver", "contains", "is_vertex"]
+
+
+@final
+@dataclass(frozen=True)
+class PolytopeReport:
+    """What :func:`check_polytope` saw."""
+
+    samples: int
+    integral: bool
+    """Whether every vertex that was found is integral."""
+    largest_violation: float
+    """By how much the farthest of all answers misses the declared constraints."""
+    largest_gap: float
+    explanation: str
+
+
+def contains(polytope: Polytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any) -> Bool[Tensor, "*batch"]:
+    """Whether points lie in the polytope, asked of the declaration itself.
+
+    No array of this library is involved: cvxpy looks for values of the auxiliary variables that put a point of the
+    polytope within ``tolerance`` of each given one (in the maximum norm).
+
+    Parameters
+    ----------
+    polytope : the declaration.
+    points : ``(*batch, *shape)``.
+    parameters : as for :meth:`CompiledPolytope.maximize`.
+    """
+    return distance(polytope, points, **parameters) <= tolerance
+
+
+def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
+    """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
+    batch = inputs.batch_shape(points, polytope.shape)
+    specs = form_without_rows(polytope).parameters
+    given = inputs.parameter_tensors(specs, parameters, batch)
+    flat = points.detach().to("cpu", torch.float64).reshape(-1, *polytope.shape)
+    values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
+    center = cp.Parameter(polytope.shape)
+    gap = cp.max(cp.abs(polytope.variable - center))
+    problem = cp.Problem(cp.Minimize(gap), list(polytope.constraints))
+    found = torch.empty(len(flat), dtype=torch.float64)
+    for k, point in enumerate(flat):
+        center.value = point.numpy()
+        for parameter in polytope.parameters:
+            parameter.value = values[parameter.name()][k].numpy()
+        value = problem.solve(solver=cp.CLARABEL, **_PRECISE)
+        found[k] = float("inf") if value is None else float(value)
+    return found.reshape(batch)
+
+
+_PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
+
+
+def is_vertex(compiled: CompiledPolytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any) -> Bool[Tensor, "*batch"]:
+    """Whether points of a polytope are vertices of it.
+
+    A point x is no vertex exactly when some d other than 0 has both x + d and x - d in the polytope. The largest such
+    d in three random directions is found by linear programming (SciPy), with auxiliary variables of its own on either
+    side.
+    """
+    form = compiled.form
+    if form is None:
+        raise TypeError("a set that is not polyhedral has no vertices")
+    batch = inputs.batch_shape(points, compiled.shape)
+    given = inputs.parameter_tensors(form.parameters, parameters, batch)
+    flat = inputs.flatten_scores(points, compiled.shape)
+    values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
+    bound = compiled.bind(values, None, len(flat))
+    found = [
+        _longest_step(form, bound.instances.take(slice(k, k + 1)), point[form.kept]) <= tolerance
+        for k, point in enumerate(flat.numpy())
+    ]
+    return torch.tensor(found, dtype=torch.bool).reshape(batch)
+
+
+def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> float:
+    data = form.matrix.data if instances.matrix is None else instances.matrix[0]
+    body = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+    pick = sp.eye_array(form.scored, form.columns, format="csc")
+    both = sp.block_array([[body, None], [None, body], [pick, pick]], format="csc")
+    rhs = np.concatenate([instances.rhs[0], instances.rhs[0], 2 * point])
+    # The point itself carries rounding: rows and bounds are met to 1e-9 rather than exactly.
+    bounds = np.stack([np.tile(instances.lower[0], 2) - 1e-9, np.tile(instances.upper[0], 2) + 1e-9], axis=1)
+    generator = np.random.default_rng(0)
+    longest = 0.0
+    for _ in range(3):
+        direction = np.zeros(2 * form.columns)
+        direction[: form.scored] = generator.standard_normal(form.scored)
+        result = scipy.optimize.linprog(-direction, A_eq=both, b_eq=rhs, bounds=bounds, method="highs")
+        if result.status != 0:
+            raise AssertionError(f"the point is not in the polytope: {result.message}")
+        longest = max(longest, float(np.abs(result.x[: form.scored] - point).max(initial=0.0)))
+    return longest
+
+
+def _draw(shape: Sequence[int], samples: int, seed: int) -> Tensor:
+    """Scores of unit size, then tied ones (few distinct values), then all equal, then large ones."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
+    if samples >= 4:
+        scores[1] = torch.round(scores[1])
+        scores[2] = 0.0
+        scores[3] *= 1000.0
+    return scores
+
+
+def check_polytope(
+    polytope: Polytope, *, samples: int = 12, seed: int = 0, integral: bool | None = None, **parameters: Any
+) -> PolytopeReport:
+    """Check a declaration: it compiles, is nonempty and bounded, and its solvers give certified, agreeing answers.
+
+    Scores are random, tied, all equal and large. Best vertices must lie in the polytope (asked of cvxpy), be
+    vertices, and be what an oracle, if there is one, attains; projections must lie in the polytope and satisfy the
+    variational inequality ``<s - x, v - x> <= 0`` for the best v.
+
+    Parameters
+    ----------
+    polytope : the declaration.
+    samples : how many scores are tried.
+    seed : of the random scores.
+    integral : whether vertices must be integral; None reports it only.
+    parameters : one value for all samples per declared parameter.
+    """
+    from optlayers.solvers.highs import Highs
+
+    compiled = compile_polytope(polytope)
+    scores = _draw(polytope.shape, samples, seed)
+    best = compile_polytope(polytope, maximizer=Highs()).maximize(scores, **parameters).check()
+    near = compiled.project(scores, **parameters).check()
+    farthest = max(
+        float(distance(polytope, points, **parameters).max()) for points in (best.value, near.value)
+    )
+    assert farthest <= 1e-6, f"an answer lies {farthest:.3g} outside of the declared polytope"
+    assert bool(is_vertex(compiled, best.value, **parameters).all()), "an argmax is no vertex"
+    _check_projection(compiled, scores, near, parameters)
+    if polytope.oracle is not None:
+        _check_oracle(compiled, scores, best, parameters)
+    whole = bool((best.value - best.value.round()).abs().max() <= 1e-6)
+    assert integral is None or integral == whole, f"integral={integral} was expected, but vertices say {whole}"
+    gap = float(torch.maximum(best.gap.max(), near.gap.max()))
+    return PolytopeReport(samples, whole, farthest, gap, compiled.explain())
+
+
+def _check_projection(compiled: CompiledPolytope, scores: Tensor, near: Solution, parameters: dict[str, Any]) -> None:
+    step = scores - near.value
+    best = compile_polytope(compiled.polytope).maximize(step, **parameters).check()
+    gain = (step * (best.value - near.value)).flatten(1).sum(1)
+    size = 1 + step.flatten(1).norm(dim=1)
+    assert bool((gain <= 1e-7 * size).all()), f"a projection is {float(gain.max()):.3g} from optimal"
+
+
+def _check_oracle(compiled: CompiledPolytope, scores: Tensor, best: Solution, parameters: dict[str, Any]) -> None:
+    found = compiled.maximize(scores, **parameters).check()
+    again = compiled.maximize(scores, **parameters).check()
+    assert torch.equal(found.value, again.value), "the oracle gives different answers to the same scores"
+    assert bool(contains(compiled.polytope, found.value, **parameters).all()), "the oracle leaves the polytope"
+    lost = (scores * (best.value - found.value)).flatten(1).sum(1)
+    size = 1 + scores.flatten(1).abs().sum(1)
+    assert bool((lost.abs() <= 1e-8 * size).all()), f"the oracle misses the best score by {float(lost.max()):.3g}"
+
+
+def check_solver(
+    solver: AbstractSolver, polytope: Polytope, *, samples: int = 8, seed: int = 0, **parameters: Any
+) -> None:
+    """Check a solver on a polytope: certified, equal to the reference solvers, and blind to the rest of the batch.
+
+    A maximizer is compared with HiGHS through SciPy, a projector by the variational inequality; both must give the
+    same answer alone, in a batch, in reverse order, and after other questions.
+    """
+    scores = _draw(polytope.shape, samples, seed)
+    size = 1 + scores.flatten(1).norm(dim=1)
+    if isinstance(solver, AbstractMaximizer):
+        compiled = compile_polytope(polytope, maximizer=solver)
+        found = compiled.maximize(scores, **parameters).check()
+        value = (scores * found.value).flatten(1).sum(1)
+        reference = _reference_values(compiled, scores, parameters)
+        worst = float(((value - reference).abs() / size).max())
+        assert worst <= max(1e-7, solver.accuracy), f"{solver!r} misses the best value by {worst:.3g} (relative)"
+        _check_order(compiled.maximize, scores, found, parameters, solver)
+    if isinstance(solver, AbstractProjector):
+        compiled = compile_polytope(polytope, projector=solver)
+        found = compiled.project(scores, **parameters).check()
+        far = float((distance(polytope, found.value, **parameters) / size).max())
+        assert far <= 1e-6, f"{solver!r} ends {far:.3g} outside of the polytope (relative)"
+        if solver.polyhedral_only:
+            _check_projection(compiled, scores, found, parameters)
+        _check_order(compiled.project, scores, found, parameters, solver)
+
+
+def _reference_values(compiled: CompiledPolytope, scores: Tensor, parameters: dict[str, Any]) -> Tensor:
+    """The best values by a cold solve of the declaration through cvxpy."""
+    polytope = compiled.polytope
+    direction = cp.Parameter(polytope.shape)
+    problem = cp.Problem(
+        cp.Maximize(cp.sum(cp.multiply(direction, polytope.variable))), list(polytope.constraints)
+    )
+    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, parameters, torch.Size([len(scores)]))
+    values = []
+    for k in range(len(scores)):
+        direction.value = scores[k].numpy()
+        for parameter in polytope.parameters:
+            parameter.value = given[parameter.name()][k].detach().numpy()
+        values.append(float(problem.solve(solver=cp.HIGHS)))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _check_order(
+    solve: Any, scores: Tensor, found: Solution, parameters: dict[str, Any], solver: AbstractSolver
+) -> None:
+    backward = solve(scores.flip(0), **parameters).check().value.flip(0)
+    single = torch.cat([solve(scores[k : k + 1], **parameters).check().value for k in range(len(scores))])
+    tolerance = max(1e-8, solver.accuracy) * (1 + float(found.value.abs().max()))
+    for other, what in ((backward, "the order of the batch"), (single, "the rest of the batch")):
+        moved = float((other - found.value).abs().max())
+        assert moved <= tolerance, f"the answer of {solver!r} depends on {what}: it moved by {moved:.3g}"
+
+
+def check_rule(
+    rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed: int = 0, **parameters: Any
+) -> None:
+    """Check a rule on a polytope: structures in the polytope, and gradients that behave.
+
+    Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change
+    when asked twice, survive ``deepcopy`` and ``pickle``, come for empty batches and for strided scores, and are 0
+    for forbidden parts.
+    """
+    layer = OptLayer(polytope, rule)
+    scores = _draw(polytope.shape, samples, seed)
+    weights = _draw(polytope.shape, samples, seed + 1).roll(2, dims=0).clamp(-3, 3)
+    value, gradient = _through(layer, scores, weights, parameters)
+    assert bool(contains(polytope, value, **parameters).all()), f"{rule!r} leaves the polytope"
+    assert gradient.shape == scores.shape and bool(torch.isfinite(gradient).all()), f"{rule!r}: {gradient}"
+    copies = {
+        "asked again": layer,
+        "copied": copy.deepcopy(layer),
+        "pickled": pickle.loads(pickle.dumps(layer)),
+    }
+    for what, other in copies.items():
+        _same(_through(other, scores, weights, parameters), (value, gradient), f"{rule!r}, {what},")
+    alone = [_through(layer, scores[k : k + 1], weights[k : k + 1], parameters) for k in range(samples)]
+    together = tuple(torch.cat(parts) for parts in zip(*alone, strict=True))
+    _same(together, (value, gradient), f"{rule!r}, one instance at a time,")
+    strided = torch.stack([scores, scores], dim=-1)[..., 0]
+    _same(_through(layer, strided, weights, parameters), (value, gradient), f"{rule!r} on strided scores")
+    empty = _through(layer, scores[:0], weights[:0], parameters)
+    assert empty[0].shape == empty[1].shape == scores[:0].shape, f"{rule!r} on an empty batch"
+    single = scores.to(torch.float32)
+    low, low_gradient = _through(layer, single, weights.to(torch.float32), parameters)
+    assert low.dtype == low_gradient.dtype == torch.float32, f"{rule!r} changes float32 to {low.dtype}"
+
+
+def _through(layer: OptLayer, scores: Tensor, weights: Tensor, parameters: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    leaf = scores.detach().requires_grad_()
+    value = layer(leaf, **parameters)
+    (gradient,) = torch.autograd.grad((value * weights).sum(), leaf)
+    return value.detach(), gradient
+
+
+def _same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], what: str) -> None:
+    for mine, theirs, name in zip(found, expected, ("answers", "gradients"), strict=True):
+        moved = float((mine - theirs).abs().max()) if mine.numel() else 0.0
+        size = 1 + (float(theirs.abs().max()) if theirs.numel() else 0.0)
+        assert moved <= 1e-6 * size, f"{what} gives other {name}: they moved by {moved:.3g}"

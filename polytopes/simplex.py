@@ -1,0 +1,23 @@
+"""One choice out of several."""
+
+import cvxpy as cp
+
+from optlayers import Polytope
+from polytopes._sizes import at_least_one
+
+__all__ = ["simplex"]
+
+
+def simplex(size: int) -> Polytope:
+    r"""The probability simplex :math:`\{x \ge 0 : \sum_i x_i = 1\}` of shape ``(size,)``.
+
+    Integral: its vertices are the unit vectors, one per choice. Its projection is sparsemax (Martins and Astudillo,
+    2016, From softmax to sparsemax, ICML; the algorithm goes back to Held, Wolfe and Crowder, 1974).
+
+    >>> import optlayers as ol, torch
+    >>> ol.OptLayer(simplex(3), ol.SparseMAP())(torch.tensor([1.0, 0.5, -2.0]))
+    tensor([0.7500, 0.2500, 0.0000])
+    """
+    at_least_one(size=size)
+    x = cp.Variable(size, nonneg=True)
+    return Polytope(x, [cp.sum(x) == 1])

@@ -1,0 +1,239 @@
+"""What users do with a layer."""
+
+import copy
+import io
+import pickle
+from functools import partial
+
+import cvxpy as cp
+import pytest
+import torch
+
+import optlayers as ol
+from polytopes import arborescence, matching, sequence, simplex, subset
+
+RULES = [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(), ol.SparseMAP(), ol.Hard(ol.SparseMAP())]
+
+
+def scores_for(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (0,), (3,), (2, 3), (2, 0, 3)], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_any_batch_dimensions(rule, batch):
+    layer = ol.OptLayer(matching(3), rule)
+    scores = scores_for(*batch, 3, 3).requires_grad_()
+    value = layer(scores)
+    value.sum().backward()
+    assert value.shape == scores.shape == scores.grad.shape
+    flat = layer(scores.detach().reshape(-1, 3, 3)).reshape(scores.shape)
+    torch.testing.assert_close(value.detach(), flat)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_answers_come_in_the_dtype_of_the_scores(dtype):
+    layer = ol.OptLayer(simplex(4), ol.SparseMAP())
+    scores = scores_for(5, 4, dtype=dtype).requires_grad_()
+    value = layer(scores)
+    (value * scores_for(5, 4, seed=1, dtype=dtype)).sum().backward()
+    assert value.dtype == scores.grad.dtype == dtype
+    exact = layer(scores.detach().to(torch.float64))
+    torch.testing.assert_close(value.detach().to(torch.float64), exact, atol=1e-2, rtol=1e-2)
+
+
+def test_strided_scores():
+    layer = ol.OptLayer(matching(3), ol.SparseMAP())
+    scores = scores_for(3, 3, 4).permute(2, 1, 0)
+    torch.testing.assert_close(layer(scores), layer(scores.contiguous()))
+
+
+def test_no_grad_records_nothing():
+    layer = ol.OptLayer(simplex(3), ol.SparseMAP())
+    scores = scores_for(2, 3).requires_grad_()
+    with torch.no_grad():
+        assert not layer(scores).requires_grad
+    assert layer(scores).requires_grad
+
+
+def test_forbidden_parts_are_zero_and_get_no_gradient():
+    for rule in RULES:
+        scores = scores_for(4, 3, 3)
+        scores[1, 0, :2] = -torch.inf
+        scores[2, :, 1] = -torch.inf
+        scores[2, 2, 1] = 0.0
+        leaf = scores.clone().requires_grad_()
+        value = ol.OptLayer(matching(3), rule)(leaf)
+        (value * scores_for(4, 3, 3, seed=2)).sum().backward()
+        masked = torch.isinf(scores)
+        assert (value[masked] == 0).all() and (leaf.grad[masked] == 0).all()
+        assert torch.isfinite(leaf.grad).all()
+        torch.testing.assert_close(value[1, 0, 2], torch.ones((), dtype=torch.float64))
+
+
+def test_forbidding_a_part_equals_declaring_it_zero():
+    x = cp.Variable((3, 3), nonneg=True)
+    rows = [cp.sum(x, axis=0) == 1, cp.sum(x, axis=1) == 1]
+    declared = ol.OptLayer(ol.Polytope(x, [*rows, x[0, 1] == 0]), ol.SparseMAP())
+    masked = ol.OptLayer(ol.Polytope(x, rows), ol.SparseMAP())
+    for seed in range(5):
+        plain = scores_for(3, 3, seed=seed).requires_grad_()
+        hidden = plain.detach().clone()
+        hidden[0, 1] = -torch.inf
+        hidden.requires_grad_()
+        weights = scores_for(3, 3, seed=100 + seed)
+        expected, found = declared(plain), masked(hidden)
+        torch.testing.assert_close(found, expected)
+        (expected * weights).sum().backward()
+        (found * weights).sum().backward()
+        torch.testing.assert_close(hidden.grad, plain.grad.index_put((torch.tensor(0), torch.tensor(1)), torch.zeros((), dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_copies_and_pickles_answer_alike(rule):
+    layer = ol.OptLayer(matching(3), rule)
+    scores = scores_for(2, 3, 3)
+    expected = layer(scores)
+    stream = io.BytesIO()
+    torch.save(layer, stream)
+    stream.seek(0)
+    for other in (
+        copy.deepcopy(layer),
+        copy.deepcopy(torch.nn.Sequential(layer))[0],
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(stream, weights_only=False),
+    ):
+        torch.testing.assert_close(other(scores), expected)
+    assert layer.state_dict() == {}
+
+
+def test_family_layers_can_be_pickled():
+    layer = ol.OptLayer(ol.Family(partial(sequence, states=2)), ol.SparseMAP())
+    scores, sizes = scores_for(3, 4, 2, 2), torch.tensor([4, 1, 3])
+    torch.testing.assert_close(pickle.loads(pickle.dumps(layer))(scores, sizes=sizes), layer(scores, sizes=sizes))
+
+
+def test_a_shared_parameter_collects_the_gradient_of_all_instances():
+    layer = ol.OptLayer(subset(4), ol.SparseMAP())
+    scores, weights = scores_for(6, 4), scores_for(6, 4, seed=1)
+    shared = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    each = torch.full((6,), 2.0, dtype=torch.float64, requires_grad=True)
+    (layer(scores, budget=shared) * weights).sum().backward()
+    (layer(scores, budget=each) * weights).sum().backward()
+    torch.testing.assert_close(shared.grad, each.grad.sum())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_mixed_lengths_equal_one_by_one(rule):
+    layer = ol.OptLayer(ol.Family(arborescence), rule)
+    sizes = torch.tensor([3, 1, 4, 3])
+    scores = scores_for(4, 6, 6).requires_grad_()
+    weights = scores_for(4, 6, 6, seed=1)
+    value = layer(scores, sizes=sizes)
+    (value * weights).sum().backward()
+    for k, words in enumerate(sizes.tolist()):
+        inner = slice(0, words + 1)
+        leaf = scores.detach()[k, inner, inner].clone().requires_grad_()
+        alone = ol.OptLayer(arborescence(words), rule)(leaf)
+        (alone * weights[k, inner, inner]).sum().backward()
+        torch.testing.assert_close(value[k, inner, inner], alone, atol=1e-7, rtol=1e-7)
+        torch.testing.assert_close(scores.grad[k, inner, inner], leaf.grad, atol=1e-7, rtol=1e-7)
+        padding = torch.ones(6, 6, dtype=torch.bool)
+        padding[inner, inner] = False
+        assert (value[k][padding] == 0).all() and (scores.grad[k][padding] == 0).all()
+
+
+def test_padding_may_hold_anything():
+    layer = ol.OptLayer(ol.Family(simplex), ol.SparseMAP())
+    scores = scores_for(2, 5)
+    scores[0, 3:] = torch.nan
+    leaf = scores.clone().requires_grad_()
+    value = layer(leaf, sizes=[3, 5])
+    value.square().sum().backward()
+    assert torch.isfinite(value).all() and torch.isfinite(leaf.grad).all() and (value[0, 3:] == 0).all()
+
+
+def test_families_of_two_sizes_and_with_parameters():
+    from polytopes import rectangular_matching
+
+    layer = ol.OptLayer(ol.Family(rectangular_matching), ol.Pipeline())
+    value = layer(scores_for(3, 4, 5), sizes=torch.tensor([[2, 3], [4, 5], [3, 1]]))
+    assert value.flatten(1).sum(1).tolist() == [2.0, 4.0, 1.0]
+    budgets = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    family = ol.OptLayer(ol.Family(subset), ol.SparseMAP())
+    value = family(scores_for(3, 5), sizes=[2, 5, 4], budget=budgets)
+    torch.testing.assert_close(value.sum(1), budgets)
+    value.square().sum().backward()
+    assert torch.isfinite(budgets.grad).all() and (budgets.grad != 0).any()
+
+
+def test_family_compiles_a_size_once_and_forgets_the_oldest():
+    made = []
+
+    def factory(size: int) -> ol.Polytope:
+        made.append(size)
+        return simplex(size)
+
+    layer = ol.OptLayer(ol.Family(factory, cache_size=2), ol.SparseMAP())
+    for sizes in ([2, 3, 2], [3, 2, 3], [4, 4, 2], [3, 3, 3]):
+        layer(scores_for(3, 5), sizes=sizes)
+    assert made == [2, 3, 4, 3]
+
+
+def infeasible_in_the_middle() -> tuple[ol.Polytope, torch.Tensor, torch.Tensor]:
+    x = cp.Variable((6, 4))
+    load = cp.Parameter(4, name="load", nonneg=True)
+    review = ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x, axis=1) == 2, cp.sum(x, axis=0) <= load])
+    loads = torch.full((5, 4), 4.0, dtype=torch.float64)
+    loads[3] = torch.tensor([3.0, 3.0, 2.0, 2.0])
+    return review, scores_for(5, 6, 4), loads
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_a_failed_instance_is_nan_and_the_others_are_right(rule):
+    polytope, scores, loads = infeasible_in_the_middle()
+    leaf, capacity = scores.clone().requires_grad_(), loads.clone().requires_grad_()
+    value = ol.OptLayer(polytope, rule, on_failure="nan")(leaf, load=capacity)
+    weights = scores_for(5, 6, 4, seed=3)
+    torch.nansum(value * weights).backward()
+    assert torch.isnan(value[3]).all()
+    assert (leaf.grad[3] == 0).all() and (capacity.grad is None or (capacity.grad[3] == 0).all())
+    good = [0, 1, 2, 4]
+    rest = scores[good].clone().requires_grad_()
+    alone = ol.OptLayer(polytope, rule)(rest, load=loads[good])
+    (alone * weights[good]).sum().backward()
+    torch.testing.assert_close(value[good], alone)
+    torch.testing.assert_close(leaf.grad[good], rest.grad)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_a_failed_instance_is_named(rule):
+    polytope, scores, loads = infeasible_in_the_middle()
+    with pytest.raises(ol.SolveError, match=r"instance 3 is INFEASIBLE.*miss by 2 .*load") as caught:
+        ol.OptLayer(polytope, rule)(scores, load=loads)
+    assert [f.index for f in caught.value.failures] == [(3,)]
+    assert caught.value.failures[0].status == ol.Status.INFEASIBLE
+
+
+def test_a_failed_instance_of_a_family_is_named_by_its_place_in_the_batch():
+    layer = ol.OptLayer(ol.Family(subset), ol.SparseMAP())
+    with pytest.raises(ol.SolveError, match=r"instance \(1, 0\)"):
+        layer(scores_for(2, 2, 5), sizes=[[5, 4], [2, 5]], budget=3.0)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_gradients_that_are_not_finite_pass_through_as_nan(rule):
+    layer = ol.OptLayer(simplex(3), rule)
+    leaf = scores_for(2, 3).requires_grad_()
+    weights = torch.tensor([[1.0, torch.inf, 0.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
+    (layer(leaf) * weights).sum().backward()
+    assert torch.isnan(leaf.grad[0]).all() and torch.isfinite(leaf.grad[1]).all()
+
+
+def test_one_polytope_may_be_used_by_layers_with_other_rules_and_solvers():
+    compiled = ol.compile_polytope(matching(3))
+    scores = scores_for(2, 3, 3)
+    hard, soft = ol.OptLayer(compiled, ol.Pipeline()), ol.OptLayer(compiled, ol.SparseMAP())
+    assert hard.compiled() is soft.compiled() is compiled
+    other = ol.OptLayer(matching(3), ol.SparseMAP(), projector=ol.Clarabel(tolerance=1e-9), maximizer=ol.Highs(1e-8))
+    torch.testing.assert_close(soft(scores), other(scores))
