@@ -1,4 +1,4 @@
-"""Declare a polytope as cvxpy constraints; find its best vertex or nearest point for a batch; differentiate by a rule."""
+"""Declare a polytope in cvxpy; find its best vertex or nearest point for a batch; differentiate by a rule."""
 
 from optlayers import testing
 from optlayers.compiled import BoundPolytope, CompiledPolytope, Tangent, compile_polytope

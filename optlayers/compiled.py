@@ -157,7 +157,7 @@ class CompiledPolytope:
         return self.polytope.shape
 
     def maximize(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
-        r"""A vertex of the polytope with the highest score: :math:`\operatorname{argmax}_{x \in P} \langle s, x \rangle`.
+        r"""A vertex with the highest score: :math:`\operatorname{argmax}_{x \in P} \langle s, x \rangle`.
 
         Among several best vertices the choice depends on the scores of that instance alone (see
         :class:`optlayers.Highs`). No gradient is recorded: for that, use :class:`optlayers.OptLayer`.
@@ -280,8 +280,7 @@ class CompiledPolytope:
             parameters += form.lower.transposed(np.where(high, 0.0, at_bound))
             parameters += form.upper.transposed(np.where(high, at_bound, 0.0))
             if not form.matrix_is_constant:
-                column = np.repeat(np.arange(form.columns), np.diff(form.matrix.indptr))
-                row = form.matrix.indices
+                row, column = form.matrix.indices, form.entry_column
                 entries = -(answer.dual[:, row] * p[:, column] + q[:, row] * answer.point[:, column])
                 parameters += (form.matrix_map.T @ np.nan_to_num(entries).T).T
         return p[:, : form.scored], parameters
@@ -344,8 +343,10 @@ class BoundPolytope:
         self.forbidden = forbidden
         self.instances = _instances(compiled.projection_form, theta, forbidden)
         self.impossible = _impossible(compiled.form or compiled.projection_form, theta, forbidden)
-        same = compiled.form is None or compiled.form is compiled.projection_form
-        self._vertex_instances = self.instances if same else _instances(compiled.form, theta, forbidden)
+        rows = compiled.form
+        self._vertex_instances = self.instances
+        if rows is not None and rows is not compiled.projection_form:
+            self._vertex_instances = _instances(rows, theta, forbidden)
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
@@ -431,7 +432,6 @@ class BoundPolytope:
                 status = status.copy()
                 status[k] = Status.INFEASIBLE
         return status, reasons
-
 
     def _explain_forbidden(self, form: StandardForm, k: int) -> str | None:
         if self.forbidden is None:

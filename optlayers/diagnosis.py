@@ -36,9 +36,7 @@ def unbounded_entry(form: StandardForm) -> int | None:
     directions[2 + 2 * np.arange(len(both_sided)), both_sided] = -1.0
     cone = _recession_cone(form, open_low, open_high)
     nothing = np.zeros((len(directions), form.parameter_count))
-    instances = Instances(
-        directions, cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing), None, None, nothing
-    )
+    instances = Instances(directions, cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing), None, None, nothing)
     solver = Highs()
     answer = solver.maximize(solver.prepare(cone), instances)
     moves = np.abs(np.nan_to_num(answer.point[:, : form.scored])).max(axis=0, initial=0.0)
@@ -125,5 +123,3 @@ def _parameters_in(form: StandardForm, *maps: sp.csr_array) -> str:
     used = np.unique(np.concatenate([sp.csr_array(m).indices for m in maps])) if maps else np.zeros(0)
     names = [s.name for s in form.parameters if ((used >= s.start) & (used < s.start + s.size)).any()]
     return f" (parameters involved: {', '.join(names)})" if names else ""
-
-

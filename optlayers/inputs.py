@@ -141,12 +141,13 @@ def parameter_corners(
         if tensor.ndim > len(shape):
             if tuple(tensor.shape[: len(batch)]) != tuple(batch):
                 raise ValueError(
-                    f"parameter {name} has shape {tuple(tensor.shape)}, but the batch is {tuple(batch)}: give one value "
-                    "for all instances, or one for each"
+                    f"parameter {name} has shape {tuple(tensor.shape)}, but the batch is {tuple(batch)}: give one "
+                    "value for all instances, or one for each"
                 )
             tensor = tensor.reshape(math.prod(batch), *tensor.shape[len(batch) :])[rows.to(tensor.device)]
-        here = tuple(slice(0, s) for s in shape)
-        chosen[name] = tensor[(..., *here)] if shape else tensor
+        for axis, length in enumerate(shape, start=tensor.ndim - len(shape)):
+            tensor = tensor.narrow(axis, 0, min(length, tensor.shape[axis]))
+        chosen[name] = tensor
     return chosen
 
 
@@ -163,9 +164,7 @@ def parameter_tensors(
     expected = [spec.name for spec in specs]
     missing, extra = [n for n in expected if n not in given], [n for n in given if n not in expected]
     if missing or extra:
-        told = "; ".join(
-            f"{what} {names}" for what, names in (("missing", missing), ("unexpected", extra)) if names
-        )
+        told = "; ".join(f"{what} {names}" for what, names in (("missing", missing), ("unexpected", extra)) if names)
         raise TypeError(f"parameters do not match the declaration: {told}; the polytope declares {expected}")
     return {spec.name: _parameter(spec, given[spec.name], batch, positions) for spec in specs}
 
@@ -212,6 +211,4 @@ def _check_values(spec: ParameterSpec, full: Tensor, batch_dimensions: int, posi
         index = where[:batch_dimensions]
         whose = f" in instance {_known_index(index, positions)}" if index else ""
         entry = "".join(f"[{i}]" for i in where[batch_dimensions:])
-        raise ValueError(
-            f"parameter {spec.name}{entry} must be {what}, but is {full[where].item()}{whose}"
-        )
+        raise ValueError(f"parameter {spec.name}{entry} must be {what}, but is {full[where].item()}{whose}")

@@ -70,13 +70,16 @@ class OptLayer(nn.Module):
             raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")
         self.rule = rule
         self.on_failure: OnFailure = on_failure
-        self._solvers = {"maximizer": maximizer, "projector": projector}
+        self._maximizer, self._projector = maximizer, projector
         self._family = polytope if isinstance(polytope, Family) else None
         self._sizes = _Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
         if isinstance(polytope, Polytope):
-            self._compiled: CompiledPolytope | None = self._checked(compile_polytope(polytope, **self._solvers))
+            self._compiled: CompiledPolytope | None = self._compile(polytope)
         else:
             self._compiled = self._checked(polytope) if isinstance(polytope, CompiledPolytope) else None
+
+    def _compile(self, polytope: Polytope) -> CompiledPolytope:
+        return self._checked(compile_polytope(polytope, maximizer=self._maximizer, projector=self._projector))
 
     def _checked(self, compiled: CompiledPolytope) -> CompiledPolytope:
         if compiled.form is None and self.rule.maximizes:
@@ -92,7 +95,8 @@ class OptLayer(nn.Module):
             if size or self._compiled is None:
                 raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
             return self._compiled
-        return self._sizes.get(size, lambda: self._checked(compile_polytope(self._family(*size), **self._solvers)))
+        family = self._family
+        return self._sizes.get(size, lambda: self._compile(family(*size)))
 
     def forward(
         self, scores: Float[Tensor, "*batch_and_shape"], *, sizes: Any = None, **parameters: Any
@@ -133,7 +137,7 @@ class OptLayer(nn.Module):
         inputs.check_finite(scores, len(batch), positions)
         given = inputs.parameter_tensors(compiled.projection_form.parameters, parameters, batch, positions)
         call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions)
-        return _Solve.apply(call, scores, *given.values())  # type: ignore[no-untyped-call]
+        return _Solve.apply(call, scores, *given.values())
 
     def _solve_mixed(self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
         table, batch = inputs.size_table(sizes, scores)

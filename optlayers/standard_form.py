@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, final
 
 import cvxpy as cp
@@ -151,6 +151,23 @@ class StandardForm:
     @property
     def matrix_is_constant(self) -> bool:
         return self.matrix_map.nnz == 0
+
+    @cached_property
+    def entry_column(self) -> np.ndarray:
+        """The column of every stored entry of A; ``matrix.indices`` are the rows."""
+        return np.repeat(np.arange(self.columns), np.diff(self.matrix.indptr))
+
+    @cached_property
+    def row_sums(self) -> sp.csr_array:
+        """Sums entries of A into rows."""
+        entries = np.arange(self.matrix.nnz)
+        return sp.csr_array((np.ones(len(entries)), (self.matrix.indices, entries)), shape=(self.rows, len(entries)))
+
+    @cached_property
+    def column_sums(self) -> sp.csr_array:
+        """Sums entries of A into columns."""
+        entries = np.arange(self.matrix.nnz)
+        return sp.csr_array((np.ones(len(entries)), (self.entry_column, entries)), shape=(self.columns, len(entries)))
 
     def entry_name(self, flat: int) -> str:
         """The name of an entry of the structure, as a user would index it."""
@@ -411,9 +428,7 @@ def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Pre
     )
 
 
-def _with_slack(
-    reduced: Presolved, order: np.ndarray, slack: int, count: int
-) -> tuple[sp.csc_array, sp.csr_array]:
+def _with_slack(reduced: Presolved, order: np.ndarray, slack: int, count: int) -> tuple[sp.csc_array, sp.csr_array]:
     """A with its slack columns, and what each parameter adds to the entries of A.
 
     There is one pattern for all instances: an entry that a parameter can move is stored, even where it is 0.

@@ -45,7 +45,9 @@ class PolytopeReport:
     explanation: str
 
 
-def contains(polytope: Polytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any) -> Bool[Tensor, "*batch"]:
+def contains(
+    polytope: Polytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any
+) -> Bool[Tensor, "*batch"]:
     """Whether points lie in the polytope, asked of the declaration itself.
 
     No array of this library is involved: cvxpy looks for values of the auxiliary variables that put a point of the
@@ -83,7 +85,9 @@ def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
 _PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 
-def is_vertex(compiled: CompiledPolytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any) -> Bool[Tensor, "*batch"]:
+def is_vertex(
+    compiled: CompiledPolytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any
+) -> Bool[Tensor, "*batch"]:
     """Whether points of a polytope are vertices of it.
 
     A point x is no vertex exactly when some d other than 0 has both x + d and x - d in the polytope. The largest such
@@ -159,9 +163,7 @@ def check_polytope(
     scores = _draw(polytope.shape, samples, seed)
     best = compile_polytope(polytope, maximizer=Highs()).maximize(scores, **parameters).check()
     near = compiled.project(scores, **parameters).check()
-    farthest = max(
-        float(distance(polytope, points, **parameters).max()) for points in (best.value, near.value)
-    )
+    farthest = max(float(distance(polytope, points, **parameters).max()) for points in (best.value, near.value))
     assert farthest <= 1e-6, f"an answer lies {farthest:.3g} outside of the declared polytope"
     assert bool(is_vertex(compiled, best.value, **parameters).all()), "an argmax is no vertex"
     _check_projection(compiled, scores, near, parameters)
@@ -223,9 +225,7 @@ def _reference_values(compiled: CompiledPolytope, scores: Tensor, parameters: di
     """The best values by a cold solve of the declaration through cvxpy."""
     polytope = compiled.polytope
     direction = cp.Parameter(polytope.shape)
-    problem = cp.Problem(
-        cp.Maximize(cp.sum(cp.multiply(direction, polytope.variable))), list(polytope.constraints)
-    )
+    problem = cp.Problem(cp.Maximize(cp.sum(cp.multiply(direction, polytope.variable))), list(polytope.constraints))
     given = inputs.parameter_tensors(form_without_rows(polytope).parameters, parameters, torch.Size([len(scores)]))
     values = []
     for k in range(len(scores)):
@@ -247,9 +247,7 @@ def _check_order(
         assert moved <= tolerance, f"the answer of {solver!r} depends on {what}: it moved by {moved:.3g}"
 
 
-def check_rule(
-    rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed: int = 0, **parameters: Any
-) -> None:
+def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed: int = 0, **parameters: Any) -> None:
     """Check a rule on a polytope: structures in the polytope, and gradients that behave.
 
     Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change

@@ -22,8 +22,10 @@ def arborescence(words: int, *, single_root: bool = True) -> Polytope:
     .. math:: \sum_h x_{hm} = 1,\qquad 0 \le f^k_{hm} \le x_{hm},\qquad
               \sum_h f^k_{hm} = \sum_j f^k_{mj} \quad (m \ne k).
 
-    What flows into k comes over the arcs of its one head, :math:`f^k_{hk} = x_{hk}`, and nothing flows out of it, so
-    ``words * (words - 1)**2`` flow variables are enough.
+    Flow variables that are known are left out. What flows into k comes over the arcs of its one head,
+    :math:`f^k_{hk} = x_{hk}`, and nothing flows out of it; with a single root the unit leaves it over arcs whose
+    capacities sum to 1, so :math:`f^k_{0m} = x_{0m}`. There remain ``words * (words - 1) * (words - 2)`` flow variables
+    for a single root, ``words * (words - 1)**2`` for several.
 
     Integral on x: by max-flow min-cut the flows say that every set of words is entered by at least one arc, which
     together with one head per word describes the arborescence polytope (Edmonds, 1967). Every arborescence has at
@@ -50,32 +52,42 @@ def arborescence(words: int, *, single_root: bool = True) -> Polytope:
         constraints.append(cp.sum(x[0]) == 1)
     if words > 1:
         arcs = cp.vec(x, order="C")
-        capacity, flow_balance, tree_balance = _flows(nodes)
-        flow = cp.Variable(capacity.shape[0], nonneg=True)
-        constraints += [flow <= capacity @ arcs, flow_balance @ flow == tree_balance @ arcs]
+        capacity, flow_balance, tree_balance = _flows(nodes, root_flows_known=single_root)
+        if capacity.shape[0]:
+            flow = cp.Variable(capacity.shape[0], nonneg=True)
+            constraints += [flow <= capacity @ arcs, flow_balance @ flow == tree_balance @ arcs]
+        else:
+            constraints.append(tree_balance @ arcs == 0)
     return Polytope(x, constraints)
 
 
-def _flows(nodes: int) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array]:
-    """Of every flow variable the arc it uses; per (commodity, word) what flows in minus out, and the arc that ends.
+def _flows(nodes: int, *, root_flows_known: bool) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array]:
+    """Of every flow variable the arc it uses; then, per (commodity k, word m), both sides of the balance.
 
-    The variables are the triples (commodity k, head h, modifier m) with k, h, m different and m, k not the root.
+    The variables are the triples (commodity k, head h, modifier m), all different, with k and m words. At word m what
+    comes in minus what leaves for words other than k, over flow variables, equals what leaves for k, which is
+    ``x[m, k]``, minus what comes from the root if that is known, which is ``x[0, m]``.
     """
-    k, h, m = (axis.reshape(-1) for axis in np.meshgrid(*[np.arange(nodes)] * 3, indexing="ij"))
-    used = (k != 0) & (m != 0) & (h != m) & (h != k) & (m != k)
-    k, h, m = k[used], h[used], m[used]
-    count, ones = len(k), np.ones(len(k))
-    capacity = sp.csr_array((ones, (np.arange(count), h * nodes + m)), shape=(count, nodes**2))
-    # Balance of commodity k at word m: inflow - outflow to words other than k = x[m, k].
-    leaves = h != 0
-    row = np.concatenate([k * nodes + m, (k * nodes + h)[leaves]])
-    column = np.concatenate([np.arange(count), np.arange(count)[leaves]])
-    value = np.concatenate([ones, -ones[leaves]])
-    flow_balance = sp.csr_array((value, (row, column)), shape=(nodes**2, count))
-    pairs = np.array([(a, b) for a in range(1, nodes) for b in range(1, nodes) if a != b])
-    tree_balance = sp.csr_array(
-        (np.ones(len(pairs)), (pairs[:, 0] * nodes + pairs[:, 1], pairs[:, 1] * nodes + pairs[:, 0])),
-        shape=(nodes**2, nodes**2),
-    )
-    kept = pairs[:, 0] * nodes + pairs[:, 1]
-    return capacity, flow_balance[kept], tree_balance[kept]
+    commodity, head, modifier = (axis.reshape(-1) for axis in np.meshgrid(*[np.arange(nodes)] * 3, indexing="ij"))
+    used = (commodity != 0) & (modifier != 0) & (head != modifier) & (head != commodity) & (modifier != commodity)
+    if root_flows_known:
+        used &= head != 0
+    k, h, m = commodity[used], head[used], modifier[used]
+    flow = np.arange(len(k))
+    capacity = _ones(flow, h * nodes + m, (len(k), nodes**2))
+    inner = h != 0
+    inflow = _ones(k * nodes + m, flow, (nodes**2, len(k)))
+    outflow = _ones((k * nodes + h)[inner], flow[inner], (nodes**2, len(k)))
+
+    k, m = (axis.reshape(-1) for axis in np.meshgrid(np.arange(nodes), np.arange(nodes), indexing="ij"))
+    balanced = (k != 0) & (m != 0) & (k != m)
+    k, m = k[balanced], m[balanced]
+    row = np.arange(len(k))
+    tree_balance = _ones(row, m * nodes + k, (len(k), nodes**2))
+    if root_flows_known:
+        tree_balance = tree_balance - _ones(row, m, (len(k), nodes**2))
+    return capacity, (inflow - outflow)[k * nodes + m], tree_balance
+
+
+def _ones(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
+    return sp.csr_array((np.ones(len(row)), (row, column)), shape=shape)

@@ -31,7 +31,7 @@ def partial_matching(rows: int, columns: int) -> Polytope:
     graph is totally unimodular (Hoffman and Kruskal, 1956). A pair with a negative score stays apart.
 
     >>> import optlayers as ol, torch
-    >>> ol.OptLayer(partial_matching(2, 2), ol.Pipeline())(torch.tensor([[1.0, 3.0], [-1.0, 2.0]]))
+    >>> ol.OptLayer(partial_matching(2, 2), ol.Pipeline())(torch.tensor([[1.0, 4.0], [-1.0, 2.0]]))
     tensor([[0., 1.],
             [0., 0.]])
     """

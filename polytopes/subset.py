@@ -9,7 +9,7 @@ __all__ = ["subset"]
 
 
 def subset(size: int) -> Polytope:
-    r"""Relaxed k-subsets :math:`\{x \in [0,1]^n : \sum_i x_i = k\}` of shape ``(size,)``, with k as the parameter ``budget``.
+    r"""Relaxed k-subsets :math:`\{x \in [0,1]^n : \sum_i x_i = k\}` of shape ``(size,)``; k is called ``budget``.
 
     Integral when the budget is an integer: the hypersimplex, whose vertices are the indicators of the subsets with k
     elements (its matrix, a row of ones over a box, is totally unimodular). The budget is a number per instance, and

@@ -86,7 +86,9 @@ def test_forbidding_a_part_equals_declaring_it_zero():
         torch.testing.assert_close(found, expected)
         (expected * weights).sum().backward()
         (found * weights).sum().backward()
-        torch.testing.assert_close(hidden.grad, plain.grad.index_put((torch.tensor(0), torch.tensor(1)), torch.zeros((), dtype=torch.float64)))
+        torch.testing.assert_close(
+            hidden.grad, plain.grad.index_put((torch.tensor(0), torch.tensor(1)), torch.zeros((), dtype=torch.float64))
+        )
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

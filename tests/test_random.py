@@ -58,8 +58,6 @@ def test_projection_agrees_with_clarabel_through_cvxpy(seed):
     assert float(found.gap) <= 1e-9
 
 
-
-
 def directional(case: Case, seed: int):
     """A function of all inputs, the inputs, and a direction: for finite differences."""
     generator = torch.Generator().manual_seed(seed)

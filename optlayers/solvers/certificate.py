@@ -34,10 +34,7 @@ def times_matrix(
     """``A z`` for every instance."""
     if instances.matrix is None:
         return (form.matrix @ point.T).T
-    column = np.repeat(np.arange(form.columns), np.diff(form.matrix.indptr))
-    product = np.zeros((len(point), form.rows))
-    np.add.at(product, (slice(None), form.matrix.indices), instances.matrix * point[:, column])
-    return product
+    return (form.row_sums @ (instances.matrix * point[:, form.entry_column]).T).T
 
 
 def times_transpose(
@@ -46,10 +43,7 @@ def times_transpose(
     """``Aᵀ y`` for every instance."""
     if instances.matrix is None:
         return (form.matrix.T @ dual.T).T
-    column = np.repeat(np.arange(form.columns), np.diff(form.matrix.indptr))
-    product = np.zeros((len(dual), form.columns))
-    np.add.at(product, (slice(None), column), instances.matrix * dual[:, form.matrix.indices])
-    return product
+    return (form.column_sums @ (instances.matrix * dual[:, form.matrix.indices]).T).T
 
 
 def certify(

@@ -73,7 +73,7 @@ class _State:
 
 
 class _Model:
-    """``min ½ xᵀ P x + qᵀ x`` with ``M x + s = h``: the rows of A, then the finite lower bounds, then the upper ones."""
+    """``min ½ xᵀ P x + qᵀ x`` with ``M x + s = h``: rows of A, then finite lower bounds, then finite upper ones."""
 
     def __init__(self, form: StandardForm, solver: Clarabel) -> None:
         self.form = form
@@ -93,7 +93,10 @@ class _Model:
         self.entry_column = np.repeat(np.arange(cut), np.diff(stacked.indptr))
         self.shape = stacked.shape
         self.values = self._values(form.matrix.data)
-        self.rhs_cones = (clarabel.ZeroConeT(form.equalities), clarabel.NonnegativeConeT(self.shape[0] - form.equalities))
+        self.rhs_cones = (
+            clarabel.ZeroConeT(form.equalities),
+            clarabel.NonnegativeConeT(self.shape[0] - form.equalities),
+        )
         self.settings = _settings(solver)
         self.curvature = np.zeros(cut)
         self.curvature[: form.scored] = 1.0
@@ -101,9 +104,7 @@ class _Model:
 
     @staticmethod
     def _bound_rows(columns: np.ndarray, width: int) -> sp.csc_array:
-        return sp.csc_array(
-            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), width)
-        )
+        return sp.csc_array((np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), width))
 
     def _values(self, data: np.ndarray) -> np.ndarray:
         values = np.where(self.is_body, data[: self.body_entries][self.source] if self.body_entries else 0.0, 1.0)
@@ -124,7 +125,6 @@ class _Model:
             target, lower, upper = target.copy(), np.where(held, -1.0, lower), np.where(held, 1.0, upper)
             target[held] = 0.0
         h = np.concatenate([instances.rhs[k], -lower[self.low], upper[self.high]])
-        # Clarabel's stopping rule is absolute for small objectives, so large targets are scaled to unit size.
         solution = self._run(values, -target, h)
         point = np.array(solution.x)
         point[held] = 0.0
@@ -141,8 +141,7 @@ class _Model:
             if not np.array_equal(values, self.kept_values):
                 self.kept.update(A=values)
                 self.kept_values = values
-        solution = self.kept.solve()
-        return solution
+        return self.kept.solve()
 
     def _build(self, values: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolver:
         matrix = sp.csc_matrix((values, self.indices, self.indptr), shape=self.shape)

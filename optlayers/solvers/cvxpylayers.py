@@ -164,9 +164,7 @@ class _Pullback:
     def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         wanted = torch.tensor(direction).reshape(self.point.shape)
         wanted[~self.solved] = 0.0
-        gradients: Any = torch.autograd.grad(
-            self.point, self.inputs, wanted, retain_graph=True, allow_unused=True
-        )
+        gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
         batch = len(direction)
         flat = [
             np.zeros((batch, v[0].numel())) if g is None else g.reshape(batch, -1).numpy()

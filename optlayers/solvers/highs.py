@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import highspy
 import numpy as np
@@ -86,15 +86,15 @@ class _Model:
         self.columns = np.arange(form.unslacked, dtype=np.int32)
         self.rows = np.arange(form.rows, dtype=np.int32)
         self.body = form.matrix[:, : form.unslacked]
-        self.entry_column = np.repeat(np.arange(form.unslacked), np.diff(self.body.indptr))
+        self.entry_column = form.entry_column[: self.body.nnz]
         self.varying = np.flatnonzero(np.diff(form.matrix_map.indptr)[: self.body.nnz])
         # Irrational steps, so that no two faces of a structure with integer vertices tie again.
         self.generic = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]
         self.lower, self.upper, self.rhs = (m.constant for m in (form.lower, form.upper, form.rhs))
         self.lower, self.upper = self.lower[: form.unslacked].copy(), self.upper[: form.unslacked].copy()
         # The public class prints a banner while it is constructed, before anything can silence it.
-        self.highs = _core._Highs()
-        for name, value in {
+        self.highs: Any = _core._Highs()
+        options: dict[str, Any] = {
             "output_flag": False,
             "solver": "simplex",
             "presolve": "off",
@@ -105,7 +105,8 @@ class _Model:
             "dual_feasibility_tolerance": solver.tolerance,
             "simplex_iteration_limit": solver.iteration_limit,
             "time_limit": np.inf,
-        }.items():
+        }
+        for name, value in options.items():
             self.highs.setOptionValue(name, value)
         self.time_limit = solver.time_limit
         self.highs.passModel(self._model())

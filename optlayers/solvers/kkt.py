@@ -15,6 +15,7 @@ from rounding (σ far below δ) never moves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -23,10 +24,14 @@ import scipy.sparse.linalg
 from jaxtyping import Bool, Float64
 
 from optlayers.solvers.base import Instances
+from optlayers.solvers.certificate import times_matrix
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
 __all__ = ["KKT"]
+
+Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From what is left of both sides to a proximal step in p and q."""
 
 REGULARIZATION = 1e-6
 """δ, relative to rows of unit norm. Without pivoting the factors grow to 1/δ, and cancel to δ: so δ² must stay well
@@ -47,7 +52,7 @@ class KKT:
         self.form = form
         self.body = sp.csc_array(form.matrix[:, : form.unslacked])
         self.entries = self.body.nnz  # slack columns come last, so these entries come first
-        self.columns = np.repeat(np.arange(form.unslacked), np.diff(self.body.indptr))
+        self.columns = form.entry_column[: self.entries]
         self.scored = np.zeros(form.unslacked)
         self.scored[: form.scored] = 1.0
         self.dense = form.rows + form.unslacked <= DENSE_SIZE
@@ -82,16 +87,9 @@ class KKT:
         for_each_chunk(work, len(free), smallest=8 if self.dense else 1)
         full = np.zeros((len(free), form.columns))
         full[:, :cut] = p
-        rest = row_side - self._product(data, p)
+        rest = row_side - times_matrix(form, instances, full)
         full[:, cut:] = np.where(free[:, cut:], rest[:, form.equalities :], 0.0)
         return full, q
-
-    def _product(self, data: np.ndarray, p: np.ndarray) -> np.ndarray:
-        if data.ndim == 1:
-            return (self.body @ p.T).T
-        product = np.zeros((len(p), self.form.rows))
-        np.add.at(product, (slice(None), self.body.indices), data * p[:, self.columns])
-        return product
 
     def _dense(
         self,
@@ -125,7 +123,7 @@ class KKT:
             p, q = p + dp, q + dq
         return p, q / norms
 
-    def _normal_step(self, a: np.ndarray):
+    def _normal_step(self, a: np.ndarray) -> Step:
         """With every column scored, columns are eliminated: ``(A Aᵀ + δ) dq = A e1 - e2``."""
         gram = np.einsum("bij,bkj->bik", a, a)
         rows = np.arange(gram.shape[1])
@@ -138,7 +136,7 @@ class KKT:
 
         return step
 
-    def _augmented_step(self, a: np.ndarray, free: np.ndarray):
+    def _augmented_step(self, a: np.ndarray, free: np.ndarray) -> Step:
         rows, columns = a.shape[1:]
         whole = np.zeros((len(a), rows + columns, rows + columns))
         whole[:, columns:, :columns] = a

@@ -72,7 +72,7 @@ def _complete(form: StandardForm, instances: Instances, k: int, structure: np.nd
     fixed[form.kept] = False
     outside = np.abs(structure - form.fixed)[fixed].max(initial=0.0)
     data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    column = np.repeat(np.arange(form.columns), np.diff(form.matrix.indptr))
+    column = form.entry_column
     product = np.bincount(form.matrix.indices, data * point[column], minlength=form.rows)
     rest = instances.rhs[k] - product
     auxiliary = (column >= form.scored) & (column < form.unslacked)

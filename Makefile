@@ -1,0 +1,40 @@
+# A fresh machine needs Python >= 3.11, make and a package index. `make demo` and `make test` do the rest.
+PYTHON ?= python3
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    declare, solve and train: two examples, their plots and tables under out/"
+	@echo "make test    all tests"
+	@echo "make lint    style and types"
+	@echo "make bench   speed, as ratios to other libraries measured in the same run"
+	@echo "make clean   remove .venv, out/ and caches"
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "optlayers needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (once; some minutes) ..."
+	@$(PIP) --constraint constraints.txt --editable '.[test,lint,bench]'
+	@touch $@
+
+demo: .venv/installed
+	$(RUN) examples/define_a_polytope.py
+	$(RUN) examples/syntax_to_semantics.py --output out/syntax_to_semantics
+
+test: .venv/installed
+	$(RUN) -m pytest --numprocesses 2 --quiet
+
+lint: .venv/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: .venv/installed
+	$(RUN) benchmarks/projection.py --output out/benchmarks
+
+clean:
+	rm -rf .venv out build *.egg-info .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,208 @@
+"""A small model with a latent tree in the middle: words, dependency arcs, a tree, semantic roles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from dependency_data import Sentence
+from torch import Tensor, nn
+
+import optlayers as ol
+from polytopes import arborescence
+
+__all__ = ["Batch", "SemanticParser", "Vocabulary"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Numbers for words, tags and labels; 0 is the unknown word, the padding tag, and the label "no role"."""
+
+    words: dict[str, int]
+    tags: dict[str, int]
+    labels: dict[str, int]
+
+    @classmethod
+    def of(cls, sentences: Sequence[Sentence]) -> Vocabulary:
+        """Of a training set: words seen at least twice, all tags, all labels."""
+        words = Counter(w.lower() for s in sentences for w in s.words)
+        tags = sorted({t for s in sentences for t in s.tags})
+        labels = sorted({r for s in sentences for r in s.roles.values()})
+        return cls(
+            {w: k for k, w in enumerate(sorted(w for w, c in words.items() if c >= 2), start=1)},
+            {t: k for k, t in enumerate(tags, start=1)},
+            {r: k for k, r in enumerate(labels, start=1)},
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded tensors of some sentences; position 0 is the root, words are 1 … n.
+
+    ``heads`` is 0 and ``has_tree`` False where the tree is not to be seen. ``roles[b, p, a]`` is the label of
+    argument a of predicate p, 0 for none, -1 where there is no such pair.
+    """
+
+    words: Tensor
+    tags: Tensor
+    predicates: Tensor
+    lengths: Tensor
+    heads: Tensor
+    has_tree: Tensor
+    roles: Tensor
+
+    @classmethod
+    def of(cls, sentences: Sequence[Sentence], has_tree: Sequence[bool], vocabulary: Vocabulary) -> Batch:
+        """Pad to the longest sentence."""
+        size = 1 + max(len(s) for s in sentences)
+        shape = (len(sentences), size)
+        words, tags, heads = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
+        predicates = torch.zeros(shape, dtype=torch.bool)
+        roles = torch.full((*shape, size), -1, dtype=torch.long)
+        unknown = len(vocabulary.words) + 1
+        for b, sentence in enumerate(sentences):
+            inside = slice(1, len(sentence) + 1)
+            words[b, inside] = torch.tensor([vocabulary.words.get(w.lower(), unknown) for w in sentence.words])
+            tags[b, inside] = torch.tensor([vocabulary.tags.get(t, 0) for t in sentence.tags])
+            heads[b, inside] = torch.tensor(sentence.heads)
+            for predicate in sentence.predicates:
+                predicates[b, predicate] = True
+                roles[b, predicate, inside] = 0
+            for (predicate, argument), label in sentence.roles.items():
+                roles[b, predicate, argument] = vocabulary.labels.get(label, 0)
+        lengths = torch.tensor([len(s) for s in sentences])
+        return cls(words, tags, predicates, lengths, heads, torch.tensor(list(has_tree)), roles)
+
+    @property
+    def is_word(self) -> Tensor:
+        """``(batch, positions)``, without root and padding."""
+        position = torch.arange(self.words.shape[1])
+        return (position >= 1) & (position <= self.lengths[:, None])
+
+    @property
+    def gold_trees(self) -> Tensor:
+        """``(batch, head, modifier)`` in {0, 1}."""
+        trees = torch.zeros(self.roles.shape)
+        b, m = torch.nonzero(self.is_word, as_tuple=True)
+        trees[b, self.heads[b, m], m] = 1.0
+        return trees
+
+    def with_dropped_words(self, rate: float, generator: torch.Generator, unknown: int) -> Batch:
+        """Some words become unknown, so that the unknown word is trained too."""
+        dropped = (torch.rand(self.words.shape, generator=generator) < rate) & self.is_word
+        return replace(self, words=self.words.masked_fill(dropped, unknown))
+
+
+class Encoder(nn.Module):
+    """Embeddings and a bidirectional LSTM: ``(batch, positions, 2 * hidden)``."""
+
+    def __init__(self, vocabulary: Vocabulary, hidden: int, sees_predicates: bool) -> None:
+        super().__init__()
+        self.words = nn.Embedding(len(vocabulary.words) + 2, 64)
+        self.tags = nn.Embedding(len(vocabulary.tags) + 1, 24)
+        self.predicates = nn.Embedding(2, 8) if sees_predicates else None
+        self.lstm = nn.LSTM(64 + 24 + (8 if sees_predicates else 0), hidden, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(0.25)
+
+    def forward(self, batch: Batch) -> Tensor:
+        parts = [self.words(batch.words), self.tags(batch.tags)]
+        if self.predicates is not None:
+            parts.append(self.predicates(batch.predicates.long()))
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.dropout(torch.cat(parts, dim=-1)), batch.lengths + 1, batch_first=True, enforce_sorted=False
+        )
+        states, _ = nn.utils.rnn.pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=batch.words.shape[1]
+        )
+        return self.dropout(states)
+
+
+class ArcScorer(nn.Module):
+    """Biaffine scores of arcs, ``(batch, head, modifier)`` (Dozat and Manning, 2017)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.modifier = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.weight = nn.Parameter(torch.empty(hidden, hidden))
+        nn.init.xavier_uniform_(self.weight)
+        self.bias = nn.Linear(hidden, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        head = self.head(states)
+        return head @ self.weight @ self.modifier(states).transpose(1, 2) + self.bias(head)
+
+
+class RoleScorer(nn.Module):
+    """Scores of every label for every (predicate, argument), from words and from their places in the tree.
+
+    For a pair (p, a) the tree z gives: a is a child of p, its parent, a sibling, a grandchild, a grandparent. For
+    each word it gives its expected parent, ``zᵀ r``. All of it is a product with z, so that a gradient flows to z.
+    """
+
+    def __init__(self, width: int, hidden: int, labels: int) -> None:
+        super().__init__()
+        self.predicate = nn.Linear(2 * width, hidden)
+        self.argument = nn.Linear(2 * width, hidden)
+        self.relation = nn.Linear(5, hidden, bias=False)
+        self.gates = nn.Linear(5, hidden, bias=False)
+        self.content = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, labels)
+
+    def forward(self, states: Tensor, tree: Tensor) -> Tensor:
+        up = tree.transpose(1, 2)
+        with_parent = torch.cat([states, up @ states], dim=-1)
+        relations = torch.stack([tree, up, up @ tree, tree @ tree, up @ up], dim=-1)
+        mixed = self.predicate(with_parent)[:, :, None] + self.argument(with_parent)[:, None]
+        mixed = mixed + self.relation(relations) + self.gates(relations) * self.content(states)[:, None]
+        return self.out(torch.relu(mixed))
+
+
+class SemanticParser(nn.Module):
+    """Scores arcs, lets a layer build the tree, and scores roles with it.
+
+    Parameters
+    ----------
+    rule : the backward rule of the tree layer; None for a tree that is given from outside.
+    clip_norm : the gradient that reaches the tree of a sentence is clipped to this norm, as the SPIGOT paper does.
+    signal : a factor on the gradient that leaves the layer for the arc scores.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, rule: ol.AbstractRule | None, *, clip_norm: float, signal: float, hidden: int = 80
+    ) -> None:
+        super().__init__()
+        self.syntax = Encoder(vocabulary, hidden, sees_predicates=False)
+        self.arcs = ArcScorer(2 * hidden, hidden)
+        self.semantics = Encoder(vocabulary, hidden, sees_predicates=True)
+        self.roles = RoleScorer(2 * hidden, hidden, len(vocabulary.labels) + 1)
+        family = ol.Family(arborescence)
+        self.tree = None if rule is None else ol.OptLayer(family, rule)
+        self.best_tree = ol.OptLayer(family, ol.Pipeline())
+        self.clip_norm, self.signal = clip_norm, signal
+
+    def arc_scores(self, batch: Batch) -> Tensor:
+        """``(batch, head, modifier)``."""
+        return self.arcs(self.syntax(batch))
+
+    def build_tree(self, arc_scores: Tensor, batch: Batch) -> Tensor:
+        """The layer's tree, with the gradient clipped on its way in and scaled on its way out."""
+        if self.tree is None:
+            raise ValueError("this parser has no tree layer; hand it a tree")
+        if arc_scores.requires_grad:
+            arc_scores = arc_scores * 1.0  # a node of its own, so that the other loss is not scaled too
+            arc_scores.register_hook(lambda gradient: self.signal * gradient)
+        tree = self.tree(arc_scores, sizes=batch.lengths)
+        if tree.requires_grad:
+            tree.register_hook(self._clip)
+        return tree
+
+    def _clip(self, gradient: Tensor) -> Tensor:
+        norm = gradient.flatten(1).norm(dim=1).clamp_min(self.clip_norm)
+        return gradient * (self.clip_norm / norm)[:, None, None]
+
+    def role_scores(self, batch: Batch, tree: Tensor) -> Tensor:
+        """``(batch, predicate, argument, label)``; label 0 is none."""
+        return self.roles(self.semantics(batch), tree)
