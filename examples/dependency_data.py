@@ -69,35 +69,53 @@ def _blocks(path: Path, lines: Iterator[str]) -> Iterator[list[tuple[int, list[s
 
 
 def _sentence(path: Path, block: list[tuple[int, list[str]]]) -> Sentence:
-    predicates = [k for k, (_, fields) in enumerate(block, start=1) if len(fields) > 7 and fields[7] == "+"]
-    roles: dict[tuple[int, int], str] = {}
-    heads = []
+    # First the columns that every line has: how many more there are depends on all of the sentence.
     for position, (number, fields) in enumerate(block, start=1):
-        where = f"{path}:{number}"
+        _check_token(f"{path}:{number}", position, fields, len(block))
+    heads = tuple(int(fields[4]) for _, fields in block)
+    _check_tree(f"{path}:{block[0][0]}", heads)
+    predicates = [k for k, (_, fields) in enumerate(block, start=1) if fields[7] == "+"]
+    roles: dict[tuple[int, int], str] = {}
+    for position, (number, fields) in enumerate(block, start=1):
         if len(fields) != 9 + len(predicates):
             raise FormatError(
-                f"{where}: expected 9 columns and one for each of the {len(predicates)} predicates of the sentence, "
-                f"got {len(fields)}"
+                f"{path}:{number}: expected 9 columns and one for each of the {len(predicates)} predicates of the "
+                f"sentence, got {len(fields)}"
             )
-        if fields[0] != str(position):
-            raise FormatError(f"{where}: expected token {position} of the sentence, got {fields[0]!r}")
-        if not fields[4].isdecimal() or int(fields[4]) > len(block) or int(fields[4]) == position:
-            raise FormatError(f"{where}: expected a head from 0 to {len(block)} other than itself, got {fields[4]!r}")
-        if fields[7] not in ("+", "-"):
-            raise FormatError(f"{where}: expected + or - in column 8 (pred), got {fields[7]!r}")
-        heads.append(int(fields[4]))
         for predicate, label in zip(predicates, fields[9:], strict=True):
+            if not label:
+                raise FormatError(f"{path}:{number}: expected a role or _ in every argument column, got an empty one")
             if label != "_":
                 roles[predicate, position] = label
-    if heads.count(0) != 1:
-        raise FormatError(f"{path}:{block[0][0]}: expected one root (HEAD 0) in the sentence, got {heads.count(0)}")
     return Sentence(
         tuple(fields[1] for _, fields in block),
         tuple(fields[3] for _, fields in block),
-        tuple(heads),
+        heads,
         frozenset(predicates),
         roles,
     )
+
+
+def _check_token(where: str, position: int, fields: list[str], words: int) -> None:
+    if len(fields) < 9:
+        raise FormatError(f"{where}: expected at least 9 columns, got {len(fields)}")
+    if fields[0] != str(position):
+        raise FormatError(f"{where}: expected token {position} of the sentence, got {fields[0]!r}")
+    if not fields[4].isdecimal() or int(fields[4]) > words or int(fields[4]) == position:
+        raise FormatError(f"{where}: expected a head from 0 to {words} other than itself, got {fields[4]!r}")
+    if fields[7] not in ("+", "-"):
+        raise FormatError(f"{where}: expected + or - in column 8 (pred), got {fields[7]!r}")
+
+
+def _check_tree(where: str, heads: tuple[int, ...]) -> None:
+    if heads.count(0) != 1:
+        raise FormatError(f"{where}: expected one root (HEAD 0) in the sentence, got {heads.count(0)}")
+    for word in range(1, len(heads) + 1):
+        above = word
+        for _ in heads:
+            above = heads[above - 1] if above else 0
+        if above:
+            raise FormatError(f"{where}: expected a tree, but the heads above word {word} run in a circle")
 
 
 GENDERS = ("ka", "lo", "mi")

@@ -50,14 +50,11 @@ def arborescence(words: int, *, single_root: bool = True) -> Polytope:
     constraints = [x[:, 0] == 0, cp.diag(x) == 0, cp.sum(x[:, 1:], axis=0) == 1]
     if single_root:
         constraints.append(cp.sum(x[0]) == 1)
-    if words > 1:
-        arcs = cp.vec(x, order="C")
-        capacity, flow_balance, tree_balance = _flows(nodes, root_flows_known=single_root)
-        if capacity.shape[0]:
-            flow = cp.Variable(capacity.shape[0], nonneg=True)
-            constraints += [flow <= capacity @ arcs, flow_balance @ flow == tree_balance @ arcs]
-        else:
-            constraints.append(tree_balance @ arcs == 0)
+    arcs = cp.vec(x, order="C")
+    capacity, flow_balance, tree_balance = _flows(nodes, root_flows_known=single_root)
+    if capacity.shape[0]:  # else every flow is known, and the heads (with the root) say it all
+        flow = cp.Variable(capacity.shape[0], nonneg=True)
+        constraints += [flow <= capacity @ arcs, flow_balance @ flow == tree_balance @ arcs]
     return Polytope(x, constraints)
 
 

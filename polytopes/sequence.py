@@ -44,8 +44,8 @@ def sequence(steps: int, states: int) -> Polytope:
 
 def edge_scores(
     unary: Float[Tensor, "*batch steps states"],
-    transition: Float[Tensor, "*batch_or_none states states"],
-    start: Float[Tensor, "*batch_or_none states"] | None = None,
+    transition: Float[Tensor, "*transition_batch states states"],
+    start: Float[Tensor, "*start_batch states"] | None = None,
 ) -> Float[Tensor, "*batch steps states states"]:
     """Scores of the edges: the unary score of the state that an edge enters, plus that of the transition.
 
@@ -58,6 +58,8 @@ def edge_scores(
     *batch, steps, states = unary.shape
     if tuple(transition.shape[-2:]) != (states, states):
         raise ValueError(f"transition ends in {tuple(transition.shape[-2:])} but there are {states} states")
+    if start is not None and start.shape[-1:] != (states,):
+        raise ValueError(f"start ends in {tuple(start.shape[-1:])} but there are {states} states")
     first = torch.zeros_like(unary[..., 0, :]) if start is None else start.expand(*batch, states)
     first = first[..., None, :].expand(*batch, states, states)
     later = transition[..., None, :, :].expand(*batch, steps - 1, states, states)

@@ -28,6 +28,8 @@ from polytopes import (
     subset,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The problem has an expression with dimension greater than 2")
+
 
 def choices(size: int) -> Iterator[np.ndarray]:
     yield from np.eye(size)
@@ -271,6 +273,8 @@ def test_edge_scores_have_gradients():
 def test_edge_scores_refuse_another_number_of_states():
     with pytest.raises(ValueError, match=r"transition ends in \(2, 2\) but there are 3 states"):
         edge_scores(torch.zeros(4, 3), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"start ends in \(2,\) but there are 3 states"):
+        edge_scores(torch.zeros(4, 3), torch.zeros(3, 3), torch.zeros(2))
 
 
 def test_states_of_reads_paths():

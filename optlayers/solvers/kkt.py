@@ -21,7 +21,9 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
+import torch
 from jaxtyping import Bool, Float64
+from torch import Tensor
 
 from optlayers.solvers.base import Instances
 from optlayers.solvers.certificate import times_matrix
@@ -30,7 +32,7 @@ from optlayers.standard_form import StandardForm
 
 __all__ = ["KKT"]
 
-Step = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From what is left of both sides to a proximal step in p and q."""
 
 REGULARIZATION = 1e-6
@@ -42,6 +44,8 @@ PRECISION = 1e-14
 """Steps end when the residual is below this, relative to the right-hand side."""
 DENSE_SIZE = 200
 """Up to so many rows and columns together, dense LAPACK beats a sparse factorization with its overheads."""
+DENSE_MEMORY = 2**26
+"""Bytes of dense matrices at a time."""
 
 
 @final
@@ -84,7 +88,14 @@ class KKT:
                 mine, inner[piece], active[piece], column_side[piece][:, :cut], row_side[piece], p[piece], q[piece]
             )
 
-        for_each_chunk(work, len(free), smallest=8 if self.dense else 1)
+        if self.dense:
+            # torch spreads a batch of factorizations over its own threads. NumPy's BLAS would not do: it starts
+            # threads for a single small matrix, and they stall each other when several processes do so.
+            most = max(1, DENSE_MEMORY // (8 * (form.rows + cut) ** 2))
+            for start in range(0, len(free), most):
+                work(np.arange(start, min(start + most, len(free))))
+        else:
+            for_each_chunk(work, len(free))
         full = np.zeros((len(free), form.columns))
         full[:, :cut] = p
         rest = row_side - times_matrix(form, instances, full)
@@ -102,54 +113,52 @@ class KKT:
         q: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """All instances at once; bound columns and idle rows are blanked out rather than removed."""
-        a = np.zeros((len(free), self.form.rows, self.form.unslacked))
-        a[:, self.body.indices, self.columns] = data
-        a *= free[:, None, :] & active[:, :, None]
-        norms = np.maximum(np.linalg.norm(a, axis=2), 1e-300)
-        norms[norms == 1e-300] = 1.0
+        movable, binding = torch.from_numpy(free), torch.from_numpy(active)
+        entries = torch.zeros(len(free), self.form.rows, self.form.unslacked, dtype=torch.float64)
+        entries[:, torch.from_numpy(self.body.indices).long(), torch.from_numpy(self.columns).long()] = torch.tensor(
+            data
+        )
+        a = entries * (movable[:, None, :] & binding[:, :, None])
+        norms = a.norm(dim=2)
+        norms[norms == 0] = 1.0
         a /= norms[:, :, None]
-        r1, r2 = np.where(free, column_side, 0.0), np.where(active, row_side, 0.0) / norms
-        q = q * norms
-        step = self._normal_step(a) if self.form.auxiliary == 0 else self._augmented_step(a, free)
-        goal = PRECISION * (1 + np.abs(r1).max(axis=1, initial=0) + np.abs(r2).max(axis=1, initial=0))
+        r1 = torch.from_numpy(np.where(free, column_side, 0.0))
+        r2 = torch.from_numpy(np.where(active, row_side, 0.0)) / norms
+        x, y = torch.tensor(p), torch.tensor(q) * norms
+        step = self._normal_step(a) if self.form.auxiliary == 0 else self._augmented_step(a, movable)
+        scored = torch.from_numpy(self.scored)
+        goal = PRECISION * (1 + _largest(r1) + _largest(r2))
         for _ in range(STEPS):
-            e1 = r1 - self.scored * p - np.einsum("bij,bi->bj", a, q)
-            e1[~free] = 0.0
-            e2 = r2 - np.einsum("bij,bj->bi", a, p)
-            left = np.maximum(np.abs(e1).max(axis=1, initial=0), np.abs(e2).max(axis=1, initial=0))
-            if (left <= goal).all():
+            e1 = torch.where(movable, r1 - scored * x - _times(a.mT, y), 0.0)
+            e2 = r2 - _times(a, x)
+            if bool((torch.maximum(_largest(e1), _largest(e2)) <= goal).all()):
                 break
-            dp, dq = step(e1, e2)
-            p, q = p + dp, q + dq
-        return p, q / norms
+            dx, dy = step(e1, e2)
+            x, y = x + dx, y + dy
+        return x.numpy(), (y / norms).numpy()
 
-    def _normal_step(self, a: np.ndarray) -> Step:
+    def _normal_step(self, a: Tensor) -> Step:
         """With every column scored, columns are eliminated: ``(A Aᵀ + δ) dq = A e1 - e2``."""
-        gram = np.einsum("bij,bkj->bik", a, a)
-        rows = np.arange(gram.shape[1])
-        gram[:, rows, rows] += REGULARIZATION
-        inverse = np.linalg.inv(gram)
+        factor = torch.linalg.lu_factor(a @ a.mT + REGULARIZATION * torch.eye(a.shape[1], dtype=a.dtype))
 
-        def step(e1: np.ndarray, e2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            dq = np.einsum("bik,bk->bi", inverse, np.einsum("bij,bj->bi", a, e1) - e2)
-            return e1 - np.einsum("bij,bi->bj", a, dq), dq
+        def step(e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+            dy = torch.linalg.lu_solve(*factor, (_times(a, e1) - e2)[:, :, None])[:, :, 0]
+            return e1 - _times(a.mT, dy), dy
 
         return step
 
-    def _augmented_step(self, a: np.ndarray, free: np.ndarray) -> Step:
+    def _augmented_step(self, a: Tensor, movable: Tensor) -> Step:
         rows, columns = a.shape[1:]
-        whole = np.zeros((len(a), rows + columns, rows + columns))
+        whole = torch.zeros(len(a), rows + columns, rows + columns, dtype=a.dtype)
         whole[:, columns:, :columns] = a
-        whole[:, :columns, columns:] = a.transpose(0, 2, 1)
-        index = np.arange(columns)
-        whole[:, index, index] = np.where(free, self.scored, 1.0) + REGULARIZATION
-        index = np.arange(columns, columns + rows)
-        whole[:, index, index] = -REGULARIZATION
-        inverse = np.linalg.inv(whole)
+        whole[:, :columns, columns:] = a.mT
+        diagonal = torch.where(movable, torch.from_numpy(self.scored), 1.0) + REGULARIZATION
+        diagonal = torch.cat([diagonal, torch.full((len(a), rows), -REGULARIZATION, dtype=a.dtype)], dim=1)
+        factor = torch.linalg.lu_factor(whole + torch.diag_embed(diagonal))
 
-        def step(e1: np.ndarray, e2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            moved = np.einsum("bij,bj->bi", inverse, np.concatenate([e1, e2], axis=1))
-            return np.where(free, moved[:, :columns], 0.0), moved[:, columns:]
+        def step(e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+            moved = torch.linalg.lu_solve(*factor, torch.cat([e1, e2], dim=1)[:, :, None])[:, :, 0]
+            return torch.where(movable, moved[:, :columns], 0.0), moved[:, columns:]
 
         return step
 
@@ -204,3 +213,11 @@ class KKT:
             moved = factor.solve(np.concatenate([e1, e2]))
             p, q = p + moved[:columns], q + moved[columns:]
         return p, q / norms
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[:, :, None])[:, :, 0]
+
+
+def _largest(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values, torch.inf, dim=1) if values.shape[1] else values.new_zeros(len(values))
