@@ -44,10 +44,13 @@ def read_sdp(path: Path, max_words: int) -> list[Sentence]:
     """
     sentences = []
     with path.open(encoding="utf-8") as lines:
-        for block in _blocks(path, lines):
-            sentence = _sentence(path, block)
-            if len(sentence) <= max_words:
-                sentences.append(sentence)
+        try:
+            for block in _blocks(path, lines):
+                sentence = _sentence(path, block)
+                if len(sentence) <= max_words:
+                    sentences.append(sentence)
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: expected UTF-8 text, but {error}") from error
     return sentences
 
 

@@ -42,7 +42,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a folder with *train.sdp and *dev.sdp; default: a drawn corpus")
     parser.add_argument("--max-words", type=int, default=7, help="longer sentences are left out (default 7)")
     parser.add_argument("--train-sentences", type=int, default=600, help="at most so many (default 600)")
-    parser.add_argument("--dev-sentences", type=int, default=300, help="at most so many (default 300)")
+    parser.add_argument("--dev-sentences", type=int, default=200, help="at most so many (default 200)")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument(
         "--tree-fraction", type=float, default=0.2, help="of training trees that may be seen (default 0.2)"

@@ -99,8 +99,11 @@ def _refuse_empty(compiled: CompiledPolytope) -> None:
     form = compiled.form
     if form is None or form.parameter_count:
         return  # instances tell
+    solver = Highs()
     bound = compiled.bind({}, None, 1)
-    reason = explain_infeasible(form, bound.instances, 0)
+    if form.unslacked and solver.maximize(solver.prepare(form), bound.row_instances).status[0] == Status.OPTIMAL:
+        return
+    reason = explain_infeasible(form, bound.row_instances, 0)
     if reason is not None:
         raise DeclarationError(f"the polytope is empty: {reason}")
 
@@ -211,8 +214,9 @@ class CompiledPolytope:
         """The derivative of a projection, applied to a direction.
 
         The Jacobian J of the projection with respect to the scores is symmetric, so ``J direction`` serves forward
-        and backward. With respect to parameters the result is the gradient of ``<direction, projection>``. At
-        points where the projection has a kink, the result is the derivative of one of the pieces that meet there.
+        and backward. With respect to parameters the result is the gradient of ``<direction, projection>``. Where the
+        projection has a kink, the result is a generalized derivative: that of a piece that meets there, or a mean of
+        several where active constraints depend on each other.
 
         Parameters
         ----------
@@ -333,6 +337,8 @@ class CompiledPolytope:
 class BoundPolytope:
     """A compiled polytope with the parameters and the forbidden parts of a batch filled in.
 
+    ``instances`` are the numbers of the projector's form, ``row_instances`` those of the rows of a polyhedron.
+
     Everything is flat: scores and values are ``(batch, size)`` float64 on the CPU, in C order of the structure.
     Parts that are forbidden stay forbidden in every question asked of it.
     """
@@ -344,9 +350,9 @@ class BoundPolytope:
         self.instances = _instances(compiled.projection_form, theta, forbidden)
         self.impossible = _impossible(compiled.form or compiled.projection_form, theta, forbidden)
         rows = compiled.form
-        self._vertex_instances = self.instances
+        self.row_instances = self.instances
         if rows is not None and rows is not compiled.projection_form:
-            self._vertex_instances = _instances(rows, theta, forbidden)
+            self.row_instances = _instances(rows, theta, forbidden)
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
@@ -357,7 +363,7 @@ class BoundPolytope:
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
-        instances = self._vertex_instances.with_scores(scores.numpy()[:, form.kept])
+        instances = self.row_instances.with_scores(scores.numpy()[:, form.kept])
         answer = _solve_where_possible(
             form,
             instances,
@@ -424,7 +430,7 @@ class BoundPolytope:
         rows = self.compiled.form
         if rows is None:
             return status, reasons
-        source = instances if form is rows else self._vertex_instances
+        source = instances if form is rows else self.row_instances
         for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
             if reason is not None:
@@ -450,7 +456,7 @@ def _holds_by_own_word(answer: Answer, objective: np.ndarray, tolerance: float) 
     """The verdict on answers whose solver brings its own residual and, perhaps, its own gap."""
     if answer.residual is None or answer.gap is None:
         raise RuntimeError("a solver without dual points reports residual and gap itself")
-    scale = 1 + np.sum(np.abs(objective * answer.point[:, : objective.shape[1]]), axis=1)
+    scale = 1 + np.sum(np.abs(objective) * np.maximum(1.0, np.abs(answer.point[:, : objective.shape[1]])), axis=1)
     with np.errstate(invalid="ignore"):
         closed = np.isnan(answer.gap) | (answer.gap <= tolerance * scale)
         return (answer.status == Status.OPTIMAL) & (answer.residual <= tolerance * scale) & closed

@@ -179,7 +179,7 @@ def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size, positions: Te
     if head < 0 or tuple(tensor.shape[head:]) != spec.shape or head > len(batch):
         raise ValueError(_shape_message(spec, tensor, batch))
     try:
-        full = tensor.broadcast_to(*batch, *spec.shape)
+        full = tensor.broadcast_to((*batch, *spec.shape))
     except RuntimeError:
         raise ValueError(_shape_message(spec, tensor, batch)) from None
     _check_values(spec, full.detach(), len(batch), positions)

@@ -43,6 +43,7 @@ class OptLayer(nn.Module):
     Examples
     --------
     >>> import torch
+    >>> from optlayers import SparseMAP
     >>> from polytopes import simplex
     >>> layer = OptLayer(simplex(3), SparseMAP())
     >>> layer(torch.tensor([[1.0, 0.5, -2.0]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
@@ -128,6 +129,13 @@ class Family:
 
     def __call__(self, *size: int) -> Polytope:
         """The declaration for one size (an int, or several)."""
+        try:
+            inspect.signature(self.factory).bind(*size)
+        except TypeError:
+            raise ValueError(
+                f"{self} does not take {len(size)} sizes such as {size}: sizes= is (*batch,) for a factory of one "
+                "size, (*batch, k) for k sizes, with the batch dimensions of the scores"
+            ) from None
         polytope = self.factory(*size)
         if not isinstance(polytope, Polytope):
             raise TypeError(

@@ -77,7 +77,7 @@ def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
         center.value = point.numpy()
         for parameter in polytope.parameters:
             parameter.value = values[parameter.name()][k].numpy()
-        value = problem.solve(solver=cp.CLARABEL, **_PRECISE)
+        value = problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND, **_PRECISE)
         found[k] = float("inf") if value is None else float(value)
     return found.reshape(batch)
 
@@ -110,6 +110,8 @@ def is_vertex(
 
 
 def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> float:
+    if form.scored == 0:
+        return 0.0
     data = form.matrix.data if instances.matrix is None else instances.matrix[0]
     body = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
     pick = sp.eye_array(form.scored, form.columns, format="csc")
@@ -199,9 +201,12 @@ def check_solver(
     """Check a solver on a polytope: certified, equal to the reference solvers, and blind to the rest of the batch.
 
     A maximizer is compared with HiGHS through SciPy, a projector by the variational inequality; both must give the
-    same answer alone, in a batch, in reverse order, and after other questions.
+    same answer alone, in a batch, in reverse order, and after other questions. Solvers of limited ``accuracy`` are not
+    asked with large scores.
     """
     scores = _draw(polytope.shape, samples, seed)
+    if solver.accuracy > 0:
+        scores = scores.clamp(-5.0, 5.0)
     size = 1 + scores.flatten(1).norm(dim=1)
     if isinstance(solver, AbstractMaximizer):
         compiled = compile_polytope(polytope, maximizer=solver)
@@ -232,7 +237,7 @@ def _reference_values(compiled: CompiledPolytope, scores: Tensor, parameters: di
         direction.value = scores[k].numpy()
         for parameter in polytope.parameters:
             parameter.value = given[parameter.name()][k].detach().numpy()
-        values.append(float(problem.solve(solver=cp.HIGHS)))
+        values.append(float(problem.solve(solver=cp.HIGHS, canon_backend=cp.SCIPY_CANON_BACKEND)))
     return torch.tensor(values, dtype=torch.float64)
 
 

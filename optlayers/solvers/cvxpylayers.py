@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -107,9 +108,12 @@ class _Problems:
         projection = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - self.target)), self.constraints)
         self.variables = [x, *(v for v in projection.variables() if v.id != x.id)]
         options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
-        self.layer = CvxpyLayer(
-            projection, self.given, self.variables, solver_args={"solve_method": "Clarabel", **options}
-        )
+        with warnings.catch_warnings():
+            # cvxpy says which backend it takes for variables of three dimensions; cvxpylayers cannot be told before.
+            warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2")
+            self.layer = CvxpyLayer(
+                projection, self.given, self.variables, solver_args={"solve_method": "Clarabel", **options}
+            )
         self.direction = cp.Parameter(x.shape)
         self.support = cp.Problem(cp.Maximize(cp.sum(cp.multiply(self.direction, x))), self.constraints)
 
@@ -138,7 +142,7 @@ class _Problems:
             parameter.value = value
         point, target = values[0], values[count]
         self.direction.value = target - point if solved else np.zeros(self.direction.shape)
-        best = self.support.solve(solver=cp.CLARABEL)
+        best = self.support.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
         if self.support.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE):
             return Status.INFEASIBLE, np.nan, np.nan
         if not solved:

@@ -74,6 +74,8 @@ class KKT:
         A row whose slack column is free binds nothing: its q is 0, and the slack takes what is left of ``row_side``.
         """
         form, cut = self.form, self.form.unslacked
+        if cut == 0:
+            return np.where(free, row_side[:, form.equalities :], 0.0), np.zeros_like(row_side)
         active = np.ones((len(free), form.rows), dtype=bool)
         active[:, form.equalities :] = ~free[:, cut:]
         inner = free[:, :cut]
@@ -92,8 +94,8 @@ class KKT:
             # torch spreads a batch of factorizations over its own threads. NumPy's BLAS would not do: it starts
             # threads for a single small matrix, and they stall each other when several processes do so.
             most = max(1, DENSE_MEMORY // (8 * (form.rows + cut) ** 2))
-            for start in range(0, len(free), most):
-                work(np.arange(start, min(start + most, len(free))))
+            for first in range(0, len(free), most):
+                work(np.arange(first, min(first + most, len(free))))
         else:
             for_each_chunk(work, len(free))
         full = np.zeros((len(free), form.columns))

@@ -1,0 +1,91 @@
+"""The catalogue at small sizes, with all structures by enumeration: what contracts are crossed over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import optlayers as ol
+import polytopes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A polytope, values of its parameters, and its vertices."""
+
+    name: str
+    polytope: ol.Polytope
+    vertices: np.ndarray
+    parameters: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def unit_vectors(size: int) -> Iterator[np.ndarray]:
+    yield from np.eye(size)
+
+
+def bits(*shape: int) -> Iterator[np.ndarray]:
+    for values in itertools.product((0.0, 1.0), repeat=int(np.prod(shape))):
+        yield np.array(values).reshape(shape)
+
+
+def paths(steps: int, states: int) -> Iterator[np.ndarray]:
+    for path in itertools.product(range(states), repeat=steps):
+        edges = np.zeros((steps, states, states))
+        for step, state in enumerate(path):
+            edges[step, path[step - 1] if step else 0, state] = 1.0
+        yield edges
+
+
+def trees(words: int, single_root: bool) -> Iterator[np.ndarray]:
+    for heads in itertools.product(range(words + 1), repeat=words):
+        if single_root and heads.count(0) != 1:
+            continue
+        if all(_reaches_root(heads, word) for word in range(1, words + 1)):
+            tree = np.zeros((words + 1, words + 1))
+            tree[list(heads), np.arange(1, words + 1)] = 1.0
+            yield tree
+
+
+def _reaches_root(heads: tuple[int, ...], word: int) -> bool:
+    for _ in range(len(heads) + 1):
+        if word == 0:
+            return True
+        word = heads[word - 1]
+    return False
+
+
+def matchings(rows: int, columns: int, row_ok: tuple[int, ...], column_ok: tuple[int, ...]) -> Iterator[np.ndarray]:
+    for x in bits(rows, columns):
+        if set(x.sum(1)) <= set(row_ok) and set(x.sum(0)) <= set(column_ok):
+            yield x
+
+
+def entry(name: str, polytope: ol.Polytope, vertices: Iterator[np.ndarray], **parameters: float) -> Entry:
+    return Entry(name, polytope, np.stack(list(vertices)), parameters)
+
+
+CATALOGUE = [
+    entry("simplex", polytopes.simplex(4), unit_vectors(4)),
+    entry("simplex of one", polytopes.simplex(1), unit_vectors(1)),
+    entry("cube", polytopes.cube(3), bits(3)),
+    entry("subset", polytopes.subset(5), (x for x in bits(5) if x.sum() == 2), budget=2.0),
+    entry("subset of none", polytopes.subset(3), (x for x in bits(3) if x.sum() == 0), budget=0.0),
+    entry("subset of all", polytopes.subset(3), (x for x in bits(3) if x.sum() == 3), budget=3.0),
+    entry("matching", polytopes.matching(3), matchings(3, 3, (1,), (1,))),
+    entry("matching of one", polytopes.matching(1), matchings(1, 1, (1,), (1,))),
+    entry("partial matching", polytopes.partial_matching(2, 3), matchings(2, 3, (0, 1), (0, 1))),
+    entry("wide matching", polytopes.rectangular_matching(2, 3), matchings(2, 3, (1,), (0, 1))),
+    entry("tall matching", polytopes.rectangular_matching(3, 2), matchings(3, 2, (0, 1), (1,))),
+    entry("sequence", polytopes.sequence(3, 2), paths(3, 2)),
+    entry("sequence of one step", polytopes.sequence(1, 3), paths(1, 3)),
+    entry("tree", polytopes.arborescence(3), trees(3, True)),
+    entry("tree of one word", polytopes.arborescence(1), trees(1, True)),
+    entry("tree of four words", polytopes.arborescence(4), trees(4, True)),
+    entry("tree of many roots", polytopes.arborescence(3, single_root=False), trees(3, False)),
+]

@@ -1,0 +1,209 @@
+"""Bad input gets an error that says what was given, what is accepted and what to change."""
+
+import cvxpy as cp
+import pytest
+import torch
+
+import optlayers as ol
+from polytopes import arborescence, matching, sequence, simplex, subset
+
+x = cp.Variable(3, name="x")
+box = [x >= 0, x <= 1]
+
+
+def declared(*constraints: cp.Constraint, variable: cp.Variable = x) -> ol.Polytope:
+    return ol.Polytope(variable, constraints)
+
+
+flag, count, field = cp.Variable(3, boolean=True), cp.Variable(3, integer=True), cp.Variable(3, complex=True)
+k = cp.Parameter(name="k")
+BAD_DECLARATIONS = {
+    "infeasible bounds": (
+        declared(x >= 2, x <= 1),
+        r"empty: variable\[0\] must be >= 2 by constraint 0.*<= 1 by constr",
+    ),
+    "infeasible rows": (declared(*box, cp.sum(x) == 4), r"empty: .*constraint 2.*cannot hold together: they miss by 1"),
+    "contradicting rows": (
+        declared(*box, cp.sum(x) == 1, 2 * cp.sum(x) == 3),
+        "constraint . .*contradicts other equalities",
+    ),
+    "impossible row": (declared(*box, cp.sum(x) - cp.sum(x) >= 1), "constraint 2 .*cannot hold"),
+    "unbounded above": (declared(x >= 0), r"unbounded: variable\[0\] can move without limit"),
+    "unbounded along a line": (declared(x[:2] <= 1, x >= -1, x[2] - x[0] >= 0), r"unbounded: variable\[2\]"),
+    "unbounded both ways": (declared(x[1] == x[0], x[2] == 0), r"unbounded: variable\[0\]"),
+    "not convex": (declared(*box, cp.square(x[0]) >= 0.5), "constraint 2 .*is not convex by cvxpy's rules"),
+    "an equality that is not affine": (declared(*box, cp.norm(x) == 1), "constraint 2 .*is not convex"),
+    "not polyhedral": (declared(cp.norm(x) <= 1), r"convex but not polyhedral.*CvxpyLayers\(\)"),
+    "not mentioned": (
+        declared(cp.Variable(2, name="y") <= 1),
+        r"no constraint mentions the scored variable x; .*\['y'\]",
+    ),
+    "no constraint": (declared(), "no constraint mentions the scored variable x; .*no variable at all"),
+    "boolean": (declared(cp.sum(flag) == 1, variable=flag), "is boolean; declare the relaxation"),
+    "integer": (declared(count <= 1, count >= 0, variable=count), "is integer; declare the relaxation"),
+    "complex": (declared(cp.real(field) <= 1, variable=field), "is complex; polytopes are real"),
+    "nameless parameter": (declared(*box, cp.sum(x) <= cp.Parameter()), "has no name; callers give parameters by name"),
+    "name that is no identifier": (declared(*box, cp.sum(x) <= cp.Parameter(name="a b")), "'a b' cannot be a keyword"),
+    "name that is taken": (declared(*box, cp.sum(x) <= cp.Parameter(name="sizes")), "'sizes' is taken"),
+    "a name used twice": (
+        declared(*box, x[0] <= k, x[1] <= cp.Parameter(name="k")),
+        "two different parameters are named 'k'",
+    ),
+    "product of parameters": (declared(*box, k * k * x[0] <= 1), "product of parameters"),
+    "symmetric parameter": (
+        declared(*box, cp.Parameter((3, 3), name="S", symmetric=True) @ x <= 1),
+        "parameter S is declared symmetric",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_DECLARATIONS)
+def test_declarations_are_refused_when_compiled(what):
+    polytope, message = BAD_DECLARATIONS[what]
+    with pytest.raises(ol.DeclarationError, match=message):
+        ol.OptLayer(polytope, ol.SparseMAP())
+
+
+def test_arguments_of_a_polytope_are_checked():
+    with pytest.raises(TypeError, match="declared on a cvxpy Variable, but got int"):
+        ol.Polytope(3, [])
+    with pytest.raises(TypeError, match=r"a single one: put it in \[ \]"):
+        ol.Polytope(x, x >= 0)
+    with pytest.raises(TypeError, match="constraint 1 is True of type bool"):
+        ol.Polytope(x, [x >= 0, 2 > 1])
+    with pytest.raises(TypeError, match="oracle must be callable"):
+        ol.Polytope(x, box, oracle=3)
+    with pytest.raises(TypeError, match=r"must return a Polytope, but .* returned int"):
+        ol.OptLayer(ol.Family(lambda size: size), ol.Pipeline())(torch.zeros(1, 2), sizes=[2])
+
+
+def test_arguments_of_a_layer_are_checked():
+    with pytest.raises(TypeError, match=r"must be a backward rule.*make it a value: Spigot\(\)"):
+        ol.OptLayer(simplex(3), ol.Spigot)
+    with pytest.raises(TypeError, match="takes a Polytope or a Family, but got list"):
+        ol.OptLayer([x >= 0], ol.Spigot())
+    with pytest.raises(ValueError, match='"raise" or "nan", but got \'ignore\''):
+        ol.OptLayer(simplex(3), ol.Spigot(), on_failure="ignore")
+    with pytest.raises(TypeError, match=r"maximizer must be a solver such as Highs\(\)"):
+        ol.OptLayer(simplex(3), ol.Spigot(), maximizer=ol.Clarabel())
+    with pytest.raises(TypeError, match=r"projector must be a solver such as Clarabel\(\)"):
+        ol.compile_polytope(simplex(3), projector="clarabel")
+    with pytest.raises(ValueError, match="a compiled polytope has its solvers already"):
+        ol.OptLayer(ol.compile_polytope(simplex(3)), ol.Spigot(), projector=ol.Clarabel())
+    ball = ol.Polytope(x, [cp.norm(x) <= 1])
+    with pytest.raises(ValueError, match="not polyhedral and has no vertices"):
+        ol.OptLayer(ball, ol.Spigot(), projector=ol.CvxpyLayers())
+    with pytest.raises(TypeError, match=r"Hard wraps a rule such as SparseMAP\(\)"):
+        ol.Hard("sparsemap")
+    for solver in (ol.Highs, ol.Clarabel, ol.CvxpyLayers):
+        with pytest.raises(ValueError, match="tolerance must be"):
+            solver(tolerance=0)
+
+
+def zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+def spoiled(value: float) -> torch.Tensor:
+    scores = zeros(2, 4, 3, 3)
+    scores[1, 2, 0, 1] = value
+    return scores
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_not_numbers_are_refused_with_their_place(value):
+    message = rf"scores hold {value} at batch index \(1, 2\), entry \[0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        ol.OptLayer(matching(3), ol.SparseMAP())(spoiled(value))
+    with pytest.raises(ValueError, match=message):
+        ol.compile_polytope(matching(3)).maximize(spoiled(value))
+    with pytest.raises(ValueError, match=message):
+        ol.OptLayer(ol.Family(matching), ol.Spigot())(spoiled(value), sizes=torch.full((2, 4), 3))
+
+
+@pytest.mark.parametrize(
+    "scores", [torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2, 3, dtype=torch.int64)], ids=str
+)
+def test_dtypes_that_are_no_real_numbers_are_refused(scores):
+    with pytest.raises(TypeError, match=rf"real and floating-point .*but got {scores.dtype}"):
+        ol.OptLayer(simplex(3), ol.SparseMAP())(scores)
+
+
+def test_scores_of_another_kind_or_shape_are_refused():
+    layer = ol.OptLayer(matching(3), ol.SparseMAP())
+    with pytest.raises(TypeError, match=r"scores must be a torch.Tensor, but got list"):
+        layer([[1.0]])
+    with pytest.raises(ValueError, match=r"scores end in \(3, 4\) but the polytope has shape \(3, 3\)"):
+        layer(zeros(5, 3, 4))
+    with pytest.raises(ValueError, match=r"scores end in \(3,\) but the polytope has shape \(3, 3\)"):
+        layer(zeros(3))
+    with pytest.raises(TypeError, match="sizes= is for layers over a Family"):
+        layer(zeros(3, 3), sizes=[3])
+
+
+def test_parameters_are_checked():
+    layer = ol.OptLayer(subset(4), ol.SparseMAP())
+    with pytest.raises(TypeError, match=r"missing \['budget'\]; the polytope declares \['budget'\]"):
+        layer(zeros(2, 4))
+    with pytest.raises(TypeError, match=r"unexpected \['weight'\]"):
+        layer(zeros(2, 4), budget=1.0, weight=2.0)
+    with pytest.raises(
+        ValueError, match=r"budget has shape \(3,\), .*declared with shape \(\) and the batch is \(2,\)"
+    ):
+        layer(zeros(2, 4), budget=zeros(3))
+    with pytest.raises(ValueError, match=r"budget must be nonnegative, but is -1.0 in instance 1"):
+        layer(zeros(2, 4), budget=torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="budget must be finite, but is nan in instance 0"):
+        layer(zeros(2, 4), budget=torch.tensor([torch.nan, 1.0]))
+    with pytest.raises(TypeError, match=r"budget must be real, but got torch.complex64"):
+        layer(zeros(2, 4), budget=torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(TypeError, match=r"unexpected \['load'\]"):
+        ol.compile_polytope(simplex(3)).project(zeros(3), load=1.0)
+    with pytest.raises(ol.SolveError, match=r"instance 1 is INFEASIBLE: .*parameters involved: budget"):
+        layer(zeros(2, 4), budget=torch.tensor([1.0, 5.0]))
+
+
+def test_sizes_are_checked():
+    layer = ol.OptLayer(ol.Family(arborescence), ol.Pipeline())
+    with pytest.raises(TypeError, match="needs sizes="):
+        layer(zeros(2, 4, 4))
+    with pytest.raises(TypeError, match=r"sizes must be integers, but got torch.float32"):
+        layer(zeros(2, 4, 4), sizes=torch.ones(2))
+    with pytest.raises(ValueError, match=r"sizes have shape \(3, 1\) but scores have shape \(2, 4, 4\)"):
+        layer(zeros(2, 4, 4), sizes=[[1], [2], [3]])
+    with pytest.raises(ValueError, match=r"Family\(arborescence\) does not take 3 sizes such as \(1, 2, 3\)"):
+        layer(zeros(2, 4, 4), sizes=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"size 4 needs scores of shape \(5, 5\) per instance, but they have \(4, 4\)"):
+        layer(zeros(2, 4, 4), sizes=[1, 4])
+    with pytest.raises(ValueError, match="must not be negative, but one is -1"):
+        layer(zeros(2, 4, 4), sizes=[1, -1])
+    with pytest.raises(ValueError, match="words must be at least 1, but got 0"):
+        layer(zeros(2, 4, 4), sizes=[1, 0])
+
+
+def test_forbidden_parts_that_leave_nothing_are_named():
+    scores = zeros(2, 3, 3)
+    scores[1, 0] = -torch.inf
+    with pytest.raises(ol.SolveError, match=r"instance 1 is INFEASIBLE: .*with variable\[0, 0\].* forbidden"):
+        ol.OptLayer(matching(3), ol.Pipeline())(scores)
+    single = zeros(2, 2)
+    single[0, 1] = -torch.inf
+    with pytest.raises(ol.SolveError, match=r"variable\[0, 1\] is forbidden .*but the constraints fix it at 1"):
+        ol.OptLayer(arborescence(1), ol.Pipeline())(single)
+    steps = zeros(2, 2, 2)
+    steps[1] = -torch.inf
+    assert torch.isnan(ol.OptLayer(sequence(2, 2), ol.SparseMAP(), on_failure="nan")(steps)).all()
+
+
+def test_tangent_wants_a_projection():
+    compiled = ol.compile_polytope(simplex(3))
+    with pytest.raises(ValueError, match=r"tangent takes a solution that project\(\) returned"):
+        compiled.tangent(compiled.maximize(zeros(2, 3)), zeros(2, 3))
+    with pytest.raises(ValueError, match=r"direction has shape \(3,\) but the solution \(2, 3\)"):
+        compiled.tangent(compiled.project(zeros(2, 3)), zeros(3))
+
+
+def test_maximize_without_vertices_is_refused():
+    ball = ol.compile_polytope(ol.Polytope(x, [cp.norm(x) <= 1]), projector=ol.CvxpyLayers())
+    with pytest.raises(TypeError, match="maximize needs a polyhedral set"):
+        ball.maximize(zeros(3))
