@@ -1,0 +1,222 @@
+"""What presolve does, and that it changes nothing."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+import optlayers as ol
+from optlayers.standard_form import standard_form
+from polytopes import arborescence, matching
+
+
+def test_single_entry_rows_become_bounds_and_the_tightest_holds():
+    x = cp.Variable(2)
+    form = standard_form(ol.Polytope(x, [x >= 0, 2 * x <= 3, x[0] <= 1, -x[1] >= -1.2]))
+    assert form.rows == 0
+    np.testing.assert_allclose(form.lower.constant, [0, 0])
+    np.testing.assert_allclose(form.upper.constant, [1, 1.2])
+
+
+def test_fixed_variables_and_empty_rows_go():
+    x = cp.Variable(3, nonneg=True)
+    form = standard_form(ol.Polytope(x, [x[0] == 0.25, cp.sum(x) == 1, x[0] + 0 * x[1] <= 2]))
+    assert form.kept.tolist() == [1, 2] and form.fixed.tolist() == [0.25, 0, 0] and form.rows == 1
+    np.testing.assert_allclose(form.rhs.constant, [0.75])
+    np.testing.assert_allclose(form.expand(np.array([[0.5, 0.25]])), [[0.25, 0.5, 0.25]])
+
+
+def test_dependent_equalities_go_and_their_condition_on_parameters_stays():
+    assert standard_form(matching(4)).equalities == 7
+    x = cp.Variable((3, 3), nonneg=True)
+    row, column = cp.Parameter(3, name="row"), cp.Parameter(3, name="column")
+    transport = ol.Polytope(x, [cp.sum(x, axis=1) == row, cp.sum(x, axis=0) == column])
+    form = standard_form(transport)
+    assert form.equalities == 5 and len(form.consistency.constant) == 1
+    scores = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer = ol.OptLayer(transport, ol.SparseMAP())
+    rows = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    columns = torch.tensor([[2.0, 2.0, 2.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    value = layer(scores, row=rows, column=columns)
+    torch.testing.assert_close(value.sum(2), rows)
+    torch.testing.assert_close(value.sum(1), columns)
+    with pytest.raises(ol.SolveError, match=r"instance 1 is INFEASIBLE: .*contradicts other equalities by 0.5"):
+        layer(scores, row=rows, column=columns + torch.tensor([[0.0], [0.5 / 3]], dtype=torch.float64))
+
+
+def test_blocks_are_counted():
+    x = cp.Variable((4, 3), nonneg=True)
+    assert standard_form(ol.Polytope(x, [cp.sum(x, axis=1) == 1])).blocks == 4
+    assert standard_form(ol.Polytope(x, [cp.sum(x, axis=1) == 1, cp.sum(x) <= 4])).blocks == 1
+
+
+def test_column_major_order_is_undone():
+    x = cp.Variable((2, 3, 2))
+    target = np.arange(12.0).reshape(2, 3, 2)
+    bounds = cp.Parameter((2, 3, 2), name="bounds")
+    scores = torch.zeros(2, 3, 2, dtype=torch.float64)
+    pinned = ol.compile_polytope(ol.Polytope(x, [x >= target, x <= target + 1])).project(scores).value
+    np.testing.assert_allclose(pinned.numpy(), target)
+    given = ol.compile_polytope(ol.Polytope(x, [x >= bounds, x <= bounds + 1])).project(scores, bounds=target).value
+    np.testing.assert_allclose(given.numpy(), target)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inside"),
+    [
+        ({"nonneg": True}, lambda v: (v >= 0).all()),
+        ({"nonpos": True}, lambda v: (v <= 0).all()),
+        ({"bounds": [-0.5, 0.25]}, lambda v: ((v >= -0.5) & (v <= 0.25)).all()),
+        ({"symmetric": True}, lambda v: torch.equal(v, v.mT)),
+        ({"diag": True}, lambda v: torch.equal(v, torch.diag_embed(v.diagonal(dim1=-2, dim2=-1)))),
+    ],
+    ids=str,
+)
+def test_attributes_are_constraints(attributes, inside):
+    x = cp.Variable((3, 3), **attributes)
+    declared = ol.Polytope(x, [x >= -1, x <= 1])
+    scores = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    compiled = ol.compile_polytope(declared)
+    near, best = compiled.project(scores).check().value, compiled.maximize(scores).check().value
+    assert inside(near) and inside(best)
+    ol.testing.check_polytope(declared, samples=4)
+    for projected, target in zip(near, scores, strict=True):
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(x - target.numpy())), list(declared.constraints))
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-13, tol_gap_rel=1e-13)
+        value = x.value.toarray() if hasattr(x.value, "toarray") else x.value
+        np.testing.assert_allclose(projected.numpy(), value, atol=1e-6)
+
+
+def test_a_variable_that_only_its_attributes_bound():
+    x = cp.Variable(2, bounds=[0, 1])
+    value = ol.OptLayer(ol.Polytope(x, []), ol.SparseMAP())(torch.tensor([0.25, 3.0]))
+    assert value.tolist() == [0.25, 1.0]
+
+
+def test_scalars_and_single_points():
+    x = cp.Variable()
+    layer = ol.OptLayer(ol.Polytope(x, [x >= 0, x <= 1]), ol.SparseMAP())
+    assert layer(torch.tensor([2.0, 0.5, -1.0])).tolist() == [1.0, 0.5, 0.0]
+    single = ol.OptLayer(arborescence(1), ol.SparseMAP())(torch.randn(2, 2, 2))
+    assert single.tolist() == [[[0.0, 1.0], [0.0, 0.0]]] * 2
+
+
+def test_convex_functions_that_are_piecewise_linear():
+    x = cp.Variable(4)
+    ball = ol.Polytope(x, [cp.norm1(x) <= 1])
+    ol.testing.check_polytope(ball, samples=5)
+    best = ol.OptLayer(ball, ol.Pipeline())(torch.tensor([0.5, -3.0, 1.0, 0.0]))
+    assert best.tolist() == [0.0, -1.0, 0.0, 0.0]
+
+
+def knapsack() -> ol.Polytope:
+    x = cp.Variable(4, bounds=[0, 1])
+    weight, room = cp.Parameter(4, name="weight", nonneg=True), cp.Parameter(name="room")
+    return ol.Polytope(x, [weight @ x <= room])
+
+
+def test_parameters_in_the_matrix():
+    layer = ol.OptLayer(knapsack(), ol.SparseMAP())
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(3, 4, generator=generator, dtype=torch.float64) + 0.5
+    weights = (torch.rand(3, 4, generator=generator, dtype=torch.float64) + 0.5).requires_grad_()
+    room = torch.tensor([1.0, 1.5, 2.0], dtype=torch.float64, requires_grad=True)
+    leaf = scores.clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda s, w, r: layer(s, weight=w, room=r), (leaf, weights, room), eps=1e-6, atol=1e-5
+    )
+    best = ol.OptLayer(knapsack(), ol.Pipeline())(scores, weight=weights.detach(), room=room.detach())
+    assert ((weights * best).sum(1) <= room + 1e-9).all()
+    ol.testing.check_solver(ol.Highs(), knapsack(), weight=torch.tensor([1.0, 2.0, 3.0, 4.0]), room=3.5)
+
+
+def test_parameters_in_the_bounds():
+    x = cp.Variable(3)
+    low, high = cp.Parameter(3, name="low"), cp.Parameter(3, name="high")
+    layer = ol.OptLayer(ol.Polytope(x, [x >= low, x <= high, cp.sum(x) == 1]), ol.SparseMAP())
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    lows = (torch.rand(4, 3, generator=generator, dtype=torch.float64) * 0.3).requires_grad_()
+    highs = (0.4 + torch.rand(4, 3, generator=generator, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s, a, b: layer(s, low=a, high=b), (scores, lows, highs), eps=1e-6, atol=1e-5)
+
+
+def test_nothing_is_left_behind_by_masks_bounds_and_matrices():
+    """A kept model answers as a new one, whatever it was asked before."""
+    compiled = ol.compile_polytope(knapsack())
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(6):
+        scores = torch.randn(1, 4, generator=generator, dtype=torch.float64)
+        scores[torch.rand(1, 4, generator=generator) < 0.3] = -torch.inf
+        given = {"weight": torch.rand(4, generator=generator) + 0.1, "room": torch.rand((), generator=generator) + 0.2}
+        fresh = ol.compile_polytope(knapsack())
+        for what in ("maximize", "project"):
+            kept, new = getattr(compiled, what)(scores, **given), getattr(fresh, what)(scores, **given)
+            torch.testing.assert_close(kept.check().value, new.check().value, atol=1e-9, rtol=0)
+
+
+def test_explain_says_sizes_solvers_and_reasons():
+    text = ol.compile_polytope(arborescence(3)).explain()
+    for part in (
+        "16 scored entries of shape (4, 4)",
+        "auxiliary",
+        "1 independent block",
+        "Highs",
+        "Clarabel",
+        "presolve",
+    ):
+        assert part in text
+    assert "\n" not in text
+    assert "own" in ol.compile_polytope(knapsack()).explain()
+
+
+def test_a_set_that_is_not_polyhedral():
+    x = cp.Variable(3)
+    radius = cp.Parameter(name="radius", pos=True)
+    ball = ol.Polytope(x, [cp.norm(x) <= radius, x >= -1])
+    layer = ol.OptLayer(ball, ol.SparseMAP(), projector=ol.CvxpyLayers())
+    scores = torch.tensor([[3.0, 4.0, 0.0], [0.1, 0.2, 0.3], [3.0, -torch.inf, 4.0]], dtype=torch.float64)
+    leaf, size = scores.clone().requires_grad_(), torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    value = layer(leaf, radius=size)
+    expected = torch.tensor([[1.2, 1.6, 0.0], [0.1, 0.2, 0.3], [1.2, 0.0, 1.6]], dtype=torch.float64)
+    torch.testing.assert_close(value.detach(), expected, atol=2e-5, rtol=0)
+    value[:, 0].sum().backward()
+    torch.testing.assert_close(size.grad, torch.tensor(1.2, dtype=torch.float64), atol=1e-3, rtol=0)
+    jacobian = torch.tensor([2.0 / 5 * (1 - 9 / 25), -2.0 / 5 * 12 / 25, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(leaf.grad[0], jacobian, atol=1e-3, rtol=0)
+    solution = layer.compiled().project(scores, radius=2.0)
+    assert solution.ok.all() and (solution.gap <= 1e-3).all()
+    tolerant = ol.OptLayer(ball, ol.SparseMAP(), projector=ol.CvxpyLayers(), on_failure="nan")
+    impossible = cp.Parameter(name="low")
+    empty = ol.Polytope(x, [cp.norm(x) <= 1, x[0] >= impossible])
+    tolerant = ol.OptLayer(empty, ol.SparseMAP(), projector=ol.CvxpyLayers(), on_failure="nan")
+    value = tolerant(scores[:2], low=torch.tensor([0.0, 2.0], dtype=torch.float64))
+    assert torch.isfinite(value[0]).all() and torch.isnan(value[1]).all()
+
+
+def test_an_oracle_is_used_and_checked():
+    x = cp.Variable(4, nonneg=True)
+
+    def best(scores: np.ndarray) -> np.ndarray:
+        return np.eye(4)[scores.argmax()]
+
+    def worst(scores: np.ndarray) -> np.ndarray:
+        return np.eye(4)[scores.argmin()]
+
+    def outside(scores: np.ndarray) -> np.ndarray:
+        return np.ones(4)
+
+    def misshapen(scores: np.ndarray) -> np.ndarray:
+        return np.eye(4)
+
+    rows = [cp.sum(x) == 1]
+    compiled = ol.compile_polytope(ol.Polytope(x, rows, oracle=best))
+    assert compiled.maximize(torch.tensor([0.0, 2.0, 1.0, -1.0])).value.tolist() == [0, 1, 0, 0]
+    assert "oracle" in compiled.explain()
+    ol.testing.check_polytope(ol.Polytope(x, rows, oracle=best))
+    with pytest.raises(AssertionError, match="misses the best score"):
+        ol.testing.check_polytope(ol.Polytope(x, rows, oracle=worst))
+    with pytest.raises(ol.SolveError, match="INACCURATE"):
+        ol.OptLayer(ol.Polytope(x, rows, oracle=outside), ol.Pipeline())(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"returned shape \(4, 4\) for instance 0"):
+        ol.OptLayer(ol.Polytope(x, rows, oracle=misshapen), ol.Pipeline())(torch.zeros(4))
