@@ -1,9 +1,9 @@
 """Projection and its gradient against cvxpylayers, measured alternately in one run.
 
-For every problem: forward and backward of a batch of scores from N(0, 1), in float64, by ``OptLayer(…, SparseMAP())`` and
-by cvxpylayers (Clarabel through diffcp). Times are medians per instance; the ratio is the median over rounds of the
-ratio within a round, so that a machine whose speed drifts hits both alike. The distance is how far cvxpylayers ends from
-our answer, whose own certificate is the gap.
+For every problem: forward and backward of a batch of scores from N(0, 1), in float64, by ``OptLayer(…, SparseMAP())``
+and by cvxpylayers (Clarabel through diffcp). Times are medians per instance; the ratio is the median over rounds of
+the ratio within a round, so that a machine whose speed drifts hits both alike. The distance is how far cvxpylayers
+ends from our answer, whose own certificate is the gap. ``projection.csv`` has all columns, the table the main ones.
 
     python benchmarks/projection.py --rounds 7 --output out/benchmarks
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -67,6 +66,18 @@ class Row:
     residual: float
     cvxpylayers_distance: float
     compile_seconds: float
+
+
+COLUMNS = {
+    "problem": "problem",
+    "optlayers": "optlayers",
+    "cvxpylayers": "cvxpylayers",
+    "ratio": "ratio",
+    "gap": "gap",
+    "distance": "cvxpylayers_distance",
+    "argmax": "argmax",
+}
+"""Heads of the printed table, and the columns behind them."""
 
 
 def through(layer: Callable[[torch.Tensor], torch.Tensor], scores: torch.Tensor, weights: torch.Tensor) -> float:
@@ -132,14 +143,12 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     rows = [measure(problem, options.rounds) for problem in track(PROBLEMS, "problems", console=console)]
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    machine = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
     table = Table(title=f"projection, forward + backward, ms per instance ({machine})")
-    for column in fields(Row):
-        table.add_column(column.name.replace("_", " "), justify="left" if column.name == "problem" else "right")
-    for row in rows:
-        table.add_row(*(v if isinstance(v, str) else f"{v:.3g}" for v in asdict(row).values()))
+    for name, column in COLUMNS.items():
+        table.add_column(name, justify="left" if column == "problem" else "right")
+    for row in map(asdict, rows):
+        table.add_row(*(row[c] if c == "problem" else f"{row[c]:.2g}" for c in COLUMNS.values()))
     console.print(table)
     options.output.mkdir(parents=True, exist_ok=True)
     with (options.output / "projection.csv").open("w", newline="") as stream:
