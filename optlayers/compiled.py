@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,7 +17,9 @@ from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers import Clarabel, Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
-from optlayers.solvers.certificate import certify, times_transpose
+from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
+from optlayers.solvers.certificate import certify
+from optlayers.solvers.derivative import pull_back
 from optlayers.solvers.kkt import KKT
 from optlayers.solvers.polish import polish
 from optlayers.standard_form import (
@@ -32,8 +34,6 @@ __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 
 EXPLAINED = 3
 """So many infeasible instances of a batch are explained; an explanation costs a linear program."""
-CONSISTENT = 1e-8
-"""How far parameters may violate a dependent row that presolve dropped, relative to the right-hand side."""
 
 
 def compile_polytope(
@@ -254,40 +254,14 @@ class CompiledPolytope:
         mine = np.where(failed[:, None], 0.0, direction[:, form.kept])
         if answer.pullback is not None:
             scored, parameters = answer.pullback(mine)
+        elif self._kkt is None:
+            raise ValueError("tangent takes a solution of the same compiled polytope")
         else:
-            scored, parameters = self._pull_back_rows(answer, instances, mine, failed)
+            scored, parameters = pull_back(self._kkt, answer, instances, mine, failed)
         scores = np.zeros((len(direction), form.size))
         scores[:, form.kept] = scored
         parameters[failed] = 0.0
         return scores, parameters
-
-    def _pull_back_rows(
-        self, answer: Answer, instances: Instances, direction: np.ndarray, failed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        r"""The adjoint of the active set's system.
-
-        With :math:`(p, q)` solving it for the right-hand side ``(direction, 0)``: the gradient of the scores is p,
-        of b it is q, of an active bound ``direction - Aᵀ q``, and of A it is ``-(y pᵀ + q zᵀ)``.
-        """
-        form = self.projection_form
-        if self._kkt is None or answer.free is None:
-            raise RuntimeError("a projection over rows has an active set")
-        side = np.zeros((len(direction), form.columns))
-        side[:, : form.scored] = direction
-        free = answer.free & ~failed[:, None]
-        p, q = self._kkt.solve(instances, free, side, np.zeros((len(direction), form.rows)))
-        parameters = np.zeros((len(direction), form.parameter_count))
-        if form.parameter_count:
-            parameters += form.rhs.transposed(q)
-            at_bound = np.where(free, 0.0, side - times_transpose(form, instances, q))
-            high = instances.upper - answer.point < answer.point - instances.lower
-            parameters += form.lower.transposed(np.where(high, 0.0, at_bound))
-            parameters += form.upper.transposed(np.where(high, at_bound, 0.0))
-            if not form.matrix_is_constant:
-                row, column = form.matrix.indices, form.entry_column
-                entries = -(answer.dual[:, row] * p[:, column] + q[:, row] * answer.point[:, column])
-                parameters += (form.matrix_map.T @ np.nan_to_num(entries).T).T
-        return p[:, : form.scored], parameters
 
     def bind(
         self, parameters: Mapping[str, Tensor], forbidden: Bool[Tensor, "batch size"] | None, batch: int
@@ -347,12 +321,12 @@ class BoundPolytope:
         self.compiled = compiled
         self.theta = theta
         self.forbidden = forbidden
-        self.instances = _instances(compiled.projection_form, theta, forbidden)
-        self.impossible = _impossible(compiled.form or compiled.projection_form, theta, forbidden)
+        self.instances = make_instances(compiled.projection_form, theta, forbidden)
+        self.impossible = impossible_instances(compiled.form or compiled.projection_form, theta, forbidden)
         rows = compiled.form
         self.row_instances = self.instances
         if rows is not None and rows is not compiled.projection_form:
-            self.row_instances = _instances(rows, theta, forbidden)
+            self.row_instances = make_instances(rows, theta, forbidden)
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
@@ -364,7 +338,7 @@ class BoundPolytope:
                 "such as SparseMAP()"
             )
         instances = self.row_instances.with_scores(scores.numpy()[:, form.kept])
-        answer = _solve_where_possible(
+        answer = solve_possible(
             form,
             instances,
             self._hopeless(instances),
@@ -382,7 +356,7 @@ class BoundPolytope:
             answer = compiled.projector.project(compiled._projector_state, some)
             return answer if compiled._kkt is None else polish(form, compiled._kkt, some, answer)
 
-        answer = _solve_where_possible(form, instances, self._hopeless(instances), solve)
+        answer = solve_possible(form, instances, self._hopeless(instances), solve)
         return self._verdict(form, instances, answer, instances.scores - answer.point[:, : form.scored])
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
@@ -425,7 +399,7 @@ class BoundPolytope:
     def _reasons(
         self, form: StandardForm, instances: Instances, status: np.ndarray
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Why instances failed, for the first few; a proof of infeasibility corrects a vaguer status."""
+        """Why instances failed, for the first few; what is proved corrects the status."""
         reasons: dict[int, str] = {}
         rows = self.compiled.form
         if rows is None:
@@ -435,8 +409,10 @@ class BoundPolytope:
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
             if reason is not None:
                 reasons[int(k)] = reason
-                status = status.copy()
                 status[k] = Status.INFEASIBLE
+            elif status[k] == Status.INFEASIBLE:
+                reasons[int(k)] = "the solver finds it infeasible, but its constraints can hold together"
+                status[k] = Status.FAILED
         return status, reasons
 
     def _explain_forbidden(self, form: StandardForm, k: int) -> str | None:
@@ -460,78 +436,3 @@ def _holds_by_own_word(answer: Answer, objective: np.ndarray, tolerance: float) 
     with np.errstate(invalid="ignore"):
         closed = np.isnan(answer.gap) | (answer.gap <= tolerance * scale)
         return (answer.status == Status.OPTIMAL) & (answer.residual <= tolerance * scale) & closed
-
-
-def _solve_where_possible(
-    form: StandardForm, instances: Instances, impossible: np.ndarray, solve: Callable[[Instances], Answer]
-) -> Answer:
-    """Spare the solvers what is decided already: impossible instances, and forms without columns."""
-    if form.unslacked == 0:
-        return _nothing_to_solve(form, instances, impossible)
-    impossible = impossible | (instances.lower > instances.upper).any(axis=1)
-    if not impossible.any():
-        return solve(instances)
-    answer = Answer.empty(form, len(instances))
-    answer.status[impossible] = Status.INFEASIBLE
-    rest = np.flatnonzero(~impossible)
-    part = solve(instances.take(rest))
-    answer.point[rest], answer.dual[rest], answer.status[rest] = part.point, part.dual, part.status
-    if part.free is not None:
-        answer.free = np.zeros(answer.point.shape, dtype=bool)
-        answer.free[rest] = part.free
-    if part.residual is not None and part.gap is not None:
-        answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
-        answer.residual[rest], answer.gap[rest] = part.residual, part.gap
-    if part.pullback is not None:
-        answer.pullback = _Scattered(part.pullback, rest)
-    return answer
-
-
-@final
-@dataclass(frozen=True)
-class _Scattered:
-    """A pullback of some instances of a batch; the others get 0."""
-
-    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-    rest: np.ndarray
-
-    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scored, parameters = self.pullback(direction[self.rest])
-        whole = np.zeros((len(direction), scored.shape[1])), np.zeros((len(direction), parameters.shape[1]))
-        whole[0][self.rest], whole[1][self.rest] = scored, parameters
-        return whole
-
-
-def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.ndarray) -> Answer:
-    """The constraints leave one point; the certificate says whether the parameters admit it."""
-    answer = Answer.empty(form, len(instances))
-    answer.point[:] = instances.rhs[:, form.equalities :]
-    answer.dual[:] = 0.0
-    answer.status[impossible] = Status.INFEASIBLE
-    answer.free = np.ones(answer.point.shape, dtype=bool)
-    return answer
-
-
-def _impossible(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> np.ndarray:
-    """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0."""
-    broken = np.abs(form.consistency(theta)).max(axis=1, initial=0.0)
-    size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
-    impossible = broken > CONSISTENT * size
-    if forbidden is not None:
-        impossible |= (forbidden & (form.fixed != 0)).any(axis=1)
-    return impossible
-
-
-def _instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> Instances:
-    lower, upper = form.lower(theta), form.upper(theta)
-    masked = None
-    if forbidden is not None:
-        masked = np.zeros((len(theta), form.columns), dtype=bool)
-        masked[:, : form.scored] = forbidden[:, form.kept]
-        # The part becomes exactly 0. A bound that excludes 0 stays, so that the instance is seen to be infeasible.
-        lower = np.where(masked, np.maximum(lower, 0.0), lower)
-        upper = np.where(masked, np.minimum(upper, 0.0), upper)
-    matrix = None
-    if not form.matrix_is_constant:
-        matrix = form.matrix.data + (form.matrix_map @ theta.T).T
-    return Instances(np.zeros((len(theta), form.scored)), form.rhs(theta), lower, upper, matrix, masked, theta)

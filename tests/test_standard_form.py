@@ -220,3 +220,15 @@ def test_an_oracle_is_used_and_checked():
         ol.OptLayer(ol.Polytope(x, rows, oracle=outside), ol.Pipeline())(torch.zeros(4))
     with pytest.raises(ValueError, match=r"returned shape \(4, 4\) for instance 0"):
         ol.OptLayer(ol.Polytope(x, rows, oracle=misshapen), ol.Pipeline())(torch.zeros(4))
+
+
+def test_a_forbidden_part_tells_its_bound_nothing():
+    x = cp.Variable(3)
+    low, high = cp.Parameter(name="low", nonpos=True), cp.Parameter(name="high")
+    layer = ol.OptLayer(ol.Polytope(x, [x >= low, x <= high]), ol.SparseMAP())
+    low_value = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    high_value = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    value = layer(torch.tensor([-torch.inf, -5.0, 7.0], dtype=torch.float64), low=low_value, high=high_value)
+    assert value.tolist() == [0.0, -1.0, 2.0]
+    (value * torch.tensor([10.0, 20.0, 40.0])).sum().backward()
+    assert (low_value.grad.item(), high_value.grad.item()) == (20.0, 40.0)

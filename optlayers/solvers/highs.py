@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import highspy
@@ -12,7 +12,7 @@ from highspy import _core
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
-from optlayers.solvers.pool import for_each_chunk
+from optlayers.solvers.kept import KeptModels, check_limits
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
@@ -46,36 +46,13 @@ class Highs(AbstractMaximizer):
     def __post_init__(self) -> None:
         if not 1e-10 <= self.tolerance <= 1e-3:
             raise ValueError(f"tolerance must be in [1e-10, 1e-3], the range of HiGHS, but got {self.tolerance}")
-        if self.iteration_limit < 1 or self.time_limit <= 0:
-            raise ValueError("iteration_limit and time_limit must be positive")
+        check_limits(self.iteration_limit, self.time_limit)
 
-    def prepare(self, form: StandardForm) -> _State:
-        return _State(form, self)
+    def prepare(self, form: StandardForm) -> KeptModels:
+        return KeptModels(form, partial(_Model, form, self))
 
-    def maximize(self, state: _State, instances: Instances) -> Answer:
-        answer = Answer.empty(state.form, len(instances))
-
-        def work(piece: np.ndarray) -> None:
-            model = state.model()
-            for k in piece:
-                answer.point[k], answer.dual[k], answer.status[k] = model.solve(instances, int(k))
-
-        for_each_chunk(work, len(instances))
-        return answer
-
-
-@final
-@dataclass
-class _State:
-    form: StandardForm
-    solver: Highs
-    local: threading.local = field(default_factory=threading.local)
-
-    def model(self) -> _Model:
-        """The model of the calling thread."""
-        if not hasattr(self.local, "model"):
-            self.local.model = _Model(self.form, self.solver)
-        return self.local.model
+    def maximize(self, state: KeptModels, instances: Instances) -> Answer:
+        return state.solve(instances)
 
 
 class _Model:

@@ -1,0 +1,94 @@
+"""A batch of problems: made from parameters and forbidden parts, and spared what is decided already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from optlayers.solution import Status
+from optlayers.solvers.base import Answer, Instances
+from optlayers.standard_form import StandardForm
+
+__all__ = ["impossible_instances", "make_instances", "solve_possible"]
+
+CONSISTENT = 1e-8
+"""How far parameters may violate a dependent row that presolve dropped, relative to the right-hand side."""
+
+
+def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> Instances:
+    """The numbers of every instance, from θ ``(batch, parameters)`` and the forbidden entries ``(batch, size)``."""
+    lower, upper = form.lower(theta), form.upper(theta)
+    masked = None
+    if forbidden is not None:
+        masked = np.zeros((len(theta), form.columns), dtype=bool)
+        masked[:, : form.scored] = forbidden[:, form.kept]
+        # The part becomes exactly 0. A bound that excludes 0 stays, so that the instance is seen to be infeasible.
+        lower = np.where(masked, np.maximum(lower, 0.0), lower)
+        upper = np.where(masked, np.minimum(upper, 0.0), upper)
+    matrix = None
+    if not form.matrix_is_constant:
+        matrix = form.matrix.data + (form.matrix_map @ theta.T).T
+    return Instances(np.zeros((len(theta), form.scored)), form.rhs(theta), lower, upper, matrix, masked, theta)
+
+
+def impossible_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> np.ndarray:
+    """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0."""
+    broken = np.abs(form.consistency(theta)).max(axis=1, initial=0.0)
+    size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
+    impossible = broken > CONSISTENT * size
+    if forbidden is not None:
+        impossible |= (forbidden & (form.fixed != 0)).any(axis=1)
+    return impossible
+
+
+def solve_possible(
+    form: StandardForm, instances: Instances, impossible: np.ndarray, solve: Callable[[Instances], Answer]
+) -> Answer:
+    """Spare the solvers what is decided already: impossible instances, and forms without columns."""
+    if form.unslacked == 0:
+        return _nothing_to_solve(form, instances, impossible)
+    impossible = impossible | (instances.lower > instances.upper).any(axis=1)
+    if not impossible.any():
+        return solve(instances)
+    answer = Answer.empty(form, len(instances))
+    answer.status[impossible] = Status.INFEASIBLE
+    rest = np.flatnonzero(~impossible)
+    part = solve(instances.take(rest))
+    answer.point[rest], answer.dual[rest], answer.status[rest] = part.point, part.dual, part.status
+    if part.free is not None:
+        answer.free = np.zeros(answer.point.shape, dtype=bool)
+        answer.free[rest] = part.free
+    if part.residual is not None and part.gap is not None:
+        answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
+        answer.residual[rest], answer.gap[rest] = part.residual, part.gap
+    if part.pullback is not None:
+        answer.pullback = _Scattered(part.pullback, rest)
+    return answer
+
+
+@final
+@dataclass(frozen=True)
+class _Scattered:
+    """A pullback of some instances of a batch; the others get 0."""
+
+    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    rest: np.ndarray
+
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scored, parameters = self.pullback(direction[self.rest])
+        whole = np.zeros((len(direction), scored.shape[1])), np.zeros((len(direction), parameters.shape[1]))
+        whole[0][self.rest], whole[1][self.rest] = scored, parameters
+        return whole
+
+
+def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.ndarray) -> Answer:
+    """The constraints leave one point; the certificate says whether the parameters admit it."""
+    answer = Answer.empty(form, len(instances))
+    answer.point[:] = instances.rhs[:, form.equalities :]
+    answer.dual[:] = 0.0
+    answer.status[impossible] = Status.INFEASIBLE
+    answer.free = np.ones(answer.point.shape, dtype=bool)
+    return answer

@@ -1,0 +1,56 @@
+"""Models of a library that are kept and re-solved, one per thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol, final
+
+import numpy as np
+
+from optlayers.solvers.base import Answer, Instances
+from optlayers.solvers.pool import for_each_chunk
+from optlayers.standard_form import StandardForm
+
+__all__ = ["KeptModel", "KeptModels", "check_limits"]
+
+
+class KeptModel(Protocol):
+    """A model that answers one instance of a batch."""
+
+    def solve(self, instances: Instances, k: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Point, dual and status of instance ``k``."""
+
+
+@final
+class KeptModels:
+    """The state of a solver that keeps models: each thread makes its own when it first needs one."""
+
+    def __init__(self, form: StandardForm, make: Callable[[], KeptModel]) -> None:
+        self.form = form
+        self.make = make
+        self.local = threading.local()
+
+    def solve(self, instances: Instances) -> Answer:
+        """The whole batch, over the threads of the pool."""
+        answer = Answer.empty(self.form, len(instances))
+
+        def work(piece: np.ndarray) -> None:
+            model = self._mine()
+            for k in piece:
+                answer.point[k], answer.dual[k], answer.status[k] = model.solve(instances, int(k))
+
+        for_each_chunk(work, len(instances))
+        return answer
+
+    def _mine(self) -> KeptModel:
+        if not hasattr(self.local, "model"):
+            self.local.model = self.make()
+        model: KeptModel = self.local.model
+        return model
+
+
+def check_limits(iteration_limit: int, time_limit: float) -> None:
+    """Refuse limits that are not positive."""
+    if iteration_limit < 1 or time_limit <= 0:
+        raise ValueError(f"limits must be positive, but got {iteration_limit} iterations and {time_limit} seconds")
