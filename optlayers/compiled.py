@@ -111,10 +111,15 @@ def _refuse_empty(compiled: CompiledPolytope) -> None:
 @final
 @dataclass(frozen=True)
 class Tangent:
-    """A direction pulled back through a projection: gradients of the scores and of every parameter."""
+    """A direction pulled back through a projection: gradients of the scores and of every parameter.
+
+    ``ok`` ``(*batch,)`` says for which instances; the others have no certified projection, or constraints that are
+    too nearly dependent to differentiate, and get 0.
+    """
 
     scores: Tensor
     parameters: Mapping[str, Tensor]
+    ok: Bool[Tensor, "*batch"]
 
 
 @final
@@ -226,7 +231,7 @@ class CompiledPolytope:
         Returns
         -------
         Tangent : ``scores`` like ``direction``, and per parameter a tensor ``(*batch, *shape of the parameter)``.
-            Instances without a certified answer get 0.
+            Instances without a certified answer, and those that cannot be differentiated, get 0 and are not ``ok``.
         """
         if tuple(direction.shape) != tuple(solution.value.shape):
             raise ValueError(
@@ -242,10 +247,10 @@ class CompiledPolytope:
             for spec in self.projection_form.parameters
         }
         scores = torch.from_numpy(found[0]).reshape(direction.shape).to(direction.device, direction.dtype)
-        return Tangent(scores, parameters)
+        return Tangent(scores, parameters, torch.from_numpy(found[2]).reshape(batch))
 
-    def _pull_back(self, solution: Solution, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gradients of flat scores and of the vector of all parameters."""
+    def _pull_back(self, solution: Solution, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradients of flat scores and of the vector of all parameters, and for which instances."""
         answer, instances = solution.answer, solution.instances
         form = self.projection_form
         if answer is None or instances is None or (answer.free is None and answer.pullback is None):
@@ -254,14 +259,15 @@ class CompiledPolytope:
         mine = np.where(failed[:, None], 0.0, direction[:, form.kept])
         if answer.pullback is not None:
             scored, parameters = answer.pullback(mine)
+            ok = ~failed
         elif self._kkt is None:
             raise ValueError("tangent takes a solution of the same compiled polytope")
         else:
-            scored, parameters = pull_back(self._kkt, answer, instances, mine, failed)
+            scored, parameters, ok = pull_back(self._kkt, answer, instances, mine, failed)
         scores = np.zeros((len(direction), form.size))
         scores[:, form.kept] = scored
         parameters[failed] = 0.0
-        return scores, parameters
+        return scores, parameters, ok
 
     def bind(
         self, parameters: Mapping[str, Tensor], forbidden: Bool[Tensor, "batch size"] | None, batch: int
@@ -362,12 +368,12 @@ class BoundPolytope:
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
         compiled = self.compiled
-        scores, theta = compiled._pull_back(solution, direction.numpy())
+        scores, theta, ok = compiled._pull_back(solution, direction.numpy())
         parameters = {
             s.name: torch.from_numpy(np.ascontiguousarray(theta[:, s.span])).reshape(len(scores), *s.shape)
             for s in compiled.projection_form.parameters
         }
-        return Tangent(torch.from_numpy(scores), parameters)
+        return Tangent(torch.from_numpy(scores), parameters, torch.from_numpy(ok))
 
     def _hopeless(self, instances: Instances) -> np.ndarray:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""

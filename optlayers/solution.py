@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, final
 
@@ -136,6 +136,12 @@ class Solution:
             status = Status(int(flat[position]))
             found.append(Failure(index, status, self.reasons.get(position, status.meaning)))
         return found
+
+    def failing(self, which: Bool[Tensor, " batch"], reason: str) -> Solution:
+        """The same solution with some more instances failed, for a flat batch."""
+        new = which & self.ok
+        reasons = dict(self.reasons) | dict.fromkeys(torch.nonzero(new).flatten().tolist(), reason)
+        return replace(self, status=self.status.masked_fill(new, int(Status.FAILED)), reasons=reasons)
 
     def check(self) -> Solution:
         """Return the solution itself, or raise :class:`SolveError` naming every failed instance."""

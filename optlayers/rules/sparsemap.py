@@ -39,4 +39,5 @@ class SparseMAP(AbstractRule):
     def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
-        return Gradient(tangent.scores, tangent.parameters)
+        verdict = saved.failing(~tangent.ok, "its active constraints are too nearly dependent to differentiate")
+        return Gradient(tangent.scores, tangent.parameters, solutions=(verdict,))

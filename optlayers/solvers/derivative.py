@@ -18,8 +18,10 @@ def pull_back(
     instances: Instances,
     direction: Float64[np.ndarray, "batch scored"],
     failed: Bool[np.ndarray, " batch"],
-) -> tuple[Float64[np.ndarray, "batch scored"], Float64[np.ndarray, "batch parameters"]]:
-    r"""Gradients of scores and of θ for the gradient ``direction`` of a projection; 0 where it ``failed``.
+) -> tuple[Float64[np.ndarray, "batch scored"], Float64[np.ndarray, "batch parameters"], Bool[np.ndarray, " batch"]]:
+    r"""Gradients of scores and of θ for the gradient ``direction`` of a projection, and which of them are right.
+
+    They are 0 for instances that ``failed``, and where the linear system could not be solved.
 
     The adjoint of the active set's linear system (see :mod:`optlayers.solvers.kkt`). With :math:`(p, q)` its solution
     for the right-hand side ``(direction, 0)``, the gradient of the scores is p, that of b is q, that of an active bound
@@ -29,10 +31,12 @@ def pull_back(
     free = _free(answer) & ~failed[:, None]
     side = np.zeros(free.shape)
     side[:, : form.scored] = np.where(failed[:, None], 0.0, direction)
-    p, q = kkt.solve(instances, free, side, np.zeros((len(free), form.rows)))
+    p, q, solved = kkt.solve(instances, free, side, np.zeros((len(free), form.rows)), rescue=True)
+    p, q = np.where(solved[:, None], p, 0.0), np.where(solved[:, None], q, 0.0)
+    failed = failed | ~solved
     parameters = np.zeros((len(free), form.parameter_count))
     if form.parameter_count == 0:
-        return p[:, : form.scored], parameters
+        return p[:, : form.scored], parameters, ~failed
     parameters += form.rhs.transposed(q)
     pressed = np.where(free, 0.0, side - times_transpose(form, instances, q))
     if instances.forbidden is not None:
@@ -45,7 +49,7 @@ def pull_back(
         entries = -(answer.dual[:, row] * p[:, column] + q[:, row] * answer.point[:, column])
         parameters += (form.matrix_map.T @ np.where(failed[:, None], 0.0, entries).T).T
     parameters[failed] = 0.0
-    return p[:, : form.scored], parameters
+    return p[:, : form.scored], parameters, ~failed
 
 
 def _free(answer: Answer) -> Bool[np.ndarray, "batch columns"]:

@@ -17,8 +17,13 @@ from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
 
-TIE = 1e-9
-"""A reduced cost below this, relative to the largest score, counts as 0: another vertex may be as good."""
+TIE = 1e-7
+"""A reduced cost below this, at costs of unit size, decides nothing; what it leaves open is solved again at its own
+scale. It is well above the tolerance of HiGHS, so that columns with a larger one do keep their bounds."""
+STAGES = 6
+"""How many scales of scores one instance may hold, each a factor TIE below the last."""
+ROUNDING = 64 * np.finfo(np.float64).eps
+"""Differences of scores below this, relative to the numbers they come from, are rounding."""
 SNAP = 1e-9
 """Values this close to one of their bounds are that bound; the simplex method leaves rounding on basic columns."""
 
@@ -30,7 +35,7 @@ class Highs(AbstractMaximizer):
 
     When several vertices are best, the one that maximizes a second, fixed and generic objective over the optimal
     face is returned. It depends on the scores of the instance alone: not on the rest of the batch, and not on what
-    the warm model solved before.
+    the warm model solved before. (Scores whose sums differ by rounding alone may be decided either way.)
 
     Parameters
     ----------
@@ -65,8 +70,9 @@ class _Model:
         self.body = form.matrix[:, : form.unslacked]
         self.entry_column = form.entry_column[: self.body.nnz]
         self.varying = np.flatnonzero(np.diff(form.matrix_map.indptr)[: self.body.nnz])
-        # Irrational steps, so that no two faces of a structure with integer vertices tie again.
-        self.generic = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]
+        # Irrational steps, so that no two vertices of a structure tie again.
+        self.generic = np.zeros(form.unslacked)
+        self.generic[: form.scored] = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]
         self.lower, self.upper, self.rhs = (m.constant for m in (form.lower, form.upper, form.rhs))
         self.lower, self.upper = self.lower[: form.unslacked].copy(), self.upper[: form.unslacked].copy()
         # The public class prints a banner while it is constructed, before anything can silence it.
@@ -112,20 +118,65 @@ class _Model:
         self._set_matrix(instances, k)
         self._set_bounds(instances.lower[k, :cut], instances.upper[k, :cut])
         self._set_rhs(instances.rhs[k])
-        scores = instances.scores[k]
-        # Costs of unit size: the tolerances of HiGHS are absolute.
-        scale = max(np.abs(scores).max(initial=0.0), 1e-300)
-        status = self._run(scores / scale)
-        if status != Status.OPTIMAL:
-            # A cold start forgives a bad basis; what fails twice has failed.
-            self.highs.clearSolver()
-            status = self._run(scores / scale)
+        scores = np.zeros(cut)
+        scores[: self.form.scored] = instances.scores[k]
+        data = self.body.data if instances.matrix is None else instances.matrix[k, : self.body.nnz]
+        point, dual, status = self._lexicographic(scores, data)
         if status != Status.OPTIMAL:
             return np.full(self.form.columns, np.nan), np.full(self.form.rows, np.nan), status
-        point, dual, reduced = self._solution()
-        if self._may_tie(reduced, dual):
-            point = self._decide(point, dual, reduced, instances, k)
-        return self._with_slack(point, instances, k), dual * scale, status
+        return self._with_slack(point, data), dual, status
+
+    def _lexicographic(self, scores: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """Maximize the scores, then what is left of them on the optimal face, and at last the generic objective.
+
+        The tolerances of HiGHS are absolute, so costs are scaled to unit size: next to a score of 1e9, others vanish.
+        What a solve leaves undecided (columns and rows without a reduced cost) is the optimal face, by complementary
+        slackness, whichever optimal dual point is at hand. On it the rest ``scores - Aᵀ y`` is scaled anew, until it
+        is rounding. Then several vertices are best, and the generic objective has a single best one on the face.
+        """
+        face = _Face(self.lower, self.upper, self._row_lower(self.rhs))
+        rest, dual, point = scores, np.zeros(self.form.rows), np.zeros(0)
+        for stage in range(STAGES):
+            rest = np.where(face.lower < face.upper, rest, 0.0)
+            scale = np.abs(rest).max(initial=0.0)
+            if stage > 0 and scale == 0:
+                break
+            costs = rest / scale if scale > 0 else rest
+            status = self._run(costs)
+            if status != Status.OPTIMAL and stage == 0:
+                # A cold start forgives a bad basis; what fails twice has failed.
+                self.highs.clearSolver()
+                status = self._run(costs)
+            if status != Status.OPTIMAL:
+                self._set_face(_Face(self.lower, self.upper, self._row_lower(self.rhs)))
+                return point, dual, Status.OPTIMAL if stage > 0 else status  # the certificate judges what there is
+            point, duals, reduced = self._solution()
+            if self._unique(face, duals, reduced):
+                dual = dual + duals * scale
+                self._set_face(_Face(self.lower, self.upper, self._row_lower(self.rhs)), unless=stage == 0)
+                return point, dual, status
+            face = face.where_best(point, duals, reduced, self.rhs)
+            self._set_face(face)
+            # Only rows that are tight all over the face may be priced out.
+            dual = dual + np.where(face.row_lower == self.rhs, duals, 0.0) * scale
+            rest = self._left_over(scores, dual, data)
+        if self._run(self.generic) == Status.OPTIMAL:
+            point = self._solution()[0]
+        self._set_face(_Face(self.lower, self.upper, self._row_lower(self.rhs)))
+        return point, dual, Status.OPTIMAL
+
+    def _left_over(self, scores: np.ndarray, dual: np.ndarray, data: np.ndarray) -> np.ndarray:
+        """``scores - Aᵀ dual``, with 0 for what is rounding."""
+        terms = data * dual[self.body.indices]
+        width = self.form.unslacked
+        rest = scores - np.bincount(self.entry_column, terms, minlength=width)
+        size = np.abs(scores) + np.bincount(self.entry_column, np.abs(terms), minlength=width)
+        return np.where(np.abs(rest) <= ROUNDING * size, 0.0, rest)
+
+    def _set_face(self, face: _Face, *, unless: bool = False) -> None:
+        if not unless:
+            self.highs.changeColsBounds(len(self.columns), self.columns, face.lower, face.upper)
+            self.highs.changeRowsBounds(len(self.rows), self.rows, face.row_lower, self.rhs)
 
     def _set_matrix(self, instances: Instances, k: int) -> None:
         if instances.matrix is None:
@@ -145,9 +196,7 @@ class _Model:
             self.highs.changeRowsBounds(len(self.rows), self.rows, self._row_lower(self.rhs), self.rhs)
 
     def _run(self, costs: np.ndarray) -> int:
-        full = np.zeros(self.form.unslacked)
-        full[: self.form.scored] = costs
-        self.highs.changeColsCost(len(self.columns), self.columns, full)
+        self.highs.changeColsCost(len(self.columns), self.columns, costs)
         # HiGHS counts time over the life of a model.
         self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.time_limit)
         self.highs.run()
@@ -157,49 +206,42 @@ class _Model:
         solution = self.highs.getSolution()
         return np.array(solution.col_value), np.array(solution.row_dual), np.array(solution.col_dual)
 
-    def _may_tie(self, reduced: np.ndarray, dual: np.ndarray) -> bool:
-        """Whether a nonbasic column or row has no cost: without one, the optimal vertex is unique."""
+    def _unique(self, face: _Face, dual: np.ndarray, reduced: np.ndarray) -> bool:
+        """Whether every nonbasic column and row that could move has a cost: then the best vertex is unique."""
         basis = self.highs.getBasis()
         basic = highspy.HighsBasisStatus.kBasic
         column = np.array([s == basic for s in basis.col_status], dtype=bool)
         row = np.array([s == basic for s in basis.row_status], dtype=bool)
-        movable = ~column & (self.lower < self.upper)
-        loose = ~row[self.form.equalities :]
-        return bool(
-            (movable & (np.abs(reduced) <= TIE)).any() or (loose & (np.abs(dual[self.form.equalities :]) <= TIE)).any()
-        )
+        idle_column = ~column & (face.lower < face.upper) & (np.abs(reduced) <= TIE)
+        idle_row = ~row & (face.row_lower < self.rhs) & (np.abs(dual) <= TIE)
+        return not (idle_column.any() or idle_row.any())
 
-    def _decide(
-        self, point: np.ndarray, dual: np.ndarray, reduced: np.ndarray, instances: Instances, k: int
-    ) -> np.ndarray:
-        """The vertex of the optimal face that maximizes the generic objective.
-
-        By complementary slackness the optimal face is where every column with a reduced cost keeps its bound and
-        every row with a dual keeps its side, whichever optimal dual point is at hand.
-        """
-        costly = np.abs(reduced) > TIE
-        at_lower = np.abs(point - self.lower) <= np.abs(point - self.upper)
-        bound = np.where(at_lower, self.lower, self.upper)
-        keeps = costly & np.isfinite(bound)
-        lower, upper = np.where(keeps, bound, self.lower), np.where(keeps, bound, self.upper)
-        binding = np.abs(dual) > TIE
-        self.highs.changeColsBounds(len(self.columns), self.columns, lower, upper)
-        self.highs.changeRowsBounds(
-            len(self.rows), self.rows, np.where(binding, self.rhs, self._row_lower(self.rhs)), self.rhs
-        )
-        status = self._run(self.generic)
-        decided = self._solution()[0] if status == Status.OPTIMAL else point
-        self.highs.changeColsBounds(len(self.columns), self.columns, self.lower, self.upper)
-        self.highs.changeRowsBounds(len(self.rows), self.rows, self._row_lower(self.rhs), self.rhs)
-        return decided
-
-    def _with_slack(self, point: np.ndarray, instances: Instances, k: int) -> np.ndarray:
+    def _with_slack(self, point: np.ndarray, data: np.ndarray) -> np.ndarray:
         point = _snap(_snap(point, self.lower), self.upper)
-        data = self.body.data if instances.matrix is None else instances.matrix[k, : self.body.nnz]
         product = np.bincount(self.body.indices, data * point[self.entry_column], minlength=self.form.rows)
         slack = (self.rhs - product)[self.form.equalities :]
         slack[np.abs(slack) <= SNAP * (1 + np.abs(self.rhs[self.form.equalities :]))] = 0.0
         return np.concatenate([point, slack])
+
+
+@dataclass(frozen=True)
+class _Face:
+    """Bounds of columns and lower sides of rows."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    row_lower: np.ndarray
+
+    def where_best(self, point: np.ndarray, dual: np.ndarray, reduced: np.ndarray, rhs: np.ndarray) -> _Face:
+        """The part where columns with a reduced cost keep their bound and rows with a dual their side."""
+        at_lower = np.abs(point - self.lower) <= np.abs(point - self.upper)
+        bound = np.where(at_lower, self.lower, self.upper)
+        keeps = (np.abs(reduced) > TIE) & np.isfinite(bound)
+        return _Face(
+            np.where(keeps, bound, self.lower),
+            np.where(keeps, bound, self.upper),
+            np.where(np.abs(dual) > TIE, rhs, self.row_lower),
+        )
 
 
 def _snap(point: np.ndarray, bound: np.ndarray) -> np.ndarray:

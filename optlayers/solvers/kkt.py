@@ -10,7 +10,8 @@ structure, and both are the rule. Deciding its rank is where published code goes
 noise for a constraint. Here no rank is decided: proximal steps with :data:`REGULARIZATION` on the diagonal
 (+ for columns, - for rows) are repeated on the residual of the *unregularized* system. For a consistent system
 they converge to a solution, each singular value σ at the rate δ / (δ + σ²) or better, and what is indistinguishable
-from rounding (σ far below δ) never moves.
+from rounding (σ far below δ) never moves. Where rows are nearly but not quite dependent that takes too long; the
+derivative, which must not be wrong in silence, then goes to least squares or GMRES, and says where these fail too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.solvers.base import Instances
-from optlayers.solvers.certificate import times_matrix
+from optlayers.solvers.certificate import times_matrix, times_transpose
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
@@ -40,6 +41,10 @@ REGULARIZATION = 1e-6
 above rounding. Constraints whose dependence is weaker than about √δ are told apart slowly."""
 STEPS = 30
 """At most so many proximal steps; a well-conditioned system takes two or three."""
+CONVERGED = 1e-11
+"""A residual below this, relative to the right-hand side, is a solution."""
+RESCUE_CUTOFF = 1e-13
+"""Singular values below this are 0 in a least-squares rescue; where that is wrong, the residual shows it."""
 PRECISION = 1e-14
 """Steps end when the residual is below this, relative to the right-hand side."""
 DENSE_SIZE = 200
@@ -68,14 +73,18 @@ class KKT:
         column_side: Float64[np.ndarray, "batch columns"],
         row_side: Float64[np.ndarray, "batch rows"],
         start: tuple[np.ndarray, np.ndarray] | None = None,
-    ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"]]:
-        """``(p, q)`` with p = 0 outside ``free``; the solution nearest to ``start`` where there are several.
+        *,
+        rescue: bool = False,
+    ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
+        """``(p, q, solved)`` with p = 0 outside ``free``; the solution nearest to ``start`` where there are several.
 
         A row whose slack column is free binds nothing: its q is 0, and the slack takes what is left of ``row_side``.
+        With ``rescue``, instances whose proximal steps did not converge are solved by slower means.
         """
         form, cut = self.form, self.form.unslacked
         if cut == 0:
-            return np.where(free, row_side[:, form.equalities :], 0.0), np.zeros_like(row_side)
+            nothing = np.where(free, row_side[:, form.equalities :], 0.0)
+            return nothing, np.zeros_like(row_side), np.ones(len(free), dtype=bool)
         active = np.ones((len(free), form.rows), dtype=bool)
         active[:, form.equalities :] = ~free[:, cut:]
         inner = free[:, :cut]
@@ -87,7 +96,14 @@ class KKT:
             mine = data if instances.matrix is None else data[piece]
             solve = self._dense if self.dense else self._sparse
             p[piece], q[piece] = solve(
-                mine, inner[piece], active[piece], column_side[piece][:, :cut], row_side[piece], p[piece], q[piece]
+                mine,
+                inner[piece],
+                active[piece],
+                column_side[piece][:, :cut],
+                row_side[piece],
+                p[piece],
+                q[piece],
+                rescue,
             )
 
         if self.dense:
@@ -101,8 +117,28 @@ class KKT:
         full = np.zeros((len(free), form.columns))
         full[:, :cut] = p
         rest = row_side - times_matrix(form, instances, full)
+        solved = self._solved(instances, inner, active, column_side[:, :cut], np.where(active, rest, 0.0), full, q)
         full[:, cut:] = np.where(free[:, cut:], rest[:, form.equalities :], 0.0)
-        return full, q
+        return full, q, solved
+
+    def _solved(
+        self,
+        instances: Instances,
+        free: np.ndarray,
+        active: np.ndarray,
+        column_side: np.ndarray,
+        rest: np.ndarray,
+        p: np.ndarray,
+        q: np.ndarray,
+    ) -> Bool[np.ndarray, " batch"]:
+        """Which instances meet both equations; ``rest`` is what is left of the second on active rows."""
+        cut = self.form.unslacked
+        pressure = times_transpose(self.form, instances, np.where(active, q, 0.0))[:, :cut]
+        first = np.where(free, column_side - self.scored * p[:, :cut] - pressure, 0.0)
+        left = np.maximum(np.abs(first).max(axis=1, initial=0.0), np.abs(rest).max(axis=1, initial=0.0))
+        return left <= CONVERGED * (
+            1 + np.abs(column_side).max(axis=1, initial=0.0) + np.abs(p).max(axis=1, initial=0.0)
+        )
 
     def _dense(
         self,
@@ -113,6 +149,7 @@ class KKT:
         row_side: np.ndarray,
         p: np.ndarray,
         q: np.ndarray,
+        rescue: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """All instances at once; bound columns and idle rows are blanked out rather than removed."""
         movable, binding = torch.from_numpy(free), torch.from_numpy(active)
@@ -133,11 +170,24 @@ class KKT:
         for _ in range(STEPS):
             e1 = torch.where(movable, r1 - scored * x - _times(a.mT, y), 0.0)
             e2 = r2 - _times(a, x)
-            if bool((torch.maximum(_largest(e1), _largest(e2)) <= goal).all()):
+            left = torch.maximum(_largest(e1), _largest(e2))
+            if bool((left <= goal).all()):
                 break
             dx, dy = step(e1, e2)
             x, y = x + dx, y + dy
+        else:
+            for k in torch.nonzero(left > 1e3 * goal).flatten().tolist() if rescue else ():
+                x[k], y[k] = self._least_squares(a[k], movable[k], r1[k], r2[k])
         return x.numpy(), (y / norms).numpy()
+
+    def _least_squares(self, a: Tensor, movable: Tensor, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = a.shape
+        whole = torch.zeros(rows + columns, rows + columns, dtype=a.dtype)
+        whole[columns:, :columns], whole[:columns, columns:] = a, a.mT
+        whole[range(columns), range(columns)] = torch.where(movable, torch.from_numpy(self.scored), 1.0)
+        side = torch.cat([r1, r2])[:, None]
+        found = torch.linalg.lstsq(whole, side, rcond=RESCUE_CUTOFF, driver="gelsd").solution[:, 0]
+        return torch.where(movable, found[:columns], 0.0), found[columns:]
 
     def _normal_step(self, a: Tensor) -> Step:
         """With every column scored, columns are eliminated: ``(A Aᵀ + δ) dq = A e1 - e2``."""
@@ -173,6 +223,7 @@ class KKT:
         row_side: np.ndarray,
         p: np.ndarray,
         q: np.ndarray,
+        rescue: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         p, q = p.copy(), q.copy()
         for k in range(len(free)):
@@ -181,12 +232,25 @@ class KKT:
             body = sp.csc_array((mine, self.body.indices, self.body.indptr), shape=self.body.shape)
             body = sp.csr_array(body[:, columns])[rows]
             p[k, columns], q[k, rows] = self._sparse_one(
-                body, self.scored[columns], column_side[k, columns], row_side[k, rows], p[k, columns], q[k, rows]
+                body,
+                self.scored[columns],
+                column_side[k, columns],
+                row_side[k, rows],
+                p[k, columns],
+                q[k, rows],
+                rescue,
             )
         return p, q
 
     def _sparse_one(
-        self, body: sp.csr_array, scored: np.ndarray, r1: np.ndarray, r2: np.ndarray, p: np.ndarray, q: np.ndarray
+        self,
+        body: sp.csr_array,
+        scored: np.ndarray,
+        r1: np.ndarray,
+        r2: np.ndarray,
+        p: np.ndarray,
+        q: np.ndarray,
+        rescue: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = body.shape
         if rows == 0 or columns == 0:
@@ -214,6 +278,21 @@ class KKT:
                 break
             moved = factor.solve(np.concatenate([e1, e2]))
             p, q = p + moved[:columns], q + moved[columns:]
+        else:
+            if rescue:
+                # The steps above are Richardson's with this preconditioner; GMRES needs as many as there are weak rows.
+                exact = sp.block_array([[sp.diags_array(scored), body.T], [body, None]], format="csr")
+                precondition = scipy.sparse.linalg.LinearOperator(whole.shape, factor.solve)
+                moved, _ = scipy.sparse.linalg.gmres(
+                    exact,
+                    np.concatenate([r1 - scored * p - transposed @ q, r2 - body @ p]),
+                    M=precondition,
+                    rtol=PRECISION,
+                    atol=goal,
+                    restart=100,
+                    maxiter=3,
+                )
+                p, q = p + moved[:columns], q + moved[columns:]
         return p, q / norms
 
 

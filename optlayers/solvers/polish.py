@@ -96,7 +96,7 @@ def _solve(
     held = np.where(low, instances.lower, np.where(high, instances.upper, 0.0))
     free = ~(low | high)
     rest = instances.rhs - times_matrix(form, instances, held)
-    p, q = kkt.solve(instances, free, target, rest, start=(point, dual))
+    p, q, _ = kkt.solve(instances, free, target, rest, start=(point, dual))
     return np.where(free, p, held), q
 
 
