@@ -36,7 +36,8 @@ def read_sdp(path: Path, max_words: int) -> list[Sentence]:
     """Sentences of at most ``max_words`` words from a file in the SemEval-2015 SDP layout with a tree.
 
     A token line has the columns ``id form lemma pos HEAD DEPREL top pred frame arg1 … argK``, separated by tabs, with
-    one argument column per predicate of the sentence. Lines without a tab are comments; an empty line ends a sentence.
+    one argument column per predicate of the sentence. A line that starts with # and has no tab is
+    a comment; an empty line ends a sentence.
 
     Raises
     ------

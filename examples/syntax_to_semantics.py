@@ -115,8 +115,8 @@ def work(run: Run, corpus: Corpus, messages: Any) -> Result:
     return train(run, corpus, lambda: messages.put(run.name))
 
 
-def run_all(runs: list[Run], corpus: Corpus, jobs: int, console: Console) -> list[Result]:
-    """All runs, ``jobs`` at a time, with a progress bar over epochs."""
+def run_all(runs: list[Run], corpus: Corpus, jobs: int, console: Console, csv: Path) -> list[Result]:
+    """All runs, ``jobs`` at a time, with a progress bar over epochs; ``csv`` grows with every run that ends."""
     context = multiprocessing.get_context("spawn")
     columns = [
         TextColumn("{task.description}"),
@@ -133,12 +133,15 @@ def run_all(runs: list[Run], corpus: Corpus, jobs: int, console: Console) -> lis
         messages = manager.Queue()
         bar = progress.add_task("epochs", total=sum(r.epochs for r in runs))
         waiting: set[Future[Result]] = set()
+        finished: list[Result] = []
         futures = [pool.submit(work, run, corpus, messages) for run in runs]
         waiting.update(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
-                future.result()  # an error of a run ends the program here
+                finished.append(future.result())  # an error of a run ends the program here
+            if done:
+                write_csv(finished, csv)
             _drain(messages, progress, bar)
         return [future.result() for future in futures]
 
@@ -163,8 +166,8 @@ def main(given: list[str] | None = None) -> list[Result]:
         f"{source}; {options.tree_fraction:.0%} of the training trees are seen"
     )
     runs = planned(options)
-    results = run_all(runs, corpus, min(options.jobs, len(runs)), console)
     options.output.mkdir(parents=True, exist_ok=True)
+    results = run_all(runs, corpus, min(options.jobs, len(runs)), console, options.output / "runs.csv")
     write_csv(results, options.output / "runs.csv")
     (options.output / "table.md").write_text(markdown(results))
     plot_results(results, options.output / "results.png")

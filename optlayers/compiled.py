@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.diagnosis import explain_infeasible, unbounded_entry
+from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers import Clarabel, Highs, Oracle
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
 from optlayers.solvers.certificate import certify
 from optlayers.solvers.derivative import pull_back
@@ -73,7 +73,8 @@ def compile_polytope(
     compiled = CompiledPolytope(polytope, form, maximizer, projector, tolerance)
     if form is not None:
         _refuse_unbounded(form)
-    _refuse_empty(compiled)
+    if not compiled.projection_form.parameter_count:
+        _refuse_empty(compiled)  # with parameters, instances tell
     return compiled
 
 
@@ -97,8 +98,11 @@ def _refuse_unbounded(form: StandardForm) -> None:
 
 def _refuse_empty(compiled: CompiledPolytope) -> None:
     form = compiled.form
-    if form is None or form.parameter_count:
-        return  # instances tell
+    if form is None:
+        reason = improper_set(compiled.polytope)
+        if reason is not None:
+            raise DeclarationError(reason)
+        return
     solver = Highs()
     bound = compiled.bind({}, None, 1)
     if form.unslacked and solver.maximize(solver.prepare(form), bound.row_instances).status[0] == Status.OPTIMAL:
@@ -184,16 +188,18 @@ class CompiledPolytope:
         TypeError : scores of a dtype that is not real and floating-point; missing or unexpected parameters.
         ValueError : wrong shapes, NaN or +inf, a parameter that breaks its declared sign.
         """
-        return self._answer("maximize", scores, parameters)
+        return self._answer(BoundPolytope.maximize, scores, parameters)
 
     def project(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
         r"""The nearest point of the polytope: :math:`\operatorname{argmin}_{x \in P} \tfrac12 \|x - s\|^2`.
 
         Arguments, results and errors are those of :meth:`maximize`. A part with score ``-inf`` is 0.
         """
-        return self._answer("project", scores, parameters)
+        return self._answer(BoundPolytope.project, scores, parameters)
 
-    def _answer(self, what: str, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
+    def _answer(
+        self, ask: Callable[[BoundPolytope, Tensor], Solution], scores: Tensor, parameters: Mapping[str, Any]
+    ) -> Solution:
         inputs.check_scores(scores)
         batch = inputs.batch_shape(scores, self.shape)
         inputs.check_finite(scores, len(batch))
@@ -203,8 +209,8 @@ class CompiledPolytope:
             spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch))
             for spec in self.projection_form.parameters
         }
-        bound = self.bind(flat_parameters, forbidden, len(flat))
-        solution: Solution = getattr(bound, what)(flat)
+        bound = self.bind(flat_parameters, forbidden, len(flat), inputs.precision(given.values()))
+        solution = ask(bound, flat)
         return Solution(
             solution.value.reshape(scores.shape).to(scores.device, scores.dtype),
             solution.status.reshape(batch),
@@ -213,6 +219,7 @@ class CompiledPolytope:
             solution.reasons,
             solution.answer,
             solution.instances,
+            solution.form,
         )
 
     def tangent(self, solution: Solution, direction: Float[Tensor, "*batch_and_shape"]) -> Tangent:
@@ -255,14 +262,16 @@ class CompiledPolytope:
         form = self.projection_form
         if answer is None or instances is None or (answer.free is None and answer.pullback is None):
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
+        if solution.form is not form:
+            raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
         failed = (solution.status.reshape(-1) != Status.OPTIMAL).numpy()
         mine = np.where(failed[:, None], 0.0, direction[:, form.kept])
         if answer.pullback is not None:
             scored, parameters = answer.pullback(mine)
             ok = ~failed
-        elif self._kkt is None:
-            raise ValueError("tangent takes a solution of the same compiled polytope")
         else:
+            if self._kkt is None:
+                raise RuntimeError("a projector that reads the declaration brings a pullback")
             scored, parameters, ok = pull_back(self._kkt, answer, instances, mine, failed)
         scores = np.zeros((len(direction), form.size))
         scores[:, form.kept] = scored
@@ -270,19 +279,26 @@ class CompiledPolytope:
         return scores, parameters, ok
 
     def bind(
-        self, parameters: Mapping[str, Tensor], forbidden: Bool[Tensor, "batch size"] | None, batch: int
+        self,
+        parameters: Mapping[str, Tensor],
+        forbidden: Bool[Tensor, "batch size"] | None,
+        batch: int,
+        precision: float = float(np.finfo(np.float64).eps),
     ) -> BoundPolytope:
-        """The polytopes of one batch, for flat float64 tensors on the CPU: what rules speak to."""
+        """The polytopes of one batch, for flat float64 tensors on the CPU: what rules speak to.
+
+        ``precision`` is the machine epsilon of the parameters as they were given.
+        """
         form = self.projection_form
         theta = np.zeros((batch, form.parameter_count))
         for spec in form.parameters:
             theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size).numpy()
         mask = None if forbidden is None else forbidden.numpy()
-        return BoundPolytope(self, theta, mask)
+        return BoundPolytope(self, theta, mask, precision)
 
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
-        polytope, form = self.polytope, self.form
+        form = self.form
         size = int(np.prod(self.shape, dtype=int))
         names = [f"{s.name} {s.shape}" for s in self.projection_form.parameters]
         given = f" Parameters per instance: {', '.join(names)}." if names else ""
@@ -294,19 +310,17 @@ class CompiledPolytope:
         fixed = size - form.scored
         did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
         matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
-        why_oracle = "the declaration brings an oracle" if isinstance(self.maximizer, Oracle) else None
-        why_max = why_oracle or "simplex: its answers are vertices, warm-started from instance to instance"
-        kept = "a kept interior point solver, then polished to the exact active set"
-        why_project = kept if isinstance(self.projector, Clarabel) else "as requested"
-        system = "dense" if self._kkt is not None and self._kkt.dense else "sparse"
+        derivative = "comes from the projector"
+        if self._kkt is not None:
+            derivative = f"solves a {'dense' if self._kkt.dense else 'sparse'} system on the active set"
         return (
             f"A polytope of {size} scored entries of shape {self.shape}, {fixed} of them fixed by the constraints. "
             f"After presolve it has {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
             f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} entries, in "
             f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
-            f"maximize: {self.maximizer!r} ({why_max}). project: {self.projector!r} ({why_project}); its derivative "
-            f"solves a {system} system on the active set. Certified to {self.tolerance:g}."
-            f"{' Its oracle is used for maximize only.' if polytope.oracle is not None else ''}"
+            f"maximize: {self.maximizer!r} ({self.maximizer.manner}). project: {self.projector!r} "
+            f"({self.projector.manner}); the derivative {derivative}. Certified to a relative "
+            f"{max(self.tolerance, self.projector.accuracy):g}."
         )
 
     def __repr__(self) -> str:
@@ -323,12 +337,15 @@ class BoundPolytope:
     Parts that are forbidden stay forbidden in every question asked of it.
     """
 
-    def __init__(self, compiled: CompiledPolytope, theta: np.ndarray, forbidden: np.ndarray | None) -> None:
+    def __init__(
+        self, compiled: CompiledPolytope, theta: np.ndarray, forbidden: np.ndarray | None, precision: float
+    ) -> None:
         self.compiled = compiled
         self.theta = theta
         self.forbidden = forbidden
+        self.broken = np.abs((compiled.form or compiled.projection_form).consistency(theta)).max(axis=1, initial=0.0)
         self.instances = make_instances(compiled.projection_form, theta, forbidden)
-        self.impossible = impossible_instances(compiled.form or compiled.projection_form, theta, forbidden)
+        self.impossible = impossible_instances(compiled.form or compiled.projection_form, theta, forbidden, precision)
         rows = compiled.form
         self.row_instances = self.instances
         if rows is not None and rows is not compiled.projection_form:
@@ -350,7 +367,7 @@ class BoundPolytope:
             self._hopeless(instances),
             lambda some: compiled.maximizer.maximize(compiled._maximizer_state, some),
         )
-        return self._verdict(form, instances, answer, instances.scores)
+        return self._verdict(compiled.maximizer, form, instances, answer, instances.scores)
 
     def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
@@ -363,7 +380,8 @@ class BoundPolytope:
             return answer if compiled._kkt is None else polish(form, compiled._kkt, some, answer)
 
         answer = solve_possible(form, instances, self._hopeless(instances), solve)
-        return self._verdict(form, instances, answer, instances.scores - answer.point[:, : form.scored])
+        objective = instances.scores - answer.point[:, : form.scored]
+        return self._verdict(compiled.projector, form, instances, answer, objective)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
@@ -379,8 +397,9 @@ class BoundPolytope:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
         return self.impossible | ~np.isfinite(instances.scores).all(axis=1)
 
-    def _verdict(self, form: StandardForm, instances: Instances, answer: Answer, objective: np.ndarray) -> Solution:
-        solver = self.compiled.maximizer if objective is instances.scores else self.compiled.projector
+    def _verdict(
+        self, solver: AbstractSolver, form: StandardForm, instances: Instances, answer: Answer, objective: np.ndarray
+    ) -> Solution:
         tolerance = max(self.compiled.tolerance, solver.accuracy)
         if answer.residual is None or answer.gap is None:
             certificate = certify(form, instances, objective, answer.point, answer.dual)
@@ -388,9 +407,10 @@ class BoundPolytope:
         else:
             residual, gap = answer.residual, answer.gap
             holds = _holds_by_own_word(answer, objective, tolerance)
+        residual = np.maximum(residual, self.broken)
         status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
         status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
-        status, reasons = self._reasons(form, instances, status)
+        status, reasons = self._reasons(form, instances, status, answer.reasons)
         value = form.expand(answer.point[:, : form.scored])
         return Solution(
             torch.from_numpy(value),
@@ -400,13 +420,14 @@ class BoundPolytope:
             reasons,
             answer,
             instances,
+            form,
         )
 
     def _reasons(
-        self, form: StandardForm, instances: Instances, status: np.ndarray
+        self, form: StandardForm, instances: Instances, status: np.ndarray, told: Mapping[int, str]
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Why instances failed, for the first few; what is proved corrects the status."""
-        reasons: dict[int, str] = {}
+        """Why instances failed: the solver's word, and for the first few what is proved, which corrects the status."""
+        reasons = dict(told)
         rows = self.compiled.form
         if rows is None:
             return status, reasons

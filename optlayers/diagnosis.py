@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cvxpy as cp
 import numpy as np
 import scipy.optimize
 import scipy.sparse as sp
 
+from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
+from optlayers.solvers.batch import CONSISTENT
 from optlayers.solvers.highs import Highs
-from optlayers.standard_form import AffineMap, StandardForm
+from optlayers.standard_form import AffineMap, StandardForm, entry_name
 
-__all__ = ["explain_infeasible", "unbounded_entry"]
+__all__ = ["explain_infeasible", "improper_set", "unbounded_entry"]
 
 VIOLATION = 1e-7
 """Constraints that miss by less than this, relative to their right-hand sides, do not contradict each other."""
@@ -44,6 +47,22 @@ def unbounded_entry(form: StandardForm) -> int | None:
     return int(form.kept[loose[0]]) if len(loose) else None
 
 
+def improper_set(polytope: Polytope) -> str | None:
+    """Why a convex set without parameters is empty or unbounded, by cvxpy; None if it is neither."""
+    x = polytope.variable
+    for entry in np.ndindex(x.shape):
+        for sign in (1.0, -1.0):
+            objective = sign * x[entry] if x.shape else sign * x
+            problem = cp.Problem(cp.Maximize(objective), list(polytope.constraints))
+            problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+            if problem.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE):
+                return "the declared set is empty: cvxpy finds no point that satisfies its constraints"
+            if problem.status in (cp.UNBOUNDED, cp.UNBOUNDED_INACCURATE):
+                flat = int(np.ravel_multi_index(entry, x.shape)) if x.shape else 0
+                return f"the declaration is unbounded: {entry_name(x.shape, flat)} can move without limit"
+    return None
+
+
 def _recession_cone(form: StandardForm, open_low: np.ndarray, open_high: np.ndarray) -> StandardForm:
     empty = sp.csr_array((form.columns, form.parameter_count))
     return replace(
@@ -65,7 +84,7 @@ def explain_infeasible(form: StandardForm, instances: Instances, k: int) -> str 
     if (crossed > 0).any():
         return _explain_crossed(form, instances, k, int(np.nanargmax(crossed)))
     broken = form.consistency(instances.parameters[k : k + 1])[0]
-    if np.abs(broken).max(initial=0.0) > VIOLATION * (1 + np.abs(instances.rhs[k]).max(initial=0.0)):
+    if np.abs(broken).max(initial=0.0) > CONSISTENT * (1 + np.abs(instances.rhs[k]).max(initial=0.0)):
         worst = int(np.argmax(np.abs(broken)))
         names = _parameters_in(form, form.consistency.matrix[[worst]])
         return f"{form.consistency_names[worst]} contradicts other equalities by {abs(broken[worst]):.3g}{names}"

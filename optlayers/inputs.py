@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "flatten_scores",
     "parameter_corners",
     "parameter_tensors",
+    "precision",
     "size_table",
     "split_forbidden",
 ]
@@ -83,14 +84,21 @@ def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int) -> T
     return value.detach().to("cpu", torch.float64).reshape(instances, *value.shape[batch_dimensions:])
 
 
+def precision(values: Iterable[Tensor]) -> float:
+    """The coarsest machine epsilon of some tensors: sums of float32 parameters agree to no more than that."""
+    return max((torch.finfo(v.dtype).eps for v in values), default=torch.finfo(torch.float64).eps)
+
+
 def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
     if positions is not None:
         index = positions[index[0]].tolist()
     return int(index[0]) if len(index) == 1 else tuple(index)
 
 
-def size_table(sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
-    """One row of sizes per instance, and the batch shape, for layers over a family.
+def size_table(
+    sizes: Any, scores: Tensor, takes: Callable[[int], bool]
+) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
+    """One row of sizes per instance, and the batch shape, for layers over a family that ``takes`` so many sizes.
 
     Raises
     ------
@@ -100,12 +108,14 @@ def size_table(sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"]
     if sizes is None:
         raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
     table = torch.as_tensor(sizes).detach().cpu()
+    if table.numel() == 0:
+        table = table.to(torch.int64)  # an empty list has no dtype to complain of
     if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
         raise TypeError(f"sizes must be integers, but got {table.dtype}")
     if table.ndim == 0:
         raise ValueError("sizes must hold one size per instance, but got a single number")
     # (*batch,) if all its dimensions are leading dimensions of the scores, else (*batch, k).
-    single = tuple(table.shape) == tuple(scores.shape[: table.ndim]) and table.ndim < scores.ndim
+    single = takes(1) and tuple(table.shape) == tuple(scores.shape[: table.ndim]) and table.ndim < scores.ndim
     batch = table.shape if single else table.shape[:-1]
     if tuple(batch) != tuple(scores.shape[: len(batch)]) or len(batch) >= scores.ndim:
         raise ValueError(

@@ -17,7 +17,7 @@ from optlayers import inputs
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule
-from optlayers.solution import Solution, SolveError
+from optlayers.solution import Failure, Solution, SolveError
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["OptLayer"]
@@ -124,11 +124,11 @@ class OptLayer(nn.Module):
             not fit.
         """
         inputs.check_scores(scores)
-        if self._family is None:
-            if sizes is not None:
-                raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-            return self._solve(self.compiled(), scores, parameters, None)
-        return self._solve_mixed(scores, sizes, parameters)
+        if self._family is not None:
+            return self._solve_mixed(self._family, scores, sizes, parameters)
+        if sizes is not None:
+            raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
+        return self._solve(self.compiled(), scores, parameters, None)
 
     def _solve(
         self, compiled: CompiledPolytope, scores: Tensor, parameters: Mapping[str, Any], positions: Tensor | None
@@ -137,13 +137,17 @@ class OptLayer(nn.Module):
         batch = inputs.batch_shape(scores, compiled.shape)
         inputs.check_finite(scores, len(batch), positions)
         given = inputs.parameter_tensors(compiled.projection_form.parameters, parameters, batch, positions)
-        call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions)
+        precision = inputs.precision(given.values())
+        call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions, precision)
         return _Solve.apply(call, scores, *given.values())
 
-    def _solve_mixed(self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
-        table, batch = inputs.size_table(sizes, scores)
+    def _solve_mixed(self, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
+        table, batch = inputs.size_table(sizes, scores, family.takes)
         flat = scores.reshape(len(table), *scores.shape[len(batch) :])
+        if len(table) == 0:
+            return scores * 0.0  # empty, and part of the graph
         parts, order = [], []
+        failures: list[Failure] = []
         for size in torch.unique(table, dim=0):
             rows = torch.nonzero((table == size).all(dim=1)).flatten()
             compiled = self.compiled(*size.tolist())
@@ -151,13 +155,16 @@ class OptLayer(nn.Module):
             mine = inputs.parameter_corners(compiled.projection_form.parameters, parameters, rows, batch)
             positions = torch.stack(torch.unravel_index(rows, batch), dim=1)
             padded = flat.new_zeros(len(rows), *flat.shape[1:])
-            padded[(slice(None), *corner)] = self._solve(
-                compiled, flat[rows.to(flat.device)][(slice(None), *corner)], mine, positions
-            )
+            try:
+                padded[(slice(None), *corner)] = self._solve(
+                    compiled, flat[rows.to(flat.device)][(slice(None), *corner)], mine, positions
+                )
+            except SolveError as error:
+                failures += error.failures  # of this size; the others are looked at before the batch is given up
             parts.append(padded)
             order.append(rows)
-        if not parts:
-            return torch.zeros_like(scores)
+        if failures:
+            raise SolveError(sorted(failures, key=lambda f: f.index), len(table))
         place = torch.argsort(torch.cat(order)).to(flat.device)
         return torch.cat(parts)[place].reshape(scores.shape)
 
@@ -201,6 +208,7 @@ class _Call:
     on_failure: OnFailure
     names: tuple[str, ...]
     positions: Tensor | None
+    precision: float
 
     def failed(self, solution: Solution, batch: torch.Size) -> Tensor:
         """Which instances have no certified answer, flat; with ``"raise"`` there are none, or it raises."""
@@ -211,7 +219,7 @@ class _Call:
             raise SolveError(failures, len(failed))
         return failed
 
-    def _renamed(self, solution: Solution) -> list[Any]:
+    def _renamed(self, solution: Solution) -> list[Failure]:
         """Failures under their index in the batch that the user handed in."""
         if self.positions is None:
             return solution.failures
@@ -225,11 +233,13 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, scores: Tensor, *parameters: Tensor) -> Tensor:
         batch = inputs.batch_shape(scores, call.compiled.shape)
         flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, call.compiled.shape))
+        if flat.data_ptr() == scores.data_ptr():
+            flat = flat.clone()  # what is saved for backward must not change with the caller's tensor
         given = {
             name: inputs.flatten_parameter(value, len(flat), len(batch))
             for name, value in zip(call.names, parameters, strict=True)
         }
-        bound = call.compiled.bind(given, forbidden, len(flat))
+        bound = call.compiled.bind(given, forbidden, len(flat), call.precision)
         solution, saved = call.rule.forward(bound, flat)
         failed = call.failed(solution, batch)
         value = solution.value.masked_fill(failed[:, None], torch.nan)

@@ -74,8 +74,20 @@ class Polytope:
 
     @property
     def parameters(self) -> tuple[cp.Parameter, ...]:
-        """Every parameter of the constraints once, in order of appearance."""
+        """Every parameter of the constraints and of the variables' bounds once, in order of appearance."""
         found = {p.id: p for c in self.constraints for p in c.parameters()}
+        for variable in self.variables:
+            for bound in variable.attributes["bounds"] or ():
+                if isinstance(bound, cp.Expression):
+                    found |= {p.id: p for p in bound.parameters()}
+        return tuple(found.values())
+
+    @property
+    def variables(self) -> tuple[cp.Variable, ...]:
+        """The scored variable, then every auxiliary one, once."""
+        found = {self.variable.id: self.variable}
+        for constraint in self.constraints:
+            found |= {v.id: v for v in constraint.variables() if v.id not in found}
         return tuple(found.values())
 
     def __repr__(self) -> str:
@@ -129,13 +141,11 @@ class Family:
 
     def __call__(self, *size: int) -> Polytope:
         """The declaration for one size (an int, or several)."""
-        try:
-            inspect.signature(self.factory).bind(*size)
-        except TypeError:
+        if not self.takes(len(size)):
             raise ValueError(
                 f"{self} does not take {len(size)} sizes such as {size}: sizes= is (*batch,) for a factory of one "
                 "size, (*batch, k) for k sizes, with the batch dimensions of the scores"
-            ) from None
+            )
         polytope = self.factory(*size)
         if not isinstance(polytope, Polytope):
             raise TypeError(
@@ -143,6 +153,14 @@ class Family:
                 f"{type(polytope).__name__} for size {size}"
             )
         return polytope
+
+    def takes(self, count: int) -> bool:
+        """Whether the factory can be called with so many sizes."""
+        try:
+            inspect.signature(self.factory).bind(*range(count))
+        except TypeError:
+            return False
+        return True
 
     def __repr__(self) -> str:
         return f"Family({getattr(self.factory, '__name__', self.factory)!s})"

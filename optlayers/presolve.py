@@ -16,6 +16,8 @@ RANK_TOLERANCE = 1e-10
 """An equality row is dependent when its pivot is below this fraction of the largest pivot of its block."""
 DENSE_ROWS = 1500
 """Blocks with more equality rows than this are not searched for dependent rows: the search is cubic."""
+MEET = 8 * np.finfo(np.float64).eps
+"""Bounds closer than this, relative to their size, are one number; crossed ones were refused or are rounding."""
 FEASIBILITY = 1e-9
 """Relative tolerance for contradictions that are visible without solving."""
 
@@ -167,7 +169,7 @@ class _Work:
         low, high = self.lower[0], self.upper[0]
         finite = self.live_column & ~varying & np.isfinite(low) & np.isfinite(high)
         meet = np.zeros_like(finite)
-        meet[finite] = high[finite] - low[finite] <= FEASIBILITY * (1 + np.abs(low[finite]))
+        meet[finite] = high[finite] - low[finite] <= MEET * np.abs(low[finite])
         if not meet.any():
             return False
         self.fixed[meet] = (low[meet] + high[meet]) / 2
@@ -242,6 +244,8 @@ class _Work:
         used[self.matrix[self.live_row].indices] = True
         row, column, theta, value = self.raw.varying
         used[column[self.live_row[row]]] = True
+        # An auxiliary column without rows still has bounds, and parameters may make them cross.
+        used |= self.lower[1:].any(axis=0) | self.upper[1:].any(axis=0)
         structure = self.raw.structure[self.live_column[self.raw.structure]]
         is_structure = np.zeros(len(used), dtype=bool)
         is_structure[self.raw.structure] = True

@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from optlayers.solvers.base import Answer, Instances
+    from optlayers.standard_form import StandardForm
 
 __all__ = ["Failure", "Solution", "SolveError", "Status"]
 
@@ -21,7 +22,8 @@ class Status(IntEnum):
     """The verdict on one instance; ``advice`` says what to try."""
 
     OPTIMAL = 0
-    """Feasible, and the duality gap is closed, both within the tolerance of the compiled polytope."""
+    """Feasible, and the duality gap is closed, both within the tolerance of the compiled polytope. (That the answer of
+    an oracle is best is the oracle's word: its gap is NaN.)"""
     INFEASIBLE = 1
     """No point satisfies the constraints of this instance."""
     UNBOUNDED = 2
@@ -73,7 +75,9 @@ class Failure:
 
     def __str__(self) -> str:
         where = f"instance {self.index[0] if len(self.index) == 1 else self.index}" if self.index else "the instance"
-        return f"{where} is {self.status.name}: {self.reason}; {self.status.advice}"
+        # A reason of its own says what to change; advice goes with the bare verdict.
+        advice = f"; {self.status.advice}" if self.reason == self.status.meaning else ""
+        return f"{where} is {self.status.name}: {self.reason}{advice}"
 
 
 @final
@@ -109,7 +113,7 @@ class Solution:
     primal_residual : ``(*batch,)`` float64, the largest violation of any constraint, in the units of the constraints.
     gap : ``(*batch,)`` float64. For ``maximize``: how far ``<scores, value>`` can be below the maximum. For
         ``project``: an upper bound on ``max_v <s - x, v - x>`` over the polytope, so that the distance of ``x`` from
-        the true projection is at most ``sqrt(gap)``.
+        the true projection is at most ``sqrt(gap)``. NaN for an oracle, which proves nothing.
     reasons : what went wrong, per flat index of a failed instance.
     """
 
@@ -120,6 +124,7 @@ class Solution:
     reasons: Mapping[int, str] = field(default_factory=dict)
     answer: Answer | None = field(default=None, repr=False)
     instances: Instances | None = field(default=None, repr=False)
+    form: StandardForm | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> Bool[Tensor, "*batch"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = [
     "ParameterSpec",
     "StandardForm",
     "check_declaration",
+    "entry_name",
     "form_without_rows",
     "standard_form",
 ]
@@ -255,6 +257,10 @@ def constraint_name(constraint: cp.Constraint, position: int) -> str:
     return f"constraint {position} ({text if len(text) <= 60 else text[:57] + '…'})"
 
 
+def _is_set(attribute: Any) -> bool:
+    return attribute is not None and attribute is not False
+
+
 def entry_name(shape: tuple[int, ...], flat: int) -> str:
     """How messages call an entry of the scored variable."""
     return f"variable{[int(i) for i in np.unravel_index(flat, shape)]}" if shape else "variable"
@@ -262,7 +268,7 @@ def entry_name(shape: tuple[int, ...], flat: int) -> str:
 
 def _check_variables(polytope: Polytope) -> None:
     mentioned = {v.id: v for c in polytope.constraints for v in c.variables()}
-    for variable in {polytope.variable.id: polytope.variable, **mentioned}.values():
+    for variable in polytope.variables:
         for attribute in ("integer", "boolean"):
             if variable.attributes[attribute]:
                 raise DeclarationError(
@@ -273,10 +279,7 @@ def _check_variables(polytope: Polytope) -> None:
             raise DeclarationError(f"variable {variable.name()} is complex; polytopes are real")
     if polytope.variable.size == 0:
         raise DeclarationError(f"the scored variable has shape {polytope.shape} and so no entry")
-    bounded = any(polytope.variable.attributes[a] is not None for a in ("bounds",)) or any(
-        polytope.variable.attributes[a] for a in ("nonneg", "nonpos", "diag", "symmetric")
-    )
-    if polytope.variable.id not in mentioned and not bounded:
+    if polytope.variable.id not in mentioned and not any(_is_set(v) for v in polytope.variable.attributes.values()):
         raise DeclarationError(
             f"no constraint mentions the scored variable {polytope.variable.name()}; the constraints mention "
             f"{[v.name() for v in mentioned.values()] or 'no variable at all'}"
@@ -297,7 +300,7 @@ def _parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
                 f"a parameter of shape {parameter.shape} has no name; callers give parameters by name: "
                 f'cp.Parameter({parameter.shape or ""}{", " if parameter.shape else ""}name="…")'
             )
-        if not name.isidentifier():
+        if not name.isidentifier() or keyword.iskeyword(name):
             raise DeclarationError(f"parameter name {name!r} cannot be a keyword argument; choose an identifier")
         if name in {"scores", "sizes", "self"}:
             raise DeclarationError(f"parameter name {name!r} is taken by an argument of the layer; choose another")
@@ -345,7 +348,7 @@ def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec]) -> Affin
         names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {polytope.variable.name()}"
     row_names: list[str] = []
     for constraint in program.constraints:
-        row_names += [names.get(constraint.id, "a variable's attribute or a convex function")] * constraint.size
+        row_names += [names.get(constraint.id, "an attribute of a variable, or a convex function")] * constraint.size
     equality = np.concatenate(
         [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
     )
@@ -387,13 +390,16 @@ def _affine_entries(
 
 def _parameter_columns(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> np.ndarray:
     """For every column of cvxpy's tensor the entry of (1, θ) that it multiplies."""
-    where = np.zeros(program.total_param_size + 1, dtype=np.int64)
+    where = np.full(program.total_param_size + 1, -1, dtype=np.int64)
+    where[-1] = 0
     for parameter, spec in zip(polytope.parameters, specs, strict=True):
         if parameter.id not in program.param_id_to_col:
             continue  # it cancels out, as in k - k
         first = program.param_id_to_col[parameter.id]
         c_order = np.arange(spec.size).reshape(spec.shape, order="C").reshape(-1, order="F")
         where[first : first + spec.size] = 1 + spec.start + c_order
+    if (where < 0).any():
+        raise DeclarationError("cvxpy brings in a parameter that the constraints do not show; state it in a constraint")
     return where
 
 

@@ -25,6 +25,7 @@ from optlayers.layer import OptLayer
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.solution import Solution
+from optlayers.solvers import Highs
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
 from optlayers.standard_form import StandardForm, form_without_rows
 
@@ -159,8 +160,6 @@ def check_polytope(
     integral : whether vertices must be integral; None reports it only.
     parameters : one value for all samples per declared parameter.
     """
-    from optlayers.solvers.highs import Highs
-
     compiled = compile_polytope(polytope)
     scores = _draw(polytope.shape, samples, seed)
     best = compile_polytope(polytope, maximizer=Highs()).maximize(scores, **parameters).check()
@@ -256,8 +255,8 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     """Check a rule on a polytope: structures in the polytope, and gradients that behave.
 
     Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change
-    when asked twice, survive ``deepcopy`` and ``pickle``, come for empty batches and for strided scores, and are 0
-    for forbidden parts.
+    when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: an oracle that is a
+    lambda cannot), come for empty batches and for strided scores, and are 0 for forbidden parts.
     """
     layer = OptLayer(polytope, rule)
     scores = _draw(polytope.shape, samples, seed)
@@ -265,11 +264,9 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     value, gradient = _through(layer, scores, weights, parameters)
     assert bool(contains(polytope, value, **parameters).all()), f"{rule!r} leaves the polytope"
     assert gradient.shape == scores.shape and bool(torch.isfinite(gradient).all()), f"{rule!r}: {gradient}"
-    copies = {
-        "asked again": layer,
-        "copied": copy.deepcopy(layer),
-        "pickled": pickle.loads(pickle.dumps(layer)),
-    }
+    copies = {"asked again": layer, "copied": copy.deepcopy(layer)}
+    if _can_be_pickled(polytope.oracle):
+        copies["pickled"] = pickle.loads(pickle.dumps(layer))
     for what, other in copies.items():
         _same(_through(other, scores, weights, parameters), (value, gradient), f"{rule!r}, {what},")
     alone = [_through(layer, scores[k : k + 1], weights[k : k + 1], parameters) for k in range(samples)]
@@ -277,11 +274,36 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     _same(together, (value, gradient), f"{rule!r}, one instance at a time,")
     strided = torch.stack([scores, scores], dim=-1)[..., 0]
     _same(_through(layer, strided, weights, parameters), (value, gradient), f"{rule!r} on strided scores")
+    _check_forbidden(layer, scores, weights, value, parameters)
     empty = _through(layer, scores[:0], weights[:0], parameters)
     assert empty[0].shape == empty[1].shape == scores[:0].shape, f"{rule!r} on an empty batch"
     single = scores.to(torch.float32)
     low, low_gradient = _through(layer, single, weights.to(torch.float32), parameters)
     assert low.dtype == low_gradient.dtype == torch.float32, f"{rule!r} changes float32 to {low.dtype}"
+
+
+def _can_be_pickled(oracle: Any) -> bool:
+    try:
+        pickle.dumps(oracle)
+    except (AttributeError, pickle.PicklingError, TypeError):
+        return False
+    return True
+
+
+def _check_forbidden(
+    layer: OptLayer, scores: Tensor, weights: Tensor, value: Tensor, parameters: dict[str, Any]
+) -> None:
+    """Forbid one part per instance that its answer does without, so that the instance stays feasible."""
+    unused = (value == 0).flatten(1)
+    having = unused.any(dim=1)
+    part = unused.to(torch.int8).argmax(dim=1)
+    masked = scores.flatten(1).clone()
+    masked[having, part[having]] = -torch.inf
+    found, gradient = _through(layer, masked.reshape(scores.shape), weights, parameters)
+    hidden = torch.isinf(masked).reshape(scores.shape)
+    assert bool((found[hidden] == 0).all()), f"{layer.rule!r} uses a forbidden part"
+    assert bool((gradient[hidden] == 0).all()), f"{layer.rule!r} gives a forbidden part a gradient"
+    assert bool(torch.isfinite(gradient).all()), f"{layer.rule!r}: a gradient beside a forbidden part is not finite"
 
 
 def _through(layer: OptLayer, scores: Tensor, weights: Tensor, parameters: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,10 @@ BAD_DECLARATIONS = {
     "complex": (declared(cp.real(field) <= 1, variable=field), "is complex; polytopes are real"),
     "nameless parameter": (declared(*box, cp.sum(x) <= cp.Parameter()), "has no name; callers give parameters by name"),
     "name that is no identifier": (declared(*box, cp.sum(x) <= cp.Parameter(name="a b")), "'a b' cannot be a keyword"),
+    "name that is a keyword": (
+        declared(*box, cp.sum(x) <= cp.Parameter(name="lambda")),
+        "'lambda' cannot be a keyword",
+    ),
     "name that is taken": (declared(*box, cp.sum(x) <= cp.Parameter(name="sizes")), "'sizes' is taken"),
     "a name used twice": (
         declared(*box, x[0] <= k, x[1] <= cp.Parameter(name="k")),
@@ -199,6 +203,8 @@ def test_tangent_wants_a_projection():
     compiled = ol.compile_polytope(simplex(3))
     with pytest.raises(ValueError, match=r"tangent takes a solution that project\(\) returned"):
         compiled.tangent(compiled.maximize(zeros(2, 3)), zeros(2, 3))
+    with pytest.raises(ValueError, match="a solution of the same compiled polytope"):
+        ol.compile_polytope(simplex(3)).tangent(compiled.project(zeros(2, 3)), zeros(2, 3))
     with pytest.raises(ValueError, match=r"direction has shape \(3,\) but the solution \(2, 3\)"):
         compiled.tangent(compiled.project(zeros(2, 3)), zeros(3))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from polytopes import arborescence, matching, sequence, simplex, subset
+from polytopes import arborescence, matching, partial_matching, sequence, simplex, subset
 
 RULES = [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(), ol.SparseMAP(), ol.Hard(ol.SparseMAP())]
 
@@ -230,6 +230,40 @@ def test_gradients_that_are_not_finite_pass_through_as_nan(rule):
     weights = torch.tensor([[1.0, torch.inf, 0.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
     (layer(leaf) * weights).sum().backward()
     assert torch.isnan(leaf.grad[0]).all() and torch.isfinite(leaf.grad[1]).all()
+
+
+def test_scores_may_be_changed_in_place_after_the_layer():
+    layer = ol.OptLayer(simplex(3), ol.Hard(ol.SparseMAP()))
+    leaf = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    scores = leaf * 1.0
+    value = layer(scores)
+    scores.add_(torch.tensor([100.0, 0.0, 0.0]))
+    (found,) = torch.autograd.grad(value[0], leaf)
+    torch.testing.assert_close(found, torch.tensor([2.0, -1.0, -1.0], dtype=torch.float64) / 3)
+
+
+def test_two_sizes_are_told_from_a_structure_with_an_axis_of_two():
+    layer = ol.OptLayer(ol.Family(partial_matching), ol.Pipeline())
+    sizes = torch.tensor([[2, 7], [1, 3], [2, 2], [1, 1], [2, 5]])
+    value = layer(scores_for(5, 2, 7).abs(), sizes=sizes)
+    assert value.flatten(1).sum(1).tolist() == sizes.min(1).values.tolist()
+
+
+def test_an_empty_batch_of_a_family():
+    layer = ol.OptLayer(ol.Family(simplex), ol.SparseMAP())
+    for sizes in ([], torch.zeros(0, dtype=torch.int64)):
+        leaf = scores_for(0, 3).requires_grad_()
+        layer(leaf, sizes=sizes).sum().backward()
+        assert leaf.grad.shape == (0, 3)
+
+
+def test_all_failures_of_a_family_are_listed():
+    layer = ol.OptLayer(ol.Family(subset), ol.SparseMAP())
+    with pytest.raises(ol.SolveError, match="2 of 5 instances") as caught:
+        layer(
+            scores_for(5, 4), sizes=[1, 4, 2, 4, 3], budget=2.0 + torch.zeros(5).index_fill(0, torch.tensor([2]), 1.0)
+        )
+    assert [f.index for f in caught.value.failures] == [(0,), (2,)]
 
 
 def test_one_polytope_may_be_used_by_layers_with_other_rules_and_solvers():

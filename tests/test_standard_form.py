@@ -218,8 +218,137 @@ def test_an_oracle_is_used_and_checked():
         ol.testing.check_polytope(ol.Polytope(x, rows, oracle=worst))
     with pytest.raises(ol.SolveError, match="INACCURATE"):
         ol.OptLayer(ol.Polytope(x, rows, oracle=outside), ol.Pipeline())(torch.zeros(4))
-    with pytest.raises(ValueError, match=r"returned shape \(4, 4\) for instance 0"):
+    with pytest.raises(ol.SolveError, match=r"oracle misshapen raised ValueError: it returned shape \(4, 4\)"):
         ol.OptLayer(ol.Polytope(x, rows, oracle=misshapen), ol.Pipeline())(torch.zeros(4))
+
+    def moody(scores: np.ndarray) -> np.ndarray:
+        if scores[0] > 0:
+            raise RuntimeError("not today")
+        return best(scores)
+
+    tolerant = ol.OptLayer(ol.Polytope(x, rows, oracle=moody), ol.Pipeline(), on_failure="nan")
+    value = tolerant(torch.tensor([[1.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 2.0, 0.0]]))
+    assert torch.isnan(value[0]).all() and value[1].tolist() == [0, 0, 1, 0]
+
+
+def test_an_oracle_over_auxiliary_variables_must_stay_inside():
+    x, y = cp.Variable(2), cp.Variable(2, nonneg=True)
+    shadow = [x == y, cp.sum(y) == 1]
+    away = ol.compile_polytope(ol.Polytope(x, shadow, oracle=lambda scores: np.array([5.0, 5.0])))
+    assert away.maximize(torch.tensor([1.0, 2.0])).status == ol.Status.INACCURATE
+    inside = ol.compile_polytope(ol.Polytope(x, shadow, oracle=lambda scores: np.eye(2)[scores.argmax()]))
+    found = inside.maximize(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).check()
+    assert found.value.tolist() == [[0, 1], [1, 0]] and found.gap.isnan().all()
+
+
+def test_parameters_in_the_bounds_attribute_of_a_variable():
+    cap = cp.Parameter(3, name="cap")
+    for constraints in (lambda x: [], lambda x: [cp.sum(x) <= 10]):
+        x = cp.Variable(3, bounds=[0, cap])
+        compiled = ol.compile_polytope(ol.Polytope(x, constraints(x)))
+        found = compiled.maximize(torch.ones(3), cap=torch.tensor([1.0, 2.0, 3.0])).check()
+        assert found.value.tolist() == [1, 2, 3]
+
+
+def test_an_auxiliary_variable_that_only_parameters_bound():
+    x, y, k = cp.Variable(2), cp.Variable(), cp.Parameter(name="k")
+    layer = ol.OptLayer(ol.Polytope(x, [x >= 0, x <= 1, y >= 2, y <= k]), ol.SparseMAP())
+    assert layer(torch.ones(2), k=3.0).tolist() == [1, 1]
+    with pytest.raises(ol.SolveError, match=r"an auxiliary variable must be >= 2 .* and <= 1 .*parameters involved: k"):
+        layer(torch.ones(2), k=1.0)
+
+
+def test_short_intervals_are_kept():
+    x = cp.Variable(2, bounds=[0, 5e-10])
+    best = ol.compile_polytope(ol.Polytope(x, [])).maximize(torch.tensor([1.0, -1.0], dtype=torch.float64)).check()
+    assert best.value.tolist() == [5e-10, 0.0]
+
+
+def test_transport_with_float32_marginals():
+    x = cp.Variable((3, 3), nonneg=True)
+    row, column = cp.Parameter(3, name="row"), cp.Parameter(3, name="column")
+    layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x, axis=1) == row, cp.sum(x, axis=0) == column]), ol.SparseMAP())
+    generator = torch.Generator().manual_seed(0)
+    rows, columns, scores = (torch.randn(8, *s, generator=generator) for s in ((3,), (3,), (3, 3)))
+    value = layer(scores, row=rows.softmax(-1), column=columns.softmax(-1))
+    torch.testing.assert_close(value.sum(2), rows.softmax(-1))
+    torch.testing.assert_close(value.sum(1), columns.softmax(-1))
+
+
+def nearly_dependent(gap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and a projection whose two rows differ by a small part of one entry; the derivative is (½, -½, 0)."""
+    x = cp.Variable(3, bounds=[-5, 5])
+    rows = [x[0] + x[1] + x[2] == 1, x[0] + x[1] + (1 + gap) * x[2] == 1 + 0.5 * gap]
+    scores = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    return scores, ol.OptLayer(ol.Polytope(x, rows), ol.SparseMAP())(scores)
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_nearly_dependent_rows_are_differentiated(gap):
+    scores, value = nearly_dependent(gap)
+    value[0].backward()
+    expected = torch.tensor([0.5, -0.5, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(scores.grad, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gap", [1e-7, 1e-8, 1e-9])
+def test_rows_too_nearly_dependent_are_refused(gap):
+    _, value = nearly_dependent(gap)
+    with pytest.raises(ol.SolveError, match="too nearly dependent to differentiate"):
+        value[0].backward()
+
+
+@pytest.mark.parametrize("unit", [1e-1, 1e-3, 1e-5, 1e-7])
+def test_auxiliary_variables_in_other_units(unit):
+    x, y = cp.Variable(2), cp.Variable(2)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x >= -5, x <= 5, x == unit * y, y[0] + y[1] == 0.5 / unit]))
+    near = compiled.project(torch.tensor([0.3, 0.9], dtype=torch.float64))
+    tangent = compiled.tangent(near, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    expected = torch.tensor([0.5, -0.5], dtype=torch.float64)
+    assert not tangent.ok or torch.allclose(tangent.scores, expected, atol=1e-6)
+    assert tangent.ok or unit < 1e-6
+
+
+def test_scores_of_very_different_size():
+    generator = torch.Generator().manual_seed(0)
+    for polytope in (matching(5), arborescence(4)):
+        compiled = ol.compile_polytope(polytope)
+        scores = torch.randn(20, *polytope.shape, generator=generator, dtype=torch.float64)
+        masked = torch.rand(scores.shape, generator=generator) < 0.15
+        masked.diagonal(dim1=1, dim2=2)[:] = False
+        masked[:, 0] = False
+        exact = compiled.maximize(scores.masked_fill(masked, -torch.inf)).check().value
+        for penalty in (-1e6, -1e9, -1e12, float(torch.finfo(torch.float32).min)):
+            found = compiled.maximize(scores.masked_fill(masked, penalty)).check().value
+            torch.testing.assert_close(found, exact, atol=1e-9, rtol=0)
+    cube = ol.compile_polytope(ol.Polytope(box := cp.Variable(3), [box >= 0, box <= 1]))
+    assert cube.maximize(torch.tensor([1e9, -1.0, -0.5], dtype=torch.float64)).value.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("noise", [1e-7, 1e-8, 1e-9, 1e-10])
+def test_near_ties_do_not_depend_on_the_batch(noise):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 2, (100, 5, 5), generator=generator).double()
+    scores += noise * torch.randn(100, 5, 5, generator=generator, dtype=torch.float64)
+    compiled = ol.compile_polytope(matching(5))
+    order = torch.randperm(100, generator=generator)
+    assert torch.equal(compiled.maximize(scores).value[order], compiled.maximize(scores[order]).value)
+
+
+def test_convex_sets_that_are_empty_or_unbounded_are_refused():
+    x = cp.Variable(2)
+    with pytest.raises(ol.DeclarationError, match="the declared set is empty"):
+        ol.compile_polytope(ol.Polytope(x, [cp.norm(x) <= -1]), projector=ol.CvxpyLayers())
+    with pytest.raises(ol.DeclarationError, match=r"unbounded: variable\[0\] can move without limit"):
+        ol.compile_polytope(ol.Polytope(x, [cp.norm(x) <= x[0] + 1]), projector=ol.CvxpyLayers())
+
+
+def test_cvxpylayers_leaves_the_declaration_alone():
+    x, k = cp.Variable(2), cp.Parameter(name="k")
+    k.value = 7.0
+    ball = ol.compile_polytope(ol.Polytope(x, [cp.norm(x) <= k]), projector=ol.CvxpyLayers())
+    ball.project(torch.ones(2), k=0.5).check()
+    assert k.value == 7.0 and x.value is None
 
 
 def test_a_forbidden_part_tells_its_bound_nothing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -67,7 +67,7 @@ class Answer:
     ``status`` is the solver's claim; the verdict that users see is given by the certificate of ``point`` and
     ``dual``. ``free`` marks the columns that may move in the tangent of a projection. A solver of sets that are
     not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
-    direction ``(batch, scored)`` to gradients of scores and of parameters.
+    direction ``(batch, scored)`` to gradients of scores and of parameters. ``reasons`` say why instances failed.
     """
 
     point: Float64[np.ndarray, "batch columns"]
@@ -77,6 +77,7 @@ class Answer:
     residual: Float64[np.ndarray, " batch"] | None = None
     gap: Float64[np.ndarray, " batch"] | None = None
     pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    reasons: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, form: StandardForm, batch: int) -> Answer:
@@ -98,6 +99,8 @@ class AbstractSolver(ABC):
     """Whether the solver needs a standard form; if not, it is prepared from the declaration alone."""
     accuracy: float = 0.0
     """The relative gap that the solver can be held to at best; 0 when it has no limit but rounding."""
+    manner: str = "as requested"
+    """How the solver works, in a few words, for ``explain``."""
 
     @abstractmethod
     def prepare(self, form: StandardForm) -> Any:

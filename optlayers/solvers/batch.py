@@ -34,11 +34,16 @@ def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray 
     return Instances(np.zeros((len(theta), form.scored)), form.rhs(theta), lower, upper, matrix, masked, theta)
 
 
-def impossible_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> np.ndarray:
-    """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0."""
+def impossible_instances(
+    form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None, precision: float
+) -> np.ndarray:
+    """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0.
+
+    ``precision`` is the machine epsilon of the dtype in which the parameters came.
+    """
     broken = np.abs(form.consistency(theta)).max(axis=1, initial=0.0)
     size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
-    impossible = broken > CONSISTENT * size
+    impossible = broken > max(CONSISTENT, 64 * precision) * size
     if forbidden is not None:
         impossible |= (forbidden & (form.fixed != 0)).any(axis=1)
     return impossible
@@ -64,6 +69,7 @@ def solve_possible(
     if part.residual is not None and part.gap is not None:
         answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
         answer.residual[rest], answer.gap[rest] = part.residual, part.gap
+    answer.reasons = {int(rest[k]): reason for k, reason in part.reasons.items()}
     if part.pullback is not None:
         answer.pullback = _Scattered(part.pullback, rest)
     return answer

@@ -36,6 +36,7 @@ class Clarabel(AbstractProjector):
     tolerance: float = 1e-10
     iteration_limit: int = 100
     time_limit: float = 60.0
+    manner = "a kept interior point solver, polished to the exact active set"
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:

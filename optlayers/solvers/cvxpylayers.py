@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -39,6 +41,7 @@ class CvxpyLayers(AbstractProjector):
     tolerance: float = 1e-10
     polyhedral_only = False
     accuracy = 1e-4
+    manner = "a conic solver that reads the declaration"
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
@@ -48,8 +51,24 @@ class CvxpyLayers(AbstractProjector):
         return _State(form, self.tolerance)
 
     def project(self, state: _State, instances: Instances) -> Answer:
-        with state.lock:  # cvxpy problems hold their parameters' values
+        # cvxpy keeps values in the user's own variables and parameters, which several polytopes may share.
+        with _values, _restored(state.form.polytope):
             return state.project(instances)
+
+
+_values = threading.Lock()
+
+
+@contextmanager
+def _restored(polytope: Polytope) -> Iterator[None]:
+    """Leave the values of the declaration's variables and parameters as they were."""
+    leaves = [*polytope.variables, *polytope.parameters]
+    before = [leaf.value for leaf in leaves]
+    try:
+        yield
+    finally:
+        for leaf, value in zip(leaves, before, strict=True):
+            leaf.save_value(value)
 
 
 @final
@@ -57,7 +76,6 @@ class CvxpyLayers(AbstractProjector):
 class _State:
     form: StandardForm
     tolerance: float
-    lock: threading.Lock = field(default_factory=threading.Lock)
     problems: dict[bool, _Problems] = field(default_factory=dict)
 
     def project(self, instances: Instances) -> Answer:

@@ -47,6 +47,7 @@ class Highs(AbstractMaximizer):
     tolerance: float = 1e-9
     iteration_limit: int = 1_000_000
     time_limit: float = 60.0
+    manner = "simplex: answers are vertices, warm from instance to instance"
 
     def __post_init__(self) -> None:
         if not 1e-10 <= self.tolerance <= 1e-3:
@@ -217,7 +218,8 @@ class _Model:
         return not (idle_column.any() or idle_row.any())
 
     def _with_slack(self, point: np.ndarray, data: np.ndarray) -> np.ndarray:
-        point = _snap(_snap(point, self.lower), self.upper)
+        below = np.abs(point - self.lower) <= np.abs(point - self.upper)
+        point = np.where(below, _snap(point, self.lower), _snap(point, self.upper))
         product = np.bincount(self.body.indices, data * point[self.entry_column], minlength=self.form.rows)
         slack = (self.rhs - product)[self.form.equalities :]
         slack[np.abs(slack) <= SNAP * (1 + np.abs(self.rhs[self.form.equalities :]))] = 0.0

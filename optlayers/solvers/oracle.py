@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
+from optlayers.solvers.highs import Highs
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Oracle"]
@@ -23,9 +24,9 @@ FEASIBLE = 1e-7
 class Oracle(AbstractMaximizer):
     """Maximize by calling a function that knows the structure.
 
-    Every answer is checked against the declared constraints as far as they have no auxiliary variables. That it is
-    *best* is the oracle's word: its gap is reported as NaN. :func:`optlayers.testing.check_polytope` compares an
-    oracle with a solver that proves its answers.
+    Every answer must lie in the declared polytope; where auxiliary variables are needed to tell, HiGHS looks for them.
+    That the answer is *best* is the oracle's word: its gap is NaN. :func:`optlayers.testing.check_polytope` compares
+    an oracle with a solver that proves its answers.
 
     Parameters
     ----------
@@ -34,21 +35,36 @@ class Oracle(AbstractMaximizer):
     """
 
     function: Callable[[np.ndarray], Any]
+    manner = "the declaration's own oracle"
 
-    def prepare(self, form: StandardForm) -> StandardForm:
-        return form
+    def prepare(self, form: StandardForm) -> _State:
+        return _State(form, Highs().prepare(form) if form.auxiliary else None)
 
-    def maximize(self, state: StandardForm, instances: Instances) -> Answer:
-        form, answer = state, Answer.empty(state, len(instances))
-        answer.residual = np.zeros(len(instances))
+    def maximize(self, state: _State, instances: Instances) -> Answer:
+        form, answer = state.form, Answer.empty(state.form, len(instances))
+        answer.residual = np.full(len(instances), np.nan)
         answer.gap = np.full(len(instances), np.nan)
-        answer.dual[:] = 0.0
         for k in range(len(instances)):
-            structure = self._call(form, instances, k)
+            try:
+                structure = self._call(form, instances, k)
+            except Exception as error:  # whatever a user's function raises belongs to this instance
+                answer.status[k] = Status.FAILED
+                answer.reasons[k] = f"oracle {self._name} raised {type(error).__name__}: {error}"
+                continue
             answer.point[k], answer.residual[k] = _complete(form, instances, k, structure)
+        found = np.isfinite(answer.residual)
         scale = 1.0 + np.abs(instances.rhs).max(axis=1, initial=0.0)
-        answer.status[:] = np.where(answer.residual <= FEASIBLE * scale, Status.OPTIMAL, Status.INACCURATE)
+        inside = found & (np.nan_to_num(answer.residual) <= FEASIBLE * scale)
+        for k in np.flatnonzero(found & ~inside).tolist():
+            answer.status[k] = Status.INACCURATE
+            answer.reasons[k] = f"oracle {self._name} left the polytope by {answer.residual[k]:.3g}"
+        if state.auxiliaries is not None:
+            self._find_auxiliaries(state, instances, answer, np.flatnonzero(inside))
         return answer
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
 
     def _call(self, form: StandardForm, instances: Instances, k: int) -> np.ndarray:
         scores = np.zeros(form.size)
@@ -57,11 +73,32 @@ class Oracle(AbstractMaximizer):
             scores[form.kept[instances.forbidden[k, : form.scored]]] = -np.inf
         structure = np.asarray(self.function(scores.reshape(form.shape)), dtype=np.float64)
         if structure.shape != form.shape:
-            raise ValueError(
-                f"oracle {self.function!r} returned shape {structure.shape} for instance {k}, "
-                f"but the polytope has shape {form.shape}"
-            )
+            raise ValueError(f"it returned shape {structure.shape}, but the polytope has shape {form.shape}")
         return structure.reshape(-1)
+
+    def _find_auxiliaries(self, state: _State, instances: Instances, answer: Answer, inside: np.ndarray) -> None:
+        """Complete points by auxiliary values, with the structure held; there are none outside of the polytope."""
+        form, mine = state.form, instances.take(inside)
+        lower, upper = mine.lower.copy(), mine.upper.copy()
+        held = answer.point[inside][:, : form.scored]
+        # Rounded structures get the room of the tolerance on either side.
+        lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
+        held_instances = replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
+        completed = Highs().maximize(state.auxiliaries, held_instances)
+        for position, k in enumerate(inside):
+            if completed.status[position] == Status.OPTIMAL:
+                answer.point[k, form.scored :] = completed.point[position, form.scored :]
+            else:
+                answer.status[k] = Status.INACCURATE
+                answer.reasons[int(k)] = f"oracle {self._name} left the polytope"
+
+
+@final
+@dataclass(frozen=True)
+class _State:
+    form: StandardForm
+    auxiliaries: Any
+    """The state of a HiGHS solver that completes points, None when rows need no auxiliary columns."""
 
 
 def _complete(form: StandardForm, instances: Instances, k: int, structure: np.ndarray) -> tuple[np.ndarray, float]:
