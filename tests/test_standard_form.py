@@ -70,7 +70,7 @@ def test_column_major_order_is_undone():
         ({"symmetric": True}, lambda v: torch.equal(v, v.mT)),
         ({"diag": True}, lambda v: torch.equal(v, torch.diag_embed(v.diagonal(dim1=-2, dim2=-1)))),
     ],
-    ids=str,
+    ids=["nonneg", "nonpos", "bounds", "symmetric", "diag"],
 )
 def test_attributes_are_constraints(attributes, inside):
     x = cp.Variable((3, 3), **attributes)
