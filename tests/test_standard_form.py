@@ -137,7 +137,9 @@ def test_parameters_in_the_bounds():
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     lows = (torch.rand(4, 3, generator=generator, dtype=torch.float64) * 0.3).requires_grad_()
-    highs = (0.4 + torch.rand(4, 3, generator=generator, dtype=torch.float64)).requires_grad_()
+    highs = (0.35 + 0.2 * torch.rand(4, 3, generator=generator, dtype=torch.float64)).requires_grad_()
+    value = layer(scores, low=lows, high=highs)
+    assert (value == highs).any() and (value == lows).any()
     assert torch.autograd.gradcheck(lambda s, a, b: layer(s, low=a, high=b), (scores, lows, highs), eps=1e-6, atol=1e-5)
 
 

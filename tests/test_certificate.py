@@ -1,0 +1,81 @@
+"""No answer is believed: what a solver claims is held against the constraints and the dual bound."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import optlayers as ol
+from polytopes import arborescence, matching
+
+
+@dataclass(frozen=True)
+class Liar(ol.AbstractMaximizer, ol.AbstractProjector):
+    """Solves, then spoils the answer and keeps calling it optimal."""
+
+    spoil: str
+
+    def prepare(self, form):
+        highs, clarabel = ol.Highs(), ol.Clarabel()
+        return highs, highs.prepare(form), clarabel, clarabel.prepare(form)
+
+    def maximize(self, state, instances):
+        return self._spoiled(state[0].maximize(state[1], instances), instances)
+
+    def project(self, state, instances):
+        return self._spoiled(state[2].project(state[3], instances), instances)
+
+    def _spoiled(self, answer, instances):
+        if self.spoil == "outside of the rows":
+            answer.point += 1e-3
+        elif self.spoil == "outside of the bounds":
+            answer.point[:, 0] = instances.lower[:, 0] - 1e-3
+        elif self.spoil == "another vertex":
+            answer.point[:] = answer.point[::-1].copy()
+        elif self.spoil == "no numbers":
+            answer.point[:] = np.nan
+        elif self.spoil == "another dual":
+            answer.dual += 1.0
+        answer.status[:] = ol.Status.OPTIMAL
+        return answer
+
+
+SPOILED = ["outside of the rows", "outside of the bounds", "another vertex", "no numbers", "another dual"]
+
+
+def scores_for(polytope: ol.Polytope) -> torch.Tensor:
+    return torch.randn(6, *polytope.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+@pytest.mark.parametrize("polytope", [matching(4), arborescence(3)], ids=["matching", "tree"])
+def test_a_maximizer_that_lies_is_caught(polytope, spoil):
+    found = ol.compile_polytope(polytope, maximizer=Liar(spoil)).maximize(scores_for(polytope))
+    assert (found.status == ol.Status.INACCURATE).all()
+    with pytest.raises(ol.SolveError, match=r"6 of 6 instances .*\n.*the residual or the gap of its answer exceeds"):
+        found.check()
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+@pytest.mark.parametrize("polytope", [matching(4), arborescence(3)], ids=["matching", "tree"])
+def test_a_projector_that_lies_is_caught_or_put_right(polytope, spoil):
+    """Polishing repairs what is near the answer; whatever is called optimal afterwards is."""
+    scores = scores_for(polytope)
+    found = ol.compile_polytope(polytope, projector=Liar(spoil)).project(scores)
+    right = ol.compile_polytope(polytope).project(scores).check().value
+    near = (found.value - right).flatten(1).abs().amax(1) <= 1e-6
+    assert torch.equal(found.ok & near, found.ok)
+    if spoil == "no numbers":
+        assert not found.ok.any()
+
+
+def test_gap_and_residual_say_how_far():
+    polytope = matching(4)
+    scores = scores_for(polytope)
+    honest = ol.compile_polytope(polytope).maximize(scores).check()
+    swapped = ol.compile_polytope(polytope, maximizer=Liar("another vertex")).maximize(scores)
+    lost = (scores * (honest.value - swapped.value)).flatten(1).sum(1)
+    torch.testing.assert_close(swapped.gap, lost)
+    shifted = ol.compile_polytope(polytope, maximizer=Liar("outside of the rows")).maximize(scores)
+    torch.testing.assert_close(shifted.primal_residual, torch.full((6,), 4e-3, dtype=torch.float64))
