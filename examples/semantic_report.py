@@ -147,7 +147,7 @@ def plot_trees(results: Sequence[Result], sentences: Sequence[Sentence], path: P
     figure, axes = plt.subplots(
         count,
         len(rules) + 1,
-        figsize=((len(rules) + 1) * (0.55 * widest + 1.2), 2.6 * count),
+        figsize=((len(rules) + 1) * (0.4 * widest + 1.0), 2.4 * count),
         squeeze=False,
         layout="constrained",
     )
@@ -173,9 +173,9 @@ def _draw_tree(axis: Axes, sentence: Sentence, heads: tuple[int, ...], title: st
         # The arrow head sits where the arc comes down on the modifier.
         axis.plot(modifier, 0.09, marker="v", color=color, markersize=5)
     for position, word in enumerate(sentence.words, start=1):
-        axis.text(position, -0.15, word, rotation=45, ha="right", va="top", fontsize=8, rotation_mode="anchor")
+        axis.text(position, -0.15, word, rotation=45, ha="right", va="top", fontsize=9, rotation_mode="anchor")
     axis.set_xlim(0.2, len(sentence) + 0.8)
     axis.set_ylim(-1.3, longest / 2 + 1.1)
     right = sum(h == g for h, g in zip(heads, sentence.heads, strict=True))
-    axis.set_title(title if title == "gold" else f"{title} ({right}/{len(sentence)})", fontsize=9)
+    axis.set_title(title if title == "gold" else f"{title} ({right}/{len(sentence)})", fontsize=11)
     axis.axis("off")

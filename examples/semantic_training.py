@@ -34,6 +34,12 @@ class Corpus:
     train: list[Sentence]
     dev: list[Sentence]
 
+    @property
+    def drawn(self) -> list[Sentence]:
+        """The dev sentences whose trees are drawn: the first three with something to see."""
+        telling = [s for s in self.dev if len(s) >= 4 and len(s.roles) >= 2]
+        return (telling + self.dev)[:3]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -61,7 +67,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Result:
-    """A run, its measure after every epoch, what it cost, and the trees of the first dev sentences."""
+    """A run, its measure after every epoch, what it cost, and the trees of the sentences that are drawn."""
 
     run: Run
     curve: list[Measure]
@@ -74,7 +80,7 @@ class Result:
         return self.curve[-1]
 
 
-def train(run: Run, corpus: Corpus, report: Callable[[], None], shown: int = 3) -> Result:
+def train(run: Run, corpus: Corpus, report: Callable[[], None]) -> Result:
     """Train jointly on roles and on the trees of a fraction of the sentences; ``report`` is called after each epoch."""
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
@@ -99,7 +105,7 @@ def train(run: Run, corpus: Corpus, report: Callable[[], None], shown: int = 3) 
         seconds += time.perf_counter() - start
         curve.append(evaluate(model, corpus.dev, vocabulary, run))
         report()
-    trees = predicted_heads(model, corpus.dev[:shown], vocabulary)
+    trees = predicted_heads(model, corpus.drawn, vocabulary)
     return Result(run, curve, seconds / run.epochs, trees)
 
 

@@ -171,7 +171,7 @@ def main(given: list[str] | None = None) -> list[Result]:
     write_csv(results, options.output / "runs.csv")
     (options.output / "table.md").write_text(markdown(results))
     plot_results(results, options.output / "results.png")
-    plot_trees(results, corpus.dev, options.output / "trees.png")
+    plot_trees(results, corpus.drawn, options.output / "trees.png")
     console.print(table(results, f"dev, mean and 95 % interval over {len(options.seeds)} seeds"))
     console.print(f"wrote {', '.join(p.name for p in sorted(options.output.iterdir()))} to {options.output}")
     return results
