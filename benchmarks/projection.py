@@ -15,6 +15,7 @@ import csv
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -92,9 +93,11 @@ def reference(polytope: ol.Polytope) -> Callable[..., torch.Tensor]:
     """The projection as a user of cvxpylayers writes it."""
     target = cp.Parameter(polytope.shape)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(polytope.variable - target)), list(polytope.constraints))
-    layer = CvxpyLayer(
-        problem, [target, *polytope.parameters], [polytope.variable], solver_args={"solve_method": "Clarabel"}
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2")
+        layer = CvxpyLayer(
+            problem, [target, *polytope.parameters], [polytope.variable], solver_args={"solve_method": "Clarabel"}
+        )
     return lambda scores, *parameters: layer(scores, *parameters)[0]
 
 

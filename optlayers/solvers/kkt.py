@@ -48,7 +48,7 @@ RESCUE_CUTOFF = 1e-13
 PRECISION = 1e-14
 """Steps end when the residual is below this, relative to the right-hand side."""
 DENSE_SIZE = 200
-"""Up to so many rows and columns together, dense LAPACK beats a sparse factorization with its overheads."""
+"""Up to this size of a matrix, dense LAPACK beats a sparse factorization with its overheads."""
 DENSE_MEMORY = 2**26
 """Bytes of dense matrices at a time."""
 
@@ -64,7 +64,10 @@ class KKT:
         self.columns = form.entry_column[: self.entries]
         self.scored = np.zeros(form.unslacked)
         self.scored[: form.scored] = 1.0
-        self.dense = form.rows + form.unslacked <= DENSE_SIZE
+        # What is factored: rows alone when all columns are scored and can be eliminated, else both.
+        factored = form.rows if form.auxiliary == 0 else form.rows + form.unslacked
+        self.dense = factored <= DENSE_SIZE
+        self.bytes_each = 8 * (factored**2 + form.rows * form.unslacked)
 
     def solve(
         self,
@@ -109,7 +112,7 @@ class KKT:
         if self.dense:
             # torch spreads a batch of factorizations over its own threads. NumPy's BLAS would not do: it starts
             # threads for a single small matrix, and they stall each other when several processes do so.
-            most = max(1, DENSE_MEMORY // (8 * (form.rows + cut) ** 2))
+            most = max(1, DENSE_MEMORY // self.bytes_each)
             for first in range(0, len(free), most):
                 work(np.arange(first, min(first + most, len(free))))
         else:
