@@ -75,8 +75,9 @@ class Failure:
 
     def __str__(self) -> str:
         where = f"instance {self.index[0] if len(self.index) == 1 else self.index}" if self.index else "the instance"
-        # A reason of its own says what to change; advice goes with the bare verdict.
-        advice = f"; {self.status.advice}" if self.reason == self.status.meaning else ""
+        # What an oracle did or a derivative lacks says itself what to change.
+        general = self.reason == self.status.meaning or self.status in (Status.INFEASIBLE, Status.LIMIT)
+        advice = f"; {self.status.advice}" if general else ""
         return f"{where} is {self.status.name}: {self.reason}{advice}"
 
 

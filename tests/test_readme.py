@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def blocks(page: str) -> list[tuple[int, str, str | None]]:
     """Of every Python block its line, its code, and the text block right below it, which is its output."""
     found = list(BLOCK.finditer(page))
     result = []
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in itertools.zip_longest(found, found[1:]):
         if block[1] == "python":
             told = after is not None and after[1] == "text" and not page[block.end() : after.start()].strip()
             line = page[: block.start(2)].count("\n")
@@ -48,5 +49,6 @@ def test_the_readme_has_examples():
 
 
 def test_blocks_know_their_output():
+    assert blocks("no block at all") == []
     page = "a\n```python\nprint(1)\n```\n```text\n1\n```\n\n```python\nx = 2\n```\nwords\n```text\nno output\n```\n"
     assert blocks(page) == [(2, "print(1)\n", "1\n"), (9, "x = 2\n", None)]

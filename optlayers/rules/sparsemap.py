@@ -14,6 +14,10 @@ from optlayers.solution import Solution
 
 __all__ = ["SparseMAP"]
 
+TOO_DEPENDENT = (
+    "its active constraints are too nearly dependent to differentiate; drop or rescale those that nearly repeat others"
+)
+
 
 @final
 @dataclass(frozen=True)
@@ -39,5 +43,5 @@ class SparseMAP(AbstractRule):
     def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
-        verdict = saved.failing(~tangent.ok, "its active constraints are too nearly dependent to differentiate")
+        verdict = saved.failing(~tangent.ok, TOO_DEPENDENT)
         return Gradient(tangent.scores, tangent.parameters, solutions=(verdict,))

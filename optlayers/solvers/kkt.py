@@ -67,7 +67,7 @@ class KKT:
         # What is factored: rows alone when all columns are scored and can be eliminated, else both.
         factored = form.rows if form.auxiliary == 0 else form.rows + form.unslacked
         self.dense = factored <= DENSE_SIZE
-        self.bytes_each = 8 * (factored**2 + form.rows * form.unslacked)
+        self.bytes_each = 8 * (1 + factored**2 + form.rows * form.unslacked)
 
     def solve(
         self,

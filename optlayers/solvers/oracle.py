@@ -57,7 +57,7 @@ class Oracle(AbstractMaximizer):
         inside = found & (np.nan_to_num(answer.residual) <= FEASIBLE * scale)
         for k in np.flatnonzero(found & ~inside).tolist():
             answer.status[k] = Status.INACCURATE
-            answer.reasons[k] = f"oracle {self._name} left the polytope by {answer.residual[k]:.3g}"
+            answer.reasons[k] = f"oracle {self._name} left the polytope by {answer.residual[k]:.3g}; see check_polytope"
         if state.auxiliaries is not None:
             self._find_auxiliaries(state, instances, answer, np.flatnonzero(inside))
         return answer
@@ -90,7 +90,7 @@ class Oracle(AbstractMaximizer):
                 answer.point[k, form.scored :] = completed.point[position, form.scored :]
             else:
                 answer.status[k] = Status.INACCURATE
-                answer.reasons[int(k)] = f"oracle {self._name} left the polytope"
+                answer.reasons[int(k)] = f"oracle {self._name} left the polytope; see check_polytope"
 
 
 @final
