@@ -246,15 +246,20 @@ class CompiledPolytope:
             )
         batch = solution.status.shape
         flat = inputs.flatten_scores(direction, self.shape)
-        found = self._pull_back(solution, flat.numpy())
+        scores, theta, ok = self._pull_back(solution, flat.numpy())
         parameters = {
-            spec.name: torch.from_numpy(np.ascontiguousarray(found[1][:, spec.span]))
-            .reshape(*batch, *spec.shape)
-            .to(direction.device, direction.dtype)
-            for spec in self.projection_form.parameters
+            name: value.reshape(*batch, *value.shape[1:]).to(direction.device, direction.dtype)
+            for name, value in self._by_name(theta).items()
         }
-        scores = torch.from_numpy(found[0]).reshape(direction.shape).to(direction.device, direction.dtype)
-        return Tangent(scores, parameters, torch.from_numpy(found[2]).reshape(batch))
+        shaped = torch.from_numpy(scores).reshape(direction.shape).to(direction.device, direction.dtype)
+        return Tangent(shaped, parameters, torch.from_numpy(ok).reshape(batch))
+
+    def _by_name(self, theta: np.ndarray) -> dict[str, Tensor]:
+        """A tensor ``(batch, *shape)`` per parameter from ``(batch, parameters)``."""
+        return {
+            s.name: torch.from_numpy(np.ascontiguousarray(theta[:, s.span])).reshape(len(theta), *s.shape)
+            for s in self.projection_form.parameters
+        }
 
     def _pull_back(self, solution: Solution, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gradients of flat scores and of the vector of all parameters, and for which instances."""
@@ -331,10 +336,9 @@ class CompiledPolytope:
 class BoundPolytope:
     """A compiled polytope with the parameters and the forbidden parts of a batch filled in.
 
-    ``instances`` are the numbers of the projector's form, ``row_instances`` those of the rows of a polyhedron.
-
     Everything is flat: scores and values are ``(batch, size)`` float64 on the CPU, in C order of the structure.
-    Parts that are forbidden stay forbidden in every question asked of it.
+    Parts that are forbidden stay forbidden in every question asked of it. ``instances`` are the numbers of the
+    projector's form, ``row_instances`` those of the rows of a polyhedron.
     """
 
     def __init__(
@@ -343,13 +347,12 @@ class BoundPolytope:
         self.compiled = compiled
         self.theta = theta
         self.forbidden = forbidden
-        self.broken = np.abs((compiled.form or compiled.projection_form).consistency(theta)).max(axis=1, initial=0.0)
+        rows = compiled.form or compiled.projection_form
         self.instances = make_instances(compiled.projection_form, theta, forbidden)
-        self.impossible = impossible_instances(compiled.form or compiled.projection_form, theta, forbidden, precision)
-        rows = compiled.form
-        self.row_instances = self.instances
-        if rows is not None and rows is not compiled.projection_form:
-            self.row_instances = make_instances(rows, theta, forbidden)
+        same = rows is compiled.projection_form
+        self.row_instances = self.instances if same else make_instances(rows, theta, forbidden)
+        self.broken = np.abs(rows.consistency(theta)).max(axis=1, initial=0.0)
+        self.impossible = impossible_instances(rows, theta, self.broken, forbidden, precision)
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
@@ -375,23 +378,36 @@ class BoundPolytope:
         form = compiled.projection_form
         instances = self.instances.with_scores(scores.numpy()[:, form.kept])
 
-        def solve(some: Instances) -> Answer:
-            answer = compiled.projector.project(compiled._projector_state, some)
-            return answer if compiled._kkt is None else polish(form, compiled._kkt, some, answer)
-
-        answer = solve_possible(form, instances, self._hopeless(instances), solve)
+        answer = solve_possible(form, instances, self._hopeless(instances), self._project_possible)
         objective = instances.scores - answer.point[:, : form.scored]
         return self._verdict(compiled.projector, form, instances, answer, objective)
+
+    def _project_possible(self, instances: Instances) -> Answer:
+        """Project and polish; what stays uncertified is solved once more by a solver that has seen nothing else.
+
+        A kept solver has scaled its problem for the scores that it saw first, which may be of quite another size.
+        """
+        compiled = self.compiled
+        form, kkt, projector = compiled.projection_form, compiled._kkt, compiled.projector
+        answer = projector.project(compiled._projector_state, instances)
+        if kkt is None:
+            return answer
+        answer = polish(form, kkt, instances, answer)
+        objective = instances.scores - answer.point[:, : form.scored]
+        before = certify(form, instances, objective, answer.point, answer.dual).relative
+        for k in np.flatnonzero(before > max(compiled.tolerance, projector.accuracy)):
+            alone = instances.take(slice(k, k + 1))
+            fresh = polish(form, kkt, alone, projector.project(projector.prepare(form), alone))
+            objective = alone.scores - fresh.point[:, : form.scored]
+            if certify(form, alone, objective, fresh.point, fresh.dual).relative[0] < before[k]:
+                answer.replace(int(k), fresh)
+        return answer
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
         compiled = self.compiled
         scores, theta, ok = compiled._pull_back(solution, direction.numpy())
-        parameters = {
-            s.name: torch.from_numpy(np.ascontiguousarray(theta[:, s.span])).reshape(len(scores), *s.shape)
-            for s in compiled.projection_form.parameters
-        }
-        return Tangent(torch.from_numpy(scores), parameters, torch.from_numpy(ok))
+        return Tangent(torch.from_numpy(scores), compiled._by_name(theta), torch.from_numpy(ok))
 
     def _hopeless(self, instances: Instances) -> np.ndarray:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""

@@ -214,16 +214,11 @@ class _Call:
         """Which instances have no certified answer, flat; with ``"raise"`` there are none, or it raises."""
         failed = ~solution.ok
         if self.on_failure == "raise" and bool(failed.any()):
-            shaped = replace(solution, status=solution.status.reshape(batch))
-            failures = shaped.failures if self.positions is None else self._renamed(solution)
+            failures = replace(solution, status=solution.status.reshape(batch)).failures
+            if self.positions is not None:  # each under its index in the batch that the user handed in
+                failures = [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in failures]
             raise SolveError(failures, len(failed))
         return failed
-
-    def _renamed(self, solution: Solution) -> list[Failure]:
-        """Failures under their index in the batch that the user handed in."""
-        if self.positions is None:
-            return solution.failures
-        return [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in solution.failures]
 
 
 class _Solve(torch.autograd.Function):

@@ -29,7 +29,7 @@ from optlayers.solvers import Highs
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
 from optlayers.standard_form import StandardForm, form_without_rows
 
-__all__ = ["PolytopeReport", "check_polytope", "check_rule", "check_solver", "contains", "is_vertex"]
+__all__ = ["PolytopeReport", "check_polytope", "check_rule", "check_solver", "contains", "distance", "is_vertex"]
 
 
 @final

@@ -79,3 +79,13 @@ def test_gap_and_residual_say_how_far():
     torch.testing.assert_close(swapped.gap, lost)
     shifted = ol.compile_polytope(polytope, maximizer=Liar("outside of the rows")).maximize(scores)
     torch.testing.assert_close(shifted.primal_residual, torch.full((6,), 4e-3, dtype=torch.float64))
+
+
+def test_a_kept_solver_is_not_misled_by_scores_of_another_size():
+    compiled = ol.compile_polytope(arborescence(3))
+    generator = torch.Generator().manual_seed(3186)
+    for _ in range(30):
+        scores = torch.randn(8, 4, 4, generator=generator, dtype=torch.float64)
+        compiled.project(1e-3 * scores).check()
+        for size in (1e3, 1e5, 1e7):
+            compiled.project(size * scores).check()

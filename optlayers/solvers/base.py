@@ -79,6 +79,12 @@ class Answer:
     pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
+    def replace(self, k: int, other: Answer) -> None:
+        """Take over the single answer of ``other`` for instance ``k``."""
+        self.point[k], self.dual[k], self.status[k] = other.point[0], other.dual[0], other.status[0]
+        if self.free is not None and other.free is not None:
+            self.free[k] = other.free[0]
+
     @classmethod
     def empty(cls, form: StandardForm, batch: int) -> Answer:
         """An answer to be filled in, instance by instance."""

@@ -35,13 +35,13 @@ def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray 
 
 
 def impossible_instances(
-    form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None, precision: float
+    form: StandardForm, theta: np.ndarray, broken: np.ndarray, forbidden: np.ndarray | None, precision: float
 ) -> np.ndarray:
     """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0.
 
-    ``precision`` is the machine epsilon of the dtype in which the parameters came.
+    ``broken`` is by how much the parameters violate dropped rows, ``precision`` the machine epsilon of the dtype in
+    which they came.
     """
-    broken = np.abs(form.consistency(theta)).max(axis=1, initial=0.0)
     size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
     impossible = broken > max(CONSISTENT, 64 * precision) * size
     if forbidden is not None:

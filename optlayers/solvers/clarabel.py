@@ -103,28 +103,32 @@ class _Model:
             target, lower, upper = target.copy(), np.where(held, -1.0, lower), np.where(held, 1.0, upper)
             target[held] = 0.0
         h = np.concatenate([instances.rhs[k], -lower[self.low], upper[self.high]])
-        solution = self._run(values, -target, h)
+        # An objective of unit size, whatever the scores: the scaling of a kept solver is that of its first problem.
+        size = max(1.0, np.abs(target).max(initial=0.0))
+        solution = self._run(values, self.curvature / size, -target / size, h)
         point = np.array(solution.x)
         point[held] = 0.0
-        dual = np.array(solution.z)[: form.rows]
+        dual = np.array(solution.z)[: form.rows] * size
         status = _STATUS.get(str(solution.status), Status.FAILED)
         return self._with_slack(point, instances, k), dual, status
 
-    def _run(self, values: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolution:
+    def _run(self, values: np.ndarray, curvature: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolution:
         if self.kept is None:
-            self.kept = self._build(values, q, h)
+            self.kept = self._build(values, curvature, q, h)
             self.kept_values = values
         else:
-            self.kept.update(q=q, b=h)
+            self.kept.update(P=curvature, q=q, b=h)
             if not np.array_equal(values, self.kept_values):
                 self.kept.update(A=values)
                 self.kept_values = values
         return self.kept.solve()
 
-    def _build(self, values: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolver:
+    def _build(self, values: np.ndarray, curvature: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolver:
         matrix = sp.csc_matrix((values, self.indices, self.indptr), shape=self.shape)
-        curvature = sp.csc_matrix(sp.diags_array(self.curvature))
-        return clarabel.DefaultSolver(curvature, q, matrix, h, list(self.rhs_cones), self.settings)
+        # All diagonal entries are stored, also zeros, so that they can be exchanged in their order.
+        width = len(curvature)
+        diagonal = sp.csc_matrix((curvature, np.arange(width), np.arange(width + 1)), shape=(width, width))
+        return clarabel.DefaultSolver(diagonal, q, matrix, h, list(self.rhs_cones), self.settings)
 
     def _with_slack(self, point: np.ndarray, instances: Instances, k: int) -> np.ndarray:
         form = self.form

@@ -135,36 +135,32 @@ class _Model:
         slackness, whichever optimal dual point is at hand. On it the rest ``scores - Aᵀ y`` is scaled anew, until it
         is rounding. Then several vertices are best, and the generic objective has a single best one on the face.
         """
-        face = _Face(self.lower, self.upper, self._row_lower(self.rhs))
+        whole = face = _Face(self.lower, self.upper, self._row_lower(self.rhs))
         rest, dual, point = scores, np.zeros(self.form.rows), np.zeros(0)
-        for stage in range(STAGES):
-            rest = np.where(face.lower < face.upper, rest, 0.0)
-            scale = np.abs(rest).max(initial=0.0)
-            if stage > 0 and scale == 0:
-                break
-            costs = rest / scale if scale > 0 else rest
-            status = self._run(costs)
-            if status != Status.OPTIMAL and stage == 0:
-                # A cold start forgives a bad basis; what fails twice has failed.
-                self.highs.clearSolver()
-                status = self._run(costs)
-            if status != Status.OPTIMAL:
-                self._set_face(_Face(self.lower, self.upper, self._row_lower(self.rhs)))
-                return point, dual, Status.OPTIMAL if stage > 0 else status  # the certificate judges what there is
-            point, duals, reduced = self._solution()
-            if self._unique(face, duals, reduced):
-                dual = dual + duals * scale
-                self._set_face(_Face(self.lower, self.upper, self._row_lower(self.rhs)), unless=stage == 0)
-                return point, dual, status
-            face = face.where_best(point, duals, reduced, self.rhs)
-            self._set_face(face)
-            # Only rows that are tight all over the face may be priced out.
-            dual = dual + np.where(face.row_lower == self.rhs, duals, 0.0) * scale
-            rest = self._left_over(scores, dual, data)
-        if self._run(self.generic) == Status.OPTIMAL:
-            point = self._solution()[0]
-        self._set_face(_Face(self.lower, self.upper, self._row_lower(self.rhs)))
-        return point, dual, Status.OPTIMAL
+        try:
+            for stage in range(STAGES):
+                rest = np.where(face.lower < face.upper, rest, 0.0)
+                scale = np.abs(rest).max(initial=0.0)
+                if stage > 0 and scale == 0:
+                    break
+                status = self._run(rest / scale if scale > 0 else rest, again=stage == 0)
+                if status != Status.OPTIMAL:
+                    # What an earlier stage found stands, and the certificate judges it.
+                    return point, dual, Status.OPTIMAL if stage > 0 else status
+                point, duals, reduced = self._solution()
+                if self._unique(face, duals, reduced):
+                    return point, dual + duals * scale, status
+                face = face.where_best(point, duals, reduced, self.rhs)
+                self._set_face(face)
+                # Only rows that are tight all over the face may be priced out.
+                dual = dual + np.where(face.row_lower == self.rhs, duals, 0.0) * scale
+                rest = self._left_over(scores, dual, data)
+            if self._run(self.generic) == Status.OPTIMAL:
+                point = self._solution()[0]
+            return point, dual, Status.OPTIMAL
+        finally:
+            if face is not whole:
+                self._set_face(whole)
 
     def _left_over(self, scores: np.ndarray, dual: np.ndarray, data: np.ndarray) -> np.ndarray:
         """``scores - Aᵀ dual``, with 0 for what is rounding."""
@@ -174,10 +170,9 @@ class _Model:
         size = np.abs(scores) + np.bincount(self.entry_column, np.abs(terms), minlength=width)
         return np.where(np.abs(rest) <= ROUNDING * size, 0.0, rest)
 
-    def _set_face(self, face: _Face, *, unless: bool = False) -> None:
-        if not unless:
-            self.highs.changeColsBounds(len(self.columns), self.columns, face.lower, face.upper)
-            self.highs.changeRowsBounds(len(self.rows), self.rows, face.row_lower, self.rhs)
+    def _set_face(self, face: _Face) -> None:
+        self.highs.changeColsBounds(len(self.columns), self.columns, face.lower, face.upper)
+        self.highs.changeRowsBounds(len(self.rows), self.rows, face.row_lower, self.rhs)
 
     def _set_matrix(self, instances: Instances, k: int) -> None:
         if instances.matrix is None:
@@ -196,12 +191,17 @@ class _Model:
             self.rhs = rhs.copy()
             self.highs.changeRowsBounds(len(self.rows), self.rows, self._row_lower(self.rhs), self.rhs)
 
-    def _run(self, costs: np.ndarray) -> int:
+    def _run(self, costs: np.ndarray, *, again: bool = False) -> int:
+        """Solve with other costs; ``again`` from a cold start if the warm one fails, which forgives a bad basis."""
         self.highs.changeColsCost(len(self.columns), self.columns, costs)
         # HiGHS counts time over the life of a model.
         self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.time_limit)
         self.highs.run()
-        return _STATUS.get(self.highs.getModelStatus(), Status.FAILED)
+        status = _STATUS.get(self.highs.getModelStatus(), Status.FAILED)
+        if again and status != Status.OPTIMAL:
+            self.highs.clearSolver()
+            return self._run(costs)
+        return status
 
     def _solution(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         solution = self.highs.getSolution()
