@@ -15,13 +15,11 @@ from optlayers import inputs
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
-from optlayers.solvers import Clarabel, Highs, Oracle
+from optlayers.solvers import Auto, Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
-from optlayers.solvers.certificate import certify
+from optlayers.solvers.certified import maximize_certified, project_certified
 from optlayers.solvers.derivative import pull_back
-from optlayers.solvers.kkt import KKT
-from optlayers.solvers.polish import polish
 from optlayers.standard_form import (
     DeclarationError,
     NotPolyhedral,
@@ -48,8 +46,8 @@ def compile_polytope(
     Parameters
     ----------
     polytope : the declaration.
-    maximizer : by default the oracle of the declaration if it has one, else :class:`optlayers.Highs`.
-    projector : by default :class:`optlayers.Clarabel`, polished to the active set.
+    maximizer : by default the oracle of the declaration if it has one, else :class:`optlayers.Auto`.
+    projector : by default :class:`optlayers.Auto`.
     tolerance : an instance is ``OPTIMAL`` when its residual and its gap, relative to the size of the numbers
         involved, are at most this.
 
@@ -66,10 +64,11 @@ def compile_polytope(
         raise TypeError(f"projector must be a solver such as Clarabel(), but got {projector!r}")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, but got {tolerance}")
-    projector = Clarabel() if projector is None else projector
+    auto = Auto(tolerance=tolerance)
+    projector = auto if projector is None else projector
     form = _form_if_polyhedral(polytope, projector)
     if maximizer is None:
-        maximizer = Highs() if polytope.oracle is None else Oracle(polytope.oracle)
+        maximizer = auto if polytope.oracle is None else Oracle(polytope.oracle)
     compiled = CompiledPolytope(polytope, form, maximizer, projector, tolerance)
     if form is not None:
         _refuse_unbounded(form)
@@ -149,7 +148,7 @@ class CompiledPolytope:
         # A solver that reads the declaration answers for the structure alone, without auxiliary columns.
         reads_rows = self.projector.polyhedral_only and self.form is not None
         self.projection_form = self.form if reads_rows and self.form is not None else form_without_rows(self.polytope)
-        self._kkt = KKT(self.projection_form) if reads_rows else None
+        self._polyhedral_projection = reads_rows
         self._projector_state = self.projector.prepare(self.projection_form)
         self._maximizer_state = None if self.form is None else self.maximizer.prepare(self.form)
 
@@ -275,9 +274,7 @@ class CompiledPolytope:
             scored, parameters = answer.pullback(mine)
             ok = ~failed
         else:
-            if self._kkt is None:
-                raise RuntimeError("a projector that reads the declaration brings a pullback")
-            scored, parameters, ok = pull_back(self._kkt, answer, instances, mine, failed)
+            scored, parameters, ok = pull_back(form, answer, instances, mine, failed)
         scores = np.zeros((len(direction), form.size))
         scores[:, form.kept] = scored
         parameters[failed] = 0.0
@@ -315,16 +312,16 @@ class CompiledPolytope:
         fixed = size - form.scored
         did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
         matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
-        derivative = "comes from the projector"
-        if self._kkt is not None:
-            derivative = f"solves a {'dense' if self._kkt.dense else 'sparse'} system on the active set"
+        derivative = "The derivative of projections comes from the projector."
+        if self._polyhedral_projection:
+            derivative = "The derivative of projections solves a sparse system on the active set."
         return (
             f"A polytope of {size} scored entries of shape {self.shape}, {fixed} of them fixed by the constraints. "
             f"After presolve it has {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
             f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} entries, in "
             f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
-            f"maximize: {self.maximizer!r} ({self.maximizer.manner}). project: {self.projector!r} "
-            f"({self.projector.manner}); the derivative {derivative}. Certified to a relative "
+            f"maximize: {self.maximizer.explain_maximizer(form)}. project: {self.projector.explain_projector(form)}. "
+            f"{derivative} Certified to a relative "
             f"{max(self.tolerance, self.projector.accuracy):g}."
         )
 
@@ -368,7 +365,7 @@ class BoundPolytope:
             form,
             instances,
             self._hopeless(instances),
-            lambda some: compiled.maximizer.maximize(compiled._maximizer_state, some),
+            lambda some: maximize_certified(compiled.maximizer, compiled._maximizer_state, form, some),
         )
         return self._verdict(compiled.maximizer, form, instances, answer, instances.scores)
 
@@ -377,31 +374,16 @@ class BoundPolytope:
         compiled = self.compiled
         form = compiled.projection_form
         instances = self.instances.with_scores(scores.numpy()[:, form.kept])
-
-        answer = solve_possible(form, instances, self._hopeless(instances), self._project_possible)
+        projector, state = compiled.projector, compiled._projector_state
+        tolerance = max(compiled.tolerance, projector.accuracy)
+        answer = solve_possible(
+            form,
+            instances,
+            self._hopeless(instances),
+            lambda some: project_certified(projector, state, form, some, tolerance),
+        )
         objective = instances.scores - answer.point[:, : form.scored]
-        return self._verdict(compiled.projector, form, instances, answer, objective)
-
-    def _project_possible(self, instances: Instances) -> Answer:
-        """Project and polish; what stays uncertified is solved once more by a solver that has seen nothing else.
-
-        A kept solver has scaled its problem for the scores that it saw first, which may be of quite another size.
-        """
-        compiled = self.compiled
-        form, kkt, projector = compiled.projection_form, compiled._kkt, compiled.projector
-        answer = projector.project(compiled._projector_state, instances)
-        if kkt is None:
-            return answer
-        answer = polish(form, kkt, instances, answer)
-        objective = instances.scores - answer.point[:, : form.scored]
-        before = certify(form, instances, objective, answer.point, answer.dual).relative
-        for k in np.flatnonzero(before > max(compiled.tolerance, projector.accuracy)):
-            alone = instances.take(slice(k, k + 1))
-            fresh = polish(form, kkt, alone, projector.project(projector.prepare(form), alone))
-            objective = alone.scores - fresh.point[:, : form.scored]
-            if certify(form, alone, objective, fresh.point, fresh.dual).relative[0] < before[k]:
-                answer.replace(int(k), fresh)
-        return answer
+        return self._verdict(projector, form, instances, answer, objective)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
@@ -417,12 +399,11 @@ class BoundPolytope:
         self, solver: AbstractSolver, form: StandardForm, instances: Instances, answer: Answer, objective: np.ndarray
     ) -> Solution:
         tolerance = max(self.compiled.tolerance, solver.accuracy)
-        if answer.residual is None or answer.gap is None:
-            certificate = certify(form, instances, objective, answer.point, answer.dual)
-            residual, gap, holds = certificate.residual, certificate.gap, certificate.holds(tolerance)
+        if answer.certificate is not None:
+            residual, gap = answer.certificate.residual, answer.certificate.gap
+            holds = answer.certificate.holds(tolerance)
         else:
-            residual, gap = answer.residual, answer.gap
-            holds = _holds_by_own_word(answer, objective, tolerance)
+            residual, gap, holds = _own_word(answer, objective, tolerance)
         residual = np.maximum(residual, self.broken)
         status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
         status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
@@ -471,11 +452,12 @@ class BoundPolytope:
         )
 
 
-def _holds_by_own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> np.ndarray:
-    """The verdict on answers whose solver brings its own residual and, perhaps, its own gap."""
+def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residual, gap and verdict of answers whose solver brings its own residual and, perhaps, its own gap."""
     if answer.residual is None or answer.gap is None:
         raise RuntimeError("a solver without dual points reports residual and gap itself")
     scale = 1 + np.sum(np.abs(objective) * np.maximum(1.0, np.abs(answer.point[:, : objective.shape[1]])), axis=1)
     with np.errstate(invalid="ignore"):
         closed = np.isnan(answer.gap) | (answer.gap <= tolerance * scale)
-        return (answer.status == Status.OPTIMAL) & (answer.residual <= tolerance * scale) & closed
+        holds = (answer.status == Status.OPTIMAL) & (answer.residual <= tolerance * scale) & closed
+    return answer.residual, answer.gap, holds

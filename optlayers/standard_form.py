@@ -84,7 +84,7 @@ class AffineMap:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StandardForm:
     r"""``A z = b(θ)``, ``lower(θ) <= z <= upper(θ)`` with ``z = (scored, auxiliary, slack)``.
 

@@ -1,9 +1,12 @@
 """Solvers: a file each, and what they share."""
 
+from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.clarabel import Clarabel
 from optlayers.solvers.cvxpylayers import CvxpyLayers
 from optlayers.solvers.highs import Highs
+from optlayers.solvers.interior_point import InteriorPoint
+from optlayers.solvers.newton import DualNewton
 from optlayers.solvers.oracle import Oracle
 
 __all__ = [
@@ -11,9 +14,12 @@ __all__ = [
     "AbstractProjector",
     "AbstractSolver",
     "Answer",
+    "Auto",
     "Clarabel",
     "CvxpyLayers",
+    "DualNewton",
     "Highs",
     "Instances",
+    "InteriorPoint",
     "Oracle",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8
 
 if TYPE_CHECKING:
+    from optlayers.solvers.certificate import Certificate
     from optlayers.standard_form import StandardForm
 
 __all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Instances"]
@@ -65,7 +66,8 @@ class Answer:
     """What a solver found: primal and dual points, and its own word on each instance.
 
     ``status`` is the solver's claim; the verdict that users see is given by the certificate of ``point`` and
-    ``dual``. ``free`` marks the columns that may move in the tangent of a projection. A solver of sets that are
+    ``dual``, which is at hand already where ``certificate`` is set. ``free`` marks the columns that may move in the
+    tangent of a projection; without it, a projection is polished to its active set. A solver of sets that are
     not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
     direction ``(batch, scored)`` to gradients of scores and of parameters. ``reasons`` say why instances failed.
     """
@@ -74,16 +76,26 @@ class Answer:
     dual: Float64[np.ndarray, "batch rows"]
     status: Int8[np.ndarray, " batch"]
     free: Bool[np.ndarray, "batch columns"] | None = None
+    certificate: Certificate | None = None
     residual: Float64[np.ndarray, " batch"] | None = None
     gap: Float64[np.ndarray, " batch"] | None = None
     pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
-    def replace(self, k: int, other: Answer) -> None:
-        """Take over the single answer of ``other`` for instance ``k``."""
-        self.point[k], self.dual[k], self.status[k] = other.point[0], other.dual[0], other.status[0]
+    def replace(self, index: np.ndarray, other: Answer, which: np.ndarray) -> None:
+        """Take over the answers ``which`` of ``other`` for the instances ``index``."""
+        self.point[index], self.dual[index], self.status[index] = (
+            other.point[which],
+            other.dual[which],
+            other.status[which],
+        )
         if self.free is not None and other.free is not None:
-            self.free[k] = other.free[0]
+            self.free[index] = other.free[which]
+        if self.certificate is not None and other.certificate is not None:
+            self.certificate.replace(index, other.certificate, which)
+        self.reasons |= {
+            int(i): other.reasons[int(w)] for i, w in zip(index, which, strict=True) if int(w) in other.reasons
+        }
 
     @classmethod
     def empty(cls, form: StandardForm, batch: int) -> Answer:
@@ -107,6 +119,14 @@ class AbstractSolver(ABC):
     """The relative gap that the solver can be held to at best; 0 when it has no limit but rounding."""
     manner: str = "as requested"
     """How the solver works, in a few words, for ``explain``."""
+
+    def explain_projector(self, form: StandardForm) -> str:
+        """Who projects onto this form, how, and why."""
+        return f"{self!r} ({self.manner})"
+
+    def explain_maximizer(self, form: StandardForm) -> str:
+        """Who finds best vertices of this form, how, and why."""
+        return f"{self!r} ({self.manner})"
 
     @abstractmethod
     def prepare(self, form: StandardForm) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
+from optlayers.solvers.certificate import Certificate, certify
 from optlayers.standard_form import StandardForm
 
 __all__ = ["impossible_instances", "make_instances", "solve_possible"]
@@ -62,14 +63,14 @@ def solve_possible(
     answer.status[impossible] = Status.INFEASIBLE
     rest = np.flatnonzero(~impossible)
     part = solve(instances.take(rest))
-    answer.point[rest], answer.dual[rest], answer.status[rest] = part.point, part.dual, part.status
     if part.free is not None:
         answer.free = np.zeros(answer.point.shape, dtype=bool)
-        answer.free[rest] = part.free
+    if part.certificate is not None:
+        answer.certificate = Certificate.empty(len(instances))
+    answer.replace(rest, part, np.arange(len(rest)))
     if part.residual is not None and part.gap is not None:
         answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
         answer.residual[rest], answer.gap[rest] = part.residual, part.gap
-    answer.reasons = {int(rest[k]): reason for k, reason in part.reasons.items()}
     if part.pullback is not None:
         answer.pullback = _Scattered(part.pullback, rest)
     return answer
@@ -97,4 +98,5 @@ def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.n
     answer.dual[:] = 0.0
     answer.status[impossible] = Status.INFEASIBLE
     answer.free = np.ones(answer.point.shape, dtype=bool)
+    answer.certificate = certify(form, instances, answer.point, answer.dual, projection=False)
     return answer

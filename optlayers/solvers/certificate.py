@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from optlayers.solvers.base import Instances
+from optlayers.solvers.kernels import certificate as kernel
+from optlayers.solvers.plan import Batch, Plan, plan_of
 from optlayers.standard_form import StandardForm
 
-__all__ = ["Certificate", "certify", "times_matrix", "times_transpose"]
+__all__ = ["Certificate", "certify", "times_transpose"]
 
 ROUNDING = 64 * np.finfo(np.float64).eps
-"""Relative error of a sum of products."""
+"""Relative error of a sum of products. Next to scores of 1e9 the dual point has such entries too, and the bound is no
+sharper than their rounding."""
 
 
 @final
@@ -26,18 +29,73 @@ class Certificate:
     gap: Float64[np.ndarray, " batch"]
     relative: Float64[np.ndarray, " batch"]
 
-    def holds(self, tolerance: float) -> np.ndarray:
+    @classmethod
+    def empty(cls, batch: int) -> Certificate:
+        """Of instances without an answer."""
+        return cls(np.full(batch, np.nan), np.full(batch, np.nan), np.full(batch, np.inf))
+
+    def replace(self, index: np.ndarray, other: Certificate, which: np.ndarray) -> None:
+        """Take over the verdicts ``which`` of ``other`` for the instances ``index``."""
+        self.residual[index], self.gap[index] = other.residual[which], other.gap[which]
+        self.relative[index] = other.relative[which]
+
+    def holds(self, tolerance: float) -> Bool[np.ndarray, " batch"]:
         """Which instances are certified."""
         return self.relative <= tolerance
 
+    def judge(
+        self,
+        form: StandardForm,
+        plan: Plan,
+        batch: Batch,
+        projection: bool,
+        which: np.ndarray,
+        point: np.ndarray,
+        dual: np.ndarray,
+    ) -> None:
+        """Fill in the instances ``which``; see :func:`certify`."""
+        kernel.certify(
+            plan.start,
+            plan.row,
+            batch.matrix,
+            form.equalities,
+            batch.scores,
+            projection,
+            batch.rhs,
+            batch.lower,
+            batch.upper,
+            which,
+            ROUNDING,
+            point,
+            dual,
+            self.residual,
+            self.gap,
+            self.relative,
+        )
 
-def times_matrix(
-    form: StandardForm, instances: Instances, point: Float64[np.ndarray, "batch columns"]
-) -> Float64[np.ndarray, "batch rows"]:
-    """``A z`` for every instance."""
-    if instances.matrix is None:
-        return (form.matrix @ point.T).T
-    return (form.row_sums @ (instances.matrix * point[:, form.entry_column]).T).T
+
+def certify(
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    dual: Float64[np.ndarray, "batch rows"],
+    *,
+    projection: bool,
+) -> Certificate:
+    r"""How far ``point`` is from the best one, proved by ``dual``.
+
+    For any y, :math:`\max_z c^\top z \le b^\top y + \sum_i \max_{l_i \le z_i \le u_i} (c - A^\top y)_i z_i`. The gap is
+    that bound minus the value of ``point``; for a maximum c are the scores. A projection x of s is certified by the
+    same bound with ``c = s - x``: it is optimal exactly when x maximizes that. A reduced cost that points along an
+    infinite bound is charged at ``max(1, |z_i|)``; it is rounding noise in a correct answer.
+    """
+    plan = plan_of(form)
+    certificate, batch = Certificate.empty(len(instances)), Batch.of(plan, instances)
+    point, dual = np.ascontiguousarray(point), np.ascontiguousarray(dual)
+    plan.spread(
+        lambda which: certificate.judge(form, plan, batch, projection, which, point, dual), len(instances), solves=1
+    )
+    return certificate
 
 
 def times_transpose(
@@ -47,40 +105,3 @@ def times_transpose(
     if instances.matrix is None:
         return (form.matrix.T @ dual.T).T
     return (form.column_sums @ (instances.matrix * dual[:, form.matrix.indices]).T).T
-
-
-def certify(
-    form: StandardForm,
-    instances: Instances,
-    objective: Float64[np.ndarray, "batch scored"],
-    point: Float64[np.ndarray, "batch columns"],
-    dual: Float64[np.ndarray, "batch rows"],
-) -> Certificate:
-    r"""How far ``point`` is from maximizing ``<objective, z>``, proved by ``dual``.
-
-    For any y, :math:`\max_z c^\top z \le b^\top y + \sum_i \max_{l_i \le z_i \le u_i} (c - A^\top y)_i z_i`. The gap is
-    that bound minus the value of ``point``. A projection x of s is certified by the same bound with ``c = s - x``:
-    it is optimal exactly when x maximizes that. A reduced cost that points along an infinite bound is charged at
-    ``max(1, |z_i|)``; it is rounding noise in a correct answer.
-    """
-    dual = dual.copy()
-    np.maximum(dual[:, form.equalities :], 0.0, out=dual[:, form.equalities :])
-    slackness = instances.rhs - times_matrix(form, instances, point)
-    reduced = -times_transpose(form, instances, dual)
-    reduced[:, : form.scored] += objective
-    room = np.where(reduced > 0, instances.upper - point, point - instances.lower)
-    room = np.where(np.isfinite(room), room, np.maximum(1.0, np.abs(point)))
-    with np.errstate(over="ignore", invalid="ignore"):  # a failed instance holds NaN
-        gap = np.sum(np.abs(reduced) * room, axis=1) + np.sum(dual * slackness, axis=1)
-        outside = np.maximum(instances.lower - point, point - instances.upper)
-        residual = np.maximum(_largest(np.abs(slackness)), np.maximum(_largest(outside), 0.0))
-        room_scale = 1.0 + np.maximum(_largest(np.abs(instances.rhs)), _largest(np.abs(point)))
-        gap_scale = 1.0 + np.sum(np.abs(objective * point[:, : form.scored]), axis=1)
-        # Next to scores of 1e9 the dual point has such entries too, and the bound is no sharper than their rounding.
-        rounding = ROUNDING * np.sum(np.abs(dual) * (1.0 + np.abs(instances.rhs)), axis=1)
-        relative = np.maximum(residual / room_scale, np.maximum(gap - rounding, 0.0) / gap_scale)
-    return Certificate(residual, np.maximum(gap, 0.0), np.where(np.isnan(relative), np.inf, relative))
-
-
-def _largest(values: np.ndarray) -> np.ndarray:
-    return values.max(axis=1, initial=0.0)

@@ -7,13 +7,17 @@ from jaxtyping import Bool, Float64
 
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.certificate import times_transpose
-from optlayers.solvers.kkt import KKT
+from optlayers.solvers.kernels import active_set
+from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.plan import plan_of
+from optlayers.solvers.rescue import solve_slowly
+from optlayers.standard_form import StandardForm
 
 __all__ = ["pull_back"]
 
 
 def pull_back(
-    kkt: KKT,
+    form: StandardForm,
     answer: Answer,
     instances: Instances,
     direction: Float64[np.ndarray, "batch scored"],
@@ -23,22 +27,27 @@ def pull_back(
 
     They are 0 for instances that ``failed``, and where the linear system could not be solved.
 
-    The adjoint of the active set's linear system (see :mod:`optlayers.solvers.kkt`). With :math:`(p, q)` its solution
-    for the right-hand side ``(direction, 0)``, the gradient of the scores is p, that of b is q, that of an active bound
-    is ``direction - Aᵀ q``, and that of A is ``-(y pᵀ + q zᵀ)``, where y is the dual point and z the answer.
+    The adjoint of the active set's linear system (see :mod:`optlayers.solvers.kernels.active_set`). With
+    :math:`(p, q)` its solution for the right-hand side ``(direction, 0)``, the gradient of the scores is p, of b it is
+    q, of an active bound ``direction - Aᵀ q``, and that of A is ``-(y pᵀ + q zᵀ)``, where y is the dual point
+    and z the answer.
     """
-    form = kkt.form
-    free = _free(answer) & ~failed[:, None]
-    side = np.zeros(free.shape)
-    side[:, : form.scored] = np.where(failed[:, None], 0.0, direction)
-    p, q, solved = kkt.solve(instances, free, side, np.zeros((len(free), form.rows)), rescue=True)
-    p, q = np.where(solved[:, None], p, 0.0), np.where(solved[:, None], q, 0.0)
+    if answer.free is None:
+        raise RuntimeError("a projection without an active set brings a pullback of its own")
+    free = answer.free
+    if failed.any():
+        free, direction = free & ~failed[:, None], np.where(failed[:, None], 0.0, direction)
+    p, q, solved = _solve(form, instances, free, direction)
     failed = failed | ~solved
+    if not solved.all():
+        p, q = np.where(solved[:, None], p, 0.0), np.where(solved[:, None], q, 0.0)
     parameters = np.zeros((len(free), form.parameter_count))
     if form.parameter_count == 0:
         return p[:, : form.scored], parameters, ~failed
     parameters += form.rhs.transposed(q)
-    pressed = np.where(free, 0.0, side - times_transpose(form, instances, q))
+    pressed = -times_transpose(form, instances, q)
+    pressed[:, : form.scored] += direction
+    pressed = np.where(free, 0.0, pressed)
     if instances.forbidden is not None:
         pressed[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
     high = instances.upper - answer.point < answer.point - instances.lower
@@ -52,7 +61,26 @@ def pull_back(
     return p[:, : form.scored], parameters, ~failed
 
 
-def _free(answer: Answer) -> Bool[np.ndarray, "batch columns"]:
-    if answer.free is None:
-        raise RuntimeError("a projection without an active set brings a pullback of its own")
-    return answer.free
+def _solve(
+    form: StandardForm,
+    instances: Instances,
+    free: Bool[np.ndarray, "batch columns"],
+    direction: Float64[np.ndarray, "batch scored"],
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
+    plan, count = plan_of(form), len(free)
+    p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
+    matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
+    side, no_rows = per_instance(direction), np.zeros((1, form.rows))
+
+    def work(which: np.ndarray) -> None:
+        active_set.solve_on_face(
+            plan.system, plan.slack_row, plan.varies, matrix, free, plan.curvature, side, no_rows, which, p, q, left
+        )
+
+    plan.spread(work, count, solves=3)
+    solved = left <= active_set.CONVERGED
+    for k in np.flatnonzero(~solved):
+        whole = np.zeros(form.columns)
+        whole[: form.scored] = direction[k]
+        p[k], q[k], solved[k] = solve_slowly(form, instances, int(k), free[k], whole)
+    return p, q, solved

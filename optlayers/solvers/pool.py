@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,26 +27,37 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _pool(workers: int) -> ThreadPoolExecutor:
+def _pool(helpers: int) -> ThreadPoolExecutor:
     with _lock:
-        if workers not in _pools:
-            _pools[workers] = ThreadPoolExecutor(workers, thread_name_prefix="optlayers")
-        return _pools[workers]
+        if helpers not in _pools:
+            _pools[helpers] = ThreadPoolExecutor(helpers, thread_name_prefix="optlayers")
+        return _pools[helpers]
 
 
-def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: int = 1) -> None:
-    """Call ``work`` on pieces of ``arange(count)`` in ``torch.get_num_threads()`` threads.
+def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: int = 1, multiple: int = 1) -> None:
+    """Call ``work`` on pieces of ``arange(count)`` in ``torch.get_num_threads()`` threads, this one among them.
 
-    ``smallest`` is the fewest instances worth a thread. The first exception of a worker is raised here, after
-    all of them have ended.
+    ``smallest`` is the fewest instances worth a thread; pieces begin at a ``multiple``. The first exception of a
+    worker is raised here, after all of them have ended.
     """
-    workers = max(1, min(torch.get_num_threads(), count // smallest))
-    if workers == 1:
+    threads = max(1, min(torch.get_num_threads(), count // smallest))
+    if threads == 1:
         work(np.arange(count))
         return
     # More pieces than threads even out instances of different difficulty.
-    pieces = np.array_split(np.arange(count), min(4 * workers, count // smallest))
-    futures = [_pool(workers).submit(work, piece) for piece in pieces]
-    errors = [error for future in futures if (error := future.exception()) is not None]
+    pieces = min(4 * threads, count // smallest)
+    ends = np.unique(np.round(np.linspace(0, count, pieces + 1) / multiple).astype(int) * multiple)
+    ends[-1] = count
+    waiting = iter([np.arange(a, b) for a, b in pairwise(ends) if a < b])
+    futures = [_pool(threads - 1).submit(_work_off, work, waiting) for _ in range(threads - 1)]
+    try:
+        _work_off(work, waiting)
+    finally:
+        errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+def _work_off(work: Callable[[np.ndarray], None], waiting: Iterator[np.ndarray]) -> None:
+    for piece in waiting:  # a list's iterator hands every piece to one thread
+        work(piece)

@@ -1,0 +1,566 @@
+r"""Linear systems on an active set: exact projections, exact vertices, and derivatives.
+
+On the columns F that are free, with the diagonal matrix H that is 1 on scored columns and 0 on others,
+
+.. math:: \begin{pmatrix} H & A_F^\top \\ A_F & 0 \end{pmatrix} \begin{pmatrix} p \\ q \end{pmatrix}
+          = \begin{pmatrix} r_1 \\ r_2 \end{pmatrix}.
+
+The matrix is singular as soon as active rows depend on each other or auxiliary columns can move without moving the
+structure, and both are the rule. Deciding its rank is where published code goes wrong: a cutoff near rounding takes
+noise for a constraint. Here no rank is decided. Proximal steps, with small numbers on the diagonal (+ for columns
+without curvature, - for rows), are repeated on the residual of the system itself. For a consistent system they
+converge to a solution, each singular value σ at the rate δ / (δ + σ²) or better, and what is indistinguishable from
+rounding (σ² far below δ) never moves. Where rows are nearly but not quite dependent that takes too many steps, and
+the residual says so.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optlayers.solvers.kernels.batches import (
+    read,
+    read_entries,
+    read_rows,
+    write,
+    write_rows,
+)
+from optlayers.solvers.kernels.lanes import LANES, absolute, jit, load, maximum, spread, store, where_less
+from optlayers.solvers.kernels.normal_equations import DROPPED, assemble, factor, multiply, multiply_transpose, solve
+
+__all__ = ["polish", "solve_on_face", "vertex"]
+
+COLUMN_SHIFT = 1e-6
+"""Proximal curvature of columns without any."""
+ROW_SHIFT = 1e-8
+"""δ, relative to rows of unit norm; well above the rounding of an eliminated row next to 1 / COLUMN_SHIFT."""
+STEPS = 30
+"""At most so many proximal steps; a well-conditioned system takes two or three."""
+PRECISION = 1e-14
+"""Steps end when the residual is below this, relative to the right-hand side."""
+CONVERGED = 1e-11
+"""A residual below this is a solution."""
+ROUNDS = 12
+"""How often a guessed active set is corrected."""
+SIGN = 1e-11
+"""Violations of bounds and of the signs of multipliers below this, relative to the data, are rounding."""
+SNAP = 1e-9
+"""Entries of a vertex this close to a bound or to an integer are that number."""
+EVEN = 1e-11
+"""An objective of unit size that gains less than this along a direction of the face is constant on it."""
+RIGID = 1e-6
+"""A face on which a generic objective of unit size can gain less than this along any line is a vertex."""
+
+
+@jit
+def _prepare(system, varies, entries, curvature, free, idle, theta, shift, factored, room):  # type: ignore[no-untyped-def]
+    """Factor the proximal system. Rows whose slack column is free are idle: they bind nothing."""
+    for j in range(len(curvature)):
+        store(theta, j, load(free, j) * (1.0 if curvature[j] > 0.0 else 1.0 / COLUMN_SHIFT))
+    for i in range(len(idle) // LANES):
+        store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(ROW_SHIFT)))
+    assemble(system, varies, entries, theta, shift, factored)
+    factor(system, factored, room, 0.0)
+
+
+@jit
+def _proximal_steps(  # type: ignore[no-untyped-def]
+    system, varies, entries, curvature, free, idle, theta, factored, r1, r2, p, q, first, second, pull, step, left
+):
+    """Repeat proximal steps in place; ``left`` is the residual relative to the right-hand sides."""
+    columns, rows = len(curvature), len(idle) // LANES
+    scale = spread(1.0)
+    for j in range(columns):
+        scale = maximum(scale, load(free, j) * absolute(load(r1, j)))
+    for i in range(rows):
+        scale = maximum(scale, absolute(load(r2, i)))
+    for attempt in range(STEPS + 1):
+        multiply_transpose(system, varies, entries, q, pull)
+        multiply(system, varies, entries, p, step)
+        largest = spread(0.0)
+        for j in range(columns):
+            error = load(free, j) * (load(r1, j) - curvature[j] * load(p, j) - load(pull, j))
+            largest = maximum(largest, absolute(error))
+            store(first, j, error)
+            store(pull, j, load(theta, j) * error)
+        for i in range(rows):
+            error = (1.0 - load(idle, i)) * (load(r2, i) - load(step, i))
+            largest = maximum(largest, absolute(error))
+            store(second, i, error)
+        store(left, 0, largest / scale)
+        worst = 0.0
+        for w in range(LANES):
+            worst = max(worst, left[w])
+        if attempt == STEPS or not worst > PRECISION:
+            break
+        # A lane that is done stays where it is: its answer must not depend on its neighbours.
+        goes_on = where_less(spread(PRECISION), load(left, 0), spread(1.0), spread(0.0))
+        multiply(system, varies, entries, pull, step)
+        for i in range(rows):
+            store(step, i, (1.0 - load(idle, i)) * (load(step, i) - load(second, i)))
+        solve(system, factored, step)
+        multiply_transpose(system, varies, entries, step, pull)
+        for j in range(columns):
+            store(p, j, load(p, j) + goes_on * load(theta, j) * (load(first, j) - load(pull, j)))
+        for i in range(rows):
+            store(q, i, load(q, i) + goes_on * load(step, i))
+
+
+@jit
+def _find_idle(system, slack_row, first_slack, free, idle):  # type: ignore[no-untyped-def]
+    """Rows of free slack columns; these columns themselves are then no part of the system."""
+    idle[:] = 0.0
+    for k in range(len(slack_row)):
+        flag = load(free, first_slack + k)
+        store(idle, slack_row[k], flag)
+        store(free, first_slack + k, spread(0.0))
+
+
+@jit
+def _slack(slack_row, first_slack, r2, product, idle, p):  # type: ignore[no-untyped-def]
+    """Free slack columns take what is left of their row, which is scaled like its entry."""
+    for k in range(len(slack_row)):
+        i = slack_row[k]
+        store(p, first_slack + k, load(idle, i) * (load(r2, i) - load(product, i)))
+
+
+@jit
+def polish(  # type: ignore[no-untyped-def]
+    system, slack_row, varies, matrix, scores, curvature, rhs, lower, upper, which, point, dual, low, high, free, exact
+):
+    """Move projections onto their exact active set.
+
+    ``low`` and ``high`` are the guess. Bounds that the solution violates are added, multipliers of the wrong sign
+    released, and the system solved again. Where that ends, ``exact`` is set, and ``point``, ``dual`` and ``free`` are
+    the projection; other instances keep what they came with.
+    """
+    rows, columns = len(system.order), len(curvature)
+    first_slack = columns - len(slack_row)
+    size = LANES * columns
+    l, u, p, s, held = np.empty(size), np.empty(size), np.empty(size), np.zeros(size), np.empty(size)
+    at_low, at_high, moving, theta, first = (
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+    )
+    pull = np.empty(size)
+    b, q, r2, second, step = (
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+    )
+    idle, shift, room = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
+    factored = np.empty(LANES * (rows + len(system.factor_row)))
+    entries = np.empty(LANES * len(system.column_row) if varies else 0)
+    scored = np.empty(LANES * scores.shape[1])
+    left, margin = np.empty(LANES), np.empty(LANES)
+    done = np.empty(LANES, np.bool_)
+    for start in range(0, len(which), LANES):
+        read(scores, which, start, scored)
+        s[: len(scored)] = scored
+        read(lower, which, start, l)
+        read(upper, which, start, u)
+        read(point, which, start, p)
+        read_rows(system, rhs, which, start, b)
+        _read_multipliers(system, dual, which, start, q)
+        _read_flags(low, which, start, at_low)
+        _read_flags(high, which, start, at_high)
+        if varies:
+            read_entries(system, matrix, which, start, entries)
+        largest = spread(1.0)
+        for j in range(columns):
+            largest = maximum(largest, absolute(load(s, j)))
+        store(margin, 0, SIGN * largest)
+        done[:] = False
+        for _ in range(ROUNDS):
+            for e in range(size):
+                moving[e] = 1.0 - max(at_low[e], at_high[e])
+                held[e] = l[e] if at_low[e] > 0.0 else (u[e] if at_high[e] > 0.0 else 0.0)
+                p[e] = moving[e] * p[e]
+            _find_idle(system, slack_row, first_slack, moving, idle)
+            for k in range(len(slack_row)):
+                store(p, first_slack + k, spread(0.0))
+            multiply(system, varies, entries, held, r2)
+            for i in range(rows):
+                store(r2, i, load(b, i) - load(r2, i))
+                store(q, i, (1.0 - load(idle, i)) * load(q, i))
+            _prepare(system, varies, entries, curvature, moving, idle, theta, shift, factored, room)
+            _proximal_steps(
+                system,
+                varies,
+                entries,
+                curvature,
+                moving,
+                idle,
+                theta,
+                factored,
+                s,
+                r2,
+                p,
+                q,
+                first,
+                second,
+                pull,
+                step,
+                left,
+            )
+            multiply(system, varies, entries, p, step)
+            _slack(slack_row, first_slack, r2, step, idle, p)
+            _unscale_slack(system, slack_row, first_slack, p)
+            multiply_transpose(system, varies, entries, q, pull)
+            finished = True
+            for w in range(LANES):
+                if done[w]:
+                    continue
+                changed = _correct(
+                    w, curvature, s, l, u, p, pull, held, slack_row, first_slack, idle, at_low, at_high, margin[w]
+                )
+                if not changed:
+                    done[w] = True
+                    if start + w < len(which):
+                        _keep(
+                            system,
+                            w,
+                            p,
+                            q,
+                            held,
+                            moving,
+                            slack_row,
+                            first_slack,
+                            idle,
+                            which[start + w],
+                            left[w],
+                            point,
+                            dual,
+                            free,
+                            exact,
+                        )
+                finished = finished and done[w]
+            if finished:
+                break
+
+
+@jit
+def _read_flags(batch, which, first, out):  # type: ignore[no-untyped-def]
+    for w in range(LANES):
+        k = which[min(first + w, len(which) - 1)]
+        for j in range(batch.shape[1]):
+            out[LANES * j + w] = 1.0 if batch[k, j] else 0.0
+
+
+@jit
+def _read_multipliers(system, batch, which, first, out):  # type: ignore[no-untyped-def]
+    for w in range(LANES):
+        k = which[min(first + w, len(which) - 1)]
+        for i in range(len(system.order)):
+            out[LANES * i + w] = batch[k, system.order[i]] / system.scale[i]
+
+
+@jit
+def _unscale_slack(system, slack_row, first_slack, p):  # type: ignore[no-untyped-def]
+    """A slack column's entry is the scale of its row."""
+    for k in range(len(slack_row)):
+        store(p, first_slack + k, load(p, first_slack + k) / system.scale[slack_row[k]])
+
+
+@jit
+def _correct(w, curvature, s, l, u, p, pull, held, slack_row, first_slack, idle, at_low, at_high, margin):  # type: ignore[no-untyped-def]
+    """The next active set of lane ``w``, and whether it is new."""
+    changed = False
+    for j in range(len(curvature)):
+        e = LANES * j + w
+        bound = at_low[e] > 0.0 or at_high[e] > 0.0
+        if bound:
+            reduced = s[e] - curvature[j] * held[e] - pull[e]
+            if l[e] < u[e] and ((at_low[e] > 0.0 and reduced > margin) or (at_high[e] > 0.0 and reduced < -margin)):
+                at_low[e] = 0.0
+                at_high[e] = 0.0
+                p[e] = held[e]
+                changed = True
+        else:
+            slack = SIGN * (1.0 + abs(p[e]))
+            if p[e] < l[e] - slack:
+                at_low[e] = 1.0
+                changed = True
+            elif p[e] > u[e] + slack:
+                at_high[e] = 1.0
+                changed = True
+    return changed
+
+
+@jit
+def _keep(system, w, p, q, held, moving, slack_row, first_slack, idle, k, left, point, dual, free, exact):  # type: ignore[no-untyped-def]
+    exact[k] = left <= CONVERGED
+    for j in range(point.shape[1]):
+        e = LANES * j + w
+        is_free = moving[e] > 0.0
+        if j >= first_slack:
+            is_free = idle[LANES * slack_row[j - first_slack] + w] > 0.0
+        point[k, j] = p[e] if is_free else held[e]
+        free[k, j] = is_free
+    for i in range(dual.shape[1]):
+        dual[k, system.order[i]] = q[LANES * i + w] * system.scale[i]
+
+
+@jit
+def vertex(  # type: ignore[no-untyped-def]
+    system, varies, matrix, linear, generic, rhs, lower, upper, which, low, high, point, dual, tied, rest, scale
+):
+    """From an interior point near an optimal face, given by ``low`` and ``high``, to the face itself.
+
+    ``point`` becomes its nearest point on the face, ``dual`` is moved until the columns that are free on the face
+    have no reduced cost. Where the face is no vertex of the scored columns, ``tied`` is set: the generic objective can
+    be moved along it. Then ``scale`` times ``rest`` is the objective but for what is constant on the face.
+    """
+    rows, columns = len(system.order), len(system.column_start) - 1
+    size = LANES * columns
+    l, u, p, c, moving = np.empty(size), np.empty(size), np.empty(size), np.zeros(size), np.empty(size)
+    theta, first, pull, target = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
+    b, q, r2, second, step = (
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+        np.empty(LANES * rows),
+    )
+    idle, shift, room = np.zeros(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
+    y = np.empty(LANES * rows)
+    factored = np.empty(LANES * (rows + len(system.factor_row)))
+    entries = np.empty(LANES * len(system.column_row) if varies else 0)
+    scored = np.empty(LANES * linear.shape[1])
+    curvature = np.ones(columns)
+    left, unit = np.empty(LANES), np.empty(LANES)
+    for start in range(0, len(which), LANES):
+        read(linear, which, start, scored)
+        c[: len(scored)] = scored
+        read(lower, which, start, l)
+        read(upper, which, start, u)
+        read(point, which, start, target)
+        read_rows(system, rhs, which, start, b)
+        _read_multipliers(system, dual, which, start, y)
+        _read_flags(low, which, start, p)
+        _read_flags(high, which, start, first)
+        if varies:
+            read_entries(system, matrix, which, start, entries)
+        for e in range(size):
+            moving[e] = 1.0 - max(p[e], first[e])
+            held = l[e] if p[e] > 0.0 else u[e]
+            target[e] = target[e] if moving[e] > 0.0 else held
+            p[e] = moving[e] * target[e]
+            theta[e] = 0.0 if moving[e] > 0.0 else held
+        # The held part of the rows, while theta still holds the bounds.
+        multiply(system, varies, entries, theta, r2)
+        for i in range(rows):
+            store(r2, i, load(b, i) - load(r2, i))
+        _prepare(system, varies, entries, curvature, moving, idle, theta, shift, factored, room)
+        q[:] = 0.0
+        _proximal_steps(
+            system,
+            varies,
+            entries,
+            curvature,
+            moving,
+            idle,
+            theta,
+            factored,
+            target,
+            r2,
+            p,
+            q,
+            first,
+            second,
+            pull,
+            step,
+            left,
+        )
+        for w in range(min(LANES, len(which) - start)):
+            for j in range(columns):
+                e = LANES * j + w
+                point[which[start + w], j] = _snapped(p[e], l[e], u[e]) if moving[e] > 0.0 else target[e]
+        _price_out(system, varies, entries, c, moving, theta, factored, y, first, pull, step)
+        write_rows(system, y, which, start, dual)
+        # The generic objective, projected onto the directions of the face, is 0 where there are none.
+        for j in range(columns):
+            store(target, j, spread(generic[j]))
+        _project_objective(
+            system,
+            varies,
+            entries,
+            curvature,
+            moving,
+            idle,
+            theta,
+            factored,
+            target,
+            r2,
+            p,
+            q,
+            first,
+            second,
+            pull,
+            step,
+            left,
+        )
+        some = False
+        for w in range(min(LANES, len(which) - start)):
+            free = False
+            for j in range(columns):
+                free = free or (generic[j] > 0.0 and abs(p[LANES * j + w]) > RIGID)
+            tied[which[start + w]] = free
+            some = some or free
+        if not some:
+            continue
+        _unit_on_face(c, moving, target, unit)
+        _project_objective(
+            system,
+            varies,
+            entries,
+            curvature,
+            moving,
+            idle,
+            theta,
+            factored,
+            target,
+            r2,
+            p,
+            q,
+            first,
+            second,
+            pull,
+            step,
+            left,
+        )
+        for w in range(min(LANES, len(which) - start)):
+            scale[which[start + w]] = unit[w]
+            for j in range(columns):
+                along = p[LANES * j + w]
+                rest[which[start + w], j] = along if abs(along) > EVEN else 0.0
+
+
+@jit
+def _project_objective(  # type: ignore[no-untyped-def]
+    system, varies, entries, curvature, moving, idle, theta, factored, target, r2, p, q, first, second, pull, step, left
+):
+    """``p`` is ``target`` projected onto the directions of the face."""
+    p[:] = 0.0
+    q[:] = 0.0
+    r2[:] = 0.0
+    _proximal_steps(
+        system,
+        varies,
+        entries,
+        curvature,
+        moving,
+        idle,
+        theta,
+        factored,
+        target,
+        r2,
+        p,
+        q,
+        first,
+        second,
+        pull,
+        step,
+        left,
+    )
+
+
+@jit
+def _unit_on_face(c, moving, target, unit):  # type: ignore[no-untyped-def]
+    """The objective on moving columns, of unit size."""
+    largest = spread(0.0)
+    for j in range(len(c) // LANES):
+        largest = maximum(largest, load(moving, j) * absolute(load(c, j)))
+    largest = where_less(spread(0.0), largest, largest, spread(1.0))
+    store(unit, 0, largest)
+    for j in range(len(c) // LANES):
+        store(target, j, load(c, j) / largest)
+
+
+@jit
+def _snapped(value, low, high):  # type: ignore[no-untyped-def]
+    if np.isfinite(low) and abs(value - low) <= SNAP * (1.0 + abs(low)) and value - low <= high - value:
+        return low
+    if np.isfinite(high) and abs(value - high) <= SNAP * (1.0 + abs(high)):
+        return high
+    whole = np.round(value)
+    return whole if abs(value - whole) <= SNAP * (1.0 + abs(whole)) else value
+
+
+@jit
+def _price_out(system, varies, entries, c, moving, theta, factored, y, first, pull, step):  # type: ignore[no-untyped-def]
+    """Move y by as little as makes the reduced costs of moving columns 0."""
+    for _ in range(3):
+        multiply_transpose(system, varies, entries, y, pull)
+        for j in range(len(c) // LANES):
+            store(first, j, load(moving, j) * (load(c, j) - load(pull, j)))
+        multiply(system, varies, entries, first, step)
+        solve(system, factored, step)
+        for i in range(len(y) // LANES):
+            store(y, i, load(y, i) + load(step, i))
+
+
+@jit
+def solve_on_face(  # type: ignore[no-untyped-def]
+    system, slack_row, varies, matrix, free, curvature, column_side, row_side, which, p_out, q_out, left_over
+):
+    """Solve the system above for any right-hand sides; ``free`` says for every instance which columns may move."""
+    rows, columns = len(system.order), len(curvature)
+    first_slack = columns - len(slack_row)
+    size = LANES * columns
+    moving, r1, p, theta, first, pull = (
+        np.empty(size),
+        np.zeros(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+    )
+    q, r2, second, step = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
+    idle, shift, room = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
+    factored = np.empty(LANES * (rows + len(system.factor_row)))
+    entries = np.empty(LANES * len(system.column_row) if varies else 0)
+    scored = np.empty(LANES * column_side.shape[1])
+    left = np.empty(LANES)
+    for start in range(0, len(which), LANES):
+        _read_flags(free, which, start, moving)
+        read(column_side, which, start, scored)
+        r1[: len(scored)] = scored
+        read_rows(system, row_side, which, start, r2)
+        if varies:
+            read_entries(system, matrix, which, start, entries)
+        _find_idle(system, slack_row, first_slack, moving, idle)
+        _prepare(system, varies, entries, curvature, moving, idle, theta, shift, factored, room)
+        p[:] = 0.0
+        q[:] = 0.0
+        _proximal_steps(
+            system,
+            varies,
+            entries,
+            curvature,
+            moving,
+            idle,
+            theta,
+            factored,
+            r1,
+            r2,
+            p,
+            q,
+            first,
+            second,
+            pull,
+            step,
+            left,
+        )
+        multiply(system, varies, entries, p, step)
+        _slack(slack_row, first_slack, r2, step, idle, p)
+        _unscale_slack(system, slack_row, first_slack, p)
+        write(p, which, start, p_out)
+        write_rows(system, q, which, start, q_out)
+        for w in range(min(LANES, len(which) - start)):
+            left_over[which[start + w]] = left[w]

@@ -1,0 +1,96 @@
+"""A standard form as the kernels take it, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import scipy.sparse as sp
+
+from optlayers.solvers.base import Instances
+from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.kernels.lanes import LANES
+from optlayers.solvers.kernels.normal_equations import System, analyze
+from optlayers.solvers.pool import for_each_chunk
+from optlayers.standard_form import StandardForm
+
+__all__ = ["Batch", "Plan", "plan_of"]
+
+WORTH_A_THREAD = 150_000.0
+"""Arithmetic operations below which handing work to another thread costs more than it saves."""
+
+_plans: WeakKeyDictionary[StandardForm, Plan] = WeakKeyDictionary()
+
+
+@final
+class Plan:
+    """The normal equations of a form, its curvature, and what one solve costs."""
+
+    def __init__(self, form: StandardForm) -> None:
+        self.system: System = analyze(form.matrix)
+        place = np.empty(form.rows, dtype=np.int64)
+        place[self.system.order] = np.arange(form.rows)
+        self.slack_row = place[form.equalities :]
+        self.varies = not form.matrix_is_constant
+        self.curvature = np.zeros(form.columns)
+        self.curvature[: form.scored] = 1.0
+        # Irrational steps, so that no two vertices of a structure tie again.
+        self.generic = np.zeros(form.columns)
+        self.generic[: form.scored] = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]
+        self.start = np.ascontiguousarray(form.matrix.indptr, dtype=np.int32)
+        self.row = np.ascontiguousarray(form.matrix.indices, dtype=np.int32)
+        self.entries = np.array(form.matrix.data)[None]
+        entries = np.arange(form.matrix.nnz)
+        self.column_sums = sp.csr_array(
+            (np.ones(len(entries)), entries, form.matrix.indptr), shape=(form.columns, len(entries))
+        )
+        below = 1.0 + np.diff(self.system.factor_start)
+        self.operations = 1.0 + float((below**2).sum()) + 2.0 * len(self.system.product_column) + 20.0 * form.columns
+        """Of one assembled, factored and solved system, about."""
+
+    def spread(self, work: Callable[[np.ndarray], None], count: int, solves: int) -> None:
+        """Call ``work`` on pieces of the batch, in threads where that pays; an instance takes ``solves`` systems."""
+        smallest = max(LANES, int(WORTH_A_THREAD / (self.operations * solves)))
+        for_each_chunk(work, count, smallest=smallest, multiple=LANES)
+
+
+def plan_of(form: StandardForm) -> Plan:
+    """The plan of a form, made when it is first asked for."""
+    plan = _plans.get(form)
+    if plan is None:
+        plan = _plans.setdefault(form, Plan(form))
+    return plan
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Instances in the one memory layout that kernels are compiled for."""
+
+    scores: np.ndarray
+    rhs: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    matrix: np.ndarray
+
+    @classmethod
+    def of(cls, plan: Plan, instances: Instances) -> Batch:
+        """Arrays with a row per instance, or a single row where all instances share it."""
+        matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
+        return cls(
+            per_instance(instances.scores),
+            per_instance(instances.rhs),
+            per_instance(instances.lower),
+            per_instance(instances.upper),
+            matrix,
+        )
+
+    def take(self, index: np.ndarray) -> Batch:
+        """A part of the batch."""
+        return Batch(
+            self.scores[index],
+            *(a[index] if len(a) > 1 else a for a in (self.rhs, self.lower, self.upper, self.matrix)),
+        )
