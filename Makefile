@@ -3,13 +3,14 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench wrong clean
 
 help:
 	@echo "make demo    declare, solve and train: two examples, their plots and tables under out/"
 	@echo "make test    all tests"
 	@echo "make lint    style and types"
-	@echo "make bench   speed, as ratios to other libraries measured in the same run"
+	@echo "make bench   speed, as ratios to other libraries measured in the same run (installs them)"
+	@echo "make wrong   10,000 random polytopes against the reference solvers"
 	@echo "make clean   remove .venv, out/ and caches"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -17,7 +18,7 @@ help:
 	  { echo "optlayers needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once; some minutes) ..."
-	@$(PIP) --constraint constraints.txt --editable '.[test,lint,bench]'
+	@$(PIP) --constraint constraints.txt --editable '.[test,lint]'
 	@touch $@
 
 demo: .venv/installed
@@ -32,8 +33,19 @@ lint: .venv/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: .venv/installed
-	$(RUN) benchmarks/projection.py --output out/benchmarks
+.venv/peers: .venv/installed
+	@$(PIP) --constraint constraints.txt --editable '.[bench]'
+	@$(PIP) --no-deps qpth==0.0.18 || echo "qpth could not be installed; it is left out"  # it says numpy<2, and works with 2
+	@touch $@
+
+bench: .venv/peers
+	$(RUN) benchmarks/compare.py projection --output out/benchmarks
+	$(RUN) benchmarks/compare.py argmax --output out/benchmarks
+	$(RUN) benchmarks/growth.py --output out/benchmarks
+	$(RUN) benchmarks/overhead.py --output out/benchmarks
+
+wrong: .venv/installed
+	$(RUN) benchmarks/wrong_answers.py --count 10000 --output out/benchmarks
 
 clean:
 	rm -rf .venv out build *.egg-info .ruff_cache .mypy_cache .hypothesis

@@ -1,7 +1,8 @@
 """Declare a polytope in cvxpy; find its best vertex or nearest point for a batch; differentiate by a rule."""
 
 from optlayers import testing
-from optlayers.compiled import BoundPolytope, CompiledPolytope, Tangent, compile_polytope
+from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
@@ -23,6 +24,7 @@ from optlayers.solvers import (
     Auto,
     Clarabel,
     CvxpyLayers,
+    Dense,
     DualNewton,
     Highs,
     Instances,
@@ -32,6 +34,7 @@ from optlayers.solvers import (
 from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = [
+    "AbstractBoundPolytope",
     "AbstractMaximizer",
     "AbstractProjector",
     "AbstractRule",
@@ -44,6 +47,7 @@ __all__ = [
     "CompiledPolytope",
     "CvxpyLayers",
     "DeclarationError",
+    "Dense",
     "DualNewton",
     "Failure",
     "Family",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from optlayers import inputs
+from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
+from optlayers.on_device import DeviceArrays, DevicePolytope, pull_back_on_device
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers import Auto, Highs, Oracle
@@ -30,6 +32,7 @@ from optlayers.standard_form import (
 
 __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 
+CPU = torch.device("cpu")
 EXPLAINED = 3
 """So many infeasible instances of a batch are explained; an explanation costs a linear program."""
 
@@ -103,26 +106,12 @@ def _refuse_empty(compiled: CompiledPolytope) -> None:
             raise DeclarationError(reason)
         return
     solver = Highs()
-    bound = compiled.bind({}, None, 1)
+    bound = compiled.bind_on_host(torch.zeros(1, 0, dtype=torch.float64), None, float(np.finfo(np.float64).eps))
     if form.unslacked and solver.maximize(solver.prepare(form), bound.row_instances).status[0] == Status.OPTIMAL:
         return
     reason = explain_infeasible(form, bound.row_instances, 0)
     if reason is not None:
         raise DeclarationError(f"the polytope is empty: {reason}")
-
-
-@final
-@dataclass(frozen=True)
-class Tangent:
-    """A direction pulled back through a projection: gradients of the scores and of every parameter.
-
-    ``ok`` ``(*batch,)`` says for which instances; the others have no certified projection, or constraints that are
-    too nearly dependent to differentiate, and get 0.
-    """
-
-    scores: Tensor
-    parameters: Mapping[str, Tensor]
-    ok: Bool[Tensor, "*batch"]
 
 
 @final
@@ -149,6 +138,7 @@ class CompiledPolytope:
         reads_rows = self.projector.polyhedral_only and self.form is not None
         self.projection_form = self.form if reads_rows and self.form is not None else form_without_rows(self.polytope)
         self._polyhedral_projection = reads_rows
+        self._on_devices: dict[torch.device, DeviceArrays] = {}
         self._projector_state = self.projector.prepare(self.projection_form)
         self._maximizer_state = None if self.form is None else self.maximizer.prepare(self.form)
 
@@ -187,25 +177,29 @@ class CompiledPolytope:
         TypeError : scores of a dtype that is not real and floating-point; missing or unexpected parameters.
         ValueError : wrong shapes, NaN or +inf, a parameter that breaks its declared sign.
         """
-        return self._answer(BoundPolytope.maximize, scores, parameters)
+        return self._answer(lambda bound, flat: bound.maximize(flat), scores, parameters)
 
     def project(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
         r"""The nearest point of the polytope: :math:`\operatorname{argmin}_{x \in P} \tfrac12 \|x - s\|^2`.
 
         Arguments, results and errors are those of :meth:`maximize`. A part with score ``-inf`` is 0.
         """
-        return self._answer(BoundPolytope.project, scores, parameters)
+        return self._answer(lambda bound, flat: bound.project(flat), scores, parameters)
 
     def _answer(
-        self, ask: Callable[[BoundPolytope, Tensor], Solution], scores: Tensor, parameters: Mapping[str, Any]
+        self,
+        ask: Callable[[AbstractBoundPolytope, Tensor], Solution],
+        scores: Tensor,
+        parameters: Mapping[str, Any],
     ) -> Solution:
         inputs.check_scores(scores)
         batch = inputs.batch_shape(scores, self.shape)
         inputs.check_finite(scores, len(batch))
         given = inputs.parameter_tensors(self.projection_form.parameters, parameters, batch)
-        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, self.shape))
+        home = self.home(scores.device)
+        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, self.shape, home))
         flat_parameters = {
-            spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch))
+            spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch), home)
             for spec in self.projection_form.parameters
         }
         bound = self.bind(flat_parameters, forbidden, len(flat), inputs.precision(given.values()))
@@ -244,40 +238,55 @@ class CompiledPolytope:
                 f"the direction has shape {tuple(direction.shape)} but the solution {tuple(solution.value.shape)}"
             )
         batch = solution.status.shape
-        flat = inputs.flatten_scores(direction, self.shape)
-        scores, theta, ok = self._pull_back(solution, flat.numpy())
+        home = solution.status.device
+        flat = self.flat_tangent(solution, inputs.flatten_scores(direction, self.shape, home))
         parameters = {
             name: value.reshape(*batch, *value.shape[1:]).to(direction.device, direction.dtype)
-            for name, value in self._by_name(theta).items()
+            for name, value in flat.parameters.items()
         }
-        shaped = torch.from_numpy(scores).reshape(direction.shape).to(direction.device, direction.dtype)
-        return Tangent(shaped, parameters, torch.from_numpy(ok).reshape(batch))
+        shaped = flat.scores.reshape(direction.shape).to(direction.device, direction.dtype)
+        return Tangent(shaped, parameters, flat.ok.reshape(batch))
 
-    def _by_name(self, theta: np.ndarray) -> dict[str, Tensor]:
-        """A tensor ``(batch, *shape)`` per parameter from ``(batch, parameters)``."""
-        return {
-            s.name: torch.from_numpy(np.ascontiguousarray(theta[:, s.span])).reshape(len(theta), *s.shape)
-            for s in self.projection_form.parameters
+    def flat_tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+        """The derivative for flat float64 directions on the device of the solution; see :meth:`tangent`."""
+        if solution.answer is not None and not isinstance(solution.answer, Answer):
+            if solution.form is not self.projection_form:
+                raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
+            scores, theta, ok = pull_back_on_device(self.device_arrays(direction.device), solution, direction)
+        else:
+            scores, theta, ok = (torch.from_numpy(part) for part in self._pull_back(solution, direction.numpy()))
+        parameters = {
+            s.name: theta[:, s.span].contiguous().reshape(len(theta), *s.shape) for s in self.projection_form.parameters
         }
+        return Tangent(scores, parameters, ok)
 
     def _pull_back(self, solution: Solution, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gradients of flat scores and of the vector of all parameters, and for which instances."""
         answer, instances = solution.answer, solution.instances
         form = self.projection_form
-        if answer is None or instances is None or (answer.free is None and answer.pullback is None):
+        if (
+            not isinstance(answer, Answer)
+            or not isinstance(instances, Instances)
+            or (answer.free is None and answer.pullback is None)
+        ):
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
         if solution.form is not form:
             raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
-        failed = (solution.status.reshape(-1) != Status.OPTIMAL).numpy()
-        mine = np.where(failed[:, None], 0.0, direction[:, form.kept])
+        failed = solution.status.reshape(-1).numpy() != 0
+        mine = direction if form.keeps_all else direction[:, form.kept]
+        if failed.any():
+            mine = np.where(failed[:, None], 0.0, mine)
         if answer.pullback is not None:
             scored, parameters = answer.pullback(mine)
             ok = ~failed
         else:
             scored, parameters, ok = pull_back(form, answer, instances, mine, failed)
+        if failed.any():
+            parameters[failed] = 0.0
+        if form.keeps_all:
+            return np.ascontiguousarray(scored), parameters, ok
         scores = np.zeros((len(direction), form.size))
         scores[:, form.kept] = scored
-        parameters[failed] = 0.0
         return scores, parameters, ok
 
     def bind(
@@ -286,17 +295,45 @@ class CompiledPolytope:
         forbidden: Bool[Tensor, "batch size"] | None,
         batch: int,
         precision: float = float(np.finfo(np.float64).eps),
-    ) -> BoundPolytope:
-        """The polytopes of one batch, for flat float64 tensors on the CPU: what rules speak to.
+        device: torch.device = CPU,
+    ) -> AbstractBoundPolytope:
+        """The polytopes of one batch, for flat float64 tensors on a device (see :meth:`home`): what rules speak to.
 
         ``precision`` is the machine epsilon of the parameters as they were given.
         """
         form = self.projection_form
-        theta = np.zeros((batch, form.parameter_count))
+        theta = torch.zeros(batch, form.parameter_count, dtype=torch.float64, device=device)
         for spec in form.parameters:
-            theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size).numpy()
-        mask = None if forbidden is None else forbidden.numpy()
-        return BoundPolytope(self, theta, mask, precision)
+            theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size)
+        if self.stays_on(device):
+            return DevicePolytope(self, theta, forbidden, precision)
+        return self.bind_on_host(theta, forbidden, precision)
+
+    def bind_on_host(
+        self,
+        theta: Float64[Tensor, "batch parameters"],
+        forbidden: Bool[Tensor, "batch size"] | None,
+        precision: float,
+    ) -> BoundPolytope:
+        """The same for the solvers of the CPU, with all parameters as one vector."""
+        return BoundPolytope(self, theta.numpy(), None if forbidden is None else forbidden.numpy(), precision)
+
+    def stays_on(self, device: torch.device) -> bool:
+        """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
+        chosen = isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto)
+        return device.type != "cpu" and chosen and self.form is not None
+
+    def home(self, device: torch.device) -> torch.device:
+        """Where scores that live on a device are solved."""
+        return device if self.stays_on(device) else CPU
+
+    def device_arrays(self, device: torch.device) -> DeviceArrays:
+        """The arrays of the form on a device, made when they are first asked for."""
+        if self.form is None:
+            raise TypeError("sets that are not polyhedral are solved on the CPU")
+        if device not in self._on_devices:  # two threads may both make them; either serves
+            self._on_devices[device] = DeviceArrays(self.form, device)
+        return self._on_devices[device]
 
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
@@ -330,11 +367,10 @@ class CompiledPolytope:
 
 
 @final
-class BoundPolytope:
-    """A compiled polytope with the parameters and the forbidden parts of a batch filled in.
+class BoundPolytope(AbstractBoundPolytope):
+    """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
 
-    Everything is flat: scores and values are ``(batch, size)`` float64 on the CPU, in C order of the structure.
-    Parts that are forbidden stay forbidden in every question asked of it. ``instances`` are the numbers of the
+    ``instances`` are the numbers of the
     projector's form, ``row_instances`` those of the rows of a polyhedron.
     """
 
@@ -348,7 +384,8 @@ class BoundPolytope:
         self.instances = make_instances(compiled.projection_form, theta, forbidden)
         same = rows is compiled.projection_form
         self.row_instances = self.instances if same else make_instances(rows, theta, forbidden)
-        self.broken = np.abs(rows.consistency(theta)).max(axis=1, initial=0.0)
+        checked = len(rows.consistency_names) > 0
+        self.broken = np.abs(rows.consistency(theta)).max(axis=1, initial=0.0) if checked else None
         self.impossible = impossible_instances(rows, theta, self.broken, forbidden, precision)
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
@@ -360,20 +397,20 @@ class BoundPolytope:
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
-        instances = self.row_instances.with_scores(scores.numpy()[:, form.kept])
+        instances = self.row_instances.with_scores(_kept(form, scores))
         answer = solve_possible(
             form,
             instances,
             self._hopeless(instances),
             lambda some: maximize_certified(compiled.maximizer, compiled._maximizer_state, form, some),
         )
-        return self._verdict(compiled.maximizer, form, instances, answer, instances.scores)
+        return self._verdict(compiled.maximizer, form, instances, answer, projection=False)
 
     def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
         compiled = self.compiled
         form = compiled.projection_form
-        instances = self.instances.with_scores(scores.numpy()[:, form.kept])
+        instances = self.instances.with_scores(_kept(form, scores))
         projector, state = compiled.projector, compiled._projector_state
         tolerance = max(compiled.tolerance, projector.accuracy)
         answer = solve_possible(
@@ -382,36 +419,39 @@ class BoundPolytope:
             self._hopeless(instances),
             lambda some: project_certified(projector, state, form, some, tolerance),
         )
-        objective = instances.scores - answer.point[:, : form.scored]
-        return self._verdict(projector, form, instances, answer, objective)
+        return self._verdict(projector, form, instances, answer, projection=True)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
-        compiled = self.compiled
-        scores, theta, ok = compiled._pull_back(solution, direction.numpy())
-        return Tangent(torch.from_numpy(scores), compiled._by_name(theta), torch.from_numpy(ok))
+        return self.compiled.flat_tangent(solution, direction)
 
-    def _hopeless(self, instances: Instances) -> np.ndarray:
+    def _hopeless(self, instances: Instances) -> np.ndarray | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
-        return self.impossible | ~np.isfinite(instances.scores).all(axis=1)
+        if math.isfinite(instances.scores.sum()):
+            return self.impossible
+        unknown = ~np.isfinite(instances.scores).all(axis=1)
+        return unknown if self.impossible is None else self.impossible | unknown
 
     def _verdict(
-        self, solver: AbstractSolver, form: StandardForm, instances: Instances, answer: Answer, objective: np.ndarray
+        self, solver: AbstractSolver, form: StandardForm, instances: Instances, answer: Answer, *, projection: bool
     ) -> Solution:
         tolerance = max(self.compiled.tolerance, solver.accuracy)
         if answer.certificate is not None:
             residual, gap = answer.certificate.residual, answer.certificate.gap
             holds = answer.certificate.holds(tolerance)
         else:
+            objective = instances.scores - answer.point[:, : form.scored] if projection else instances.scores
             residual, gap, holds = _own_word(answer, objective, tolerance)
-        residual = np.maximum(residual, self.broken)
-        status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
-        status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
-        status, reasons = self._reasons(form, instances, status, answer.reasons)
-        value = form.expand(answer.point[:, : form.scored])
+        if self.broken is not None:
+            residual = np.maximum(residual, self.broken)
+        status, reasons = np.zeros(len(holds), dtype=np.int8), dict(answer.reasons)
+        if not (holds.all() and self.impossible is None):
+            status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
+            status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
+            status, reasons = self._reasons(form, instances, status, answer.reasons)
         return Solution(
-            torch.from_numpy(value),
-            torch.from_numpy(status.astype(np.int8)),
+            torch.from_numpy(form.expand(answer.point[:, : form.scored])),
+            torch.from_numpy(status.astype(np.int8, copy=False)),
             torch.from_numpy(residual),
             torch.from_numpy(gap),
             reasons,
@@ -450,6 +490,12 @@ class BoundPolytope:
             f"{form.entry_name(part)} is forbidden (its score is -inf), but the constraints fix it at "
             f"{form.fixed[part]:.6g}"
         )
+
+
+def _kept(form: StandardForm, scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch scored"]:
+    """The scores that are not fixed; an array that nobody else writes to."""
+    array = scores.numpy()
+    return array.copy() if form.keeps_all else array[:, form.kept]
 
 
 def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

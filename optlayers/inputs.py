@@ -14,6 +14,7 @@ from torch import Tensor
 from optlayers.standard_form import ParameterSpec
 
 __all__ = [
+    "all_finite",
     "batch_shape",
     "check_finite",
     "check_scores",
@@ -43,6 +44,8 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
 
     ``positions`` ``(instances, k)`` are the indices that a user knows the instances by, where they are not their own.
     """
+    if all_finite(scores):
+        return
     bad = torch.isnan(scores) | (scores == torch.inf)
     if bool(bad.any()):
         where = tuple(torch.nonzero(bad)[0].tolist())
@@ -54,6 +57,11 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
         )
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)"""
+    return math.isfinite(values.detach().sum().item())
+
+
 def batch_shape(scores: Tensor, shape: Sequence[int]) -> torch.Size:
     """The batch dimensions of scores for a structure of ``shape``."""
     shape = tuple(shape)
@@ -63,25 +71,29 @@ def batch_shape(scores: Tensor, shape: Sequence[int]) -> torch.Size:
     return scores.shape[:head]
 
 
-def flatten_scores(scores: Tensor, shape: Sequence[int]) -> Float[Tensor, "batch size"]:
-    """float64 on the CPU, one row per instance."""
+def flatten_scores(
+    scores: Tensor, shape: Sequence[int], home: torch.device | str = "cpu"
+) -> Float[Tensor, "batch size"]:
+    """float64 on the device where they are solved, one row per instance."""
     batch = batch_shape(scores, shape)
-    return scores.detach().to("cpu", torch.float64).reshape(math.prod(batch), math.prod(shape))
+    return scores.detach().to(home, torch.float64).reshape(math.prod(batch), math.prod(shape))
 
 
 def split_forbidden(
     scores: Float[Tensor, "batch size"],
 ) -> tuple[Float[Tensor, "batch size"], Bool[Tensor, "batch size"] | None]:
     """Finite scores, and the forbidden parts if there are any."""
+    if all_finite(scores):
+        return scores, None
     forbidden = scores == -torch.inf
     if not bool(forbidden.any()):
         return scores, None
     return scores.masked_fill(forbidden, 0.0), forbidden
 
 
-def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int) -> Tensor:
-    """float64 on the CPU, ``(instances, *shape)``."""
-    return value.detach().to("cpu", torch.float64).reshape(instances, *value.shape[batch_dimensions:])
+def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int, home: torch.device | str = "cpu") -> Tensor:
+    """float64 on the device where the instances are solved, ``(instances, *shape)``."""
+    return value.detach().to(home, torch.float64).reshape(instances, *value.shape[batch_dimensions:])
 
 
 def precision(values: Iterable[Tensor]) -> float:

@@ -210,10 +210,12 @@ class _Call:
     positions: Tensor | None
     precision: float
 
-    def failed(self, solution: Solution, batch: torch.Size) -> Tensor:
-        """Which instances have no certified answer, flat; with ``"raise"`` there are none, or it raises."""
+    def failed(self, solution: Solution, batch: torch.Size) -> Tensor | None:
+        """Which instances have no certified answer, flat, None for none; with ``"raise"`` it raises."""
+        if solution.all_ok:
+            return None
         failed = ~solution.ok
-        if self.on_failure == "raise" and bool(failed.any()):
+        if self.on_failure == "raise":
             failures = replace(solution, status=solution.status.reshape(batch)).failures
             if self.positions is not None:  # each under its index in the batch that the user handed in
                 failures = [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in failures]
@@ -222,22 +224,25 @@ class _Call:
 
 
 class _Solve(torch.autograd.Function):
-    """Flat float64 on the CPU inside; the dtype, device and shape of the scores outside."""
+    """Flat float64 inside, on the CPU or an accelerator; the dtype, device and shape of the scores outside."""
 
     @staticmethod
     def forward(ctx: Any, call: _Call, scores: Tensor, *parameters: Tensor) -> Tensor:
         batch = inputs.batch_shape(scores, call.compiled.shape)
-        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, call.compiled.shape))
+        home = call.compiled.home(scores.device)
+        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, call.compiled.shape, home))
         if flat.data_ptr() == scores.data_ptr():
             flat = flat.clone()  # what is saved for backward must not change with the caller's tensor
         given = {
-            name: inputs.flatten_parameter(value, len(flat), len(batch))
+            name: inputs.flatten_parameter(value, len(flat), len(batch), home)
             for name, value in zip(call.names, parameters, strict=True)
         }
-        bound = call.compiled.bind(given, forbidden, len(flat), call.precision)
+        bound = call.compiled.bind(given, forbidden, len(flat), call.precision, home)
         solution, saved = call.rule.forward(bound, flat)
         failed = call.failed(solution, batch)
-        value = solution.value.masked_fill(failed[:, None], torch.nan)
+        value = solution.value
+        if failed is not None:
+            value = value.masked_fill(failed[:, None], torch.nan)
         ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
         ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *parameters)]
         return value.reshape(scores.shape).to(scores.device, scores.dtype)
@@ -247,15 +252,20 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         shape = call.compiled.shape
-        flat = inputs.flatten_scores(grad, shape)
+        flat = inputs.flatten_scores(grad, shape, call.compiled.home(grad.device))
         # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
-        finite = torch.isfinite(flat).all(dim=1)
-        usable = finite & ~ctx.failed
-        result = call.rule.backward(ctx.bound, ctx.saved, torch.where(usable[:, None], flat, 0.0))
-        failed = ctx.failed.clone()
+        finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
+        failed: Tensor | None = ctx.failed
+        if finite is not None:
+            flat = flat.masked_fill(~finite[:, None], 0.0)
+        if failed is not None:
+            flat = flat.masked_fill(failed[:, None], 0.0)
+        result = call.rule.backward(ctx.bound, ctx.saved, flat)
         for solution in result.solutions:
-            relevant = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))
-            failed |= call.failed(relevant, grad.shape[: grad.ndim - len(shape)])
+            if ctx.failed is not None:
+                solution = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))
+            more = call.failed(solution, grad.shape[: grad.ndim - len(shape)])
+            failed = more if failed is None else failed if more is None else failed | more
         gradients = [result.scores] + [result.parameters.get(name) for name in call.names]
         out = [None if g is None else _finish(g, failed, finite) for g in gradients]
         if ctx.forbidden is not None and out[0] is not None:
@@ -266,8 +276,9 @@ class _Solve(torch.autograd.Function):
         )
 
 
-def _finish(gradient: Tensor, failed: Tensor, finite: Tensor) -> Tensor:
+def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Tensor:
     """0 for instances without an answer, NaN where the incoming gradient was not finite."""
     rows = [-1] + [1] * (gradient.ndim - 1)
-    gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)
-    return gradient.masked_fill(failed.reshape(rows), 0.0)
+    if finite is not None:
+        gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)
+    return gradient if failed is None else gradient.masked_fill(failed.reshape(rows), 0.0)

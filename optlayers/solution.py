@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float64, Int8
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from optlayers.on_device import DeviceInstances
     from optlayers.solvers.base import Answer, Instances
+    from optlayers.solvers.kernels.dense import DenseAnswer
     from optlayers.standard_form import StandardForm
 
 __all__ = ["Failure", "Solution", "SolveError", "Status"]
@@ -123,14 +125,19 @@ class Solution:
     primal_residual: Float64[Tensor, "*batch"]
     gap: Float64[Tensor, "*batch"]
     reasons: Mapping[int, str] = field(default_factory=dict)
-    answer: Answer | None = field(default=None, repr=False)
-    instances: Instances | None = field(default=None, repr=False)
+    answer: Answer | DenseAnswer | None = field(default=None, repr=False)
+    instances: Instances | DeviceInstances | None = field(default=None, repr=False)
     form: StandardForm | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> Bool[Tensor, "*batch"]:
         """Which instances are certified."""
-        return self.status == Status.OPTIMAL
+        return self.status == 0
+
+    @property
+    def all_ok(self) -> bool:
+        """Whether every instance is certified."""
+        return not bool(self.status.any())
 
     @property
     def failures(self) -> list[Failure]:
@@ -145,12 +152,14 @@ class Solution:
 
     def failing(self, which: Bool[Tensor, " batch"], reason: str) -> Solution:
         """The same solution with some more instances failed, for a flat batch."""
+        if not bool(which.any()):
+            return self
         new = which & self.ok
         reasons = dict(self.reasons) | dict.fromkeys(torch.nonzero(new).flatten().tolist(), reason)
         return replace(self, status=self.status.masked_fill(new, int(Status.FAILED)), reasons=reasons)
 
     def check(self) -> Solution:
         """Return the solution itself, or raise :class:`SolveError` naming every failed instance."""
-        if not bool(self.ok.all()):
+        if not self.all_ok:
             raise SolveError(self.failures, self.status.numel())
         return self

@@ -68,14 +68,15 @@ class AffineMap:
     constant: Float64[np.ndarray, " entries"]
     matrix: sp.csr_array
 
-    @property
+    @cached_property
     def is_constant(self) -> bool:
-        return self.matrix.nnz == 0
+        return bool(self.matrix.nnz == 0)
 
     def __call__(self, parameters: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch entries"]:
-        """The values for every instance; a read-only view of one row when no parameter enters."""
-        if self.is_constant:
-            return np.broadcast_to(self.constant, (len(parameters), len(self.constant)))
+        """The values for every instance; one row again and again, not to be written to, when no parameter enters."""
+        if self.is_constant and len(self.constant):
+            # np.broadcast_to says the same, in ten times the time.
+            return np.ndarray((len(parameters), len(self.constant)), buffer=self.constant, strides=(0, 8))
         return self.constant + (self.matrix @ parameters.T).T
 
     def transposed(self, gradient: Float64[np.ndarray, "batch entries"]) -> Float64[np.ndarray, "batch parameters"]:
@@ -145,14 +146,24 @@ class StandardForm:
         """Number of columns that are not slack; they come first."""
         return self.scored + self.auxiliary
 
-    @property
+    @cached_property
     def parameter_count(self) -> int:
         """Length of θ."""
         return sum(p.size for p in self.parameters)
 
-    @property
+    @cached_property
     def matrix_is_constant(self) -> bool:
-        return self.matrix_map.nnz == 0
+        return bool(self.matrix_map.nnz == 0)
+
+    @cached_property
+    def bounds_are_constant(self) -> bool:
+        """Whether no parameter enters a bound."""
+        return self.lower.is_constant and self.upper.is_constant
+
+    @cached_property
+    def keeps_all(self) -> bool:
+        """Whether presolve fixed no entry of the structure."""
+        return self.scored == self.size
 
     @cached_property
     def entry_column(self) -> np.ndarray:
@@ -176,7 +187,9 @@ class StandardForm:
         return entry_name(self.shape, flat)
 
     def expand(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[np.ndarray, "batch size"]:
-        """Flat structures from their kept entries."""
+        """Flat structures from their kept entries, in an array of their own."""
+        if self.keeps_all:
+            return scored.copy()
         full = np.broadcast_to(self.fixed, (len(scored), self.size)).copy()
         full[:, self.kept] = scored
         return full

@@ -9,7 +9,7 @@ import copy
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import cvxpy as cp
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
@@ -102,7 +102,7 @@ def is_vertex(
     given = inputs.parameter_tensors(form.parameters, parameters, batch)
     flat = inputs.flatten_scores(points, compiled.shape)
     values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
-    bound = compiled.bind(values, None, len(flat))
+    bound = cast(BoundPolytope, compiled.bind(values, None, len(flat)))
     found = [
         _longest_step(form, bound.instances.take(slice(k, k + 1)), point[form.kept]) <= tolerance
         for k, point in enumerate(flat.numpy())

@@ -8,7 +8,7 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.compiled import BoundPolytope
+from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Gradient
 
 __all__ = ["Hard"]
@@ -33,7 +33,7 @@ class Hard(AbstractVertexRule):
         if not isinstance(self.rule, AbstractRule):
             raise TypeError(f"Hard wraps a rule such as SparseMAP(), but got {self.rule!r}")
 
-    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The wrapped rule's gradient."""
         scores, _ = saved
         solution, soft = self.rule.forward(polytope, scores)

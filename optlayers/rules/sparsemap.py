@@ -8,7 +8,7 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.compiled import BoundPolytope
+from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Gradient
 from optlayers.solution import Solution
 
@@ -35,12 +35,12 @@ class SparseMAP(AbstractRule):
 
     maximizes = False
 
-    def forward(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
+    def forward(self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
         """The projection."""
         solution = polytope.project(scores)
         return solution, solution
 
-    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
         verdict = saved.failing(~tangent.ok, TOO_DEPENDENT)

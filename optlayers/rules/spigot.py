@@ -9,7 +9,7 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.compiled import BoundPolytope
+from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Gradient
 
 __all__ = ["Spigot"]
@@ -43,7 +43,7 @@ class Spigot(AbstractVertexRule):
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, but got {self.clip_norm}")
 
-    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The displacement of the projected step."""
         _, vertex = saved
         step = self.step_size * self._clipped(grad)

@@ -8,7 +8,7 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.compiled import BoundPolytope
+from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Gradient
 
 __all__ = ["StraightThrough"]
@@ -27,6 +27,6 @@ class StraightThrough(AbstractVertexRule):
     or propagating gradients through stochastic neurons for conditional computation.
     """
 
-    def backward(self, polytope: BoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The gradient as it arrived."""
         return Gradient(grad)

@@ -4,6 +4,7 @@ from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.clarabel import Clarabel
 from optlayers.solvers.cvxpylayers import CvxpyLayers
+from optlayers.solvers.dense import Dense
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.interior_point import InteriorPoint
 from optlayers.solvers.newton import DualNewton
@@ -17,6 +18,7 @@ __all__ = [
     "Auto",
     "Clarabel",
     "CvxpyLayers",
+    "Dense",
     "DualNewton",
     "Highs",
     "Instances",

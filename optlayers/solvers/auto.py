@@ -11,12 +11,16 @@ import numpy as np
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.certified import maximize_certified, project_certified
 from optlayers.solvers.clarabel import Clarabel
+from optlayers.solvers.dense import Dense
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.interior_point import InteriorPoint
 from optlayers.solvers.newton import DualNewton
+from optlayers.solvers.plan import plan_of
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Auto"]
+
+DENSE = "its constraints are many and hardly sparse"
 
 
 @final
@@ -26,7 +30,8 @@ class Auto(AbstractMaximizer, AbstractProjector):
 
     Projections: :class:`DualNewton` where every column is scored and every row an equality, else
     :class:`InteriorPoint`; what is not certified goes on to :class:`InteriorPoint`, then to :class:`Clarabel`. Best
-    vertices: :class:`InteriorPoint`, then :class:`Highs`. All of them break ties alike, so that it does not show in an
+    vertices: :class:`InteriorPoint`, then :class:`Highs`. Where constraints are many and hardly sparse, :class:`Dense`
+    comes first. All of them break ties alike, so that it does not show in an
     answer which solver gave it.
 
     Parameters
@@ -44,6 +49,8 @@ class Auto(AbstractMaximizer, AbstractProjector):
     @staticmethod
     def projectors(form: StandardForm) -> Sequence[AbstractProjector]:
         """The solvers that projections onto this form are put to, in this order."""
+        if plan_of(form).dense:
+            return Dense(), Clarabel()
         if DualNewton.takes(form):
             return DualNewton(), InteriorPoint(), Clarabel()
         return InteriorPoint(), Clarabel()
@@ -51,16 +58,19 @@ class Auto(AbstractMaximizer, AbstractProjector):
     @staticmethod
     def maximizers(form: StandardForm) -> Sequence[AbstractMaximizer]:
         """The solvers that best vertices of this form are asked of, in this order."""
-        return InteriorPoint(), Highs()
+        return (Dense() if plan_of(form).dense else InteriorPoint()), Highs()
 
     def explain_projector(self, form: StandardForm) -> str:
         first, *others = self.projectors(form)
+        if isinstance(first, Dense):
+            return f"{first!r}, because {DENSE} ({first.manner}); what it does not certify goes to {_then(others)}"
         why = "all columns are scored and all rows are equalities" if DualNewton.takes(form) else _why_interior(form)
         return f"{first!r}, because {why} ({first.manner}); what it does not certify goes to {_then(others)}"
 
     def explain_maximizer(self, form: StandardForm) -> str:
         first, *others = self.maximizers(form)
-        return f"{first!r} ({first.manner}); what it does not certify goes to {_then(others)}"
+        why = f", because {DENSE}" if isinstance(first, Dense) else ""
+        return f"{first!r}{why} ({first.manner}); what it does not certify goes to {_then(others)}"
 
     def prepare(self, form: StandardForm) -> _State:
         return _State(form, self.maximizers(form), self.projectors(form))

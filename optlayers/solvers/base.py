@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -41,7 +41,7 @@ class Instances:
 
     def with_scores(self, scores: Float64[np.ndarray, "batch scored"]) -> Instances:
         """The same problems with other scores."""
-        return replace(self, scores=scores)
+        return Instances(scores, self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters)
 
     def take(self, index: np.ndarray | slice) -> Instances:
         """A part of the batch."""
@@ -96,6 +96,11 @@ class Answer:
         self.reasons |= {
             int(i): other.reasons[int(w)] for i, w in zip(index, which, strict=True) if int(w) in other.reasons
         }
+
+    @classmethod
+    def room(cls, form: StandardForm, batch: int) -> Answer:
+        """An answer whose numbers are all going to be written."""
+        return cls(np.empty((batch, form.columns)), np.empty((batch, form.rows)), np.zeros(batch, dtype=np.int8))
 
     @classmethod
     def empty(cls, form: StandardForm, batch: int) -> Answer:

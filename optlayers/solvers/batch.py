@@ -36,13 +36,17 @@ def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray 
 
 
 def impossible_instances(
-    form: StandardForm, theta: np.ndarray, broken: np.ndarray, forbidden: np.ndarray | None, precision: float
-) -> np.ndarray:
+    form: StandardForm, theta: np.ndarray, broken: np.ndarray | None, forbidden: np.ndarray | None, precision: float
+) -> np.ndarray | None:
     """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0.
 
-    ``broken`` is by how much the parameters violate dropped rows, ``precision`` the machine epsilon of the dtype in
-    which they came.
+    ``broken`` is by how much the parameters violate dropped rows, None where there are none; ``precision`` is the
+    machine epsilon of the dtype in which they came. None when there is nothing that could be broken.
     """
+    if broken is None and forbidden is None:
+        return None
+    if broken is None:
+        broken = np.zeros(len(theta))
     size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
     impossible = broken > max(CONSISTENT, 64 * precision) * size
     if forbidden is not None:
@@ -51,9 +55,13 @@ def impossible_instances(
 
 
 def solve_possible(
-    form: StandardForm, instances: Instances, impossible: np.ndarray, solve: Callable[[Instances], Answer]
+    form: StandardForm, instances: Instances, impossible: np.ndarray | None, solve: Callable[[Instances], Answer]
 ) -> Answer:
     """Spare the solvers what is decided already: impossible instances, and forms without columns."""
+    if impossible is None:
+        if form.bounds_are_constant and instances.forbidden is None and form.unslacked:
+            return solve(instances)
+        impossible = np.zeros(len(instances), dtype=bool)
     if form.unslacked == 0:
         return _nothing_to_solve(form, instances, impossible)
     impossible = impossible | (instances.lower > instances.upper).any(axis=1)

@@ -30,6 +30,11 @@ class Certificate:
     relative: Float64[np.ndarray, " batch"]
 
     @classmethod
+    def room(cls, batch: int) -> Certificate:
+        """To be written to, all of it."""
+        return cls(np.empty(batch), np.empty(batch), np.empty(batch))
+
+    @classmethod
     def empty(cls, batch: int) -> Certificate:
         """Of instances without an answer."""
         return cls(np.full(batch, np.nan), np.full(batch, np.nan), np.full(batch, np.inf))
@@ -90,7 +95,7 @@ def certify(
     infinite bound is charged at ``max(1, |z_i|)``; it is rounding noise in a correct answer.
     """
     plan = plan_of(form)
-    certificate, batch = Certificate.empty(len(instances)), Batch.of(plan, instances)
+    certificate, batch = Certificate.room(len(instances)), Batch.of(plan, instances)
     point, dual = np.ascontiguousarray(point), np.ascontiguousarray(dual)
     plan.spread(
         lambda which: certificate.judge(form, plan, batch, projection, which, point, dual), len(instances), solves=1

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float64
 
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.certificate import times_transpose
-from optlayers.solvers.kernels import active_set
+from optlayers.solvers.dense import solve_densely
+from optlayers.solvers.kernels import active_set, separable
 from optlayers.solvers.kernels.batches import per_instance
 from optlayers.solvers.plan import plan_of
 from optlayers.solvers.rescue import solve_slowly
@@ -68,9 +69,18 @@ def _solve(
     direction: Float64[np.ndarray, "batch scored"],
 ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
     plan, count = plan_of(form), len(free)
+    if plan.dense:
+        return solve_densely(form, instances, free, direction)
     p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
     matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
     side, no_rows = per_instance(direction), np.zeros((1, form.rows))
+    if plan.separable and form.slack == 0 and form.auxiliary == 0 and (len(side) == count or count == 0):
+        plan.spread(
+            lambda which: separable.pull_back(plan.system, plan.varies, matrix, free, side, which, p, q),
+            count,
+            solves=1,
+        )
+        return p, q, np.ones(count, dtype=bool)
 
     def work(which: np.ndarray) -> None:
         active_set.solve_on_face(

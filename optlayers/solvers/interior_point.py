@@ -13,7 +13,7 @@ from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.kernels import interior_point
 from optlayers.solvers.plan import Batch, Plan, plan_of
 from optlayers.solvers.polish import polish_some
-from optlayers.solvers.vertices import best_vertices
+from optlayers.solvers.vertices import Near, best_vertices
 from optlayers.standard_form import StandardForm
 
 __all__ = ["InteriorPoint"]
@@ -28,27 +28,17 @@ DECIDED = 1e-6
 """A multiplier above this, relative to the largest score, leaves no doubt that its bound is active."""
 
 
-@final
-@dataclass(frozen=True)
-class _Near:
-    """Interior solutions with the bounds that they are near to; ``steps`` are negative at the limit."""
-
-    point: np.ndarray
-    dual: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    steps: np.ndarray
-
-    def replace(self, index: np.ndarray, other: _Near, held: np.ndarray) -> None:
-        """Take over solutions in which the columns ``held`` kept the bound that they are near to here."""
-        self.point[index], self.dual[index], self.steps[index] = other.point, other.dual, other.steps
-        self.low[index] = np.where(held, self.low[index], other.low)
-        self.high[index] = np.where(held, self.high[index], other.high)
-
-
 def _prices(plan: Plan, batch: Batch, dual: np.ndarray) -> np.ndarray:
     """``Aᵀ y`` for every instance."""
     return (plan.column_sums @ (batch.matrix * dual[:, plan.row]).T).T
+
+
+def _continue(found: Near, index: np.ndarray, other: Near, held: np.ndarray) -> None:
+    """Take over solutions in which the columns ``held`` kept the bound that they are near to, and add multipliers."""
+    found.point[index], found.steps[index] = other.point, other.steps
+    found.dual[index] += other.dual
+    found.low[index] = np.where(held, found.low[index], other.low)
+    found.high[index] = np.where(held, found.high[index], other.high)
 
 
 @final
@@ -85,9 +75,9 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
     def project(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
         batch = Batch.of(plan, instances)
-        answer = Answer.empty(form, count)
+        answer = Answer.room(form, count)
         answer.free = np.empty(answer.point.shape, dtype=bool)
-        answer.certificate = Certificate.empty(count)
+        answer.certificate = Certificate.room(count)
         low, high = np.empty(answer.point.shape, dtype=bool), np.empty(answer.point.shape, dtype=bool)
         steps = np.zeros(count, dtype=np.int64)
 
@@ -101,30 +91,67 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         answer.status[steps < 0] = Status.LIMIT
         return answer
 
-    def _near(self, plan: Plan, batch: Batch, stages: int = STAGES) -> _Near:
+    def _near(self, plan: Plan, batch: Batch, stages: int = STAGES) -> Near:
         """Interior solutions, scale by scale.
 
         Next to scores of 1e9 (finite masks, say) others vanish below the tolerance. What large scores decide beyond
         doubt is held at its bound, and the rest solved again at its own scale.
         """
-        count, columns = len(batch.scores), len(plan.curvature)
-        found = _Near(
-            np.empty((count, columns)),
-            np.empty((count, len(plan.system.order))),
-            np.zeros((count, columns), dtype=bool),
-            np.zeros((count, columns), dtype=bool),
-            np.zeros(count, dtype=np.int64),
+        found, columns = self._optimize(plan, batch, plan.curvature), len(plan.curvature)
+        size = np.abs(batch.scores).max(axis=1, initial=0.0)
+        large = np.flatnonzero((size > LARGE) & (found.steps >= 0))
+        if len(large) == 0 or stages == 0:
+            return found
+        some = batch.take(large)
+        costs = np.zeros((len(large), columns))
+        costs[:, : some.scores.shape[1]] = some.scores
+        # On the rows the objective c - Aᵀ y differs from c by a constant; its multipliers come on top of y.
+        rest = costs - _prices(plan, some, found.dual[large])
+        pressed = rest - plan.curvature * found.point[large]
+        decided = (found.low | found.high)[large] & (np.abs(pressed) > DECIDED * size[large, None])
+        smaller = np.abs(np.where(decided, 0.0, costs)).max(axis=1, initial=0.0) * LARGE < size[large]
+        again, decided, some = large[smaller], decided[smaller], some.take(np.flatnonzero(smaller))
+        if len(again) == 0:
+            return found
+        bound = np.where(found.low[again], some.lower, some.upper)
+        held = replace(
+            some,
+            scores=np.where(decided, 0.0, rest[smaller]),
+            lower=np.where(decided, bound, some.lower),
+            upper=np.where(decided, bound, some.upper),
         )
+        _continue(found, again, self._near(plan, held, stages - 1), decided)
+        return found
+
+    def maximize(self, state: StandardForm, instances: Instances) -> Answer:
+        form, plan, count = state, plan_of(state), len(instances)
+        batch = Batch.of(plan, instances)
+        answer = Answer.room(form, count)
+        certificate = answer.certificate = Certificate.room(count)
+
+        def work(which: np.ndarray) -> None:
+            found = best_vertices(
+                plan, batch.take(which), lambda some: self._optimize(plan, some, np.zeros(form.columns))
+            )
+            answer.point[which], answer.dual[which] = found.point, found.dual
+            answer.status[which[found.steps < 0]] = Status.LIMIT
+            certificate.judge(form, plan, batch, False, which, answer.point, answer.dual)
+
+        plan.spread(work, count, GUESSED_STEPS)
+        return answer
+
+    def _optimize(self, plan: Plan, batch: Batch, curvature: np.ndarray) -> Near:
+        found = Near.room(plan, len(batch.scores))
         interior_point.optimize(
             plan.system,
             plan.varies,
             batch.matrix,
             batch.scores,
-            plan.curvature,
+            curvature,
             batch.rhs,
             batch.lower,
             batch.upper,
-            np.arange(count),
+            np.arange(len(batch.scores)),
             self.iteration_limit,
             self.tolerance,
             found.point,
@@ -133,41 +160,4 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
             found.high,
             found.steps,
         )
-        size = np.abs(batch.scores).max(axis=1, initial=0.0)
-        large = np.flatnonzero((size > LARGE) & (found.steps >= 0))
-        if len(large) == 0 or stages == 0:
-            return found
-        width = batch.scores.shape[1]
-        some, bound = batch.take(large), np.where(found.low, batch.lower, batch.upper)[large]
-        reduced = some.scores - found.point[large, :width] - _prices(plan, some, found.dual[large])[:, :width]
-        decided = (found.low | found.high)[large]
-        decided[:, width:] = False
-        decided[:, :width] &= np.abs(reduced) > DECIDED * size[large, None]
-        rest = np.where(decided[:, :width], 0.0, some.scores)
-        smaller = np.abs(rest).max(axis=1, initial=0.0) * LARGE < size[large]
-        again, decided, bound = large[smaller], decided[smaller], bound[smaller]
-        if len(again) == 0:
-            return found
-        held = replace(
-            batch.take(again),
-            scores=rest[smaller],
-            lower=np.where(decided, bound, batch.take(again).lower),
-            upper=np.where(decided, bound, batch.take(again).upper),
-        )
-        found.replace(again, self._near(plan, held, stages - 1), decided)
         return found
-
-    def maximize(self, state: StandardForm, instances: Instances) -> Answer:
-        form, plan, count = state, plan_of(state), len(instances)
-        batch = Batch.of(plan, instances)
-        answer = Answer.empty(form, count)
-        certificate = answer.certificate = Certificate.empty(count)
-
-        def work(which: np.ndarray) -> None:
-            found = best_vertices(plan, batch.take(which), self.iteration_limit, self.tolerance)
-            answer.point[which], answer.dual[which] = found.point, found.dual
-            answer.status[which[found.steps < 0]] = Status.LIMIT
-            certificate.judge(form, plan, batch, False, which, answer.point, answer.dual)
-
-        plan.spread(work, count, GUESSED_STEPS)
-        return answer

@@ -1,35 +1,47 @@
-"""DualNewton: projections by a compiled semismooth Newton method, for equalities and bounds."""
+"""DualNewton: projections and best vertices by a compiled semismooth Newton method, for equalities and bounds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
 
 from optlayers.solution import Status
-from optlayers.solvers.base import AbstractProjector, Answer, Instances
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
 from optlayers.solvers.certificate import Certificate
-from optlayers.solvers.kernels import newton
+from optlayers.solvers.kernels import newton, separable
 from optlayers.solvers.kernels.lanes import LANES
 from optlayers.solvers.kernels.normal_equations import factor_size
 from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.vertices import Near, best_vertices
 from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["DualNewton"]
 
 GUESSED_STEPS = 8
 """What is told to the thread pool about the work of one instance."""
+PROXIMAL_STEPS = 60
+"""How many projections one linear program may take."""
+STEP = 1e3
+"""Length of a proximal step along costs of unit size."""
+STILL = 1e-11
+"""A point that moves less than this is the end of the proximal steps."""
+PRICED = 1e-9
+"""Reduced costs above this, at costs of unit size, keep their column at its bound."""
 
 
 @final
 @dataclass(frozen=True)
-class DualNewton(AbstractProjector):
-    """Project by a semismooth Newton method on the dual problem, four instances at a time in compiled code.
+class DualNewton(AbstractMaximizer, AbstractProjector):
+    """Solve by a semismooth Newton method on the dual problem, four instances at a time in compiled code.
 
     For forms in which every column is scored and every row an equality: simplices, matchings, sequences, subsets,
-    flows. It ends on the exact active set, so its answers are exact to rounding. (Qi and Sun, 1993; Li, Sun and Toh,
-    2020; the formulas are in :mod:`optlayers.solvers.kernels.newton`.)
+    flows. Where no two rows share a column, every row is solved on its own. It ends on the exact active set, so its
+    answers are exact to rounding. (Qi and Sun, 1993; Li, Sun and Toh, 2020; the formulas are in
+    :mod:`optlayers.solvers.kernels.newton`.) Best vertices come from a few projections of far points, and ties are
+    decided as by :class:`InteriorPoint`.
 
     Parameters
     ----------
@@ -59,33 +71,82 @@ class DualNewton(AbstractProjector):
     def project(self, state: _State, instances: Instances) -> Answer:
         form, plan, count = state.form, state.plan, len(instances)
         batch = Batch.of(plan, instances)
-        answer = Answer.empty(form, count)
+        answer = Answer.room(form, count)
         free = answer.free = np.empty(answer.point.shape, dtype=bool)
-        certificate = answer.certificate = Certificate.empty(count)
+        certificate = answer.certificate = Certificate.room(count)
         steps = np.zeros(count, dtype=np.int64)
 
         def work(which: np.ndarray) -> None:
-            newton.project(
-                plan.system,
-                state.factor,
-                plan.varies,
-                batch.matrix,
-                batch.scores,
-                batch.rhs,
-                batch.lower,
-                batch.upper,
-                which,
-                self.iteration_limit,
-                answer.point,
-                answer.dual,
-                free,
-                steps,
-            )
+            self._solve(state, batch, which, answer.point, answer.dual, free, steps)
             certificate.judge(form, plan, batch, True, which, answer.point, answer.dual)
 
-        plan.spread(work, count, GUESSED_STEPS)
+        plan.spread(work, count, 1 if plan.separable else GUESSED_STEPS)
         answer.status[steps < 0] = Status.LIMIT
         return answer
+
+    def maximize(self, state: _State, instances: Instances) -> Answer:
+        form, plan, count = state.form, state.plan, len(instances)
+        batch = Batch.of(plan, instances)
+        answer = Answer.room(form, count)
+        certificate = answer.certificate = Certificate.room(count)
+
+        def work(which: np.ndarray) -> None:
+            found = best_vertices(plan, batch.take(which), partial(self._near, state))
+            answer.point[which], answer.dual[which] = found.point, found.dual
+            answer.status[which[found.steps < 0]] = Status.LIMIT
+            certificate.judge(form, plan, batch, False, which, answer.point, answer.dual)
+
+        plan.spread(work, count, 3 * GUESSED_STEPS)
+        return answer
+
+    def _near(self, state: _State, batch: Batch) -> Near:
+        """Linear programs by proximal steps: a point that is the projection of ``point + STEP * costs`` is optimal.
+
+        There are finitely many such steps (Rockafellar, 1976; Ferris, 1991), and usually two. The multipliers of the
+        projection, divided by the step, are those of the linear program.
+        """
+        plan, count = state.plan, len(batch.scores)
+        found = Near.room(plan, count)
+        free = np.empty(found.point.shape, dtype=bool)
+        size = np.abs(batch.scores).max(axis=1, initial=0.0, keepdims=True)
+        size[size == 0.0] = 1.0
+        costs = batch.scores / size
+        point, going = np.zeros(found.point.shape), np.arange(count)
+        for _ in range(PROXIMAL_STEPS):
+            target = replace(batch, scores=point + STEP * costs)
+            self._solve(state, target, going, found.point, found.dual, free, found.steps)
+            moved = np.abs(found.point[going] - point[going]).max(axis=1, initial=0.0)
+            point[going] = found.point[going]
+            going = going[
+                (moved > STILL * (1.0 + np.abs(point[going]).max(axis=1, initial=0.0))) & (found.steps[going] >= 0)
+            ]
+            if len(going) == 0:
+                break
+        found.steps[going] = -PROXIMAL_STEPS
+        prices = found.dual / STEP
+        reduced = costs - (plan.column_sums @ (batch.matrix * prices[:, plan.row]).T).T
+        together = batch.lower == batch.upper
+        found.low[:] = (reduced < -PRICED) | together
+        found.high[:] = (reduced > PRICED) & ~together
+        found.dual[:] = prices * size
+        return found
+
+    def _solve(
+        self,
+        state: _State,
+        batch: Batch,
+        which: np.ndarray,
+        point: np.ndarray,
+        dual: np.ndarray,
+        free: np.ndarray,
+        steps: np.ndarray,
+    ) -> None:
+        plan = state.plan
+        problem = batch.matrix, batch.scores, batch.rhs, batch.lower, batch.upper, which, self.iteration_limit
+        if plan.separable:
+            separable.project(plan.system, plan.varies, *problem, point, dual, free, steps)
+        else:
+            newton.project(plan.system, state.factor, plan.varies, *problem, point, dual, free, steps)
 
 
 @final
@@ -94,4 +155,5 @@ class _State:
         self.form = form
         self.plan = plan_of(form)
         self.factor = np.empty(LANES * factor_size(self.plan.system))
-        newton.unbounded_factor(self.plan.system, self.factor)
+        if not self.plan.separable:
+            newton.unbounded_factor(self.plan.system, self.factor)

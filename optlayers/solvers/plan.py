@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 from weakref import WeakKeyDictionary
 
@@ -19,8 +20,14 @@ from optlayers.standard_form import StandardForm
 
 __all__ = ["Batch", "Plan", "plan_of"]
 
-WORTH_A_THREAD = 150_000.0
+WORTH_A_THREAD = 1e6
 """Arithmetic operations below which handing work to another thread costs more than it saves."""
+
+DENSE_PRODUCTS = 5e6
+"""Products of entries in one column that a plan lists at most."""
+DENSE_ENTRIES = 100_000
+DENSE_SHARE = 0.25
+"""A factor with more entries than this, and with this share of all, is dense."""
 
 _plans: WeakKeyDictionary[StandardForm, Plan] = WeakKeyDictionary()
 
@@ -30,10 +37,8 @@ class Plan:
     """The normal equations of a form, its curvature, and what one solve costs."""
 
     def __init__(self, form: StandardForm) -> None:
-        self.system: System = analyze(form.matrix)
-        place = np.empty(form.rows, dtype=np.int64)
-        place[self.system.order] = np.arange(form.rows)
-        self.slack_row = place[form.equalities :]
+        self.matrix = form.matrix
+        self.equalities = form.equalities
         self.varies = not form.matrix_is_constant
         self.curvature = np.zeros(form.columns)
         self.curvature[: form.scored] = 1.0
@@ -47,9 +52,41 @@ class Plan:
         self.column_sums = sp.csr_array(
             (np.ones(len(entries)), entries, form.matrix.indptr), shape=(form.columns, len(entries))
         )
-        below = 1.0 + np.diff(self.system.factor_start)
-        self.operations = 1.0 + float((below**2).sum()) + 2.0 * len(self.system.product_column) + 20.0 * form.columns
+
+    @cached_property
+    def system(self) -> System:
+        """The normal equations, analyzed when they are first asked for."""
+        return analyze(self.matrix)
+
+    @cached_property
+    def slack_row(self) -> np.ndarray:
+        """The place of the row of every slack column."""
+        place = np.empty(self.matrix.shape[0], dtype=np.int64)
+        place[self.system.order] = np.arange(len(place))
+        return place[self.equalities :]
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether the normal equations are large and hardly sparse, so that LAPACK serves better than a plan."""
+        width = np.diff(self.matrix.indptr).astype(np.float64)
+        if float((width * (width + 1)).sum()) / 2 > DENSE_PRODUCTS:
+            return True  # not even looked at: the plan would take gigabytes
+        entries = len(self.system.factor_row)
+        return entries > DENSE_ENTRIES and entries > DENSE_SHARE * self.matrix.shape[0] ** 2
+
+    @cached_property
+    def separable(self) -> bool:
+        """Whether no two rows share a column."""
+        return not self.dense and len(self.system.factor_row) == 0
+
+    @cached_property
+    def operations(self) -> float:
         """Of one assembled, factored and solved system, about."""
+        entries = self.matrix.nnz + self.matrix.shape[1]
+        if self.dense:
+            return 1.0 + entries
+        below = 1.0 + np.diff(self.system.factor_start)
+        return 1.0 + float((below**2).sum()) + 2.0 * len(self.system.product_column) + 20.0 * entries
 
     def spread(self, work: Callable[[np.ndarray], None], count: int, solves: int) -> None:
         """Call ``work`` on pieces of the batch, in threads where that pays; an instance takes ``solves`` systems."""

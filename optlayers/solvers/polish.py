@@ -8,6 +8,7 @@ from jaxtyping import Bool
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.certificate import Certificate, times_transpose
+from optlayers.solvers.dense import polish_densely
 from optlayers.solvers.kernels import active_set
 from optlayers.solvers.plan import Batch, Plan, plan_of
 from optlayers.standard_form import StandardForm
@@ -25,6 +26,8 @@ def polish(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
     is active.
     """
     plan, batch = plan_of(form), Batch.of(plan_of(form), instances)
+    if plan.dense:
+        return polish_densely(form, instances, answer)
     failed = ~(np.isfinite(answer.point).all(axis=1) & np.isfinite(answer.dual).all(axis=1))
     answer.free = np.zeros(answer.point.shape, dtype=bool)
     answer.certificate = Certificate.empty(len(instances))

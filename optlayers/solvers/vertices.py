@@ -1,17 +1,18 @@
-"""Best vertices by an interior point method: the optimal face, and a decision where it is no vertex."""
+"""Best vertices from solved linear programs: the optimal face, and a decision where it is no vertex."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from optlayers.solvers.kernels import active_set, interior_point
+from optlayers.solvers.kernels import active_set
 from optlayers.solvers.plan import Batch, Plan
 
-__all__ = ["Found", "best_vertices"]
+__all__ = ["Near", "best_vertices"]
 
 STAGES = 6
 """How many scales of scores one instance may hold; what one scale leaves undecided is the next one's problem."""
@@ -19,12 +20,26 @@ STAGES = 6
 
 @final
 @dataclass(frozen=True)
-class Found:
-    """Vertices with their multipliers; NaN where none could be made out. ``steps`` are negative at the limit."""
+class Near:
+    """Points near a solution, and the bounds that are active there; ``steps`` are negative at the limit."""
 
     point: Float64[np.ndarray, "batch columns"]
     dual: Float64[np.ndarray, "batch rows"]
+    low: Bool[np.ndarray, "batch columns"]
+    high: Bool[np.ndarray, "batch columns"]
     steps: Int64[np.ndarray, " batch"]
+
+    @classmethod
+    def room(cls, plan: Plan, count: int) -> Near:
+        """To be written to, all of it."""
+        columns = len(plan.curvature)
+        return cls(
+            np.empty((count, columns)),
+            np.empty((count, len(plan.system.order))),
+            np.empty((count, columns), dtype=bool),
+            np.empty((count, columns), dtype=bool),
+            np.zeros(count, dtype=np.int64),
+        )
 
 
 @final
@@ -32,7 +47,7 @@ class Found:
 class _Face:
     """A point of each optimal face, the columns that are at a bound all over it, and which faces are no vertices."""
 
-    found: Found
+    found: Near
     held: Bool[np.ndarray, "batch columns"]
     bound: Float64[np.ndarray, "batch columns"]
     tied: Bool[np.ndarray, " batch"]
@@ -41,16 +56,16 @@ class _Face:
     scale: Float64[np.ndarray, " batch"]
 
 
-def best_vertices(plan: Plan, batch: Batch, limit: int, tolerance: float, stages: int = STAGES) -> Found:
-    """A best vertex per instance, decided by the instance alone.
+def best_vertices(plan: Plan, batch: Batch, near: Callable[[Batch], Near], stages: int = STAGES) -> Near:
+    """A best vertex per instance, decided by the instance alone; NaN where none could be made out.
 
-    The interior point ends in the middle of the optimal face: columns with more room than multiplier are free on it
-    (strict complementarity), the others are at their bounds all over the face. Next to large scores small ones vanish
-    below the tolerance, and leave columns free that they would decide: what is left of the scores along the face is
-    maximized over it at its own scale, until it is constant there. If the face is still no vertex, the generic
-    objective has a single best vertex on it.
+    ``near`` solves linear programs. Columns with a multiplier are at their bounds all over the optimal face
+    (complementary slackness, whichever optimal multipliers are at hand), the others are free on it. Next to large
+    scores small ones vanish below the tolerance, and leave columns free that they would decide: what is left of the
+    scores along the face is maximized over it at its own scale, until it is constant there. If the face is still no
+    vertex, the generic objective has a single best vertex on it.
     """
-    face = _optimal_face(plan, batch, limit, tolerance)
+    face = _optimal_face(plan, batch, near(batch))
     found, tied = face.found, np.flatnonzero(face.tied)
     if len(tied) == 0:
         return found
@@ -61,28 +76,34 @@ def best_vertices(plan: Plan, batch: Batch, limit: int, tolerance: float, stages
     undecided = np.abs(rest).max(axis=1, initial=0.0) == 0.0
     rest[undecided], scale[undecided] = plan.generic, 0.0  # generic multipliers prove nothing
     smaller = _held(batch.take(tied), face.held[tied], face.bound[tied], rest)
-    again = best_vertices(plan, smaller, limit, tolerance, stages - 1)
+    again = best_vertices(plan, smaller, near, stages - 1)
     found.point[tied] = np.where((again.steps >= 0)[:, None], again.point, np.nan)
     found.dual[tied] += scale[:, None] * again.dual
     return found
 
 
-def _optimal_face(plan: Plan, batch: Batch, limit: int, tolerance: float) -> _Face:
-    count, columns = len(batch.scores), len(plan.curvature)
-    which = np.arange(count)
-    found = Found(
-        np.empty((count, columns)), np.empty((count, len(plan.system.order))), np.zeros(count, dtype=np.int64)
-    )
-    low, high = np.zeros((count, columns), dtype=bool), np.zeros((count, columns), dtype=bool)
+def _optimal_face(plan: Plan, batch: Batch, found: Near) -> _Face:
+    count, columns = found.point.shape
     tied, rest, scale = np.zeros(count, dtype=bool), np.zeros((count, columns)), np.ones(count)
-    shared = plan.system, plan.varies, batch.matrix, batch.scores
-    bounds = batch.rhs, batch.lower, batch.upper, which
-    interior_point.optimize(
-        *shared, np.zeros(columns), *bounds, limit, tolerance, found.point, found.dual, low, high, found.steps
+    active_set.vertex(
+        plan.system,
+        plan.varies,
+        batch.matrix,
+        batch.scores,
+        plan.generic,
+        batch.rhs,
+        batch.lower,
+        batch.upper,
+        np.arange(count),
+        found.low,
+        found.high,
+        found.point,
+        found.dual,
+        tied,
+        rest,
+        scale,
     )
-    active_set.vertex(*shared, plan.generic, *bounds, low, high, found.point, found.dual, tied, rest, scale)
-    bound = np.where(low, batch.lower, batch.upper)
-    return _Face(found, low | high, bound, tied, rest, scale)
+    return _Face(found, found.low | found.high, np.where(found.low, batch.lower, batch.upper), tied, rest, scale)
 
 
 def _held(batch: Batch, held: np.ndarray, bound: np.ndarray, costs: Float64[np.ndarray, "batch scored"]) -> Batch:

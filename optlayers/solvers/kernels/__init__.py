@@ -1,1 +1,1 @@
-"""Compiled loops over plain arrays; they know neither forms nor statuses."""
+"""Compiled loops and batched algebra over plain arrays; they know neither forms nor statuses."""

@@ -162,8 +162,10 @@ def polish(  # type: ignore[no-untyped-def]
     for start in range(0, len(which), LANES):
         read(scores, which, start, scored)
         s[: len(scored)] = scored
-        read(lower, which, start, l)
-        read(upper, which, start, u)
+        if start == 0 or len(lower) > 1:
+            read(lower, which, start, l)
+        if start == 0 or len(upper) > 1:
+            read(upper, which, start, u)
         read(point, which, start, p)
         read_rows(system, rhs, which, start, b)
         _read_multipliers(system, dual, which, start, q)
@@ -337,8 +339,10 @@ def vertex(  # type: ignore[no-untyped-def]
     for start in range(0, len(which), LANES):
         read(linear, which, start, scored)
         c[: len(scored)] = scored
-        read(lower, which, start, l)
-        read(upper, which, start, u)
+        if start == 0 or len(lower) > 1:
+            read(lower, which, start, l)
+        if start == 0 or len(upper) > 1:
+            read(upper, which, start, u)
         read(point, which, start, target)
         read_rows(system, rhs, which, start, b)
         _read_multipliers(system, dual, which, start, y)

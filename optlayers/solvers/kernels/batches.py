@@ -14,13 +14,11 @@ def per_instance(array: np.ndarray) -> np.ndarray:
 
     One layout means one compiled version of every kernel.
     """
-    shared = len(array) > 1 and array.strides[0] == 0
-    return np.array(
-        array[:1] if shared else array,
-        dtype=np.float64,
-        order="C",
-        copy=None if array.flags.writeable and not shared else True,
-    )
+    if len(array) > 1 and array.strides[0] == 0:
+        array = array[:1]
+    if array.flags.c_contiguous and array.flags.writeable:
+        return array
+    return np.array(array, order="C")
 
 
 @jit

@@ -41,7 +41,7 @@ def certify(  # type: ignore[no-untyped-def]
             prices[i] = dual[k, i] if i < equalities else max(dual[k, i], 0.0)
             sides = max(sides, abs(b[i]))
             noise += abs(prices[i]) * (1.0 + abs(b[i]))
-        open_gap, worst, largest, value, valid = 0.0, 0.0, 0.0, 0.0, True
+        open_gap, worst, largest, value, check = 0.0, 0.0, 0.0, 0.0, 0.0
         for j in range(columns):
             x = point[k, j]
             objective = 0.0
@@ -53,12 +53,13 @@ def certify(  # type: ignore[no-untyped-def]
                 slackness[row[t]] -= entries[t] * x
                 reduced -= entries[t] * prices[row[t]]
             room = u[j] - x if reduced > 0.0 else x - l[j]
-            if not np.isfinite(room):
+            if room == np.inf:
                 room = max(1.0, abs(x))
             open_gap += abs(reduced) * room
             worst = max(worst, l[j] - x, x - u[j])
             largest = max(largest, abs(x))
-            valid = valid and np.isfinite(x)
+            check += x
+        valid = np.isfinite(check)
         for i in range(rows):
             open_gap += prices[i] * slackness[i]
             worst = max(worst, abs(slackness[i]))

@@ -73,8 +73,10 @@ def project(  # type: ignore[no-untyped-def]
     done, grows = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_)
     for first in range(0, len(which), LANES):
         read(scores, which, first, s)
-        read(lower, which, first, l)
-        read(upper, which, first, u)
+        if first == 0 or len(lower) > 1:
+            read(lower, which, first, l)
+        if first == 0 or len(upper) > 1:
+            read(upper, which, first, u)
         read_rows(system, rhs, which, first, b)
         if varies:
             read_entries(system, matrix, which, first, entries)

@@ -1,0 +1,94 @@
+"""What the benchmarks share: a clock, a limit of time, tables and CSV files."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["brief", "limit", "machine", "open_console", "repeats", "seconds", "table", "write_csv"]
+
+SHORTEST = 0.02
+"""A measurement lasts at least so many seconds; shorter calls are repeated."""
+
+
+def seconds(calls: Sequence[Callable[[], object]]) -> float:
+    """Seconds per call, over calls one after the other."""
+    start = time.perf_counter()
+    for call in calls:
+        call()
+    return (time.perf_counter() - start) / len(calls)
+
+
+def repeats(one: float) -> int:
+    """How many calls a measurement takes when one takes so many seconds."""
+    return max(1, math.ceil(SHORTEST / one))
+
+
+@contextmanager
+def limit(allowed: float) -> Iterator[None]:
+    """Raise ``TimeoutError`` when the body takes longer than so many seconds (and is in Python now and then)."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {allowed:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, allowed)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def open_console() -> Console:
+    """A console that is wide enough for the tables, also where no terminal says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def machine() -> str:
+    """What a reader has to know about the machine."""
+    return f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def brief(value: float) -> str:
+    """Three digits, without an exponent for what is large."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def table(title: str, heads: Sequence[str], rows: Iterable[Mapping[str, str]]) -> Table:
+    """Rows of text under those heads that any has; the first column is said once where it repeats."""
+    rows = list(rows)
+    heads = [head for head in heads if any(head in row for row in rows)]
+    made = Table(title=title)
+    for place, head in enumerate(heads):
+        made.add_column(head, justify="right" if place else "left")
+    last = None
+    for row in rows:
+        first, *others = (row.get(head, "") for head in heads)
+        if first != last and last is not None:
+            made.add_section()
+        made.add_row("" if first == last else first, *others)
+        last = first
+    return made
+
+
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """Dataclasses of one type as a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(rows[0])])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)

@@ -1,0 +1,189 @@
+"""What is paid around the solving: compiling, first calls, the call of a layer, and memory.
+
+- Seconds to compile every polytope of the catalogue.
+- Seconds of the first calls in a fresh process after its imports, for a matching 10 x 10: compile, project and go back,
+  maximize. Once with an empty NUMBA_CACHE_DIR (a temporary folder), once again with what the first process left there.
+- Microseconds for one call of a layer over a simplex of 5, one instance: forward, and forward with backward.
+- Peak memory of a fresh process beyond that after its imports: a matching 100 x 100, batch 64, forward with backward.
+
+    python benchmarks/overhead.py --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from measuring import brief, machine, open_console, seconds, table, write_csv
+
+import optlayers as ol
+from polytopes import (
+    arborescence,
+    cube,
+    matching,
+    partial_matching,
+    rectangular_matching,
+    sequence,
+    simplex,
+    subset,
+)
+
+CATALOGUE: dict[str, Callable[[], ol.Polytope]] = {
+    "simplex 50": partial(simplex, 50),
+    "cube 50": partial(cube, 50),
+    "subset 50": partial(subset, 50),
+    "matching 10": partial(matching, 10),
+    "matching 20": partial(matching, 20),
+    "partial matching 10x10": partial(partial_matching, 10, 10),
+    "rectangular matching 10x12": partial(rectangular_matching, 10, 12),
+    "sequence 10x5": partial(sequence, 10, 5),
+    "sequence 20x10": partial(sequence, 20, 10),
+    "arborescence 6": partial(arborescence, 6),
+    "arborescence 10": partial(arborescence, 10),
+}
+CALLS = 500
+"""So many calls of the small layer per round; their median is taken."""
+ENOUGH = 1.0
+"""A compilation is not repeated any more when it took so many seconds in all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number."""
+
+    measured: str
+    of: str
+    value: float
+    unit: str
+
+
+def draw(*shape: int) -> torch.Tensor:
+    """Scores from N(0, 1), always the same."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def compilations(rounds: int) -> Iterator[Row]:
+    """Every polytope, declared anew each time; the first round is not counted."""
+    for name, declare in CATALOGUE.items():
+        ol.compile_polytope(declare())
+        times: list[float] = []
+        while len(times) < rounds and sum(times) < ENOUGH:
+            polytope = declare()
+            times.append(seconds([partial(ol.compile_polytope, polytope)]))
+        yield Row("compile", name, 1e3 * statistics.median(times), "ms")
+
+
+def first_calls() -> dict[str, float]:
+    """Seconds of the first calls of this process, which has to be a fresh one."""
+    scores = draw(8, 10, 10)
+    times = {}
+    start = time.perf_counter()
+    layer = ol.OptLayer(matching(10), ol.SparseMAP())
+    times["compile"] = time.perf_counter() - start
+    leaf = scores.clone().requires_grad_()
+    times["project, backward"] = seconds([lambda: layer(leaf).square().sum().backward()])
+    times["maximize"] = seconds([lambda: layer.compiled().maximize(scores)])
+    return times | {"together": sum(times.values())}
+
+
+def memory() -> dict[str, float]:
+    """MiB that this process, which has to be a fresh one, takes for a large batch beyond what it has now."""
+    before = _kibibytes("VmRSS")
+    leaf = draw(64, 100, 100).requires_grad_()
+    ol.OptLayer(matching(100), ol.SparseMAP())(leaf).square().sum().backward()
+    return {"matching 100, batch 64": (_kibibytes("VmHWM") - before) / 1024}
+
+
+def _kibibytes(field: str) -> float:
+    """``VmRSS``, memory in use, or ``VmHWM``, its peak.
+
+    Linux says so in /proc. Elsewhere both are the peak of getrusage, which on Linux starts at the size of the parent.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return float(found[field].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform == "darwin" else peak
+
+
+INSIDE = {"first-calls": first_calls, "memory": memory}
+
+
+def fresh(what: str, cache: Path) -> dict[str, float]:
+    """What a fresh process measures, with a folder for what numba compiles."""
+    command = [sys.executable, __file__, "--inside", what]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def processes(rounds: int) -> Iterator[Row]:
+    """First calls without and with a cache, and memory (with a cache: compiling is not part of it)."""
+    cold, again, peaks = [], [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            cold.append(fresh("first-calls", Path(folder)))
+            again.append(fresh("first-calls", Path(folder)))
+            fresh("memory", Path(folder))
+            peaks.append(fresh("memory", Path(folder)))
+    for measured, unit, found in (
+        ("first calls, empty cache", "s", cold),
+        ("first calls, cached", "s", again),
+        ("peak memory", "MiB", peaks),
+    ):
+        for of in found[0]:
+            yield Row(measured, of, statistics.median(one[of] for one in found), unit)
+
+
+def calls(rounds: int) -> Iterator[Row]:
+    """One call of a small layer, one instance."""
+    scores = draw(1, 5)
+    layer = ol.OptLayer(simplex(5), ol.SparseMAP())
+
+    def forward() -> None:
+        layer(scores)
+
+    def through() -> None:
+        layer(scores.detach().requires_grad_()).sum().backward()
+
+    for name, call in {"forward": forward, "forward + backward": through}.items():
+        seconds([call] * CALLS)
+        times = [seconds([call]) for _ in range(rounds * CALLS)]
+        yield Row("call of a layer, simplex 5, batch 1", name, 1e6 * statistics.median(times), "µs")
+
+
+def main() -> None:
+    """Measure, print a table and write it as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("out/benchmarks"))
+    parser.add_argument("--inside", choices=list(INSIDE), help="print one measurement of this process as JSON")
+    options = parser.parse_args()
+    if options.inside:
+        print(json.dumps(INSIDE[options.inside]()))
+        return
+    console = open_console()
+    rows: list[Row] = []
+    for measure in (processes, compilations, calls):
+        with console.status(f"{measure.__name__} …"):
+            rows += measure(options.rounds)
+    lines = [{"measured": r.measured, "of": r.of, "median": brief(r.value), "unit": r.unit} for r in rows]
+    console.print(table(f"overhead ({machine()})", ["measured", "of", "median", "unit"], lines))
+    write_csv(options.output / "overhead.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

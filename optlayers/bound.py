@@ -1,0 +1,49 @@
+"""What rules speak to: polytopes with the numbers of a batch filled in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from optlayers.solution import Solution
+
+__all__ = ["AbstractBoundPolytope", "Tangent"]
+
+
+@final
+@dataclass(frozen=True)
+class Tangent:
+    """A direction pulled back through a projection: gradients of the scores and of every parameter.
+
+    ``ok`` ``(*batch,)`` says for which instances; the others have no certified projection, or constraints that are
+    too nearly dependent to differentiate, and get 0.
+    """
+
+    scores: Tensor
+    parameters: Mapping[str, Tensor]
+    ok: Bool[Tensor, "*batch"]
+
+
+class AbstractBoundPolytope(ABC):
+    """A compiled polytope with the parameters and the forbidden parts of a batch filled in.
+
+    Everything is flat: scores and values are ``(batch, size)`` float64 in C order of the structure, all on one device.
+    Parts that are forbidden stay forbidden in every question asked of it.
+    """
+
+    @abstractmethod
+    def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """A vertex per instance; see :meth:`optlayers.CompiledPolytope.maximize`."""
+
+    @abstractmethod
+    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`."""
+
+    @abstractmethod
+    def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+        """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""

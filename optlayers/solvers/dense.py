@@ -1,0 +1,122 @@
+"""Dense: projections and best vertices by batched dense linear algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
+from optlayers.solvers.certificate import Certificate
+from optlayers.solvers.kernels import dense
+from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
+from optlayers.standard_form import StandardForm
+
+__all__ = ["Dense", "pieces", "polish_densely", "solve_densely"]
+
+MEMORY = 2**28
+"""Bytes of dense matrices at a time."""
+
+
+@final
+@dataclass(frozen=True)
+class Dense(AbstractMaximizer, AbstractProjector):
+    """Solve whole batches by dense linear algebra in torch: the dual Newton and interior point methods once more.
+
+    On a CPU it pays where constraints are large and hardly sparse; :class:`Auto` finds out. Scores on a CUDA device
+    are solved there by the same code.
+    """
+
+    manner = "the same methods in batched dense linear algebra"
+
+    def prepare(self, form: StandardForm) -> StandardForm:
+        return form
+
+    def project(self, state: StandardForm, instances: Instances) -> Answer:
+        curved = state.auxiliary == 0 and state.slack == 0
+        return _solved(state, instances, dense.dual_newton if curved else dense.interior_point, projection=True)
+
+    def maximize(self, state: StandardForm, instances: Instances) -> Answer:
+        def solve(problem: DenseProblem) -> DenseAnswer:
+            return dense.best_vertex(problem, state.scored)
+
+        return _solved(state, instances, solve, projection=False)
+
+
+def pieces(form: StandardForm, count: int) -> Iterator[slice]:
+    """Parts of a batch whose dense matrices fit into memory together."""
+    each = 8 * (1 + form.rows * (form.rows + 2 * form.columns))
+    most = max(1, MEMORY // each)
+    for first in range(0, count, most):
+        yield slice(first, min(first + most, count))
+
+
+def _solved(
+    form: StandardForm, instances: Instances, solve: Callable[[DenseProblem], DenseAnswer], *, projection: bool
+) -> Answer:
+    count = len(instances)
+    answer, certificate = Answer.room(form, count), Certificate.room(count)
+    free = np.empty(answer.point.shape, dtype=bool)
+    for piece in pieces(form, count):
+        found = solve(_problem(form, instances.take(piece), projection=projection))
+        _write(found, piece, answer, free, certificate)
+    answer.certificate = certificate
+    answer.free = free if projection else None
+    return answer
+
+
+def _write(found: DenseAnswer, piece: slice, answer: Answer, free: np.ndarray, certificate: Certificate) -> None:
+    answer.point[piece], answer.dual[piece], free[piece] = found.point, found.dual, found.free
+    certificate.residual[piece], certificate.gap[piece] = found.residual, found.gap
+    certificate.relative[piece] = found.relative
+
+
+def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> DenseProblem:
+    count = len(instances)
+    linear = torch.zeros(count, form.columns, dtype=torch.float64)
+    linear[:, : form.scored] = torch.from_numpy(np.ascontiguousarray(instances.scores))
+    curvature = torch.zeros(form.columns, dtype=torch.float64)
+    curvature[: form.scored] = float(projection)
+    if instances.matrix is None:
+        matrix = torch.from_numpy(form.matrix.toarray())
+    else:
+        entries = np.zeros((count, form.rows, form.columns))
+        entries[:, form.matrix.indices, form.entry_column] = instances.matrix
+        matrix = torch.from_numpy(entries)
+    rhs, lower, upper = (torch.tensor(part) for part in (instances.rhs, instances.lower, instances.upper))
+    return DenseProblem(matrix, rhs, lower, upper, linear, curvature)
+
+
+def polish_densely(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
+    """Move projections onto their active set; see :func:`optlayers.solvers.polish.polish`."""
+    certificate = answer.certificate = Certificate.room(len(instances))
+    free = answer.free = np.empty(answer.point.shape, dtype=bool)
+    for piece in pieces(form, len(instances)):
+        problem = _problem(form, instances.take(piece), projection=True)
+        point, dual = torch.from_numpy(answer.point[piece].copy()), torch.from_numpy(answer.dual[piece].copy())
+        nothing = torch.zeros(len(point), dtype=torch.float64)
+        inside = (point > problem.lower) & (point < problem.upper)
+        start = DenseAnswer(point, dual, inside, *dense.certify(problem, point, dual), nothing.long())
+        _write(dense.polish(problem, start), piece, answer, free, certificate)
+    return answer
+
+
+def solve_densely(
+    form: StandardForm, instances: Instances, free: np.ndarray, direction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The derivative of projections, ``(p, q, solved)``; see :mod:`optlayers.solvers.kernels.active_set`."""
+    count = len(free)
+    p, q, solved = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count, dtype=bool)
+    for piece in pieces(form, count):
+        problem = _problem(form, instances.take(piece), projection=True)
+        nothing = torch.zeros(len(problem), dtype=torch.float64)
+        answer = DenseAnswer(
+            problem.linear, problem.rhs, torch.from_numpy(free[piece]), nothing, nothing, nothing, nothing.long()
+        )
+        side = torch.zeros_like(problem.linear)
+        side[:, : form.scored] = torch.from_numpy(direction[piece])
+        p[piece], q[piece], solved[piece] = dense.pull_back(problem, answer, side)
+    return p, q, solved
