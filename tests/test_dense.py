@@ -183,12 +183,12 @@ def test_near_ties_are_decided_by_the_scores(name, noise):
 
 def test_multipliers_of_one_size_of_scores_survive_the_next():
     compiled = ol.compile_polytope(polytopes.sequence(10, 5), maximizer=ol.Highs())
-    scores = draw(compiled, 8, seed=3)
-    large = torch.rand(scores.shape, generator=torch.Generator().manual_seed(3)) < 0.15
-    for mixed in (scores.masked_fill(large, -1e6), scores.round() + 1e-8 * draw(compiled, 8, seed=4)):
-        found = dense.best_vertex(dense_problem(compiled, mixed, {}, curved=False), compiled.form.scored)
-        assert found.relative.max() <= CERTIFIED
-        assert_close(structures(compiled, found), compiled.maximize(mixed).check().value, 1e-7)
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(8, *compiled.shape, generator=generator, dtype=torch.float64)
+    mixed = scores.masked_fill(torch.rand(scores.shape, generator=generator) < 0.15, -1e6)
+    found = dense.best_vertex(dense_problem(compiled, mixed, {}, curved=False), compiled.form.scored)
+    assert found.relative.max() <= CERTIFIED
+    assert_close(structures(compiled, found), compiled.maximize(mixed).check().value, 1e-7)
 
 
 @few_cases
