@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from polytopes import arborescence, matching
+from polytopes import arborescence, matching, simplex
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,19 @@ def test_gap_and_residual_say_how_far():
     torch.testing.assert_close(swapped.gap, lost)
     shifted = ol.compile_polytope(polytope, maximizer=Liar("outside of the rows")).maximize(scores)
     torch.testing.assert_close(shifted.primal_residual, torch.full((6,), 4e-3, dtype=torch.float64))
+
+
+def test_a_point_beyond_its_bounds_earns_no_credit():
+    """Next to scores of 1e38 a violation of 1e-12 would outweigh any gap."""
+    compiled = ol.compile_polytope(simplex(50), projector=ol.Clarabel())
+    scores = torch.randn(8, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masked = torch.rand(8, 50, generator=torch.Generator().manual_seed(1)) < 0.5
+    exact = compiled.project(scores.masked_fill(masked, -torch.inf)).check().value
+    found = compiled.project(scores.masked_fill(masked, torch.finfo(torch.float32).min))
+    wrong = (found.value - exact).abs().amax(1) > 1e-6
+    assert not (wrong & found.ok).any()
+    best = ol.compile_polytope(simplex(50)).project(scores.masked_fill(masked, torch.finfo(torch.float32).min)).check()
+    torch.testing.assert_close(best.value, exact, atol=1e-7, rtol=0)
 
 
 def test_a_kept_solver_is_not_misled_by_scores_of_another_size():

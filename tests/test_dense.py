@@ -22,6 +22,15 @@ CERTIFIED = 1e-8
 FEW = ("subset", "matching", "partial matching", "sequence", "tree of four words", "random 1", "random 5", "random 14")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Matrices this small gain nothing from threads, which on a busy machine wait for each other for minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @cache
 def cases() -> dict[str, Case]:
     """Declarations of which presolve leaves something."""

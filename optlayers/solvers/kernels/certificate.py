@@ -52,16 +52,16 @@ def certify(  # type: ignore[no-untyped-def]
             for t in range(start[j], start[j + 1]):
                 slackness[row[t]] -= entries[t] * x
                 reduced -= entries[t] * prices[row[t]]
-            room = u[j] - x if reduced > 0.0 else x - l[j]
-            if room == np.inf:
-                room = max(1.0, abs(x))
-            open_gap += abs(reduced) * room
-            worst = max(worst, l[j] - x, x - u[j])
-            largest = max(largest, abs(x))
+            above, below, size = u[j] - x, x - l[j], abs(x)
+            room = above if reduced > 0.0 else below
+            room = room if room < np.inf else max(1.0, size)
+            open_gap += abs(reduced) * max(room, 0.0)  # beyond a bound there is no credit
+            worst = max(worst, -below, -above)
+            largest = max(largest, size)
             check += x
         valid = np.isfinite(check)
         for i in range(rows):
-            open_gap += prices[i] * slackness[i]
+            open_gap += abs(prices[i] * slackness[i])
             worst = max(worst, abs(slackness[i]))
             valid = valid and np.isfinite(prices[i])
         if valid:
