@@ -170,18 +170,6 @@ class StandardForm:
         """The column of every stored entry of A; ``matrix.indices`` are the rows."""
         return np.repeat(np.arange(self.columns), np.diff(self.matrix.indptr))
 
-    @cached_property
-    def row_sums(self) -> sp.csr_array:
-        """Sums entries of A into rows."""
-        entries = np.arange(self.matrix.nnz)
-        return sp.csr_array((np.ones(len(entries)), (self.matrix.indices, entries)), shape=(self.rows, len(entries)))
-
-    @cached_property
-    def column_sums(self) -> sp.csr_array:
-        """Sums entries of A into columns."""
-        entries = np.arange(self.matrix.nnz)
-        return sp.csr_array((np.ones(len(entries)), (self.entry_column, entries)), shape=(self.columns, len(entries)))
-
     def entry_name(self, flat: int) -> str:
         """The name of an entry of the structure, as a user would index it."""
         return entry_name(self.shape, flat)

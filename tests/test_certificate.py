@@ -95,10 +95,10 @@ def test_a_point_beyond_its_bounds_earns_no_credit():
 
 
 def test_a_kept_solver_is_not_misled_by_scores_of_another_size():
-    compiled = ol.compile_polytope(arborescence(3))
+    compiled = ol.compile_polytope(arborescence(3), projector=ol.Clarabel())
     generator = torch.Generator().manual_seed(3186)
     for _ in range(30):
         scores = torch.randn(8, 4, 4, generator=generator, dtype=torch.float64)
-        compiled.project(1e-3 * scores).check()
+        assert compiled.project(1e-3 * scores).ok.all()
         for size in (1e3, 1e5, 1e7):
-            compiled.project(size * scores).check()
+            assert compiled.project(size * scores).ok.all(), size

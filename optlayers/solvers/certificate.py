@@ -107,6 +107,5 @@ def times_transpose(
     form: StandardForm, instances: Instances, dual: Float64[np.ndarray, "batch rows"]
 ) -> Float64[np.ndarray, "batch columns"]:
     """``Aᵀ y`` for every instance."""
-    if instances.matrix is None:
-        return (form.matrix.T @ dual.T).T
-    return (form.column_sums @ (instances.matrix * dual[:, form.matrix.indices]).T).T
+    plan = plan_of(form)
+    return plan.prices(plan.entries if instances.matrix is None else instances.matrix, dual)

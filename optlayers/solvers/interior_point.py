@@ -28,11 +28,6 @@ DECIDED = 1e-6
 """A multiplier above this, relative to the largest score, leaves no doubt that its bound is active."""
 
 
-def _prices(plan: Plan, batch: Batch, dual: np.ndarray) -> np.ndarray:
-    """``Aᵀ y`` for every instance."""
-    return (plan.column_sums @ (batch.matrix * dual[:, plan.row]).T).T
-
-
 def _continue(found: Near, index: np.ndarray, other: Near, held: np.ndarray) -> None:
     """Take over solutions in which the columns ``held`` kept the bound that they are near to, and add multipliers."""
     found.point[index], found.steps[index] = other.point, other.steps
@@ -106,7 +101,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         costs = np.zeros((len(large), columns))
         costs[:, : some.scores.shape[1]] = some.scores
         # On the rows the objective c - Aᵀ y differs from c by a constant; its multipliers come on top of y.
-        rest = costs - _prices(plan, some, found.dual[large])
+        rest = costs - plan.prices(some.matrix, found.dual[large])
         pressed = rest - plan.curvature * found.point[large]
         decided = (found.low | found.high)[large] & (np.abs(pressed) > DECIDED * size[large, None])
         smaller = np.abs(np.where(decided, 0.0, costs)).max(axis=1, initial=0.0) * LARGE < size[large]

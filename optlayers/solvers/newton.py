@@ -124,7 +124,7 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
                 break
         found.steps[going] = -PROXIMAL_STEPS
         prices = found.dual / STEP
-        reduced = costs - (plan.column_sums @ (batch.matrix * prices[:, plan.row]).T).T
+        reduced = costs - plan.prices(batch.matrix, prices)
         together = batch.lower == batch.upper
         found.low[:] = (reduced < -PRICED) | together
         found.high[:] = (reduced > PRICED) & ~together

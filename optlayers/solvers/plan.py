@@ -53,6 +53,10 @@ class Plan:
             (np.ones(len(entries)), entries, form.matrix.indptr), shape=(form.columns, len(entries))
         )
 
+    def prices(self, matrix: np.ndarray, dual: np.ndarray) -> np.ndarray:
+        """``Aᵀ y`` for every instance, from the entries of A in a row per instance, or in a single one."""
+        return (self.column_sums @ (matrix * dual[:, self.row]).T).T
+
     @cached_property
     def system(self) -> System:
         """The normal equations, analyzed when they are first asked for."""
