@@ -8,13 +8,14 @@ from typing import Any, final
 
 import cvxpy as cp
 from cvxpy.lin_ops import lin_utils
+from torch import Tensor
 
 __all__ = ["Family", "Polytope"]
 
 
 @final
 class Polytope:
-    """The set of values that ``variable`` can take under ``constraints``.
+    r"""The set of values that ``variable`` can take under ``constraints``.
 
     A declaration and nothing more: no tensor, no solver, no batch. The entries of ``variable`` are the *parts* that
     receive scores. Every other variable in the constraints is auxiliary, and the polytope is the shadow (projection)
@@ -28,12 +29,23 @@ class Polytope:
     constraints : cvxpy constraints, ``==``, ``<=`` or ``>=`` between affine expressions. Convex functions that are
         piecewise linear (``norm1``, ``max``, …) are taken too. Other convex sets are accepted by
         :class:`optlayers.CvxpyLayers` alone.
-    oracle : optional maximizer over one instance. It takes the scores as a float64 NumPy array of the shape of
-        ``variable`` and returns a best vertex of that shape. Forbidden parts have the score ``-inf``.
+    oracle : optional maximizer over one instance, ``oracle(scores, *scored, *parameters)``: a Python function, or one
+        compiled by numba, which is then called without the interpreter. It takes float64 NumPy arrays: the scores of
+        ``variable``, in its shape, then those of every variable in ``scored``, then every parameter, in the order of
+        :attr:`parameters` (``budget[()]`` reads a number). It returns a best vertex in the shape of ``variable`` (a
+        tuple with the values of ``scored`` behind it, if there are any), and NaN everywhere when no structure does
+        without the forbidden parts, whose score is ``-inf``.
+    log_partition : optional :math:`\log \sum_v \exp \langle s, v \rangle` over the vertices v, in torch:
+        ``log_partition(scores, *scored, *parameters)`` for batches ``(*batch, *shape)``, returning ``(*batch,)``. It is
+        differentiated twice. ``-inf`` where no structure does without the forbidden parts.
+    scored : auxiliary variables that get scores too, as keyword arguments by their name, but count for nothing in
+        distances: a projection maximizes :math:`\langle s, x \rangle + \langle t, v \rangle - \tfrac12 \|x\|^2`
+        (LP-SparseMAP: Niculae and Martins, 2020). Transition scores of a tag sequence are an example.
 
     Raises
     ------
     TypeError : when ``variable`` is no cvxpy variable, or a constraint is no cvxpy constraint.
+    ValueError : when a scored variable has no name, or is not in the constraints.
 
     Examples
     --------
@@ -49,6 +61,8 @@ class Polytope:
         constraints: Iterable[cp.Constraint],
         *,
         oracle: Callable[..., Any] | None = None,
+        log_partition: Callable[..., Tensor] | None = None,
+        scored: Iterable[cp.Variable] = (),
     ) -> None:
         if not isinstance(variable, cp.Variable):
             raise TypeError(f"a Polytope is declared on a cvxpy Variable, but got {type(variable).__name__}")
@@ -61,11 +75,33 @@ class Polytope:
                     f"constraint {position} is {constraint!r} of type {type(constraint).__name__}, not a cvxpy "
                     "constraint; does it mention a cvxpy variable?"
                 )
-        if oracle is not None and not callable(oracle):
-            raise TypeError(f"oracle must be callable, but got {type(oracle).__name__}")
+        for name, function in (("oracle", oracle), ("log_partition", log_partition)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, but got {type(function).__name__}")
+        if isinstance(scored, cp.Variable):
+            raise TypeError("scored must be a list of cvxpy variables, but got a single one: put it in [ ]")
         self.variable = variable
         self.constraints = constraints
         self.oracle = oracle
+        self.log_partition = log_partition
+        self.scored = tuple(scored)
+        self._check_scored()
+
+    def _check_scored(self) -> None:
+        auxiliary = {v.id for v in self.variables[1:]}
+        for position, variable in enumerate(self.scored):
+            if not isinstance(variable, cp.Variable):
+                raise TypeError(f"scored[{position}] must be a cvxpy Variable, but got {type(variable).__name__}")
+            if variable.id not in auxiliary:
+                raise ValueError(
+                    f"scored[{position}] ({variable.name()}) is no auxiliary variable of the constraints; a scored "
+                    "auxiliary variable is one that they mention besides the structure itself"
+                )
+            if variable.name() == f"var{variable.id}":
+                raise ValueError(
+                    f"scored[{position}] of shape {variable.shape} has no name; its scores are given by name: "
+                    f'cp.Variable({variable.shape or ""}{", " if variable.shape else ""}name="…")'
+                )
 
     @property
     def shape(self) -> tuple[int, ...]:
