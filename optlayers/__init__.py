@@ -4,6 +4,7 @@ from optlayers import testing
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
+from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
     AbstractRule,
@@ -20,10 +21,12 @@ from optlayers.solvers import (
     AbstractMaximizer,
     AbstractProjector,
     AbstractSolver,
+    ActiveSet,
     Answer,
     Auto,
     Clarabel,
     CvxpyLayers,
+    Decomposition,
     Dense,
     DualNewton,
     Highs,
@@ -40,13 +43,16 @@ __all__ = [
     "AbstractRule",
     "AbstractSolver",
     "AbstractVertexRule",
+    "ActiveSet",
     "Answer",
     "Auto",
     "BoundPolytope",
     "Clarabel",
+    "CompiledOracle",
     "CompiledPolytope",
     "CvxpyLayers",
     "DeclarationError",
+    "Decomposition",
     "Dense",
     "DualNewton",
     "Failure",

@@ -41,8 +41,13 @@ class AbstractBoundPolytope(ABC):
         """A vertex per instance; see :meth:`optlayers.CompiledPolytope.maximize`."""
 
     @abstractmethod
-    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
-        """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`."""
+    def project(
+        self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
+    ) -> Solution:
+        """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`.
+
+        ``starts`` are vertices near the answers, if some are known: a solver may begin there.
+        """
 
     @abstractmethod
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:

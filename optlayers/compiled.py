@@ -17,18 +17,12 @@ from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entr
 from optlayers.on_device import DeviceArrays, DevicePolytope, pull_back_on_device
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
-from optlayers.solvers import Auto, Highs, Oracle
+from optlayers.solvers import ActiveSet, Auto, Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
 from optlayers.solvers.certified import maximize_certified, project_certified
 from optlayers.solvers.derivative import pull_back
-from optlayers.standard_form import (
-    DeclarationError,
-    NotPolyhedral,
-    StandardForm,
-    form_without_rows,
-    standard_form,
-)
+from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
 
 __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 
@@ -50,7 +44,8 @@ def compile_polytope(
     ----------
     polytope : the declaration.
     maximizer : by default the oracle of the declaration if it has one, else :class:`optlayers.Auto`.
-    projector : by default :class:`optlayers.Auto`.
+    projector : by default :class:`optlayers.ActiveSet` where there is an oracle and the constraints need auxiliary
+        variables (whose rows are then not even built), else :class:`optlayers.Auto`.
     tolerance : an instance is ``OPTIMAL`` when its residual and its gap, relative to the size of the numbers
         involved, are at most this.
 
@@ -67,26 +62,28 @@ def compile_polytope(
         raise TypeError(f"projector must be a solver such as Clarabel(), but got {projector!r}")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, but got {tolerance}")
-    auto = Auto(tolerance=tolerance)
-    projector = auto if projector is None else projector
-    form = _form_if_polyhedral(polytope, projector)
-    if maximizer is None:
-        maximizer = auto if polytope.oracle is None else Oracle(polytope.oracle)
-    compiled = CompiledPolytope(polytope, form, maximizer, projector, tolerance)
-    if form is not None:
-        _refuse_unbounded(form)
+    forms = Forms(polytope)
+    maximizer, projector = _chosen(forms, maximizer, projector, Auto(tolerance=tolerance))
+    compiled = CompiledPolytope(forms, maximizer, projector, tolerance)
+    rows = compiled.rows
+    if rows is not None and not compiled.leaves_rows_to_oracle:
+        _refuse_unbounded(rows)
     if not compiled.projection_form.parameter_count:
         _refuse_empty(compiled)  # with parameters, instances tell
     return compiled
 
 
-def _form_if_polyhedral(polytope: Polytope, projector: AbstractProjector) -> StandardForm | None:
-    try:
-        return standard_form(polytope)
-    except NotPolyhedral:
-        if projector.polyhedral_only:
-            raise
-        return None
+def _chosen(
+    forms: Forms, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None, auto: Auto
+) -> tuple[AbstractMaximizer, AbstractProjector]:
+    polytope = forms.polytope
+    if maximizer is None:
+        maximizer = auto if polytope.oracle is None else Oracle(polytope.oracle)
+    if projector is None:
+        # Without auxiliary variables the rows are few, and a Newton step on them is cheaper than many vertices.
+        over_vertices = polytope.oracle is not None and len(polytope.variables) > 1 and not polytope.parameters
+        projector = ActiveSet() if over_vertices else auto
+    return maximizer, projector
 
 
 def _refuse_unbounded(form: StandardForm) -> None:
@@ -99,7 +96,7 @@ def _refuse_unbounded(form: StandardForm) -> None:
 
 
 def _refuse_empty(compiled: CompiledPolytope) -> None:
-    form = compiled.form
+    form = compiled.rows
     if form is None:
         reason = improper_set(compiled.polytope)
         if reason is not None:
@@ -119,28 +116,61 @@ class CompiledPolytope:
     """A polytope with its arrays, its solvers, and what they prepared. It never changes; threads may share it."""
 
     def __init__(
-        self,
-        polytope: Polytope,
-        form: StandardForm | None,
-        maximizer: AbstractMaximizer,
-        projector: AbstractProjector,
-        tolerance: float,
+        self, forms: Forms, maximizer: AbstractMaximizer, projector: AbstractProjector, tolerance: float
     ) -> None:
-        self.polytope = polytope
-        self.form = form
+        self.forms = forms
+        self.polytope = forms.polytope
         self.maximizer = maximizer
         self.projector = projector
         self.tolerance = tolerance
         self._prepare()
 
     def _prepare(self) -> None:
-        # A solver that reads the declaration answers for the structure alone, without auxiliary columns.
-        reads_rows = self.projector.polyhedral_only and self.form is not None
-        self.projection_form = self.form if reads_rows and self.form is not None else form_without_rows(self.polytope)
-        self._polyhedral_projection = reads_rows
+        # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
         self._on_devices: dict[torch.device, DeviceArrays] = {}
+        self.maximizer_form = self._rows_for(self.maximizer)
+        rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
+        self.projection_form = self.forms.bare if rows is None else rows
         self._projector_state = self.projector.prepare(self.projection_form)
-        self._maximizer_state = None if self.form is None else self.maximizer.prepare(self.form)
+        self._maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
+
+    def _rows_for(self, solver: AbstractSolver) -> StandardForm | None:
+        """The form that a solver works on; None where the declared set is not polyhedral."""
+        if solver.reads_declaration:
+            return self.forms.scored
+        try:
+            return self.forms.full
+        except NotPolyhedral:
+            if self.projector.polyhedral_only:
+                raise
+            return None
+
+    @property
+    def form(self) -> StandardForm | None:
+        """All rows of the declaration, built when first asked for; None where the declared set is not polyhedral."""
+        try:
+            return self.forms.full
+        except NotPolyhedral:
+            return None
+
+    @property
+    def rows(self) -> StandardForm | None:
+        """The most complete of the forms that the solvers work on; None where the declared set is not polyhedral."""
+        return self.projection_form if self._projects_on_rows else self.maximizer_form
+
+    @property
+    def _projects_on_rows(self) -> bool:
+        return self.projector.polyhedral_only and not self.projector.reads_declaration
+
+    @property
+    def leaves_rows_to_oracle(self) -> bool:
+        """Whether there are rows, with auxiliary variables, that no solver has been given: oracles answer for them."""
+        return self.forms.hides_variables and self.maximizer.reads_declaration and not self._projects_on_rows
+
+    @property
+    def has_vertices(self) -> bool:
+        """Whether the declared set is polyhedral."""
+        return self.maximizer_form is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
@@ -166,7 +196,8 @@ class CompiledPolytope:
         Parameters
         ----------
         scores : ``(*batch, *shape)``, floating-point, on any device; ``-inf`` forbids a part. Solved in float64.
-        parameters : one tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)``.
+        parameters : one tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)``; and
+            likewise the scores of every auxiliary variable that is declared as ``scored``.
 
         Returns
         -------
@@ -195,17 +226,23 @@ class CompiledPolytope:
         inputs.check_scores(scores)
         batch = inputs.batch_shape(scores, self.shape)
         inputs.check_finite(scores, len(batch))
-        given = inputs.parameter_tensors(self.projection_form.parameters, parameters, batch)
+        form = self.projection_form
+        further, parameters = inputs.split_named(form.auxiliaries, parameters)
+        auxiliary = inputs.auxiliary_scores(form.auxiliaries, further, batch)
+        given = inputs.parameter_tensors(form.parameters, parameters, batch)
         home = self.home(scores.device)
-        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, self.shape, home))
+        flat, forbidden = inputs.split_forbidden(
+            inputs.flatten_scored(scores, self.shape, auxiliary.values(), len(batch), home)
+        )
         flat_parameters = {
             spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch), home)
-            for spec in self.projection_form.parameters
+            for spec in form.parameters
         }
         bound = self.bind(flat_parameters, forbidden, len(flat), inputs.precision(given.values()))
         solution = ask(bound, flat)
+        value = solution.value[:, : form.structure_size]
         return Solution(
-            solution.value.reshape(scores.shape).to(scores.device, scores.dtype),
+            value.reshape(scores.shape).to(scores.device, scores.dtype),
             solution.status.reshape(batch),
             solution.primal_residual.reshape(batch),
             solution.gap.reshape(batch),
@@ -213,6 +250,10 @@ class CompiledPolytope:
             solution.answer,
             solution.instances,
             solution.form,
+            {
+                spec.name: solution.value[:, spec.span].reshape(*batch, *spec.shape).to(scores.device, scores.dtype)
+                for spec in form.auxiliaries
+            },
         )
 
     def tangent(self, solution: Solution, direction: Float[Tensor, "*batch_and_shape"]) -> Tangent:
@@ -230,7 +271,8 @@ class CompiledPolytope:
 
         Returns
         -------
-        Tangent : ``scores`` like ``direction``, and per parameter a tensor ``(*batch, *shape of the parameter)``.
+        Tangent : ``scores`` like ``direction``, and per parameter (and per scored auxiliary variable) a tensor
+            ``(*batch, *shape of the parameter)``.
             Instances without a certified answer, and those that cannot be differentiated, get 0 and are not ``ok``.
         """
         if tuple(direction.shape) != tuple(solution.value.shape):
@@ -239,12 +281,18 @@ class CompiledPolytope:
             )
         batch = solution.status.shape
         home = solution.status.device
-        flat = self.flat_tangent(solution, inputs.flatten_scores(direction, self.shape, home))
+        form = self.projection_form
+        structure = inputs.flatten_scores(direction, self.shape, home)
+        flat = self.flat_tangent(solution, inputs.padded(structure, form.size))
+        named = dict(flat.parameters) | {
+            spec.name: flat.scores[:, spec.span].reshape(len(structure), *spec.shape) for spec in form.auxiliaries
+        }
         parameters = {
             name: value.reshape(*batch, *value.shape[1:]).to(direction.device, direction.dtype)
-            for name, value in flat.parameters.items()
+            for name, value in named.items()
         }
-        shaped = flat.scores.reshape(direction.shape).to(direction.device, direction.dtype)
+        shaped = flat.scores[:, : form.structure_size].reshape(direction.shape)
+        shaped = shaped.to(direction.device, direction.dtype)
         return Tangent(shaped, parameters, flat.ok.reshape(batch))
 
     def flat_tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
@@ -321,7 +369,7 @@ class CompiledPolytope:
     def stays_on(self, device: torch.device) -> bool:
         """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
         chosen = isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto)
-        return device.type != "cpu" and chosen and self.form is not None
+        return device.type != "cpu" and chosen and self.rows is not None
 
     def home(self, device: torch.device) -> torch.device:
         """Where scores that live on a device are solved."""
@@ -329,32 +377,37 @@ class CompiledPolytope:
 
     def device_arrays(self, device: torch.device) -> DeviceArrays:
         """The arrays of the form on a device, made when they are first asked for."""
-        if self.form is None:
+        if self.rows is None:
             raise TypeError("sets that are not polyhedral are solved on the CPU")
         if device not in self._on_devices:  # two threads may both make them; either serves
-            self._on_devices[device] = DeviceArrays(self.form, device)
+            self._on_devices[device] = DeviceArrays(self.rows, device)
         return self._on_devices[device]
 
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
-        form = self.form
+        form, form_of_parameters = self.rows, self.projection_form
         size = int(np.prod(self.shape, dtype=int))
-        names = [f"{s.name} {s.shape}" for s in self.projection_form.parameters]
+        names = [f"{s.name} {s.shape}" for s in form_of_parameters.parameters]
         given = f" Parameters per instance: {', '.join(names)}." if names else ""
         if form is None:
             return (
                 f"A convex set of {size} scored entries of shape {self.shape}; it is not polyhedral, so it has no "
                 f"vertices to maximize over.{given} Projections and derivatives come from {self.projector!r}."
             )
-        fixed = size - form.scored
+        scored = [f"{s.name} {s.shape}" for s in form.auxiliaries]
+        also = f" Scored besides, but not regularized: {', '.join(scored)}." if scored else ""
+        fixed = form.size - form.scored
         did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
         matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
         derivative = "The derivative of projections comes from the projector."
-        if self._polyhedral_projection:
+        if self._projects_on_rows:
             derivative = "The derivative of projections solves a sparse system on the active set."
+        which = "After presolve it has"
+        if self.leaves_rows_to_oracle:
+            which = "Its rows with auxiliary variables are left to the oracle and not built; without them it has"
         return (
-            f"A polytope of {size} scored entries of shape {self.shape}, {fixed} of them fixed by the constraints. "
-            f"After presolve it has {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
+            f"A polytope of {size} scored entries of shape {self.shape}, {fixed} of them fixed by the constraints."
+            f"{also} {which} {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
             f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} entries, in "
             f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
             f"maximize: {self.maximizer.explain_maximizer(form)}. project: {self.projector.explain_projector(form)}. "
@@ -371,7 +424,7 @@ class BoundPolytope(AbstractBoundPolytope):
     """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
 
     ``instances`` are the numbers of the
-    projector's form, ``row_instances`` those of the rows of a polyhedron.
+    projector's form, ``vertex_instances`` those of the maximizer's, ``row_instances`` those of all rows that are built.
     """
 
     def __init__(
@@ -380,10 +433,15 @@ class BoundPolytope(AbstractBoundPolytope):
         self.compiled = compiled
         self.theta = theta
         self.forbidden = forbidden
-        rows = compiled.form or compiled.projection_form
-        self.instances = make_instances(compiled.projection_form, theta, forbidden)
-        same = rows is compiled.projection_form
-        self.row_instances = self.instances if same else make_instances(rows, theta, forbidden)
+        rows = compiled.rows or compiled.projection_form
+        vertices = compiled.maximizer_form or rows
+        made: dict[int, Instances] = {}
+        for form in (compiled.projection_form, rows, vertices):
+            if id(form) not in made:
+                made[id(form)] = make_instances(form, theta, forbidden)
+        self.instances, self.row_instances, self.vertex_instances = (
+            made[id(form)] for form in (compiled.projection_form, rows, vertices)
+        )
         checked = len(rows.consistency_names) > 0
         self.broken = np.abs(rows.consistency(theta)).max(axis=1, initial=0.0) if checked else None
         self.impossible = impossible_instances(rows, theta, self.broken, forbidden, precision)
@@ -391,13 +449,13 @@ class BoundPolytope(AbstractBoundPolytope):
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
         compiled = self.compiled
-        form = compiled.form
+        form = compiled.maximizer_form
         if form is None:
             raise TypeError(
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
-        instances = self.row_instances.with_scores(_kept(form, scores))
+        instances = self.vertex_instances.with_scores(_kept(form, scores))
         answer = solve_possible(
             form,
             instances,
@@ -406,11 +464,13 @@ class BoundPolytope(AbstractBoundPolytope):
         )
         return self._verdict(compiled.maximizer, form, instances, answer, projection=False)
 
-    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
+    def project(
+        self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
+    ) -> Solution:
         """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
         compiled = self.compiled
         form = compiled.projection_form
-        instances = self.instances.with_scores(_kept(form, scores))
+        instances = self.instances.with_scores(_kept(form, scores), None if starts is None else _kept(form, starts))
         projector, state = compiled.projector, compiled._projector_state
         tolerance = max(compiled.tolerance, projector.accuracy)
         answer = solve_possible(
@@ -440,7 +500,9 @@ class BoundPolytope(AbstractBoundPolytope):
             residual, gap = answer.certificate.residual, answer.certificate.gap
             holds = answer.certificate.holds(tolerance)
         else:
-            objective = instances.scores - answer.point[:, : form.scored] if projection else instances.scores
+            objective = instances.scores.copy()
+            if projection:
+                objective[:, : form.curved] -= answer.point[:, : form.curved]
             residual, gap, holds = _own_word(answer, objective, tolerance)
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
@@ -465,16 +527,17 @@ class BoundPolytope(AbstractBoundPolytope):
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Why instances failed: the solver's word, and for the first few what is proved, which corrects the status."""
         reasons = dict(told)
-        rows = self.compiled.form
+        rows = self.compiled.rows
         if rows is None:
             return status, reasons
         source = instances if form is rows else self.row_instances
+        sees_all = not self.compiled.leaves_rows_to_oracle
         for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
             if reason is not None:
                 reasons[int(k)] = reason
                 status[k] = Status.INFEASIBLE
-            elif status[k] == Status.INFEASIBLE:
+            elif status[k] == Status.INFEASIBLE and sees_all:
                 reasons[int(k)] = "the solver finds it infeasible, but its constraints can hold together"
                 status[k] = Status.FAILED
         return status, reasons

@@ -11,35 +11,40 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from optlayers.standard_form import ParameterSpec
+from optlayers.standard_form import ParameterSpec, ScoredSpec
 
 __all__ = [
     "all_finite",
+    "auxiliary_scores",
     "batch_shape",
     "check_finite",
     "check_scores",
     "corner",
     "flatten_parameter",
+    "flatten_scored",
     "flatten_scores",
+    "of_structure",
+    "padded",
     "parameter_corners",
     "parameter_tensors",
     "precision",
     "size_table",
     "split_forbidden",
+    "split_named",
 ]
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_scores(scores: Tensor) -> None:
+def check_scores(scores: Tensor, name: str = "scores") -> None:
     """Scores are a real floating-point tensor without NaN and +inf."""
     if not isinstance(scores, Tensor):
-        raise TypeError(f"scores must be a torch.Tensor, but got {type(scores).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, but got {type(scores).__name__}")
     if scores.dtype not in DTYPES:
-        raise TypeError(f"scores must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
+        raise TypeError(f"{name} must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
 
 
-def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None) -> None:
+def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None, name: str = "scores") -> None:
     """Refuse NaN and +inf, saying where; -inf means a forbidden part.
 
     ``positions`` ``(instances, k)`` are the indices that a user knows the instances by, where they are not their own.
@@ -52,7 +57,7 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
         value = scores.detach()[where].item()
         index, entry = _known_index(where[:batch_dimensions], positions), list(where[batch_dimensions:])
         raise ValueError(
-            f"scores hold {value} at batch index {index}, entry {entry} "
+            f"{name} hold {value} at batch index {index}, entry {entry} "
             f"({int(bad.sum())} such values in all); scores are finite, or -inf for a part that is forbidden"
         )
 
@@ -77,6 +82,67 @@ def flatten_scores(
     """float64 on the device where they are solved, one row per instance."""
     batch = batch_shape(scores, shape)
     return scores.detach().to(home, torch.float64).reshape(math.prod(batch), math.prod(shape))
+
+
+def split_named(
+    auxiliaries: Sequence[ScoredSpec], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """What is given by name: the scores of auxiliary variables, and the rest."""
+    if not auxiliaries:
+        return {}, given
+    names = {spec.name for spec in auxiliaries}
+    return {n: v for n, v in given.items() if n in names}, {n: v for n, v in given.items() if n not in names}
+
+
+def auxiliary_scores(
+    specs: Sequence[ScoredSpec], given: Mapping[str, Any], batch: torch.Size, positions: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The scores of every scored auxiliary variable, ``(*batch, *shape)``, in the order of the declaration.
+
+    Raises
+    ------
+    TypeError, ValueError : as for the scores themselves; scores that are missing.
+    """
+    found = {}
+    for spec in specs:
+        name = spec.name
+        if name not in given:
+            raise TypeError(f"the scores of {name} are missing: give {name}=, of shape {spec.shape} per instance")
+        scores = given[name]
+        check_scores(scores, name)
+        head = scores.ndim - len(spec.shape)
+        if head not in (0, len(batch)) or tuple(scores.shape) != (*batch[:head], *spec.shape):
+            raise ValueError(
+                f"{name} has shape {tuple(scores.shape)}, but it is declared with shape {spec.shape} and the batch is "
+                f"{tuple(batch)}: give {spec.shape} for all instances or {(*batch, *spec.shape)} for each its own"
+            )
+        check_finite(scores, head, positions if head else None, name)
+        found[name] = scores.expand(*batch, *spec.shape)
+    return found
+
+
+def flatten_scored(
+    scores: Tensor,
+    shape: Sequence[int],
+    auxiliary: Iterable[Tensor],
+    batch_dimensions: int,
+    home: torch.device | str = "cpu",
+) -> Float[Tensor, "batch size"]:
+    """The scored vector of every instance, float64: the scores of the structure, then those of auxiliary variables."""
+    flat = flatten_scores(scores, shape, home)
+    further = [flatten_parameter(a, len(flat), batch_dimensions, home).flatten(1) for a in auxiliary]
+    return torch.cat([flat, *further], dim=1) if further else flat
+
+
+def padded(flat: Float[Tensor, "batch structure_size"], size: int) -> Float[Tensor, "batch size"]:
+    """A vector over the structure, with zeros for scored auxiliary variables."""
+    missing = size - flat.shape[1]
+    return torch.nn.functional.pad(flat, (0, missing)) if missing else flat
+
+
+def of_structure(flat: Float[Tensor, "batch size"], structure_size: int) -> Float[Tensor, "batch structure_size"]:
+    """The part of a scored vector that is the structure."""
+    return flat if flat.shape[1] == structure_size else flat[:, :structure_size]
 
 
 def split_forbidden(
@@ -149,7 +215,7 @@ def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...]) -> 
 
 
 def parameter_corners(
-    specs: Sequence[ParameterSpec], given: Mapping[str, Any], rows: Tensor, batch: torch.Size
+    specs: Sequence[ParameterSpec | ScoredSpec], given: Mapping[str, Any], rows: Tensor, batch: torch.Size
 ) -> dict[str, Any]:
     """The parameters of some instances of a family: their rows, and the corners that their size takes."""
     shapes = {spec.name: spec.shape for spec in specs}

@@ -83,7 +83,7 @@ class OptLayer(nn.Module):
         return self._checked(compile_polytope(polytope, maximizer=self._maximizer, projector=self._projector))
 
     def _checked(self, compiled: CompiledPolytope) -> CompiledPolytope:
-        if compiled.form is None and self.rule.maximizes:
+        if self.rule.maximizes and not compiled.has_vertices:
             raise ValueError(
                 f"{self.rule!r} asks for the best vertex, but the declared set is not polyhedral and has no vertices; "
                 "use a rule that only projects, such as SparseMAP()"
@@ -110,7 +110,8 @@ class OptLayer(nn.Module):
             forbids a part. For a family the largest shape: an instance takes the leading corner of its own shape.
         sizes : for a family, the size of every instance, ``(*batch,)`` integers, or ``(*batch, k)`` for k sizes.
         parameters : a tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)`` for each
-            its own; of a family, again the leading corner.
+            its own; of a family, again the leading corner. Likewise the scores of every auxiliary variable that is
+            declared as ``scored``.
 
         Returns
         -------
@@ -136,10 +137,13 @@ class OptLayer(nn.Module):
         """One polytope; ``positions`` are the batch indices of the instances where they are a part of a batch."""
         batch = inputs.batch_shape(scores, compiled.shape)
         inputs.check_finite(scores, len(batch), positions)
-        given = inputs.parameter_tensors(compiled.projection_form.parameters, parameters, batch, positions)
+        form = compiled.projection_form
+        further, parameters = inputs.split_named(form.auxiliaries, parameters)
+        auxiliary = inputs.auxiliary_scores(form.auxiliaries, further, batch, positions)
+        given = inputs.parameter_tensors(form.parameters, parameters, batch, positions)
         precision = inputs.precision(given.values())
         call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions, precision)
-        return _Solve.apply(call, scores, *given.values())
+        return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
 
     def _solve_mixed(self, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
         table, batch = inputs.size_table(sizes, scores, family.takes)
@@ -152,7 +156,8 @@ class OptLayer(nn.Module):
             rows = torch.nonzero((table == size).all(dim=1)).flatten()
             compiled = self.compiled(*size.tolist())
             corner = inputs.corner(compiled.shape, flat.shape[1:], tuple(size.tolist()))
-            mine = inputs.parameter_corners(compiled.projection_form.parameters, parameters, rows, batch)
+            form = compiled.projection_form
+            mine = inputs.parameter_corners((*form.parameters, *form.auxiliaries), parameters, rows, batch)
             positions = torch.stack(torch.unravel_index(rows, batch), dim=1)
             padded = flat.new_zeros(len(rows), *flat.shape[1:])
             try:
@@ -227,10 +232,12 @@ class _Solve(torch.autograd.Function):
     """Flat float64 inside, on the CPU or an accelerator; the dtype, device and shape of the scores outside."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, scores: Tensor, *parameters: Tensor) -> Tensor:
-        batch = inputs.batch_shape(scores, call.compiled.shape)
+    def forward(ctx: Any, call: _Call, scores: Tensor, *named: Tensor) -> Tensor:
+        form, shape = call.compiled.projection_form, call.compiled.shape
+        batch = inputs.batch_shape(scores, shape)
         home = call.compiled.home(scores.device)
-        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, call.compiled.shape, home))
+        auxiliary, parameters = named[: len(form.auxiliaries)], named[len(form.auxiliaries) :]
+        flat, forbidden = inputs.split_forbidden(inputs.flatten_scored(scores, shape, auxiliary, len(batch), home))
         if flat.data_ptr() == scores.data_ptr():
             flat = flat.clone()  # what is saved for backward must not change with the caller's tensor
         given = {
@@ -240,19 +247,19 @@ class _Solve(torch.autograd.Function):
         bound = call.compiled.bind(given, forbidden, len(flat), call.precision, home)
         solution, saved = call.rule.forward(bound, flat)
         failed = call.failed(solution, batch)
-        value = solution.value
+        value = inputs.of_structure(solution.value, form.structure_size)
         if failed is not None:
             value = value.masked_fill(failed[:, None], torch.nan)
         ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
-        ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *parameters)]
+        ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *named)]
         return value.reshape(scores.shape).to(scores.device, scores.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        shape = call.compiled.shape
-        flat = inputs.flatten_scores(grad, shape, call.compiled.home(grad.device))
+        form, shape = call.compiled.projection_form, call.compiled.shape
+        flat = inputs.padded(inputs.flatten_scores(grad, shape, call.compiled.home(grad.device)), form.size)
         # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
         finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
         failed: Tensor | None = ctx.failed
@@ -270,6 +277,9 @@ class _Solve(torch.autograd.Function):
         out = [None if g is None else _finish(g, failed, finite) for g in gradients]
         if ctx.forbidden is not None and out[0] is not None:
             out[0] = out[0].masked_fill(ctx.forbidden, 0.0)
+        if form.auxiliaries and out[0] is not None:
+            spans = [slice(0, form.structure_size), *(spec.span for spec in form.auxiliaries)]
+            out[:1] = [out[0][:, span] for span in spans]
         return None, *(
             None if g is None else g.reshape(size).to(device, dtype)
             for g, (size, dtype, device) in zip(out, ctx.like, strict=True)

@@ -86,13 +86,13 @@ class DevicePolytope(AbstractBoundPolytope):
         forbidden: Bool[Tensor, "batch size"] | None,
         precision: float,
     ) -> None:
-        if compiled.form is None:
+        if compiled.rows is None:
             raise TypeError("sets that are not polyhedral are solved on the CPU")
         self.compiled = compiled
         self.theta = theta
         self.forbidden = forbidden
         self.precision = precision
-        self.form = compiled.form
+        self.form = compiled.rows
         self.arrays = arrays = compiled.device_arrays(theta.device)
         self.rhs = arrays.values("rhs", theta)
         self.lower, self.upper = arrays.values("lower", theta), arrays.values("upper", theta)
@@ -122,9 +122,11 @@ class DevicePolytope(AbstractBoundPolytope):
         """A vertex per instance; see :meth:`optlayers.CompiledPolytope.maximize`."""
         return self._solve(scores, lambda some: dense.best_vertex(some, self.form.scored), projection=False)
 
-    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution:
-        """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`."""
-        curved = self.form.auxiliary == 0 and self.form.slack == 0
+    def project(
+        self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
+    ) -> Solution:
+        """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`. Starts are of no use here."""
+        curved = self.form.uncurved == 0 and self.form.slack == 0
         return self._solve(scores, dense.dual_newton if curved else dense.interior_point, projection=True)
 
     def _solve(self, scores: Tensor, solve: Callable[[DenseProblem], DenseAnswer], *, projection: bool) -> Solution:
@@ -149,7 +151,7 @@ class DevicePolytope(AbstractBoundPolytope):
         linear = torch.zeros_like(self.lower)
         linear[:, : self.form.scored] = scores[:, self.arrays.kept]
         curvature = self.lower.new_zeros(self.form.columns)
-        curvature[: self.form.scored] = float(projection)
+        curvature[: self.form.curved] = float(projection)
         # Crossed bounds are infeasible; they must not keep the other instances from being solved.
         return DenseProblem(self.matrix, self.rhs, self.lower, torch.maximum(self.lower, self.upper), linear, curvature)
 

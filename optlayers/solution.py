@@ -118,6 +118,7 @@ class Solution:
         ``project``: an upper bound on ``max_v <s - x, v - x>`` over the polytope, so that the distance of ``x`` from
         the true projection is at most ``sqrt(gap)``. NaN for an oracle, which proves nothing.
     reasons : what went wrong, per flat index of a failed instance.
+    scored : the values of auxiliary variables that are scored, by name, ``(*batch, *shape)``.
     """
 
     value: Tensor
@@ -128,6 +129,7 @@ class Solution:
     answer: Answer | DenseAnswer | None = field(default=None, repr=False)
     instances: Instances | DeviceInstances | None = field(default=None, repr=False)
     form: StandardForm | None = field(default=None, repr=False)
+    scored: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def ok(self) -> Bool[Tensor, "*batch"]:

@@ -20,12 +20,15 @@ from optlayers.presolve import AffineRows, Infeasible, Presolved, presolve
 __all__ = [
     "AffineMap",
     "DeclarationError",
+    "Forms",
     "NotPolyhedral",
     "ParameterSpec",
+    "ScoredSpec",
     "StandardForm",
     "check_declaration",
     "entry_name",
     "form_without_rows",
+    "scored_form",
     "standard_form",
 ]
 
@@ -62,6 +65,16 @@ class ParameterSpec:
 
 @final
 @dataclass(frozen=True)
+class ScoredSpec:
+    """Name, shape and place of an auxiliary variable in the scored vector, behind the structure."""
+
+    name: str
+    shape: tuple[int, ...]
+    span: slice
+
+
+@final
+@dataclass(frozen=True)
 class AffineMap:
     """``constant + matrix @ parameters``."""
 
@@ -89,8 +102,10 @@ class AffineMap:
 class StandardForm:
     r"""``A z = b(θ)``, ``lower(θ) <= z <= upper(θ)`` with ``z = (scored, auxiliary, slack)``.
 
-    The first ``scored`` columns are those entries of the structure that presolve did not fix: entry ``i`` of the
-    flattened structure (C order) is ``fixed[i]`` unless it is in ``kept``, and ``z[j]`` is entry ``kept[j]``.
+    The scored vector is the flattened structure (C order), then the flattened auxiliary variables that are scored too.
+    The first ``scored`` columns are those of its entries that presolve did not fix: entry ``i`` is ``fixed[i]`` unless
+    it is in ``kept``, and ``z[j]`` is entry ``kept[j]``. Distances count the first ``curved`` columns alone, which
+    belong to the structure.
     The first ``equalities`` rows have no slack; row ``equalities + k`` has slack column ``scored + auxiliary + k``.
     θ is the vector of all parameters, each flattened in C order.
     """
@@ -125,8 +140,27 @@ class StandardForm:
 
     @property
     def size(self) -> int:
-        """Number of entries of the structure."""
+        """Number of entries of the scored vector."""
         return len(self.fixed)
+
+    @cached_property
+    def structure_size(self) -> int:
+        """Number of entries of the structure, which come first."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def auxiliaries(self) -> tuple[ScoredSpec, ...]:
+        """The auxiliary variables that are scored too."""
+        ends = np.cumsum([self.structure_size, *(v.size for v in self.polytope.scored)]).tolist()
+        return tuple(
+            ScoredSpec(v.name(), tuple(v.shape), slice(start, end))
+            for v, start, end in zip(self.polytope.scored, ends[:-1], ends[1:], strict=True)
+        )
+
+    @cached_property
+    def curved(self) -> int:
+        """Number of scored columns that belong to the structure; the others count for nothing in distances."""
+        return int(np.searchsorted(self.kept, self.structure_size))
 
     @property
     def rows(self) -> int:
@@ -146,6 +180,11 @@ class StandardForm:
         """Number of columns that are not slack; they come first."""
         return self.scored + self.auxiliary
 
+    @property
+    def uncurved(self) -> int:
+        """Number of columns that count for nothing in distances, slack columns left out."""
+        return self.unslacked - self.curved
+
     @cached_property
     def parameter_count(self) -> int:
         """Length of θ."""
@@ -162,7 +201,7 @@ class StandardForm:
 
     @cached_property
     def keeps_all(self) -> bool:
-        """Whether presolve fixed no entry of the structure."""
+        """Whether presolve fixed no entry of the scored vector."""
         return self.scored == self.size
 
     @cached_property
@@ -171,16 +210,44 @@ class StandardForm:
         return np.repeat(np.arange(self.columns), np.diff(self.matrix.indptr))
 
     def entry_name(self, flat: int) -> str:
-        """The name of an entry of the structure, as a user would index it."""
-        return entry_name(self.shape, flat)
+        """The name of an entry of the scored vector, as a user would index it."""
+        return scored_name(self.polytope, flat)
 
     def expand(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[np.ndarray, "batch size"]:
-        """Flat structures from their kept entries, in an array of their own."""
+        """Flat scored vectors from their kept entries, in an array of their own."""
         if self.keeps_all:
             return scored.copy()
         full = np.broadcast_to(self.fixed, (len(scored), self.size)).copy()
         full[:, self.kept] = scored
         return full
+
+
+@final
+class Forms:
+    """The standard forms of a declaration, each made when it is first asked for."""
+
+    def __init__(self, polytope: Polytope) -> None:
+        self.polytope = polytope
+
+    @property
+    def hides_variables(self) -> bool:
+        """Whether there are variables that are not scored: an oracle does without them."""
+        return len(self.polytope.variables) > 1 + len(self.polytope.scored)
+
+    @cached_property
+    def full(self) -> StandardForm:
+        """All rows; see :func:`standard_form`."""
+        return standard_form(self.polytope)
+
+    @cached_property
+    def scored(self) -> StandardForm:
+        """The rows among scored variables; see :func:`scored_form`."""
+        return scored_form(self.polytope) if self.hides_variables else self.full
+
+    @cached_property
+    def bare(self) -> StandardForm:
+        """No rows; see :func:`form_without_rows`."""
+        return form_without_rows(self.polytope)
 
 
 def standard_form(polytope: Polytope) -> StandardForm:
@@ -200,11 +267,38 @@ def standard_form(polytope: Polytope) -> StandardForm:
     return _assemble(polytope, specs, reduced)
 
 
+def scored_form(polytope: Polytope) -> StandardForm:
+    """The rows in which no other variables than the scored ones appear: enough for an oracle, which knows the rest.
+
+    All parameters are in it, whether or not these rows need them.
+
+    Raises
+    ------
+    DeclarationError : as for :func:`standard_form`; only the rows that are compiled are looked at.
+    """
+    scored = {v.id for v in (polytope.variable, *polytope.scored)}
+    inside = [c for c in polytope.constraints if {v.id for v in c.variables()} <= scored]
+    variables = {v.id for c in inside for v in c.variables()}
+    attributes = any(_is_set(v) for v in polytope.variable.attributes.values())
+    if polytope.variable.id not in variables and not attributes:
+        return form_without_rows(polytope)
+    _check_variables(polytope)
+    for position, constraint in enumerate(polytope.constraints):
+        if any(constraint is c for c in inside):
+            _check_convex(constraint, position)
+    specs = _parameter_specs(polytope)
+    try:
+        reduced = presolve(_canonical_rows(polytope, specs, inside))
+    except Infeasible as error:
+        raise DeclarationError(f"the polytope is empty: {error}") from None
+    return _assemble(polytope, specs, reduced)
+
+
 def form_without_rows(polytope: Polytope) -> StandardForm:
-    """All entries of the structure, all parameters, and no constraint: for solvers that read the declaration."""
+    """The whole scored vector, all parameters, and no constraint: for solvers that read the declaration."""
     check_declaration(polytope)
     specs = _parameter_specs(polytope)
-    size, count = polytope.variable.size, sum(s.size for s in specs)
+    size, count = sum(v.size for v in (polytope.variable, *polytope.scored)), sum(s.size for s in specs)
     nothing = sp.csr_array((0, count))
 
     def constant(value: float, length: int) -> AffineMap:
@@ -236,17 +330,21 @@ def check_declaration(polytope: Polytope) -> None:
     """Refuse what is not convex, not continuous, not parametrized as cvxpy's DPP rules want, or not named."""
     _check_variables(polytope)
     for position, constraint in enumerate(polytope.constraints):
-        if not constraint.is_dcp():
-            raise DeclarationError(
-                f"{constraint_name(constraint, position)} is not convex by cvxpy's rules (DCP); "
-                "a polytope is declared by ==, <= and >= between affine expressions"
-            )
-        if not constraint.is_dcp(dpp=True):
-            raise DeclarationError(
-                f"{constraint_name(constraint, position)} uses its parameters in a product of parameters or in another "
-                "way that is not affine (cvxpy's DPP rules); give the product as one parameter of its own"
-            )
+        _check_convex(constraint, position)
     _parameter_specs(polytope)
+
+
+def _check_convex(constraint: cp.Constraint, position: int) -> None:
+    if not constraint.is_dcp():
+        raise DeclarationError(
+            f"{constraint_name(constraint, position)} is not convex by cvxpy's rules (DCP); "
+            "a polytope is declared by ==, <= and >= between affine expressions"
+        )
+    if not constraint.is_dcp(dpp=True):
+        raise DeclarationError(
+            f"{constraint_name(constraint, position)} uses its parameters in a product of parameters or in another "
+            "way that is not affine (cvxpy's DPP rules); give the product as one parameter of its own"
+        )
 
 
 def constraint_name(constraint: cp.Constraint, position: int) -> str:
@@ -265,6 +363,18 @@ def _is_set(attribute: Any) -> bool:
 def entry_name(shape: tuple[int, ...], flat: int) -> str:
     """How messages call an entry of the scored variable."""
     return f"variable{[int(i) for i in np.unravel_index(flat, shape)]}" if shape else "variable"
+
+
+def scored_name(polytope: Polytope, flat: int) -> str:
+    """How messages call an entry of the scored vector: of the scored variable, or of a named auxiliary one."""
+    if flat < polytope.variable.size:
+        return entry_name(polytope.shape, flat)
+    flat -= polytope.variable.size
+    for variable in polytope.scored:
+        if flat < variable.size:
+            return f"{variable.name()}{[int(i) for i in np.unravel_index(flat, variable.shape)]}"
+        flat -= variable.size
+    raise IndexError("an entry beyond the scored vector")
 
 
 def _check_variables(polytope: Polytope) -> None:
@@ -303,8 +413,10 @@ def _parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
             )
         if not name.isidentifier() or keyword.iskeyword(name):
             raise DeclarationError(f"parameter name {name!r} cannot be a keyword argument; choose an identifier")
-        if name in {"scores", "sizes", "self"}:
-            raise DeclarationError(f"parameter name {name!r} is taken by an argument of the layer; choose another")
+        if name in {"scores", "sizes", "self", *(v.name() for v in polytope.scored)}:
+            raise DeclarationError(
+                f"parameter name {name!r} is taken by an argument of the layer or a scored variable; choose another"
+            )
         if name in {s.name for s in specs}:
             raise DeclarationError(f"two different parameters are named {name!r}; give each its own name")
         refused = [a for a in _REFUSED if parameter.attributes.get(a)]
@@ -322,17 +434,24 @@ def _parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
 _SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")
 
 
-def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec]) -> AffineRows:
+def _canonical_rows(
+    polytope: Polytope, specs: Sequence[ParameterSpec], chosen: Sequence[cp.Constraint] | None = None
+) -> AffineRows:
     """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of the constraints, with names and parameters."""
-    variable, constraints = polytope.variable, list(polytope.constraints)
-    shaping = [a for a in _SHAPING if variable.attributes.get(a)]
-    if shaping:
-        # cvxpy replaces such a variable by a shorter one; a plain copy keeps one column per scored entry.
-        plain = cp.Variable(variable.shape)
-        constraints.append(plain == variable)
-        variable = plain
-    # The objective mentions the variable so that it is compiled even where only its attributes bound it.
-    problem = cp.Problem(cp.Minimize(cp.sum(variable)), constraints)
+    constraints = list(polytope.constraints if chosen is None else chosen)
+    names = {c.id: constraint_name(c, i) for i, c in enumerate(polytope.constraints)}
+    scored = []
+    for variable in (polytope.variable, *polytope.scored):
+        shaping = [a for a in _SHAPING if variable.attributes.get(a)]
+        if shaping:
+            # cvxpy replaces such a variable by a shorter one; a plain copy keeps one column per scored entry.
+            plain = cp.Variable(variable.shape)
+            constraints.append(plain == variable)
+            names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {variable.name()}"
+            variable = plain
+        scored.append(variable)
+    # The objective mentions the variables so that they are compiled even where only their attributes bound them.
+    problem = cp.Problem(cp.Minimize(sum(cp.sum(variable) for variable in scored)), constraints)
     data, chain, inverse = problem.get_problem_data(cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
     program = data["param_prob"]
     kinds = {type(c).__name__ for c in program.constraints}
@@ -342,18 +461,20 @@ def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec]) -> Affin
             "cones); project onto it with projector=optlayers.CvxpyLayers()"
         )
     matrix, varying, rhs = _affine_entries(program, polytope, specs)
-    start = program.var_id_to_col[_compiled_id(variable.id, chain, inverse)]
-    order = start + np.arange(variable.size).reshape(variable.shape, order="F").reshape(-1, order="C")
-    names = {c.id: constraint_name(c, i) for i, c in enumerate(constraints)}
-    if shaping:
-        names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {polytope.variable.name()}"
+    order = np.concatenate(
+        [
+            program.var_id_to_col[_compiled_id(variable.id, chain, inverse)]
+            + np.arange(variable.size).reshape(variable.shape, order="F").reshape(-1, order="C")
+            for variable in scored
+        ]
+    )
     row_names: list[str] = []
     for constraint in program.constraints:
         row_names += [names.get(constraint.id, "an attribute of a variable, or a convex function")] * constraint.size
     equality = np.concatenate(
         [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
     )
-    return AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(entry_name, polytope.shape))
+    return AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(scored_name, polytope))
 
 
 def _compiled_id(identity: int, chain: Any, inverse: Sequence[Any]) -> int:

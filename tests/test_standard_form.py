@@ -236,11 +236,41 @@ def test_an_oracle_is_used_and_checked():
 def test_an_oracle_over_auxiliary_variables_must_stay_inside():
     x, y = cp.Variable(2), cp.Variable(2, nonneg=True)
     shadow = [x == y, cp.sum(y) == 1]
-    away = ol.compile_polytope(ol.Polytope(x, shadow, oracle=lambda scores: np.array([5.0, 5.0])))
-    assert away.maximize(torch.tensor([1.0, 2.0])).status == ol.Status.INACCURATE
-    inside = ol.compile_polytope(ol.Polytope(x, shadow, oracle=lambda scores: np.eye(2)[scores.argmax()]))
-    found = inside.maximize(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).check()
-    assert found.value.tolist() == [[0, 1], [1, 0]] and found.gap.isnan().all()
+
+    def compiled(oracle, **options):
+        declared = ol.Polytope(x, shadow, oracle=oracle)
+        return ol.compile_polytope(declared, maximizer=ol.Oracle(oracle, **options))
+
+    def away(scores):
+        return np.array([5.0, 5.0])
+
+    def worst(scores):
+        return np.eye(2)[scores.argmin()]
+
+    def best(scores):
+        return np.eye(2)[scores.argmax()]
+
+    scores = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    outside = compiled(away, verify=True).maximize(scores)
+    assert (outside.status == ol.Status.INACCURATE).all()
+    assert "oracle away left the polytope" in outside.failures[1].reason
+    missed = compiled(worst, verify=True).maximize(scores)
+    assert "oracle worst misses the best value by 1" in missed.failures[0].reason
+    found = compiled(best, verify=True).maximize(scores).check()
+    assert found.value.tolist() == [[0, 1], [1, 0]] and (found.gap == 0).all()
+    assert compiled(best).maximize(scores).check().gap.isnan().all()
+
+
+def test_an_oracle_is_held_to_the_rows_that_need_no_auxiliary_variables():
+    x, y = cp.Variable(2), cp.Variable(2, nonneg=True)
+
+    def away(scores):
+        return np.array([5.0, 5.0])
+
+    compiled = ol.compile_polytope(ol.Polytope(x, [x == y, cp.sum(x) == 1], oracle=away))
+    for solution in (compiled.maximize(torch.ones(1, 2)), compiled.project(torch.ones(1, 2))):
+        assert solution.failures[0].index == (0,)
+        assert "oracle away left the polytope by 9" in solution.failures[0].reason
 
 
 def test_parameters_in_the_bounds_attribute_of_a_variable():

@@ -115,7 +115,10 @@ class Auto(AbstractMaximizer, AbstractProjector):
 def _why_interior(form: StandardForm) -> str:
     parts = [
         f"{count} {what}"
-        for count, what in ((form.auxiliary, "auxiliary columns"), (form.slack, "inequality rows"))
+        for count, what in (
+            (form.uncurved, "auxiliary columns"),
+            (form.slack, "inequality rows"),
+        )
         if count
     ]
     return f"there are {' and '.join(parts)}"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8
+from jaxtyping import Bool, Float64, Int8, Int32, Int64
 
 if TYPE_CHECKING:
     from optlayers.solvers.certificate import Certificate
     from optlayers.standard_form import StandardForm
 
-__all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Instances"]
+__all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Decomposition", "Instances"]
 
 
 @final
@@ -35,13 +35,17 @@ class Instances:
     matrix: Float64[np.ndarray, "batch entries"] | None
     forbidden: Bool[np.ndarray, "batch columns"] | None
     parameters: Float64[np.ndarray, "batch parameters"]
+    starts: Float64[np.ndarray, "batch scored"] | None = None
+    """Vertices that solvers may begin with."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def with_scores(self, scores: Float64[np.ndarray, "batch scored"]) -> Instances:
+    def with_scores(
+        self, scores: Float64[np.ndarray, "batch scored"], starts: Float64[np.ndarray, "batch scored"] | None = None
+    ) -> Instances:
         """The same problems with other scores."""
-        return Instances(scores, self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters)
+        return Instances(scores, self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters, starts)
 
     def take(self, index: np.ndarray | slice) -> Instances:
         """A part of the batch."""
@@ -57,7 +61,51 @@ class Instances:
             part(self.matrix),
             part(self.forbidden),
             self.parameters[index],
+            part(self.starts),
         )
+
+
+@final
+@dataclass(frozen=True)
+class Decomposition:
+    """Points as mixtures of vertices: instance k has the vertices ``first[k]:first[k + 1]``, with these weights.
+
+    Vertex v is 0 but for the entries ``index[start[v]:start[v + 1]]`` of the flat structure, which are ``value``.
+    """
+
+    size: int
+    first: Int64[np.ndarray, " instances_and_one"]
+    weight: Float64[np.ndarray, " vertices"]
+    start: Int64[np.ndarray, " vertices_and_one"]
+    index: Int32[np.ndarray, " stored"]
+    value: Float64[np.ndarray, " stored"]
+
+    @classmethod
+    def joined(cls, pieces: Sequence[tuple[np.ndarray, ...]], size: int) -> Decomposition:
+        """From consecutive pieces of a batch: counts per instance, weights, starts, indices and values."""
+        counts, weights, starts, indices, values = zip(*pieces, strict=True)
+        ends = np.cumsum([0] + [len(i) for i in indices])
+        whole = [np.zeros(1, np.int64)] + [s[1:] + end for s, end in zip(starts, ends[:-1], strict=True)]
+        return cls(
+            size,
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))]),
+            np.concatenate(weights),
+            np.concatenate(whole),
+            np.concatenate(indices),
+            np.concatenate(values),
+        )
+
+    def dense(self) -> tuple[Float64[np.ndarray, "batch most size"], Float64[np.ndarray, "batch most"]]:
+        """Vertices and weights with as many places for each instance as the richest has; the others are 0."""
+        counts = np.diff(self.first)
+        instance = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(instance)) - np.repeat(self.first[:-1], counts)
+        most = int(counts.max(initial=0))
+        vertices, weights = np.zeros((len(counts), most, self.size)), np.zeros((len(counts), most))
+        weights[instance, place] = self.weight
+        vertex = np.repeat(np.arange(len(instance)), np.diff(self.start))
+        vertices[instance[vertex], place[vertex], self.index] = self.value
+        return vertices, weights
 
 
 @final
@@ -69,7 +117,8 @@ class Answer:
     ``dual``, which is at hand already where ``certificate`` is set. ``free`` marks the columns that may move in the
     tangent of a projection; without it, a projection is polished to its active set. A solver of sets that are
     not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
-    direction ``(batch, scored)`` to gradients of scores and of parameters. ``reasons`` say why instances failed.
+    direction ``(batch, scored)`` to gradients of scores and of parameters. So does one that works on vertices; its
+    ``decomposition`` comes along. ``reasons`` say why instances failed.
     """
 
     point: Float64[np.ndarray, "batch columns"]
@@ -80,6 +129,7 @@ class Answer:
     residual: Float64[np.ndarray, " batch"] | None = None
     gap: Float64[np.ndarray, " batch"] | None = None
     pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    decomposition: Decomposition | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
     def replace(self, index: np.ndarray, other: Answer, which: np.ndarray) -> None:
@@ -120,6 +170,8 @@ class AbstractSolver(ABC):
 
     polyhedral_only: bool = True
     """Whether the solver needs a standard form; if not, it is prepared from the declaration alone."""
+    reads_declaration: bool = False
+    """Whether an oracle answers, so that rows with further auxiliary variables are not needed."""
     accuracy: float = 0.0
     """The relative gap that the solver can be held to at best; 0 when it has no limit but rounding."""
     manner: str = "as requested"

@@ -65,7 +65,7 @@ class Certificate:
             batch.matrix,
             form.equalities,
             batch.scores,
-            projection,
+            form.curved if projection else 0,
             batch.rhs,
             batch.lower,
             batch.upper,

@@ -77,7 +77,7 @@ class _Model:
         )
         self.settings = _settings(solver)
         self.curvature = np.zeros(cut)
-        self.curvature[: form.scored] = 1.0
+        self.curvature[: form.curved] = 1.0
         self.kept: clarabel.DefaultSolver | None = None
 
     @staticmethod

@@ -36,7 +36,7 @@ class Dense(AbstractMaximizer, AbstractProjector):
         return form
 
     def project(self, state: StandardForm, instances: Instances) -> Answer:
-        curved = state.auxiliary == 0 and state.slack == 0
+        curved = state.uncurved == 0 and state.slack == 0
         return _solved(state, instances, dense.dual_newton if curved else dense.interior_point, projection=True)
 
     def maximize(self, state: StandardForm, instances: Instances) -> Answer:
@@ -79,7 +79,7 @@ def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> D
     linear = torch.zeros(count, form.columns, dtype=torch.float64)
     linear[:, : form.scored] = torch.from_numpy(np.ascontiguousarray(instances.scores))
     curvature = torch.zeros(form.columns, dtype=torch.float64)
-    curvature[: form.scored] = float(projection)
+    curvature[: form.curved] = float(projection)
     if instances.matrix is None:
         matrix = torch.from_numpy(form.matrix.toarray())
     else:

@@ -57,14 +57,14 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
 
     @staticmethod
     def takes(form: StandardForm) -> bool:
-        """Whether a form has scored columns and equalities only."""
-        return form.auxiliary == 0 and form.slack == 0
+        """Whether a form has columns with curvature and equalities only."""
+        return form.uncurved == 0 and form.slack == 0
 
     def prepare(self, form: StandardForm) -> _State:
         if not self.takes(form):
             raise DeclarationError(
                 f"DualNewton takes equalities and bounds on the scored variable, but this polytope has {form.slack} "
-                f"inequality rows and {form.auxiliary} auxiliary columns; use InteriorPoint() or Auto()"
+                f"inequality rows and {form.uncurved} auxiliary columns; use InteriorPoint() or Auto()"
             )
         return _State(form)
 

@@ -1,4 +1,4 @@
-"""A polytope's own maximizer, called instance by instance."""
+"""A polytope's own maximizer."""
 
 from __future__ import annotations
 
@@ -11,114 +11,128 @@ import numpy as np
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.highs import Highs
+from optlayers.solvers.kernels import oracles
+from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.oracle_call import OracleCall, Rows
+from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
-__all__ = ["Oracle"]
+__all__ = ["Oracle", "judge", "no_forbidden"]
 
 FEASIBLE = 1e-7
 """An oracle's answer may violate the declared constraints by so much, relative to their right-hand sides."""
+WORTH_A_THREAD = 64
+"""Instances; compiled oracles take microseconds."""
 
 
 @final
 @dataclass(frozen=True)
 class Oracle(AbstractMaximizer):
-    """Maximize by calling a function that knows the structure.
+    """Maximize by calling a function that knows the structure, in compiled code where it is compiled by numba.
 
-    Every answer must lie in the declared polytope; where auxiliary variables are needed to tell, HiGHS looks for them.
-    That the answer is *best* is the oracle's word: its gap is NaN. :func:`optlayers.testing.check_polytope` compares
-    an oracle with a solver that proves its answers.
+    Every answer is checked against the bounds and those constraints that need no other variables than the scored
+    ones. That it also satisfies the others, and that it is *best*, is the oracle's word: its gap is NaN.
+    :func:`optlayers.testing.check_oracle` compares an oracle with the whole declaration, through a solver that proves
+    its answers; with ``verify`` every single answer is.
 
     Parameters
     ----------
-    function : takes the scores of one instance, float64, in the shape of the structure, and returns a best vertex in
-        that shape. Forbidden parts have the score ``-inf``. Entries that the constraints fix have the score 0.
+    function : see ``oracle`` of :class:`optlayers.Polytope`. Entries that the constraints fix have the score 0.
+    verify : check every answer against all constraints, and its value against the best one, by HiGHS. That takes
+        longer than to ask HiGHS in the first place; it is for finding out where an oracle goes wrong.
     """
 
-    function: Callable[[np.ndarray], Any]
+    function: Callable[..., Any]
+    verify: bool = False
     manner = "the declaration's own oracle"
 
+    @property
+    def reads_declaration(self) -> bool:  # type: ignore[override]
+        """Whether rows with further auxiliary variables are not needed."""
+        return not self.verify
+
     def prepare(self, form: StandardForm) -> _State:
-        return _State(form, Highs().prepare(form) if form.auxiliary else None)
+        return _State(form, OracleCall(self.function, form.polytope), Highs().prepare(form) if self.verify else None)
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
-        form, answer = state.form, Answer.empty(state.form, len(instances))
-        answer.residual = np.full(len(instances), np.nan)
-        answer.gap = np.full(len(instances), np.nan)
-        for k in range(len(instances)):
-            try:
-                structure = self._call(form, instances, k)
-            except Exception as error:  # whatever a user's function raises belongs to this instance
-                answer.status[k] = Status.FAILED
-                answer.reasons[k] = f"oracle {self._name} raised {type(error).__name__}: {error}"
-                continue
-            answer.point[k], answer.residual[k] = _complete(form, instances, k, structure)
-        found = np.isfinite(answer.residual)
-        scale = 1.0 + np.abs(instances.rhs).max(axis=1, initial=0.0)
-        inside = found & (np.nan_to_num(answer.residual) <= FEASIBLE * scale)
-        for k in np.flatnonzero(found & ~inside).tolist():
-            answer.status[k] = Status.INACCURATE
-            answer.reasons[k] = f"oracle {self._name} left the polytope by {answer.residual[k]:.3g}; see check_polytope"
-        if state.auxiliaries is not None:
-            self._find_auxiliaries(state, instances, answer, np.flatnonzero(inside))
+        form, call, count = state.form, state.call, len(instances)
+        answer = Answer.empty(form, count)
+        flat, codes = np.empty((count, form.size)), np.zeros(count, dtype=np.int64)
+        residual = answer.residual = np.empty(count)
+        answer.gap = np.full(count, np.nan)
+        rows, scores = Rows.of(form, instances), per_instance(instances.scores)
+        forbidden, theta = no_forbidden(form, instances), per_instance(instances.parameters)
+
+        def work(which: np.ndarray) -> None:
+            oracles.maximize(call.call, rows, scores, forbidden, theta, which, flat, codes, residual)
+
+        for_each_chunk(work, count, smallest=WORTH_A_THREAD)
+        answer.point[:, : form.scored] = flat[:, form.kept]
+        answer.point[:, form.scored :] = 0.0
+        judge(call, instances, codes, answer)
+        if state.reference is not None:
+            _verify(state, instances, answer)
         return answer
-
-    @property
-    def _name(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
-
-    def _call(self, form: StandardForm, instances: Instances, k: int) -> np.ndarray:
-        scores = np.zeros(form.size)
-        scores[form.kept] = instances.scores[k]
-        if instances.forbidden is not None:
-            scores[form.kept[instances.forbidden[k, : form.scored]]] = -np.inf
-        structure = np.asarray(self.function(scores.reshape(form.shape)), dtype=np.float64)
-        if structure.shape != form.shape:
-            raise ValueError(f"it returned shape {structure.shape}, but the polytope has shape {form.shape}")
-        return structure.reshape(-1)
-
-    def _find_auxiliaries(self, state: _State, instances: Instances, answer: Answer, inside: np.ndarray) -> None:
-        """Complete points by auxiliary values, with the structure held; there are none outside of the polytope."""
-        form, mine = state.form, instances.take(inside)
-        lower, upper = mine.lower.copy(), mine.upper.copy()
-        held = answer.point[inside][:, : form.scored]
-        # Rounded structures get the room of the tolerance on either side.
-        lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
-        held_instances = replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
-        completed = Highs().maximize(state.auxiliaries, held_instances)
-        for position, k in enumerate(inside):
-            if completed.status[position] == Status.OPTIMAL:
-                answer.point[k, form.scored :] = completed.point[position, form.scored :]
-            else:
-                answer.status[k] = Status.INACCURATE
-                answer.reasons[int(k)] = f"oracle {self._name} left the polytope; see check_polytope"
 
 
 @final
 @dataclass(frozen=True)
 class _State:
     form: StandardForm
-    auxiliaries: Any
-    """The state of a HiGHS solver that completes points, None when rows need no auxiliary columns."""
+    call: OracleCall
+    reference: Any
+    """The state of a HiGHS solver that verifies answers, None when they are not."""
 
 
-def _complete(form: StandardForm, instances: Instances, k: int, structure: np.ndarray) -> tuple[np.ndarray, float]:
-    """The point with its slacks, and by how much it violates the rows that have no auxiliary column."""
-    point = np.zeros(form.columns)
-    point[: form.scored] = structure[form.kept]
-    fixed = np.ones(form.size, dtype=bool)
-    fixed[form.kept] = False
-    outside = np.abs(structure - form.fixed)[fixed].max(initial=0.0)
-    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    column = form.entry_column
-    product = np.bincount(form.matrix.indices, data * point[column], minlength=form.rows)
-    rest = instances.rhs[k] - product
-    auxiliary = (column >= form.scored) & (column < form.unslacked)
-    plain = np.ones(form.rows, dtype=bool)
-    plain[form.matrix.indices[auxiliary]] = False
-    rest[~plain] = 0.0
-    point[form.unslacked :] = np.maximum(rest[form.equalities :], 0.0)
-    wrong = np.abs(rest)
-    wrong[form.equalities :] = np.maximum(-rest[form.equalities :], 0.0)
-    scored = slice(0, form.scored)
-    bounds = np.maximum(instances.lower[k, scored] - point[scored], point[scored] - instances.upper[k, scored])
-    return point, float(max(outside, wrong.max(initial=0.0), bounds.max(initial=0.0)))
+def _verify(state: _State, instances: Instances, answer: Answer) -> None:
+    """Complete structures by auxiliary values, which there are none of outside of the polytope, and find the gap."""
+    form, inside = state.form, np.flatnonzero(answer.status == Status.OPTIMAL)
+    mine = instances.take(inside)
+    lower, upper = mine.lower.copy(), mine.upper.copy()
+    held = answer.point[inside][:, : form.scored]
+    # Rounded structures get the room of the tolerance on either side.
+    lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
+    completed = Highs().maximize(
+        state.reference, replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
+    )
+    best = Highs().maximize(state.reference, mine)
+    if answer.gap is None:
+        raise RuntimeError("answers of oracles have a gap, be it NaN")
+    answer.gap[inside] = np.sum(mine.scores * (best.point[:, : form.scored] - held), axis=1)
+    for position in np.flatnonzero(completed.status != Status.OPTIMAL):
+        k = int(inside[position])
+        answer.status[k] = Status.INACCURATE
+        answer.reasons[k] = f"oracle {state.call.name} left the polytope; see optlayers.testing.check_oracle"
+    size = 1.0 + np.abs(mine.scores).sum(axis=1)
+    for position in np.flatnonzero(answer.gap[inside] > FEASIBLE * size):
+        k = int(inside[position])
+        answer.status[k] = Status.INACCURATE
+        answer.reasons[k] = f"oracle {state.call.name} misses the best value by {answer.gap[k]:.3g}"
+
+
+def no_forbidden(form: StandardForm, instances: Instances) -> np.ndarray:
+    """The forbidden scored columns; no rows at all when nothing is forbidden."""
+    if instances.forbidden is None:
+        return np.zeros((0, 0), dtype=np.bool_)
+    return np.ascontiguousarray(instances.forbidden[:, : form.scored])
+
+
+def judge(call: OracleCall, instances: Instances, codes: np.ndarray, answer: Answer) -> None:
+    """Status and reason of every instance, from the codes of the kernel and the residuals of its structures."""
+    if answer.residual is None:
+        raise RuntimeError("answers of oracles bring their residuals")
+    scale = 1.0 + np.abs(instances.rhs).max(axis=1, initial=0.0)
+    outside = (codes == oracles.FOUND) & ~(answer.residual <= FEASIBLE * scale)
+    for k in np.flatnonzero((codes != oracles.FOUND) | outside).tolist():
+        code = int(codes[k])
+        if outside[k]:
+            answer.status[k] = Status.INACCURATE
+            answer.reasons[k] = (
+                f"oracle {call.name} left the polytope by {answer.residual[k]:.3g}; see optlayers.testing.check_oracle"
+            )
+        elif code == oracles.NOTHING:
+            answer.status[k] = Status.INFEASIBLE
+            answer.reasons[k] = f"oracle {call.name} finds no structure without the forbidden parts"
+        else:
+            answer.status[k] = Status.FAILED
+            answer.reasons[k] = call.complaint(code)

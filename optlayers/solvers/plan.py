@@ -41,7 +41,7 @@ class Plan:
         self.equalities = form.equalities
         self.varies = not form.matrix_is_constant
         self.curvature = np.zeros(form.columns)
-        self.curvature[: form.scored] = 1.0
+        self.curvature[: form.curved] = 1.0
         # Irrational steps, so that no two vertices of a structure tie again.
         self.generic = np.zeros(form.columns)
         self.generic[: form.scored] = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]

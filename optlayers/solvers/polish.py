@@ -99,7 +99,8 @@ def _guess(
 ) -> tuple[Bool[np.ndarray, "batch columns"], Bool[np.ndarray, "batch columns"]]:
     with np.errstate(invalid="ignore"):  # failed instances hold NaN
         reduced = -times_transpose(form, instances, answer.dual)
-        reduced[:, : form.scored] += instances.scores - answer.point[:, : form.scored]
+        reduced[:, : form.scored] += instances.scores
+        reduced[:, : form.curved] -= answer.point[:, : form.curved]
         low = answer.point - instances.lower < -reduced
         high = (instances.upper - answer.point < reduced) & ~low
     together = instances.lower == instances.upper

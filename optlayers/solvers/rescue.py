@@ -44,7 +44,7 @@ def solve_slowly(
     norms = np.sqrt(np.asarray((body * body).sum(axis=1))).reshape(-1)
     norms[norms == 0] = 1.0
     body = sp.csr_array(sp.diags_array(1 / norms) @ body)
-    curvature = (columns < form.scored).astype(np.float64)
+    curvature = (columns < form.curved).astype(np.float64)
     system = sp.block_array([[sp.diags_array(curvature), body.T], [body, sp.csr_array((len(rows), len(rows)))]])
     right = np.concatenate([side[columns], np.zeros(len(rows))])
     found = _least_squares(system, right) if system.shape[0] <= DENSE_SIZE else _gmres(system, right, len(columns))

@@ -16,7 +16,7 @@ def certify(  # type: ignore[no-untyped-def]
     matrix,
     equalities,
     scores,
-    projection,
+    curved,
     rhs,
     lower,
     upper,
@@ -46,7 +46,7 @@ def certify(  # type: ignore[no-untyped-def]
             x = point[k, j]
             objective = 0.0
             if j < scored:
-                objective = scores[k, j] - x if projection else scores[k, j]
+                objective = scores[k, j] - x if j < curved else scores[k, j]
                 value += abs(objective * x)
             reduced = objective
             for t in range(start[j], start[j + 1]):
