@@ -124,11 +124,7 @@ class OracleCall:
         try:
             table = _array(addresses, np.int64, (len(self._arguments),))
             sources = zip(table.tolist(), self._arguments, strict=True)
-            given = [
-                _array(address, np.float64, shape).copy()
-                for address, (source, _, shape) in sources
-                if source != CONSTANT
-            ]
+            given = [_array(place, np.float64, shape).copy() for place, (kind, _, shape) in sources if kind != CONSTANT]
             answer = self.function(*given)
             parts = answer if self.outputs > 1 else (answer,)
             _array(out, np.float64, (sum(int(np.prod(s, dtype=int)) for s in self._shapes),))[:] = self._flat(parts)
@@ -158,10 +154,8 @@ class OracleCall:
 def _array(address: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The memory at an address as an array."""
     count = int(np.prod(shape, dtype=int))
-    if count == 0:
-        return np.empty(shape, dtype)
-    memory = (ctypes.c_char * (8 * count)).from_address(address)
-    return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+    memory = (np.ctypeslib.as_ctypes_type(dtype) * count).from_address(address)
+    return np.ctypeslib.as_array(memory).reshape(shape)
 
 
 @cache

@@ -82,12 +82,12 @@ def _store(full, size, index, value, count, slot):  # type: ignore[no-untyped-de
 
 @jit
 def _same(index, value, count, a, b):  # type: ignore[no-untyped-def]
-    if count[a, 0] != count[b, 0]:
-        return False
-    for e in range(count[a, 0]):
-        if index[a, e] != index[b, e] or value[a, e] != value[b, e]:
-            return False
-    return True
+    same = count[a, 0] == count[b, 0]
+    e = 0
+    while same and e < count[a, 0]:
+        same = index[a, e] == index[b, e] and value[a, e] == value[b, e]
+        e += 1
+    return same
 
 
 @jit
