@@ -28,7 +28,8 @@ class Polytope:
         are constraints like any other.
     constraints : cvxpy constraints, ``==``, ``<=`` or ``>=`` between affine expressions. Convex functions that are
         piecewise linear (``norm1``, ``max``, …) are taken too. Other convex sets are accepted by
-        :class:`optlayers.CvxpyLayers` alone.
+        :class:`optlayers.CvxpyLayers` alone. Or a function without arguments that returns them, called once, when they
+        are first asked for: a declaration whose oracle knows all that is wanted then costs nothing.
     oracle : optional maximizer over one instance, ``oracle(scores, *scored, *parameters)``: a Python function, or one
         compiled by numba, which is then called without the interpreter. It takes float64 NumPy arrays: the scores of
         ``variable``, in its shape, then those of every variable in ``scored``, then every parameter, in the order of
@@ -45,7 +46,8 @@ class Polytope:
     Raises
     ------
     TypeError : when ``variable`` is no cvxpy variable, or a constraint is no cvxpy constraint.
-    ValueError : when a scored variable has no name, or is not in the constraints.
+    ValueError : when a scored variable has no name, or is not in the constraints. What a function returns is checked
+        when it is called.
 
     Examples
     --------
@@ -58,7 +60,7 @@ class Polytope:
     def __init__(
         self,
         variable: cp.Variable,
-        constraints: Iterable[cp.Constraint],
+        constraints: Iterable[cp.Constraint] | Callable[[], Iterable[cp.Constraint]],
         *,
         oracle: Callable[..., Any] | None = None,
         log_partition: Callable[..., Tensor] | None = None,
@@ -66,6 +68,35 @@ class Polytope:
     ) -> None:
         if not isinstance(variable, cp.Variable):
             raise TypeError(f"a Polytope is declared on a cvxpy Variable, but got {type(variable).__name__}")
+        for name, function in (("oracle", oracle), ("log_partition", log_partition)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, but got {type(function).__name__}")
+        if isinstance(scored, cp.Variable):
+            raise TypeError("scored must be a list of cvxpy variables, but got a single one: put it in [ ]")
+        self.variable = variable
+        self.oracle = oracle
+        self.log_partition = log_partition
+        self.scored = tuple(scored)
+        for position, variable in enumerate(self.scored):
+            if not isinstance(variable, cp.Variable):
+                raise TypeError(f"scored[{position}] must be a cvxpy Variable, but got {type(variable).__name__}")
+        self._declare: Callable[[], Iterable[cp.Constraint]] | None = None
+        self._constraints: list[tuple[cp.Constraint, ...]] = []
+        if callable(constraints):
+            self._declare = constraints
+        else:
+            self._constraints.append(self._checked(constraints))
+
+    @property
+    def constraints(self) -> tuple[cp.Constraint, ...]:
+        """The constraints, always the same objects."""
+        if not self._constraints:
+            assert self._declare is not None
+            # Two threads may both come here; what was appended first is what both return.
+            self._constraints.append(self._checked(self._declare()))
+        return self._constraints[0]
+
+    def _checked(self, constraints: Iterable[cp.Constraint]) -> tuple[cp.Constraint, ...]:
         if isinstance(constraints, cp.Constraint):
             raise TypeError("constraints must be a list of cvxpy constraints, but got a single one: put it in [ ]")
         constraints = tuple(constraints)
@@ -75,23 +106,8 @@ class Polytope:
                     f"constraint {position} is {constraint!r} of type {type(constraint).__name__}, not a cvxpy "
                     "constraint; does it mention a cvxpy variable?"
                 )
-        for name, function in (("oracle", oracle), ("log_partition", log_partition)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} must be callable, but got {type(function).__name__}")
-        if isinstance(scored, cp.Variable):
-            raise TypeError("scored must be a list of cvxpy variables, but got a single one: put it in [ ]")
-        self.variable = variable
-        self.constraints = constraints
-        self.oracle = oracle
-        self.log_partition = log_partition
-        self.scored = tuple(scored)
-        self._check_scored()
-
-    def _check_scored(self) -> None:
-        auxiliary = {v.id for v in self.variables[1:]}
+        auxiliary = {v.id for constraint in constraints for v in constraint.variables()} - {self.variable.id}
         for position, variable in enumerate(self.scored):
-            if not isinstance(variable, cp.Variable):
-                raise TypeError(f"scored[{position}] must be a cvxpy Variable, but got {type(variable).__name__}")
             if variable.id not in auxiliary:
                 raise ValueError(
                     f"scored[{position}] ({variable.name()}) is no auxiliary variable of the constraints; a scored "
@@ -102,6 +118,7 @@ class Polytope:
                     f"scored[{position}] of shape {variable.shape} has no name; its scores are given by name: "
                     f'cp.Variable({variable.shape or ""}{", " if variable.shape else ""}name="…")'
                 )
+        return constraints
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,12 +144,18 @@ class Polytope:
         return tuple(found.values())
 
     def __repr__(self) -> str:
+        if not self._constraints:  # a line in a log is no reason to build them
+            return f"Polytope(shape={self.shape}, constraints when asked for)"
         names = [p.name() for p in self.parameters]
         return f"Polytope(shape={self.shape}, constraints={len(self.constraints)}, parameters={names})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Polytope:
         # A declaration never changes, and cvxpy tells variables apart by identity.
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The function that declares the constraints is often a lambda, and pickle takes none.
+        return self.__dict__ | {"_constraints": [self.constraints], "_declare": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # cvxpy numbers its objects from a counter of the process. An unpickled declaration brings numbers of another
