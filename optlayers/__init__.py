@@ -4,6 +4,7 @@ from optlayers import testing
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
+from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
     AbstractRule,
@@ -44,6 +45,7 @@ __all__ = [
     "Auto",
     "BoundPolytope",
     "Clarabel",
+    "CompiledOracle",
     "CompiledPolytope",
     "CvxpyLayers",
     "DeclarationError",
