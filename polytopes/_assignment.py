@@ -7,7 +7,7 @@ from polytopes._compiled import compiled
 __all__ = ["assign"]
 
 TURNS = 4
-"""Auctions end after so many turns per row. Prices may fall in steps as small as rounding; shortest paths do not care."""
+"""Auctions end after so many turns per row: prices may fall in steps as small as rounding, and paths do not care."""
 
 
 @compiled

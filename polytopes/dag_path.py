@@ -69,8 +69,8 @@ def dag_path(nodes: int, arcs: ArrayLike) -> Polytope:
 def grid_path(rows: int, columns: int) -> Polytope:
     r"""Paths right and down through a grid of cells, from the top left to the bottom right: shape ``(arcs,)``.
 
-    A :func:`dag_path` over the arcs of :func:`grid_arcs`, ``rows * (columns - 1) + (rows - 1) * columns`` of them: 40 for
-    a grid of 5 by 5, the shortest path problem of predict-then-optimize (Elmachtoub and Grigas, 2022). There are
+    A :func:`dag_path` over the arcs of :func:`grid_arcs`, ``rows * (columns - 1) + (rows - 1) * columns`` of them: 40
+    for a grid of 5 by 5, the shortest path problem of predict-then-optimize (Elmachtoub and Grigas, 2022). There are
     ``binomial(rows + columns - 2, rows - 1)`` paths.
 
     References
@@ -191,10 +191,12 @@ def _levels(nodes: int, tails: np.ndarray, heads: np.ndarray) -> list[tuple[np.n
 
 def _log_partition(scores: Tensor, *, levels: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
     """Sums over the paths to each node, from level to level; an arc -1 has the score -inf."""
-    scores = torch.cat([scores, scores.new_full((*scores.shape[:-1], 1), -torch.inf)], dim=-1)
-    sums = scores.new_zeros(*scores.shape[:-1], 1)
-    reached = sums
-    for arcs, before in levels:
-        reached = logsumexp(scores[..., arcs % scores.shape[-1]] + sums[..., before], -1)
+    padded = torch.cat([scores, scores.new_full((*scores.shape[:-1], 1), -torch.inf)], dim=-1)
+    entering = np.concatenate([arcs.reshape(-1) for arcs, _ in levels]) % padded.shape[-1]
+    all_scores = padded.index_select(-1, torch.from_numpy(entering).to(scores.device))
+    reached = sums = scores.new_zeros(*scores.shape[:-1], 1)
+    for (_, before), part in zip(levels, all_scores.split([arcs.size for arcs, _ in levels], dim=-1), strict=True):
+        before_sums = sums.index_select(-1, torch.from_numpy(before.reshape(-1)).to(scores.device))
+        reached = logsumexp((part + before_sums).unflatten(-1, before.shape), -1)
         sums = torch.cat([sums, reached], dim=-1)
     return reached[..., -1]

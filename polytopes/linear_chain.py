@@ -18,9 +18,9 @@ def linear_chain(steps: int, states: int) -> Polytope:
 
     Entry (t, j) is 1 when step t is in state j. The transitions v, of shape ``(steps - 1, states, states)``, are scored
     auxiliary variables: entry (t, i, j) is 1 when step t is in state i and step t + 1 in state j. They have scores
-    without counting for distances, so a projection is that of LP-SparseMAP: only the states are regularized. A chain of
-    one step has no transitions. In :func:`polytopes.sequence` the edges themselves are the structure. The declaration is
-    the local polytope of a chain,
+    without counting for distances, so a projection is that of LP-SparseMAP: only the states are regularized. A chain
+    of one step has no transitions. In :func:`polytopes.sequence` the edges themselves are the structure. The
+    declaration is the local polytope of a chain,
 
     .. math:: \{x, v \ge 0 : \sum_j x_{0j} = 1,\; \sum_j v_{tij} = x_{ti},\; \sum_i v_{tij} = x_{t+1,j}\},
 

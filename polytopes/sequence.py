@@ -65,7 +65,8 @@ def _best_path(scores):  # type: ignore[no-untyped-def]
 
 
 def _log_partition(scores: Tensor) -> Tensor:
-    return chain_log_partition(scores[..., 0, 0, :], scores[..., 1:, :, :])
+    start, edges = scores.split([1, scores.shape[-3] - 1], dim=-3)
+    return chain_log_partition(start[..., 0, 0, :], edges)
 
 
 def edge_scores(

@@ -24,13 +24,15 @@ def subset(size: int) -> Polytope:
     of equal ones the first; for a fractional budget the next part gets the fraction. The budget is a number per
     instance, and SparseMAP has a gradient for it.
 
-    Marginals (for integer budgets) come from the elementary symmetric polynomial of degree k in :math:`e^{s_i}`, by its
-    recursion over the parts (Chen, Dempster and Liu, 1994): ``size * budget`` steps.
+    Marginals (for integer budgets) come from the elementary symmetric polynomial of degree k in :math:`e^{s_i}`, by
+    multiplying the polynomials :math:`1 + e^{s_i} z` in pairs, the products in pairs, and so on, up to the degree k:
+    about ``size * budget`` operations in ``log2(size)`` rounds.
 
     References
     ----------
     Blondel, Martins and Niculae (2020), Learning with Fenchel–Young losses, JMLR (budget polytopes).
-    Chen, Dempster and Liu (1994), Weighted finite population sampling to maximize entropy, Biometrika.
+    Chen, Dempster and Liu (1994), Weighted finite population sampling to maximize entropy, Biometrika (the distribution
+    and its sums).
 
     >>> import optlayers as ol, torch
     >>> ol.OptLayer(subset(4), ol.Pipeline())(torch.tensor([0.3, -1.0, 2.0, 0.1]), budget=2)
@@ -72,14 +74,26 @@ def _log_partition(scores: Tensor, budget: Tensor | float) -> Tensor:
     *batch, size = scores.shape
     degree = _integers(budget, batch, size).to(scores.device)
     largest = int(degree.max()) if degree.numel() else 0
-    # Entry k: the log of the sum over the subsets with k elements, of the parts so far.
-    start = torch.full((*batch, largest + 1), -torch.inf, dtype=scores.dtype, device=scores.device)
-    start[..., 0] = 0.0
-    none, sums = start[..., :1], start[..., 1:]
-    for part in scores.unsqueeze(-1).unbind(-2):
-        with_part = torch.cat([none, sums], dim=-1)[..., :-1] + part
-        sums = logsumexp(torch.stack([sums, with_part]), 0)
-    return torch.cat([none, sums], dim=-1).gather(-1, degree.unsqueeze(-1)).squeeze(-1)
+    # Entry k of a polynomial: the log of the sum over the subsets with k elements of some parts.
+    sums = torch.stack([torch.zeros_like(scores), scores], dim=-1)
+    while sums.shape[-2] > 1:
+        if sums.shape[-2] % 2:
+            one = torch.full_like(sums[..., :1, :], -torch.inf)
+            one[..., 0] = 0.0
+            sums = torch.cat([sums, one], dim=-2)
+        sums = _product(sums[..., ::2, :], sums[..., 1::2, :], largest)
+    return sums[..., 0, :].gather(-1, degree.unsqueeze(-1)).squeeze(-1)
+
+
+def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
+    """Products of polynomials with logarithms for coefficients, up to the degree ``largest``."""
+    terms = left.shape[-1]
+    degree = torch.arange(min(2 * terms - 2, largest) + 1, device=left.device)
+    other = degree.unsqueeze(-1) - torch.arange(terms, device=left.device)
+    other = torch.where((other < 0) | (other >= terms), terms, other)  # the place of a zero behind the coefficients
+    right = torch.cat([right, torch.full_like(right[..., :1], -torch.inf)], dim=-1)
+    spread = right.index_select(-1, other.flatten()).unflatten(-1, other.shape)
+    return logsumexp(left.unsqueeze(-2) + spread, -1)
 
 
 def _integers(budget: Tensor | float, batch: list[int], size: int) -> Tensor:
