@@ -2,7 +2,10 @@
 
 from polytopes.arborescence import arborescence
 from polytopes.cube import cube
+from polytopes.dag_path import dag_path, grid_arcs, grid_path
+from polytopes.linear_chain import linear_chain
 from polytopes.matching import matching, partial_matching, rectangular_matching
+from polytopes.permutahedron import permutahedron
 from polytopes.sequence import edge_scores, sequence, states_of
 from polytopes.simplex import simplex
 from polytopes.subset import subset
@@ -10,9 +13,14 @@ from polytopes.subset import subset
 __all__ = [
     "arborescence",
     "cube",
+    "dag_path",
     "edge_scores",
+    "grid_arcs",
+    "grid_path",
+    "linear_chain",
     "matching",
     "partial_matching",
+    "permutahedron",
     "rectangular_matching",
     "sequence",
     "simplex",

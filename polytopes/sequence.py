@@ -1,11 +1,14 @@
 """Tag sequences: paths through a trellis."""
 
 import cvxpy as cp
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from optlayers import Polytope
+from polytopes._chain import best_states, chain_log_partition
+from polytopes._compiled import compiled
 from polytopes._sizes import at_least_one
 
 __all__ = ["edge_scores", "sequence", "states_of"]
@@ -19,11 +22,14 @@ def sequence(steps: int, states: int) -> Polytope:
 
     .. math:: \{x \ge 0 : \sum_j x_{00j} = 1,\; \sum_i x_{tij} = \sum_k x_{t+1,jk}\},
 
-    integral because its matrix is a network matrix. Its best vertex is the Viterbi path. Unary and transition scores
-    are folded into edges by :func:`edge_scores`; :func:`states_of` reads the states off the edges.
+    integral because its matrix is a network matrix. Its best vertex is the Viterbi path; of tied ones the one whose
+    last state is the smallest, then the one before it, and so on. Its marginals are those of a linear-chain CRF. Unary
+    and transition scores are folded into edges by :func:`edge_scores`; :func:`states_of` reads the states off the
+    edges. In :func:`polytopes.linear_chain` they stay apart, and only the states count for distances.
 
     References
     ----------
+    Viterbi (1967), Error bounds for convolutional codes and an asymptotically optimum decoding algorithm.
     Lafferty, McCallum and Pereira (2001), Conditional random fields, ICML. Wainwright and Jordan (2008), Graphical
     models, exponential families, and variational inference (the marginal polytope of a tree is its local polytope).
 
@@ -39,7 +45,28 @@ def sequence(steps: int, states: int) -> Polytope:
     start = [cp.sum(x[0, 0]) == 1]
     if states > 1:
         start.append(x[0, 1:] == 0)
-    return Polytope(x, [*start, entered[:-1] == left[1:]] if steps > 1 else start)
+    constraints = [*start, entered[:-1] == left[1:]] if steps > 1 else start
+    return Polytope(x, constraints, oracle=_best_path, log_partition=_log_partition)
+
+
+@compiled
+def _best_path(scores):  # type: ignore[no-untyped-def]
+    steps, states, _ = scores.shape
+    unary = np.zeros((steps, states))
+    unary[0] = scores[0, 0]
+    path = best_states(unary, scores[1:])
+    if path[0] < 0:
+        return np.full(scores.shape, np.nan)
+    x = np.zeros(scores.shape)
+    x[0, 0, path[0]] = 1.0
+    for t in range(1, steps):
+        x[t, path[t - 1], path[t]] = 1.0
+    return x
+
+
+def _log_partition(scores: Tensor) -> Tensor:
+    start, edges = scores.split([1, scores.shape[-3] - 1], dim=-3)
+    return chain_log_partition(start[..., 0, 0, :], edges)
 
 
 def edge_scores(

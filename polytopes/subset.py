@@ -1,23 +1,38 @@
 """A subset of a given size."""
 
 import cvxpy as cp
+import numpy as np
+import torch
+from torch import Tensor
 
 from optlayers import Polytope
+from polytopes._compiled import compiled
+from polytopes._semiring import logsumexp
 from polytopes._sizes import at_least_one
 
 __all__ = ["subset"]
+
+ROUNDING = 1e-9
+"""A budget so close to an integer means that integer."""
 
 
 def subset(size: int) -> Polytope:
     r"""Relaxed k-subsets :math:`\{x \in [0,1]^n : \sum_i x_i = k\}` of shape ``(size,)``; k is called ``budget``.
 
     Integral when the budget is an integer: the hypersimplex, whose vertices are the indicators of the subsets with k
-    elements (its matrix, a row of ones over a box, is totally unimodular). The budget is a number per instance, and
-    SparseMAP has a gradient for it.
+    elements (its matrix, a row of ones over a box, is totally unimodular). The best vertex has the k largest scores,
+    of equal ones the first; for a fractional budget the next part gets the fraction. The budget is a number per
+    instance, and SparseMAP has a gradient for it.
+
+    Marginals (for integer budgets) come from the elementary symmetric polynomial of degree k in :math:`e^{s_i}`, by
+    multiplying the polynomials :math:`1 + e^{s_i} z` in pairs, the products in pairs, and so on, up to the degree k:
+    about ``size * budget`` operations in ``log2(size)`` rounds.
 
     References
     ----------
     Blondel, Martins and Niculae (2020), Learning with Fenchel–Young losses, JMLR (budget polytopes).
+    Chen, Dempster and Liu (1994), Weighted finite population sampling to maximize entropy, Biometrika (the distribution
+    and its sums).
 
     >>> import optlayers as ol, torch
     >>> ol.OptLayer(subset(4), ol.Pipeline())(torch.tensor([0.3, -1.0, 2.0, 0.1]), budget=2)
@@ -26,4 +41,71 @@ def subset(size: int) -> Polytope:
     at_least_one(size=size)
     x = cp.Variable(size)
     budget = cp.Parameter(name="budget", nonneg=True)
-    return Polytope(x, [x >= 0, x <= 1, cp.sum(x) == budget])
+    constraints = [x >= 0, x <= 1, cp.sum(x) == budget]
+    return Polytope(x, constraints, oracle=_largest, log_partition=_log_partition)
+
+
+@compiled
+def _largest(scores, budget):  # type: ignore[no-untyped-def]
+    size, rest = len(scores), budget[()]
+    if abs(rest - np.rint(rest)) <= ROUNDING:
+        rest = np.rint(rest)
+    if not 0.0 <= rest <= size:
+        return np.full(size, np.nan)
+    x = np.zeros(size)
+    chosen = int(np.ceil(rest))
+    if chosen == 0:
+        return x
+    least = np.partition(scores, size - chosen)[size - chosen]
+    if least == -np.inf:
+        return np.full(size, np.nan)
+    for i in range(size):
+        if scores[i] > least:
+            x[i] = 1.0
+            rest -= 1.0
+    for i in range(size):
+        if scores[i] == least and rest > 0.0:
+            x[i] = min(1.0, rest)
+            rest -= x[i]
+    return x
+
+
+def _log_partition(scores: Tensor, budget: Tensor | float) -> Tensor:
+    *batch, size = scores.shape
+    degree = _integers(budget, batch, size).to(scores.device)
+    largest = int(degree.max()) if degree.numel() else 0
+    # Entry k of a polynomial: the log of the sum over the subsets with k elements of some parts.
+    sums = torch.stack([torch.zeros_like(scores), scores], dim=-1)
+    while sums.shape[-2] > 1:
+        if sums.shape[-2] % 2:
+            one = torch.full_like(sums[..., :1, :], -torch.inf)
+            one[..., 0] = 0.0
+            sums = torch.cat([sums, one], dim=-2)
+        sums = _product(sums[..., ::2, :], sums[..., 1::2, :], largest)
+    return sums[..., 0, :].gather(-1, degree.unsqueeze(-1)).squeeze(-1)
+
+
+def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
+    """Products of polynomials with logarithms for coefficients, up to the degree ``largest``."""
+    terms = left.shape[-1]
+    degree = torch.arange(min(2 * terms - 2, largest) + 1, device=left.device)
+    other = degree.unsqueeze(-1) - torch.arange(terms, device=left.device)
+    other = torch.where((other < 0) | (other >= terms), terms, other)  # the place of a zero behind the coefficients
+    right = torch.cat([right, torch.full_like(right[..., :1], -torch.inf)], dim=-1)
+    spread = right.index_select(-1, other.flatten()).unflatten(-1, other.shape)
+    return logsumexp(left.unsqueeze(-2) + spread, -1)
+
+
+def _integers(budget: Tensor | float, batch: list[int], size: int) -> Tensor:
+    """The budgets as whole numbers ``(*batch,)``, or a refusal that names an instance."""
+    given = torch.as_tensor(budget).detach().to(torch.float64).expand(batch)
+    whole = given.round()
+    wrong = ((given - whole).abs() > ROUNDING) | (whole < 0) | (whole > size) | given.isnan()
+    if wrong.any():
+        where = wrong.nonzero()[0].tolist()
+        instance = f" of instance {where[0] if len(where) == 1 else tuple(where)}" if where else ""
+        raise ValueError(
+            f"budget{instance} is {float(given[tuple(where)]):g}; marginals of subsets need an integer between 0 and "
+            f"the size {size}"
+        )
+    return whole.long()

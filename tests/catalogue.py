@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,6 +43,27 @@ def paths(steps: int, states: int) -> Iterator[np.ndarray]:
         yield edges
 
 
+def arc_paths(nodes: int, arcs: np.ndarray) -> Iterator[np.ndarray]:
+    for x in bits(len(arcs)):
+        used = [(t, h) for (t, h), on in zip(arcs.tolist(), x, strict=True) if on]
+        if used and used[0][0] == 0 and used[-1][1] == nodes - 1 and all(a[1] == b[0] for a, b in pairwise(used)):
+            yield x
+
+
+def grid_paths(rows: int, columns: int) -> Iterator[np.ndarray]:
+    arcs = [tuple(arc) for arc in polytopes.grid_arcs(rows, columns).tolist()]
+    for down in itertools.combinations(range(rows + columns - 2), rows - 1):
+        steps = [columns if k in down else 1 for k in range(rows + columns - 2)]
+        cells = [0, *itertools.accumulate(steps)]
+        used = set(pairwise(cells))
+        yield np.array([float(arc in used) for arc in arcs])
+
+
+def rankings(size: int) -> Iterator[np.ndarray]:
+    for ranks in itertools.permutations(range(1, size + 1)):
+        yield np.array(ranks, dtype=np.float64)
+
+
 def trees(words: int, single_root: bool) -> Iterator[np.ndarray]:
     for heads in itertools.product(range(words + 1), repeat=words):
         if single_root and heads.count(0) != 1:
@@ -70,6 +92,9 @@ def entry(name: str, polytope: ol.Polytope, vertices: Iterator[np.ndarray], **pa
     return Entry(name, polytope, np.stack(list(vertices)), parameters)
 
 
+# Listed so that the arcs of every path are in its order. Arcs 1 and 2 are parallel, arc 4 is on no path.
+ARCS = np.array([(0, 1), (1, 2), (1, 2), (0, 2), (2, 3), (2, 4), (1, 4), (4, 5), (0, 5)])
+
 CATALOGUE = [
     entry("simplex", polytopes.simplex(4), unit_vectors(4)),
     entry("simplex of one", polytopes.simplex(1), unit_vectors(1)),
@@ -84,6 +109,13 @@ CATALOGUE = [
     entry("tall matching", polytopes.rectangular_matching(3, 2), matchings(3, 2, (0, 1), (1,))),
     entry("sequence", polytopes.sequence(3, 2), paths(3, 2)),
     entry("sequence of one step", polytopes.sequence(1, 3), paths(1, 3)),
+    entry("sequence of one state", polytopes.sequence(3, 1), paths(3, 1)),
+    entry("path", polytopes.dag_path(6, ARCS), arc_paths(6, ARCS)),
+    entry("path of one arc", polytopes.dag_path(2, [(0, 1)]), arc_paths(2, np.array([(0, 1)]))),
+    entry("grid path", polytopes.grid_path(3, 3), grid_paths(3, 3)),
+    entry("grid path of one row", polytopes.grid_path(1, 4), grid_paths(1, 4)),
+    entry("ranking", polytopes.permutahedron(4), rankings(4)),
+    entry("ranking of one", polytopes.permutahedron(1), rankings(1)),
     entry("tree", polytopes.arborescence(3), trees(3, True)),
     entry("tree of one word", polytopes.arborescence(1), trees(1, True)),
     entry("tree of four words", polytopes.arborescence(4), trees(4, True)),

@@ -50,6 +50,8 @@ def test_every_structure_is_in_and_their_count_is_known(entry):
         "tree of many roots": 16,  # (n+1)^(n-1) forests of rooted trees
         "matching": math.factorial(3),
         "sequence": 2**3,
+        "grid path": math.comb(4, 2),
+        "ranking": math.factorial(4),
         "subset": math.comb(5, 2),
     }
     points = torch.tensor(entry.vertices)

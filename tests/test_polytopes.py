@@ -18,9 +18,14 @@ import polytopes
 from polytopes import (
     arborescence,
     cube,
+    dag_path,
     edge_scores,
+    grid_arcs,
+    grid_path,
+    linear_chain,
     matching,
     partial_matching,
+    permutahedron,
     rectangular_matching,
     sequence,
     simplex,
@@ -64,8 +69,29 @@ def edges_of(path: tuple[int, ...], states: int) -> np.ndarray:
     return x
 
 
+def tags(steps: int, states: int) -> Iterator[np.ndarray]:
+    yield from (np.eye(states)[list(path)] for path in itertools.product(range(states), repeat=steps))
+
+
 def paths(steps: int, states: int) -> Iterator[np.ndarray]:
     yield from (edges_of(path, states) for path in itertools.product(range(states), repeat=steps))
+
+
+def arc_paths(nodes: int, arcs: np.ndarray) -> Iterator[np.ndarray]:
+    def onwards(node: int, used: tuple[int, ...]) -> Iterator[np.ndarray]:
+        if node == nodes - 1:
+            x = np.zeros(len(arcs))
+            x[list(used)] = 1
+            yield x
+        for arc, (tail, head) in enumerate(arcs):
+            if tail == node:
+                yield from onwards(head, (*used, arc))
+
+    return onwards(0, ())
+
+
+def rankings(size: int) -> Iterator[np.ndarray]:
+    yield from (np.array(ranks, dtype=float) for ranks in itertools.permutations(range(1, size + 1)))
 
 
 def trees(words: int, *, single_root: bool) -> Iterator[np.ndarray]:
@@ -109,6 +135,8 @@ def partial_matching_count(rows: int, columns: int) -> int:
     return sum(math.comb(rows, k) * math.perm(columns, k) for k in range(min(rows, columns) + 1))
 
 
+ALL_PAIRS = np.array(list(itertools.combinations(range(5), 2)))
+
 CASES = [
     *[Case(f"simplex({n})", partial(simplex, n), partial(choices, n), n) for n in (1, 2, 5)],
     *[Case(f"cube({n})", partial(cube, n), partial(decisions, n), 2**n) for n in (1, 4)],
@@ -141,6 +169,24 @@ CASES = [
     *[
         Case(f"sequence({t}, {s})", partial(sequence, t, s), partial(paths, t, s), s**t)
         for t, s in ((1, 1), (1, 3), (4, 1), (2, 2), (3, 3))
+    ],
+    *[
+        Case(f"linear_chain({t}, {s})", partial(linear_chain, t, s), partial(tags, t, s), s**t)
+        for t, s in ((1, 1), (1, 3), (4, 1), (2, 2), (3, 3))
+    ],
+    Case("dag_path(5, all pairs)", partial(dag_path, 5, ALL_PAIRS), partial(arc_paths, 5, ALL_PAIRS), 2**3),
+    *[
+        Case(
+            f"grid_path({r}, {c})",
+            partial(grid_path, r, c),
+            partial(arc_paths, r * c, grid_arcs(r, c)),
+            math.comb(r + c - 2, r - 1),
+        )
+        for r, c in ((1, 2), (3, 1), (2, 3), (4, 4))
+    ],
+    *[
+        Case(f"permutahedron({n})", partial(permutahedron, n), partial(rankings, n), math.factorial(n))
+        for n in (1, 2, 4)
     ],
     *[tree_case(words, single_root=single) for words in (1, 2, 3, 4) for single in (True, False)],
     tree_case(5, single_root=True),
@@ -194,7 +240,7 @@ def test_linear_maxima_are_structures(case):
 
 
 def test_the_whole_catalogue_is_enumerated():
-    helpers = {"edge_scores", "states_of"}
+    helpers = {"edge_scores", "grid_arcs", "states_of"}
     assert {case.name.split("(")[0] for case in CASES} == set(polytopes.__all__) - helpers
 
 
@@ -208,6 +254,9 @@ def test_the_whole_catalogue_is_enumerated():
         (partial_matching, (2, 3), (2, 3)),
         (rectangular_matching, (2, 3), (2, 3)),
         (partial(sequence, states=5), (4,), (4, 5, 5)),
+        (partial(linear_chain, states=5), (4,), (4, 5)),
+        (grid_path, (3, 4), (17,)),
+        (permutahedron, (3,), (3,)),
         (arborescence, (3,), (4, 4)),
         (partial(arborescence, single_root=False), (3,), (4, 4)),
     ],
