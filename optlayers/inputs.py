@@ -21,6 +21,7 @@ __all__ = [
     "corner",
     "flatten_parameter",
     "flatten_scores",
+    "moved",
     "parameter_corners",
     "parameter_tensors",
     "precision",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DOUBLE = torch.finfo(torch.float64).eps
+FEW = 8192
+"""BLAS starts threads for more than 10,000 numbers."""
 
 
 def check_scores(scores: Tensor) -> None:
@@ -39,13 +43,13 @@ def check_scores(scores: Tensor) -> None:
         raise TypeError(f"scores must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
 
 
-def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None) -> None:
-    """Refuse NaN and +inf, saying where; -inf means a forbidden part.
+def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None) -> bool:
+    """Refuse NaN and +inf, saying where; whether some part is forbidden, by -inf.
 
     ``positions`` ``(instances, k)`` are the indices that a user knows the instances by, where they are not their own.
     """
     if all_finite(scores):
-        return
+        return False
     bad = torch.isnan(scores) | (scores == torch.inf)
     if bool(bad.any()):
         where = tuple(torch.nonzero(bad)[0].tolist())
@@ -55,10 +59,17 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
             f"scores hold {value} at batch index {index}, entry {entry} "
             f"({int(bad.sum())} such values in all); scores are finite, or -inf for a part that is forbidden"
         )
+    return bool((scores == -torch.inf).any())
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)"""
+    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)
+
+    A few numbers are summed by BLAS, as squares: of a small call, a sum in torch would be a tenth.
+    """
+    if values.is_cpu and values.dtype is torch.float64 and values.numel() <= FEW:
+        few = values.detach().numpy()
+        return math.isfinite(np.vdot(few, few))
     return math.isfinite(values.detach().sum().item())
 
 
@@ -76,18 +87,21 @@ def flatten_scores(
 ) -> Float[Tensor, "batch size"]:
     """float64 on the device where they are solved, one row per instance."""
     batch = batch_shape(scores, shape)
-    return scores.detach().to(home, torch.float64).reshape(math.prod(batch), math.prod(shape))
+    return moved(scores.detach(), (math.prod(batch), math.prod(shape)), torch.float64, torch.device(home))
+
+
+def moved(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same numbers in another shape and dtype, elsewhere; a tensor that has all of that already is not touched."""
+    if value.dtype is not dtype or value.device != device:
+        value = value.to(device, dtype)
+    return value if value.shape == shape else value.reshape(shape)
 
 
 def split_forbidden(
     scores: Float[Tensor, "batch size"],
-) -> tuple[Float[Tensor, "batch size"], Bool[Tensor, "batch size"] | None]:
-    """Finite scores, and the forbidden parts if there are any."""
-    if all_finite(scores):
-        return scores, None
+) -> tuple[Float[Tensor, "batch size"], Bool[Tensor, "batch size"]]:
+    """Finite scores, and the forbidden parts."""
     forbidden = scores == -torch.inf
-    if not bool(forbidden.any()):
-        return scores, None
     return scores.masked_fill(forbidden, 0.0), forbidden
 
 
@@ -98,7 +112,7 @@ def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int, home
 
 def precision(values: Iterable[Tensor]) -> float:
     """The coarsest machine epsilon of some tensors: sums of float32 parameters agree to no more than that."""
-    return max((torch.finfo(v.dtype).eps for v in values), default=torch.finfo(torch.float64).eps)
+    return max((torch.finfo(v.dtype).eps for v in values), default=DOUBLE)
 
 
 def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
@@ -183,6 +197,8 @@ def parameter_tensors(
     TypeError : for missing or unexpected names, and for values that are not real numbers.
     ValueError : for wrong shapes, values that are not finite, and signs that differ from the declared one.
     """
+    if not specs and not given:
+        return {}
     expected = [spec.name for spec in specs]
     missing, extra = [n for n in expected if n not in given], [n for n in given if n not in expected]
     if missing or extra:

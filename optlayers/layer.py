@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -135,10 +136,11 @@ class OptLayer(nn.Module):
     ) -> Tensor:
         """One polytope; ``positions`` are the batch indices of the instances where they are a part of a batch."""
         batch = inputs.batch_shape(scores, compiled.shape)
-        inputs.check_finite(scores, len(batch), positions)
+        forbids = inputs.check_finite(scores, len(batch), positions)
         given = inputs.parameter_tensors(compiled.projection_form.parameters, parameters, batch, positions)
-        precision = inputs.precision(given.values())
-        call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions, precision)
+        precision = inputs.precision(given.values()) if given else inputs.DOUBLE
+        home = compiled.home(scores.device)
+        call = _Call(compiled, self.rule, self.on_failure, tuple(given), batch, forbids, positions, precision, home)
         return _Solve.apply(call, scores, *given.values())
 
     def _solve_mixed(self, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
@@ -199,7 +201,7 @@ class _Cache:
             return kept
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Call:
     """What one application of the layer needs besides tensors."""
 
@@ -207,16 +209,26 @@ class _Call:
     rule: AbstractRule
     on_failure: OnFailure
     names: tuple[str, ...]
+    batch: torch.Size
+    forbids: bool
+    """Whether a score is -inf."""
     positions: Tensor | None
     precision: float
+    home: torch.device
+    """Where the instances are solved."""
 
-    def failed(self, solution: Solution, batch: torch.Size) -> Tensor | None:
+    def flat(self, value: Tensor) -> Tensor:
+        """Scores or their gradient as they are solved: float64, a row per instance."""
+        size = math.prod(self.compiled.shape)
+        return inputs.moved(value.detach(), (math.prod(self.batch), size), torch.float64, self.home)
+
+    def failed(self, solution: Solution) -> Tensor | None:
         """Which instances have no certified answer, flat, None for none; with ``"raise"`` it raises."""
         if solution.all_ok:
             return None
         failed = ~solution.ok
         if self.on_failure == "raise":
-            failures = replace(solution, status=solution.status.reshape(batch)).failures
+            failures = replace(solution, status=solution.status.reshape(self.batch)).failures
             if self.positions is not None:  # each under its index in the batch that the user handed in
                 failures = [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in failures]
             raise SolveError(failures, len(failed))
@@ -228,31 +240,30 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, scores: Tensor, *parameters: Tensor) -> Tensor:
-        batch = inputs.batch_shape(scores, call.compiled.shape)
-        home = call.compiled.home(scores.device)
-        flat, forbidden = inputs.split_forbidden(inputs.flatten_scores(scores, call.compiled.shape, home))
-        if flat.data_ptr() == scores.data_ptr():
+        flat, forbidden = call.flat(scores), None
+        if call.forbids:
+            flat, forbidden = inputs.split_forbidden(flat)
+        elif flat.data_ptr() == scores.data_ptr():
             flat = flat.clone()  # what is saved for backward must not change with the caller's tensor
         given = {
-            name: inputs.flatten_parameter(value, len(flat), len(batch), home)
+            name: inputs.flatten_parameter(value, len(flat), len(call.batch), call.home)
             for name, value in zip(call.names, parameters, strict=True)
         }
-        bound = call.compiled.bind(given, forbidden, len(flat), call.precision, home)
+        bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
         solution, saved = call.rule.forward(bound, flat)
-        failed = call.failed(solution, batch)
+        failed = call.failed(solution)
         value = solution.value
         if failed is not None:
             value = value.masked_fill(failed[:, None], torch.nan)
         ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
         ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *parameters)]
-        return value.reshape(scores.shape).to(scores.device, scores.dtype)
+        return inputs.moved(value, scores.shape, scores.dtype, scores.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        shape = call.compiled.shape
-        flat = inputs.flatten_scores(grad, shape, call.compiled.home(grad.device))
+        flat = call.flat(grad)
         # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
         finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
         failed: Tensor | None = ctx.failed
@@ -264,16 +275,13 @@ class _Solve(torch.autograd.Function):
         for solution in result.solutions:
             if ctx.failed is not None:
                 solution = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))
-            more = call.failed(solution, grad.shape[: grad.ndim - len(shape)])
+            more = call.failed(solution)
             failed = more if failed is None else failed if more is None else failed | more
         gradients = [result.scores] + [result.parameters.get(name) for name in call.names]
         out = [None if g is None else _finish(g, failed, finite) for g in gradients]
         if ctx.forbidden is not None and out[0] is not None:
             out[0] = out[0].masked_fill(ctx.forbidden, 0.0)
-        return None, *(
-            None if g is None else g.reshape(size).to(device, dtype)
-            for g, (size, dtype, device) in zip(out, ctx.like, strict=True)
-        )
+        return None, *(None if g is None else inputs.moved(g, *like) for g, like in zip(out, ctx.like, strict=True))
 
 
 def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Tensor:
