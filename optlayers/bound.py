@@ -10,7 +10,7 @@ from typing import final
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.solution import Solution
+from optlayers.solution import Solution, all_of
 
 __all__ = ["AbstractBoundPolytope", "Tangent"]
 
@@ -27,6 +27,11 @@ class Tangent:
     scores: Tensor
     parameters: Mapping[str, Tensor]
     ok: Bool[Tensor, "*batch"]
+
+    @property
+    def all_ok(self) -> bool:
+        """Whether every instance is right."""
+        return all_of(self.ok)
 
 
 class AbstractBoundPolytope(ABC):

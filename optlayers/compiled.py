@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -131,6 +130,8 @@ class CompiledPolytope:
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
+        # Without parameters and forbidden parts the batches of one size are one: the last of them is kept.
+        self._plain: BoundPolytope | None = None
         self._projector_state = self.projector.prepare(self.projection_form)
         self._maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
 
@@ -225,15 +226,15 @@ class CompiledPolytope:
     ) -> Solution:
         inputs.check_scores(scores)
         batch = inputs.batch_shape(scores, self.shape)
-        inputs.check_finite(scores, len(batch))
+        forbids = inputs.check_finite(scores, len(batch))
         form = self.projection_form
         further, parameters = inputs.split_named(form.auxiliaries, parameters)
-        auxiliary = inputs.auxiliary_scores(form.auxiliaries, further, batch)
+        auxiliary, more_forbids = inputs.auxiliary_scores(form.auxiliaries, further, batch)
         given = inputs.parameter_tensors(form.parameters, parameters, batch)
         home = self.home(scores.device)
-        flat, forbidden = inputs.split_forbidden(
-            inputs.flatten_scored(scores, self.shape, auxiliary.values(), len(batch), home)
-        )
+        flat, forbidden = inputs.flatten_scored(scores, self.shape, auxiliary.values(), len(batch), home), None
+        if forbids or more_forbids:
+            flat, forbidden = inputs.split_forbidden(flat)
         flat_parameters = {
             spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch), home)
             for spec in form.parameters
@@ -320,16 +321,16 @@ class CompiledPolytope:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
         if solution.form is not form:
             raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
-        failed = solution.status.reshape(-1).numpy() != 0
+        failed = None if solution.all_ok else ~solution.ok.reshape(-1).numpy()
         mine = direction if form.keeps_all else direction[:, form.kept]
-        if failed.any():
+        if failed is not None:
             mine = np.where(failed[:, None], 0.0, mine)
         if answer.pullback is not None:
             scored, parameters = answer.pullback(mine)
-            ok = ~failed
+            ok = np.ones(len(direction), dtype=bool) if failed is None else ~failed
         else:
             scored, parameters, ok = pull_back(form, answer, instances, mine, failed)
-        if failed.any():
+        if failed is not None:
             parameters[failed] = 0.0
         if form.keeps_all:
             return np.ascontiguousarray(scored), parameters, ok
@@ -350,12 +351,19 @@ class CompiledPolytope:
         ``precision`` is the machine epsilon of the parameters as they were given.
         """
         form = self.projection_form
+        plain = not form.parameters and forbidden is None and device.type == "cpu"
+        last = self._plain
+        if plain and last is not None and len(last.theta) == batch:
+            return last
         theta = torch.zeros(batch, form.parameter_count, dtype=torch.float64, device=device)
         for spec in form.parameters:
             theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size)
         if self.stays_on(device):
             return DevicePolytope(self, theta, forbidden, precision)
-        return self.bind_on_host(theta, forbidden, precision)
+        bound = self.bind_on_host(theta, forbidden, precision)
+        if plain:
+            self._plain = bound
+        return bound
 
     def bind_on_host(
         self,
@@ -368,8 +376,9 @@ class CompiledPolytope:
 
     def stays_on(self, device: torch.device) -> bool:
         """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
-        chosen = isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto)
-        return device.type != "cpu" and chosen and self.rows is not None
+        if device.type == "cpu":
+            return False
+        return isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto) and self.rows is not None
 
     def home(self, device: torch.device) -> torch.device:
         """Where scores that live on a device are solved."""
@@ -487,7 +496,7 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def _hopeless(self, instances: Instances) -> np.ndarray | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
-        if math.isfinite(instances.scores.sum()):
+        if inputs.all_finite(torch.from_numpy(instances.scores)):
             return self.impossible
         unknown = ~np.isfinite(instances.scores).all(axis=1)
         return unknown if self.impossible is None else self.impossible | unknown
@@ -507,7 +516,7 @@ class BoundPolytope(AbstractBoundPolytope):
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
         status, reasons = np.zeros(len(holds), dtype=np.int8), dict(answer.reasons)
-        if not (holds.all() and self.impossible is None):
+        if np.count_nonzero(holds) < len(holds) or self.impossible is not None:
             status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
             status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
             status, reasons = self._reasons(form, instances, status, answer.reasons)
@@ -556,9 +565,8 @@ class BoundPolytope(AbstractBoundPolytope):
 
 
 def _kept(form: StandardForm, scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch scored"]:
-    """The scores that are not fixed; an array that nobody else writes to."""
-    array = scores.numpy()
-    return array.copy() if form.keeps_all else array[:, form.kept]
+    """The scores that are not fixed, a row per instance in memory."""
+    return np.ascontiguousarray(scores.numpy() if form.keeps_all else scores.numpy()[:, form.kept])
 
 
 def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ __all__ = [
     "flatten_parameter",
     "flatten_scored",
     "flatten_scores",
+    "moved",
     "of_structure",
     "padded",
     "parameter_corners",
@@ -31,9 +32,13 @@ __all__ = [
     "size_table",
     "split_forbidden",
     "split_named",
+    "with_auxiliary",
 ]
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DOUBLE = torch.finfo(torch.float64).eps
+FEW = 8192
+"""BLAS starts threads for more than 10,000 numbers."""
 
 
 def check_scores(scores: Tensor, name: str = "scores") -> None:
@@ -44,13 +49,13 @@ def check_scores(scores: Tensor, name: str = "scores") -> None:
         raise TypeError(f"{name} must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
 
 
-def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None, name: str = "scores") -> None:
-    """Refuse NaN and +inf, saying where; -inf means a forbidden part.
+def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None, name: str = "scores") -> bool:
+    """Refuse NaN and +inf, saying where; whether some part is forbidden, by -inf.
 
     ``positions`` ``(instances, k)`` are the indices that a user knows the instances by, where they are not their own.
     """
     if all_finite(scores):
-        return
+        return False
     bad = torch.isnan(scores) | (scores == torch.inf)
     if bool(bad.any()):
         where = tuple(torch.nonzero(bad)[0].tolist())
@@ -60,10 +65,17 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
             f"{name} hold {value} at batch index {index}, entry {entry} "
             f"({int(bad.sum())} such values in all); scores are finite, or -inf for a part that is forbidden"
         )
+    return bool((scores == -torch.inf).any())
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)"""
+    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)
+
+    A few numbers are summed by BLAS, as squares: of a small call, a sum in torch would be a tenth.
+    """
+    if values.is_cpu and values.dtype is torch.float64 and values.numel() <= FEW:
+        few = values.detach().numpy()
+        return math.isfinite(np.vdot(few, few))
     return math.isfinite(values.detach().sum().item())
 
 
@@ -81,7 +93,14 @@ def flatten_scores(
 ) -> Float[Tensor, "batch size"]:
     """float64 on the device where they are solved, one row per instance."""
     batch = batch_shape(scores, shape)
-    return scores.detach().to(home, torch.float64).reshape(math.prod(batch), math.prod(shape))
+    return moved(scores.detach(), (math.prod(batch), math.prod(shape)), torch.float64, torch.device(home))
+
+
+def moved(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same numbers in another shape and dtype, elsewhere; a tensor that has all of that already is not touched."""
+    if value.dtype is not dtype or value.device != device:
+        value = value.to(device, dtype)
+    return value if value.shape == shape else value.reshape(shape)
 
 
 def split_named(
@@ -96,14 +115,16 @@ def split_named(
 
 def auxiliary_scores(
     specs: Sequence[ScoredSpec], given: Mapping[str, Any], batch: torch.Size, positions: Tensor | None = None
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], bool]:
     """The scores of every scored auxiliary variable, ``(*batch, *shape)``, in the order of the declaration.
+
+    And whether some part is forbidden.
 
     Raises
     ------
     TypeError, ValueError : as for the scores themselves; scores that are missing.
     """
-    found = {}
+    found, forbids = {}, False
     for spec in specs:
         name = spec.name
         if name not in given:
@@ -116,9 +137,9 @@ def auxiliary_scores(
                 f"{name} has shape {tuple(scores.shape)}, but it is declared with shape {spec.shape} and the batch is "
                 f"{tuple(batch)}: give {spec.shape} for all instances or {(*batch, *spec.shape)} for each its own"
             )
-        check_finite(scores, head, positions if head else None, name)
+        forbids |= check_finite(scores, head, positions if head else None, name)
         found[name] = scores.expand(*batch, *spec.shape)
-    return found
+    return found, forbids
 
 
 def flatten_scored(
@@ -129,7 +150,16 @@ def flatten_scored(
     home: torch.device | str = "cpu",
 ) -> Float[Tensor, "batch size"]:
     """The scored vector of every instance, float64: the scores of the structure, then those of auxiliary variables."""
-    flat = flatten_scores(scores, shape, home)
+    return with_auxiliary(flatten_scores(scores, shape, home), auxiliary, batch_dimensions, home)
+
+
+def with_auxiliary(
+    flat: Float[Tensor, "batch structure_size"],
+    auxiliary: Iterable[Tensor],
+    batch_dimensions: int,
+    home: torch.device | str = "cpu",
+) -> Float[Tensor, "batch size"]:
+    """Flat scores of the structure, then the ones of auxiliary variables."""
     further = [flatten_parameter(a, len(flat), batch_dimensions, home).flatten(1) for a in auxiliary]
     return torch.cat([flat, *further], dim=1) if further else flat
 
@@ -147,13 +177,9 @@ def of_structure(flat: Float[Tensor, "batch size"], structure_size: int) -> Floa
 
 def split_forbidden(
     scores: Float[Tensor, "batch size"],
-) -> tuple[Float[Tensor, "batch size"], Bool[Tensor, "batch size"] | None]:
-    """Finite scores, and the forbidden parts if there are any."""
-    if all_finite(scores):
-        return scores, None
+) -> tuple[Float[Tensor, "batch size"], Bool[Tensor, "batch size"]]:
+    """Finite scores, and the forbidden parts."""
     forbidden = scores == -torch.inf
-    if not bool(forbidden.any()):
-        return scores, None
     return scores.masked_fill(forbidden, 0.0), forbidden
 
 
@@ -164,7 +190,7 @@ def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int, home
 
 def precision(values: Iterable[Tensor]) -> float:
     """The coarsest machine epsilon of some tensors: sums of float32 parameters agree to no more than that."""
-    return max((torch.finfo(v.dtype).eps for v in values), default=torch.finfo(torch.float64).eps)
+    return max((torch.finfo(v.dtype).eps for v in values), default=DOUBLE)
 
 
 def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
@@ -249,6 +275,8 @@ def parameter_tensors(
     TypeError : for missing or unexpected names, and for values that are not real numbers.
     ValueError : for wrong shapes, values that are not finite, and signs that differ from the declared one.
     """
+    if not specs and not given:
+        return {}
     expected = [spec.name for spec in specs]
     missing, extra = [n for n in expected if n not in given], [n for n in given if n not in expected]
     if missing or extra:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -136,13 +137,24 @@ class OptLayer(nn.Module):
     ) -> Tensor:
         """One polytope; ``positions`` are the batch indices of the instances where they are a part of a batch."""
         batch = inputs.batch_shape(scores, compiled.shape)
-        inputs.check_finite(scores, len(batch), positions)
+        forbids = inputs.check_finite(scores, len(batch), positions)
         form = compiled.projection_form
         further, parameters = inputs.split_named(form.auxiliaries, parameters)
-        auxiliary = inputs.auxiliary_scores(form.auxiliaries, further, batch, positions)
+        auxiliary, more_forbids = inputs.auxiliary_scores(form.auxiliaries, further, batch, positions)
         given = inputs.parameter_tensors(form.parameters, parameters, batch, positions)
-        precision = inputs.precision(given.values())
-        call = _Call(compiled, self.rule, self.on_failure, tuple(given), positions, precision)
+        precision = inputs.precision(given.values()) if given else inputs.DOUBLE
+        home = compiled.home(scores.device)
+        call = _Call(
+            compiled,
+            self.rule,
+            self.on_failure,
+            tuple(given),
+            batch,
+            forbids or more_forbids,
+            positions,
+            precision,
+            home,
+        )
         return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
 
     def _solve_mixed(self, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
@@ -204,7 +216,7 @@ class _Cache:
             return kept
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Call:
     """What one application of the layer needs besides tensors."""
 
@@ -212,16 +224,27 @@ class _Call:
     rule: AbstractRule
     on_failure: OnFailure
     names: tuple[str, ...]
+    batch: torch.Size
+    forbids: bool
+    """Whether a score is -inf."""
     positions: Tensor | None
     precision: float
+    home: torch.device
+    """Where the instances are solved."""
 
-    def failed(self, solution: Solution, batch: torch.Size) -> Tensor | None:
+    def flat(self, value: Tensor, auxiliary: Sequence[Tensor] = ()) -> Tensor:
+        """Scores or their gradient as they are solved: float64, a row per instance."""
+        size = math.prod(self.compiled.shape)
+        flat = inputs.moved(value.detach(), (math.prod(self.batch), size), torch.float64, self.home)
+        return inputs.with_auxiliary(flat, auxiliary, len(self.batch), self.home) if auxiliary else flat
+
+    def failed(self, solution: Solution) -> Tensor | None:
         """Which instances have no certified answer, flat, None for none; with ``"raise"`` it raises."""
         if solution.all_ok:
             return None
         failed = ~solution.ok
         if self.on_failure == "raise":
-            failures = replace(solution, status=solution.status.reshape(batch)).failures
+            failures = replace(solution, status=solution.status.reshape(self.batch)).failures
             if self.positions is not None:  # each under its index in the batch that the user handed in
                 failures = [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in failures]
             raise SolveError(failures, len(failed))
@@ -233,33 +256,33 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, scores: Tensor, *named: Tensor) -> Tensor:
-        form, shape = call.compiled.projection_form, call.compiled.shape
-        batch = inputs.batch_shape(scores, shape)
-        home = call.compiled.home(scores.device)
+        form = call.compiled.projection_form
         auxiliary, parameters = named[: len(form.auxiliaries)], named[len(form.auxiliaries) :]
-        flat, forbidden = inputs.split_forbidden(inputs.flatten_scored(scores, shape, auxiliary, len(batch), home))
-        if flat.data_ptr() == scores.data_ptr():
+        flat, forbidden = call.flat(scores, auxiliary), None
+        if call.forbids:
+            flat, forbidden = inputs.split_forbidden(flat)
+        elif flat.data_ptr() == scores.data_ptr():
             flat = flat.clone()  # what is saved for backward must not change with the caller's tensor
         given = {
-            name: inputs.flatten_parameter(value, len(flat), len(batch), home)
+            name: inputs.flatten_parameter(value, len(flat), len(call.batch), call.home)
             for name, value in zip(call.names, parameters, strict=True)
         }
-        bound = call.compiled.bind(given, forbidden, len(flat), call.precision, home)
+        bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
         solution, saved = call.rule.forward(bound, flat)
-        failed = call.failed(solution, batch)
+        failed = call.failed(solution)
         value = inputs.of_structure(solution.value, form.structure_size)
         if failed is not None:
             value = value.masked_fill(failed[:, None], torch.nan)
         ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
         ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *named)]
-        return value.reshape(scores.shape).to(scores.device, scores.dtype)
+        return inputs.moved(value, scores.shape, scores.dtype, scores.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
-        form, shape = call.compiled.projection_form, call.compiled.shape
-        flat = inputs.padded(inputs.flatten_scores(grad, shape, call.compiled.home(grad.device)), form.size)
+        form = call.compiled.projection_form
+        flat = inputs.padded(call.flat(grad), form.size)
         # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
         finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
         failed: Tensor | None = ctx.failed
@@ -271,7 +294,7 @@ class _Solve(torch.autograd.Function):
         for solution in result.solutions:
             if ctx.failed is not None:
                 solution = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))
-            more = call.failed(solution, grad.shape[: grad.ndim - len(shape)])
+            more = call.failed(solution)
             failed = more if failed is None else failed if more is None else failed | more
         gradients = [result.scores] + [result.parameters.get(name) for name in call.names]
         out = [None if g is None else _finish(g, failed, finite) for g in gradients]
@@ -280,10 +303,7 @@ class _Solve(torch.autograd.Function):
         if form.auxiliaries and out[0] is not None:
             spans = [slice(0, form.structure_size), *(spec.span for spec in form.auxiliaries)]
             out[:1] = [out[0][:, span] for span in spans]
-        return None, *(
-            None if g is None else g.reshape(size).to(device, dtype)
-            for g, (size, dtype, device) in zip(out, ctx.like, strict=True)
-        )
+        return None, *(None if g is None else inputs.moved(g, *like) for g, like in zip(out, ctx.like, strict=True))
 
 
 def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Tensor:

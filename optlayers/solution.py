@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int8
 from torch import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from optlayers.solvers.kernels.dense import DenseAnswer
     from optlayers.standard_form import StandardForm
 
-__all__ = ["Failure", "Solution", "SolveError", "Status"]
+__all__ = ["Failure", "Solution", "SolveError", "Status", "all_of", "any_of"]
 
 
 class Status(IntEnum):
@@ -139,7 +140,7 @@ class Solution:
     @property
     def all_ok(self) -> bool:
         """Whether every instance is certified."""
-        return not _any(self.status)
+        return not any_of(self.status)
 
     @property
     def failures(self) -> list[Failure]:
@@ -154,7 +155,7 @@ class Solution:
 
     def failing(self, which: Bool[Tensor, " batch"], reason: str) -> Solution:
         """The same solution with some more instances failed, for a flat batch."""
-        if not _any(which):
+        if not any_of(which):
             return self
         new = which & self.ok
         reasons = dict(self.reasons) | dict.fromkeys(torch.nonzero(new).flatten().tolist(), reason)
@@ -167,6 +168,11 @@ class Solution:
         return self
 
 
-def _any(flags: Tensor) -> bool:
-    """Whether some entry is not 0; NumPy is quicker to ask about a few."""
-    return bool(flags.numpy().any() if flags.device.type == "cpu" else flags.any())
+def all_of(flags: Tensor) -> bool:
+    """Whether all flags are set."""
+    return bool(np.count_nonzero(flags.numpy()) == flags.numel() if flags.is_cpu else flags.all())
+
+
+def any_of(flags: Tensor) -> bool:
+    """Whether some entry is not 0; to count is what NumPy does quickest, where there are few."""
+    return bool(np.count_nonzero(flags.numpy()) if flags.is_cpu else flags.any())

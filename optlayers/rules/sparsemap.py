@@ -43,5 +43,5 @@ class SparseMAP(AbstractRule):
     def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
-        verdict = saved.failing(~tangent.ok, TOO_DEPENDENT)
+        verdict = saved if tangent.all_ok else saved.failing(~tangent.ok, TOO_DEPENDENT)
         return Gradient(tangent.scores, tangent.parameters, solutions=(verdict,))

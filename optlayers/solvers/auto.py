@@ -97,9 +97,9 @@ class Auto(AbstractMaximizer, AbstractProjector):
         if certificate is None:
             raise RuntimeError("the solvers of Auto certify their answers")
         for position in range(1, count):
-            open_ones = np.flatnonzero(~certificate.holds(self.tolerance))
-            if len(open_ones) == 0:
+            if certificate.all_hold(self.tolerance):
                 break
+            open_ones = np.flatnonzero(~certificate.holds(self.tolerance))
             other = ask(position, instances.take(open_ones))
             if other.certificate is None:
                 raise RuntimeError("the solvers of Auto certify their answers")

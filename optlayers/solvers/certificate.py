@@ -48,6 +48,10 @@ class Certificate:
         """Which instances are certified."""
         return self.relative <= tolerance
 
+    def all_hold(self, tolerance: float) -> bool:
+        """Whether every instance is certified."""
+        return bool(np.count_nonzero(self.relative <= tolerance) == len(self.relative))
+
     def judge(
         self,
         form: StandardForm,

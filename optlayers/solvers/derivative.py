@@ -22,11 +22,11 @@ def pull_back(
     answer: Answer,
     instances: Instances,
     direction: Float64[np.ndarray, "batch scored"],
-    failed: Bool[np.ndarray, " batch"],
+    failed: Bool[np.ndarray, " batch"] | None,
 ) -> tuple[Float64[np.ndarray, "batch scored"], Float64[np.ndarray, "batch parameters"], Bool[np.ndarray, " batch"]]:
     r"""Gradients of scores and of θ for the gradient ``direction`` of a projection, and which of them are right.
 
-    They are 0 for instances that ``failed``, and where the linear system could not be solved.
+    They are 0 for instances that ``failed`` (None where none did), and where the linear system could not be solved.
 
     The adjoint of the active set's linear system (see :mod:`optlayers.solvers.kernels.active_set`). With
     :math:`(p, q)` its solution for the right-hand side ``(direction, 0)``, the gradient of the scores is p, of b it is
@@ -36,15 +36,15 @@ def pull_back(
     if answer.free is None:
         raise RuntimeError("a projection without an active set brings a pullback of its own")
     free = answer.free
-    if failed.any():
+    if failed is not None:
         free, direction = free & ~failed[:, None], np.where(failed[:, None], 0.0, direction)
     p, q, solved = _solve(form, instances, free, direction)
-    failed = failed | ~solved
-    if not solved.all():
+    if np.count_nonzero(solved) < len(solved):
         p, q = np.where(solved[:, None], p, 0.0), np.where(solved[:, None], q, 0.0)
+    right = solved if failed is None else solved & ~failed
     parameters = np.zeros((len(free), form.parameter_count))
     if form.parameter_count == 0:
-        return p[:, : form.scored], parameters, ~failed
+        return p[:, : form.scored], parameters, right
     parameters += form.rhs.transposed(q)
     pressed = -times_transpose(form, instances, q)
     pressed[:, : form.scored] += direction
@@ -57,9 +57,9 @@ def pull_back(
     if not form.matrix_is_constant:
         row, column = form.matrix.indices, form.entry_column
         entries = -(answer.dual[:, row] * p[:, column] + q[:, row] * answer.point[:, column])
-        parameters += (form.matrix_map.T @ np.where(failed[:, None], 0.0, entries).T).T
-    parameters[failed] = 0.0
-    return p[:, : form.scored], parameters, ~failed
+        parameters += (form.matrix_map.T @ np.where(right[:, None], entries, 0.0).T).T
+    parameters[~right] = 0.0
+    return p[:, : form.scored], parameters, right
 
 
 def _solve(
@@ -71,9 +71,9 @@ def _solve(
     plan, count = plan_of(form), len(free)
     if plan.dense:
         return solve_densely(form, instances, free, direction)
-    p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
+    p, q = np.empty((count, form.columns)), np.empty((count, form.rows))
     matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
-    side, no_rows = per_instance(direction), np.zeros((1, form.rows))
+    side = per_instance(direction)
     if plan.separable and form.slack == 0 and form.auxiliary == 0 and (len(side) == count or count == 0):
         plan.spread(
             lambda which: separable.pull_back(plan.system, plan.varies, matrix, free, side, which, p, q),
@@ -81,6 +81,7 @@ def _solve(
             solves=1,
         )
         return p, q, np.ones(count, dtype=bool)
+    left, no_rows = np.empty(count), np.zeros((1, form.rows))
 
     def work(which: np.ndarray) -> None:
         active_set.solve_on_face(

@@ -81,7 +81,9 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
             certificate.judge(form, plan, batch, True, which, answer.point, answer.dual)
 
         plan.spread(work, count, 1 if plan.separable else GUESSED_STEPS)
-        answer.status[steps < 0] = Status.LIMIT
+        late = steps < 0
+        if np.count_nonzero(late):
+            answer.status[late] = Status.LIMIT
         return answer
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
