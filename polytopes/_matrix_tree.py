@@ -99,7 +99,8 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill_marginals(scores, single_root, value, marginals, trusted):  # type: ignore[no-untyped-def]
     nodes = scores.shape[1]
-    weight, left, slope = np.empty((3, nodes, nodes))
+    weight = np.empty((nodes, nodes))
+    left, slope = np.empty_like(weight), np.empty_like(weight)
     total = np.empty(nodes)
     for b in range(len(scores)):
         shift = _weigh(scores[b], single_root, weight)
@@ -120,7 +121,8 @@ def _fill_derivatives(scores, direction, trusted, single_root, turned):  # type:
     ``scores + i STEP direction`` (Squire and Trapp, 1998)."""
     nodes = scores.shape[1]
     real = np.empty((nodes, nodes))
-    weight, left, slope = np.zeros((3, nodes, nodes), dtype=np.complex128)
+    weight = np.zeros((nodes, nodes), dtype=np.complex128)
+    left, slope = np.empty_like(weight), np.empty_like(weight)
     total = np.empty(nodes, dtype=np.complex128)
     for b in range(len(scores)):
         if not trusted[b]:
@@ -180,34 +182,37 @@ def _eliminate(left, single_root, total):  # type: ignore[no-untyped-def]
         if not weight.real > SMALLEST:
             return False
         total[k] = weight
+        inverse, modifiers = 1.0 / weight, left[k]
         for h in range(k):
-            share = left[h, k] / weight
+            share, row = left[h, k] * inverse, left[h]
             for m in range(1, k):
-                left[h, m] += share * left[k, m]
+                row[m] += share * modifiers[m]
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _slopes(left, single_root, total, slope):  # type: ignore[no-untyped-def]
     """Derivatives of the log sum by the weights, by going through the elimination backwards."""
     nodes = len(left)
     slope[:] = 0.0
     gain = np.empty_like(total)
     for k in range(1, nodes):
-        mean = 0.0 * total[k]
+        inverse, modifiers, out = 1.0 / total[k], left[k], slope[k]
+        mean = 0.0 * inverse
         for h in range(k):
-            share = left[h, k] / total[k]
-            gain[h] = 0.0
+            share, row = left[h, k] * inverse, slope[h]
+            inner = 0.0 * inverse
             for m in range(1, k):
-                gain[h] += slope[h, m] * left[k, m]
-                slope[k, m] += share * slope[h, m]
-            mean += share * gain[h]
+                inner += row[m] * modifiers[m]
+            for m in range(1, k):
+                out[m] += share * row[m]
+            gain[h] = inner
+            mean += share * inner
         for h in range(k):
-            if single_root and h == 0 and k > 1:
-                slope[h, k] = gain[h] / total[k]
-            else:
-                slope[h, k] = (1.0 + gain[h] - mean) / total[k]
-        slope[k, k] = 0.0
+            slope[h, k] = (1.0 + gain[h] - mean) * inverse
+        if single_root and k > 1:
+            slope[0, k] = gain[0] * inverse
+        out[k] = 0.0
 
 
 class _Factored(torch.autograd.Function):

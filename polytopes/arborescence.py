@@ -146,10 +146,13 @@ def _edmonds(scores, single_root):  # type: ignore[no-untyped-def]
             word[m, h] = m
         gain[m, m] = -np.inf
     # Nodes in the order in which they were made: words, then cycles. An arc enters each: from head, into entered.
-    head, entered, whole = np.zeros((3, 2 * nodes), dtype=np.int64)
-    label, node_of, path = np.arange(3 * nodes).reshape(3, nodes)  # label: row -> node; node_of: word -> row
-    node_of[:] = label
-    in_tree, on_path = np.zeros((2, nodes), dtype=np.bool_)
+    head = np.zeros(2 * nodes, dtype=np.int64)
+    entered, whole = np.zeros_like(head), np.zeros_like(head)
+    label = np.arange(nodes)  # row -> node
+    node_of = np.arange(nodes)  # word -> row
+    path = np.empty_like(label)
+    in_tree = np.zeros(nodes, dtype=np.bool_)
+    on_path = np.zeros_like(in_tree)
     win = np.empty(nodes)
     in_tree[0] = True
     made, roots = nodes, 0
