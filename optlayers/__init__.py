@@ -15,6 +15,7 @@ from optlayers.rules import (
     SparseMAP,
     Spigot,
     StraightThrough,
+    StructuredAttention,
 )
 from optlayers.solution import Failure, Solution, SolveError, Status
 from optlayers.solvers import (
@@ -73,6 +74,7 @@ __all__ = [
     "StandardForm",
     "Status",
     "StraightThrough",
+    "StructuredAttention",
     "Tangent",
     "compile_polytope",
     "testing",

@@ -55,5 +55,23 @@ class AbstractBoundPolytope(ABC):
         """
 
     @abstractmethod
+    def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+        """The same values with 0 for auxiliary variables that are scored besides the structure."""
+
+    @abstractmethod
+    def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
+        """Log of the sum of ``exp <scores, v>`` over the vertices v, differentiable twice; -inf where there are none.
+
+        By the function of the declaration, else by enumeration; ValueError where there are too many vertices.
+        """
+
+    @abstractmethod
+    def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
+        """Marginals with a verdict, from the log-partition function that they are the gradient of.
+
+        They are certified where that is finite and they lie in the polytope, as far as rows are at hand. No gap.
+        """
+
+    @abstractmethod
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from optlayers import inputs
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
+from optlayers.enumeration import enumerate_vertices
+from optlayers.marginals import judge_marginals, log_partition
 from optlayers.on_device import DeviceArrays, DevicePolytope, pull_back_on_device
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
@@ -26,6 +29,8 @@ from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, Stan
 __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 
 CPU = torch.device("cpu")
+KEPT_ENUMERATIONS = 16
+"""For so many values of the parameters are vertices kept."""
 EXPLAINED = 3
 """So many infeasible instances of a batch are explained; an explanation costs a linear program."""
 
@@ -127,6 +132,7 @@ class CompiledPolytope:
     def _prepare(self) -> None:
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
         self._on_devices: dict[torch.device, DeviceArrays] = {}
+        self._vertices: dict[bytes, np.ndarray] = {}
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
@@ -392,6 +398,25 @@ class CompiledPolytope:
             self._on_devices[device] = DeviceArrays(self.rows, device)
         return self._on_devices[device]
 
+    def vertices(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
+        """All vertices for one vector of parameters, flat; kept for the values that were asked for last.
+
+        Raises
+        ------
+        ValueError : when there are too many to enumerate; see :mod:`optlayers.enumeration`.
+        """
+        key = theta.tobytes()
+        if key not in self._vertices:  # two threads may both enumerate them; either serves
+            while len(self._vertices) >= KEPT_ENUMERATIONS:
+                self._vertices.pop(next(iter(self._vertices)), None)
+            one = torch.from_numpy(theta[None].copy())
+
+            def maximize(scores: Tensor) -> Solution:
+                return self.bind_on_host(one.expand(len(scores), -1), None, inputs.DOUBLE).maximize(scores)
+
+            self._vertices[key] = enumerate_vertices(maximize, self.projection_form.size)
+        return self._vertices[key]
+
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
         form, form_of_parameters = self.rows, self.projection_form
@@ -493,6 +518,25 @@ class BoundPolytope(AbstractBoundPolytope):
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
         return self.compiled.flat_tangent(solution, direction)
+
+    def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+        """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
+        size = self.compiled.projection_form.structure_size
+        return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
+
+    def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
+        """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
+        theta = torch.from_numpy(np.ascontiguousarray(self.theta))
+        forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
+        return log_partition(self.compiled.projection_form, theta, forbidden, scores, self.compiled.vertices)
+
+    def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
+        """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
+        solution = judge_marginals(self.compiled.projection_form, self.instances, marginals, total)
+        if self.impossible is not None:
+            impossible = torch.from_numpy(self.impossible)
+            solution = replace(solution, status=solution.status.masked_fill(impossible, int(Status.INFEASIBLE)))
+        return solution
 
     def _hopeless(self, instances: Instances) -> np.ndarray | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""

@@ -16,10 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from optlayers import inputs
 from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.mixture import differentiable_weights
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.solution import Failure, Solution, SolveError
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer
 
 __all__ = ["OptLayer"]
 
@@ -132,8 +133,57 @@ class OptLayer(nn.Module):
             raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
         return self._solve(self.compiled(), scores, parameters, None)
 
+    def solve(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
+        """The same structures with their verdicts, and their gradient.
+
+        Where the rule's answer is a mixture of vertices (:class:`SparseMAP` over :class:`ActiveSet`), the solution has
+        ``vertices`` and ``weights``, and the weights have a gradient too: a model can take an expectation over the few
+        structures that are selected.
+
+        Arguments and errors are those of :meth:`forward`, but for families, whose instances have different polytopes.
+        """
+        inputs.check_scores(scores)
+        if self._family is not None:
+            raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")
+        found: list[Solution] = []
+        value = self._solve(self.compiled(), scores, parameters, None, found.append)
+        return self._with_gradients(found[0], value, scores, parameters)
+
+    def _with_gradients(self, flat: Solution, value: Tensor, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
+        form = self.compiled().projection_form
+        batch = inputs.batch_shape(scores, form.shape)
+        shaped = replace(
+            flat,
+            value=value,
+            status=flat.status.reshape(batch),
+            primal_residual=flat.primal_residual.reshape(batch),
+            gap=flat.gap.reshape(batch),
+            scored={
+                spec.name: flat.value[:, spec.span].reshape(*batch, *spec.shape).to(scores.device, scores.dtype)
+                for spec in form.auxiliaries
+            },
+        )
+        decomposition = flat.answer.decomposition if isinstance(flat.answer, Answer) else None
+        if decomposition is None:
+            return shaped
+        further, _ = inputs.split_named(form.auxiliaries, parameters)
+        auxiliary, _ = inputs.auxiliary_scores(form.auxiliaries, further, batch)
+        parts = [scores.reshape(len(flat.value), -1)]
+        parts += [a.reshape(len(flat.value), -1) for a in auxiliary.values()]
+        vector = torch.cat([part.to("cpu", torch.float64) for part in parts], dim=1)
+        vector = torch.where(torch.isneginf(vector), 0.0, vector)
+        vertices, weights = differentiable_weights(decomposition, vector, form.structure_size)
+        most = weights.shape[1]
+        structures = vertices[:, :, : form.structure_size].reshape(*batch, most, *form.shape).to(value)
+        return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
+
     def _solve(
-        self, compiled: CompiledPolytope, scores: Tensor, parameters: Mapping[str, Any], positions: Tensor | None
+        self,
+        compiled: CompiledPolytope,
+        scores: Tensor,
+        parameters: Mapping[str, Any],
+        positions: Tensor | None,
+        found: Callable[[Solution], None] | None = None,
     ) -> Tensor:
         """One polytope; ``positions`` are the batch indices of the instances where they are a part of a batch."""
         batch = inputs.batch_shape(scores, compiled.shape)
@@ -154,6 +204,7 @@ class OptLayer(nn.Module):
             positions,
             precision,
             home,
+            found,
         )
         return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
 
@@ -231,6 +282,8 @@ class _Call:
     precision: float
     home: torch.device
     """Where the instances are solved."""
+    found: Callable[[Solution], None] | None
+    """Who wants to see the solution."""
 
     def flat(self, value: Tensor, auxiliary: Sequence[Tensor] = ()) -> Tensor:
         """Scores or their gradient as they are solved: float64, a row per instance."""
@@ -270,6 +323,8 @@ class _Solve(torch.autograd.Function):
         bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
         solution, saved = call.rule.forward(bound, flat)
         failed = call.failed(solution)
+        if call.found is not None:
+            call.found(solution)
         value = inputs.of_structure(solution.value, form.structure_size)
         if failed is not None:
             value = value.masked_fill(failed[:, None], torch.nan)

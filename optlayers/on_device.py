@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope, Tangent
-from optlayers.solution import Solution
+from optlayers.marginals import log_partition
+from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Answer
 from optlayers.solvers.batch import CONSISTENT
 from optlayers.solvers.dense import pieces
@@ -179,6 +180,22 @@ class DevicePolytope(AbstractBoundPolytope):
             answer.free[index] = torch.from_numpy(other.answer.free).to(device)
         reasons = {int(index[k]): reason for k, reason in other.reasons.items()}
         return replace(solution, reasons=reasons)
+
+    def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+        """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
+        size = self.form.structure_size
+        return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
+
+    def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
+        """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
+        return log_partition(self.form, self.theta, self.forbidden, scores, self.compiled.vertices)
+
+    def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
+        """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
+        forbidden = None if self.forbidden is None else self.forbidden.cpu()
+        host = self.compiled.bind_on_host(self.theta.cpu(), forbidden, self.precision)
+        judged = host.verdict(marginals, total)
+        return replace(judged, status=judged.status.masked_fill(~self.possible, int(Status.INFEASIBLE)))
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""

@@ -143,6 +143,11 @@ class Polytope:
             found |= {v.id: v for v in constraint.variables() if v.id not in found}
         return tuple(found.values())
 
+    def without_oracle(self) -> Polytope:
+        """The same variables and constraints, so that a general solver answers: what an oracle is compared with."""
+        constraints = self._constraints[0] if self._constraints else lambda: self.constraints
+        return Polytope(self.variable, constraints, log_partition=self.log_partition, scored=self.scored)
+
     def __repr__(self) -> str:
         if not self._constraints:  # a line in a log is no reason to build them
             return f"Polytope(shape={self.shape}, constraints when asked for)"

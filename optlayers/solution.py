@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int8
+from jaxtyping import Bool, Float, Float64, Int8
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -131,6 +133,42 @@ class Solution:
     instances: Instances | DeviceInstances | None = field(default=None, repr=False)
     form: StandardForm | None = field(default=None, repr=False)
     scored: Mapping[str, Tensor] = field(default_factory=dict)
+    mixture: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    """Vertices and weights where the latter have a gradient."""
+
+    @property
+    def vertices(self) -> Float[Tensor, "*batch most *shape"]:
+        """The vertices that a projection mixes, ``(*batch, most, *shape)``; 0 where an instance has fewer.
+
+        Raises
+        ------
+        ValueError : when the answer is not a mixture of vertices; :class:`optlayers.ActiveSet` gives such answers.
+        """
+        return (self.mixture or self._mixture)[0]
+
+    @property
+    def weights(self) -> Float[Tensor, "*batch most"]:
+        """How much of each vertex, ``(*batch, most)``, sums to 1; 0 where an instance has fewer.
+
+        Differentiable with respect to the scores when the solution comes from :meth:`optlayers.OptLayer.solve`.
+        """
+        return (self.mixture or self._mixture)[1]
+
+    @cached_property
+    def _mixture(self) -> tuple[Tensor, Tensor]:
+        decomposition = None if self.answer is None else getattr(self.answer, "decomposition", None)
+        if decomposition is None:
+            raise ValueError(
+                "this solution is not given as a mixture of vertices; project with projector=optlayers.ActiveSet(), "
+                "for which the polytope needs an oracle"
+            )
+        batch, shape = self.status.shape, self.value.shape[self.status.ndim :]
+        vertices, weights = decomposition.dense()
+        size = math.prod(shape)
+        most = weights.shape[1]
+        whole = torch.from_numpy(vertices[:, :, :size]).reshape(*batch, most, *shape)
+        given = torch.from_numpy(weights).reshape(*batch, most)
+        return whole.to(self.value.device, self.value.dtype), given.to(self.value.device, self.value.dtype)
 
     @property
     def ok(self) -> Bool[Tensor, "*batch"]:

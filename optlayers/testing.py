@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -24,12 +24,21 @@ from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
-from optlayers.solution import Solution
+from optlayers.solution import Solution, Status
 from optlayers.solvers import Highs
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
 from optlayers.standard_form import StandardForm, form_without_rows
 
-__all__ = ["PolytopeReport", "check_polytope", "check_rule", "check_solver", "contains", "distance", "is_vertex"]
+__all__ = [
+    "PolytopeReport",
+    "check_oracle",
+    "check_polytope",
+    "check_rule",
+    "check_solver",
+    "contains",
+    "distance",
+    "is_vertex",
+]
 
 
 @final
@@ -66,8 +75,9 @@ def contains(
 def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
     """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
     batch = inputs.batch_shape(points, polytope.shape)
-    specs = form_without_rows(polytope).parameters
-    given = inputs.parameter_tensors(specs, parameters, batch)
+    form = form_without_rows(polytope)
+    _, of_the_set = inputs.split_named(form.auxiliaries, parameters)
+    given = inputs.parameter_tensors(form.parameters, of_the_set, batch)
     flat = points.detach().to("cpu", torch.float64).reshape(-1, *polytope.shape)
     values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
     center = cp.Parameter(polytope.shape)
@@ -169,7 +179,7 @@ def check_polytope(
     assert bool(is_vertex(compiled, best.value, **parameters).all()), "an argmax is no vertex"
     _check_projection(compiled, scores, near, parameters)
     if polytope.oracle is not None:
-        _check_oracle(compiled, scores, best, parameters)
+        check_oracle(polytope, samples=samples, seed=seed, **parameters)
     whole = bool((best.value - best.value.round()).abs().max() <= 1e-6)
     assert integral is None or integral == whole, f"integral={integral} was expected, but vertices say {whole}"
     gap = float(torch.maximum(best.gap.max(), near.gap.max()))
@@ -184,14 +194,80 @@ def _check_projection(compiled: CompiledPolytope, scores: Tensor, near: Solution
     assert bool((gain <= 1e-7 * size).all()), f"a projection is {float(gain.max()):.3g} from optimal"
 
 
-def _check_oracle(compiled: CompiledPolytope, scores: Tensor, best: Solution, parameters: dict[str, Any]) -> None:
-    found = compiled.maximize(scores, **parameters).check()
-    again = compiled.maximize(scores, **parameters).check()
-    assert torch.equal(found.value, again.value), "the oracle gives different answers to the same scores"
-    assert bool(contains(compiled.polytope, found.value, **parameters).all()), "the oracle leaves the polytope"
-    lost = (scores * (best.value - found.value)).flatten(1).sum(1)
-    size = 1 + scores.flatten(1).abs().sum(1)
-    assert bool((lost.abs() <= 1e-8 * size).all()), f"the oracle misses the best score by {float(lost.max()):.3g}"
+def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **named: Any) -> None:
+    """Hold an oracle to its declaration: the best value, a structure of the polytope, whole numbers, the same twice.
+
+    Scores are random, tied, all equal, large (1000) and extreme (1e-9 and 1e9, also side by side), and some parts are
+    forbidden. Each answer is compared with that of HiGHS on the declared constraints, which proves it, and looked for
+    in the declared set by cvxpy. Fractional answers are complained of unless HiGHS finds fractional vertices too.
+
+    Parameters
+    ----------
+    polytope : a declaration with an oracle.
+    samples : how many scores are tried.
+    seed : of the random scores.
+    named : one value for all samples per declared parameter, and scores of scored auxiliary variables, which are drawn
+        where they are not given.
+
+    Raises
+    ------
+    AssertionError : naming the oracle, the sample, and what is wrong with its answer.
+    """
+    if polytope.oracle is None:
+        raise TypeError("check_oracle takes a declaration with an oracle: Polytope(..., oracle=...)")
+    name = getattr(polytope.oracle, "__name__", repr(polytope.oracle))
+    scores = _extreme_scores(polytope.shape, samples, seed)
+    given = {
+        v.name(): _extreme_scores(tuple(v.shape), samples, seed + 1 + position)
+        for position, v in enumerate(polytope.scored)
+    } | named
+    oracle, declared = compile_polytope(polytope), compile_polytope(polytope.without_oracle(), maximizer=Highs())
+    best = declared.maximize(scores, **given)
+    found, again = oracle.maximize(scores, **given), oracle.maximize(scores, **given)
+    asked = _in_a_row(scores, {n: given[n].expand(samples, *v.shape[1:]) for n, v in found.scored.items()})
+    mine, theirs, second = (_in_a_row(s.value, s.scored) for s in (found, best, again))
+    points = torch.where(found.ok.reshape(-1, *[1] * len(polytope.shape)), found.value, best.value).nan_to_num()
+    outside = distance(polytope, points, **named)
+    for k in range(samples):
+        what = f"oracle {name}, on sample {k}: "
+        status, expected = Status(int(found.status[k])), Status(int(best.status[k]))
+        assert expected in (Status.OPTIMAL, Status.INFEASIBLE), f"HiGHS ends with {expected.name} on sample {k}"
+        if expected is Status.INFEASIBLE:
+            assert status is expected, what + "it answers, but no structure does without the forbidden parts"
+            continue
+        assert status is Status.OPTIMAL, what + f"{status.name}, {found.reasons.get(k, status.meaning)}"
+        assert torch.equal(mine[k], second[k]), what + "it gives different answers to the same scores"
+        assert outside[k] <= 1e-6, what + f"it leaves the polytope by {float(outside[k]):.3g}"
+        usable = torch.where(torch.isneginf(asked[k]), 0.0, asked[k])
+        lost = float((usable * (theirs[k] - mine[k])).sum())
+        size = 1.0 + float((usable.abs() * torch.maximum(mine[k].abs(), theirs[k].abs())).sum())
+        assert abs(lost) <= 1e-9 * size, what + f"it misses the best score by {lost:.6g}"
+        fraction = float((mine[k] - mine[k].round()).abs().max())
+        whole = torch.equal(theirs[k], theirs[k].round())
+        assert fraction == 0.0 or not whole, what + f"its structure is not integral, an entry is {fraction:.3g} off"
+
+
+def _in_a_row(structure: Tensor, auxiliary: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([structure.flatten(1), *(a.flatten(1) for a in auxiliary.values())], dim=1)
+
+
+def _extreme_scores(shape: Sequence[int], samples: int, seed: int) -> Tensor:
+    """Of unit size, then tied, equal, large and extreme ones, in turn; every third has forbidden parts."""
+    scores = _draw(shape, samples, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for k in range(4, samples):
+        kind = k % 6
+        if kind == 0:
+            scores[k] = torch.round(scores[k])
+        if kind == 1:
+            scores[k] *= 1e9
+        if kind == 2:
+            scores[k] *= 1e-9
+        if kind == 3:
+            scores[k] *= torch.where(torch.rand(*shape, generator=generator) < 0.5, 1e9, 1.0)
+        if k % 3 == 0:
+            scores[k] = scores[k].masked_fill(torch.rand(*shape, generator=generator) < 0.15, -torch.inf)
+    return scores
 
 
 def check_solver(

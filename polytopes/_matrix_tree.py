@@ -29,8 +29,8 @@ what underflows is then nothing in comparison, and derivatives do not overflow."
 STEP = 1e-100
 """Of derivatives by a complex step; the rounding is that of products, whatever its size."""
 WELL_CONDITIONED = 1e4
-"""Condition number up to which a Laplacian is factored: there log sums and marginals are right to 1e-12, the covariances
-of the trees' arcs to 1e-9, as compared with the elimination."""
+"""Condition number up to which a Laplacian is factored: there log sums and marginals are right to 1e-12, the
+covariances of the trees' arcs to 1e-9, as compared with the elimination."""
 
 
 def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
@@ -268,7 +268,7 @@ class _Factored(torch.autograd.Function):
 
 
 def _shift(arcs: Tensor, single_root: bool) -> Tensor:
-    """What is subtracted from scores: a constant of every word's column, and for a single root one of the root's row."""
+    """What is subtracted from scores: a constant per word's column, and for a single root one of the root's row."""
     heads = arcs[:, 1:] if single_root else arcs
     column = _finite(heads.amax(1, keepdim=True))
     shift = column.expand_as(arcs)

@@ -6,6 +6,7 @@ from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.sparsemap import SparseMAP
 from optlayers.rules.spigot import Spigot
 from optlayers.rules.straight_through import StraightThrough
+from optlayers.rules.structured_attention import StructuredAttention
 
 __all__ = [
     "AbstractRule",
@@ -16,4 +17,5 @@ __all__ = [
     "SparseMAP",
     "Spigot",
     "StraightThrough",
+    "StructuredAttention",
 ]

@@ -22,7 +22,8 @@ class Spigot(AbstractVertexRule):
 
     A step against the gradient from the decision that was made, projected back onto the polytope: the displacement
     is the gradient. Where the step stays inside, it is :math:`\eta g`, the straight-through gradient; where it
-    leaves the polytope, it asks only for what some structure (in the convex hull) can give.
+    leaves the polytope, it asks only for what some structure (in the convex hull) can give. Over an oracle the
+    projection starts from the decision. Scored auxiliary variables are no part of distances and get no gradient.
 
     Parameters
     ----------
@@ -47,8 +48,9 @@ class Spigot(AbstractVertexRule):
         """The displacement of the projected step."""
         _, vertex = saved
         step = self.step_size * self._clipped(grad)
-        pulled_back = polytope.project(vertex - step)
-        return Gradient(vertex - pulled_back.value, solutions=(pulled_back,))
+        structure = polytope.structure(vertex)
+        pulled_back = polytope.project(structure - step, starts=vertex)
+        return Gradient(structure - polytope.structure(pulled_back.value), solutions=(pulled_back,))
 
     def _clipped(self, grad: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         if self.clip_norm is None:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from jaxtyping import Float64
 
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.certificate import Certificate, certify
+from optlayers.solvers.kernels import oracles
+from optlayers.solvers.oracle_call import Rows
 from optlayers.standard_form import StandardForm
 
-__all__ = ["impossible_instances", "make_instances", "solve_possible"]
+__all__ = ["distance_from_rows", "impossible_instances", "make_instances", "solve_possible"]
 
 CONSISTENT = 1e-8
 """How far parameters may violate a dependent row that presolve dropped, relative to the right-hand side."""
@@ -52,6 +55,16 @@ def impossible_instances(
     if forbidden is not None:
         impossible |= (forbidden & (form.fixed != 0)).any(axis=1)
     return impossible
+
+
+def distance_from_rows(
+    form: StandardForm, instances: Instances, structures: Float64[np.ndarray, "batch size"]
+) -> Float64[np.ndarray, " batch"]:
+    """The largest violation of a bound, of a fixed entry, or of a row that needs no unscored auxiliary variable."""
+    rows, scored = Rows.of(form, instances), np.ascontiguousarray(structures)
+    residual = np.empty(len(scored))
+    oracles.violations(rows, scored, residual)
+    return residual
 
 
 def solve_possible(

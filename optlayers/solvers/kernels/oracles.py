@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from optlayers.solvers.kernels.lanes import jit
 
-__all__ = ["FOUND", "NOTHING", "as_pointer", "ask", "maximize", "violation"]
+__all__ = ["FOUND", "NOTHING", "as_pointer", "ask", "fill_scores", "maximize", "violation", "violations"]
 
 FOUND = 0
 NOTHING = 1
@@ -107,3 +107,11 @@ def maximize(call, rows, scores, forbidden, theta, which, point, status, residua
         fill_scores(rows, k, scores, forbidden, full)
         status[k] = ask(call, full, theta[k], addresses, point[k])
         residual[k] = violation(rows, k, point[k], room) if status[k] == FOUND else np.nan
+
+
+@jit
+def violations(rows, structures, residual):  # type: ignore[no-untyped-def]
+    """By how much each of some flat structures violates its rows and bounds."""
+    room = np.empty(rows.rhs.shape[1])
+    for k in range(len(structures)):
+        residual[k] = violation(rows, k, structures[k], room)

@@ -1,0 +1,89 @@
+"""Log-partition functions of a batch, and the verdict on the marginals that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from optlayers.enumeration import log_sum_over
+from optlayers.solution import Solution, Status
+from optlayers.solvers.base import Instances
+from optlayers.solvers.batch import distance_from_rows
+from optlayers.standard_form import StandardForm
+
+__all__ = ["judge_marginals", "log_partition"]
+
+INSIDE = 1e-7
+"""Marginals may violate rows by so much, relative to right-hand sides."""
+
+
+def log_partition(
+    form: StandardForm,
+    theta: Float64[Tensor, "batch parameters"],
+    forbidden: Bool[Tensor, "batch size"] | None,
+    scores: Float64[Tensor, "batch size"],
+    vertices: Callable[[np.ndarray], np.ndarray],
+) -> Float64[Tensor, " batch"]:
+    """By the function of the declaration, or over ``vertices(parameters)`` where it has none."""
+    if forbidden is not None:
+        scores = scores.masked_fill(forbidden, -torch.inf)
+    function, batch = form.polytope.log_partition, len(scores)
+    if function is None:
+        return _sum_over_vertices(theta, scores, vertices)
+    arrays = [scores[:, : form.structure_size].reshape(batch, *form.shape)]
+    arrays += [scores[:, spec.span].reshape(batch, *spec.shape) for spec in form.auxiliaries]
+    arrays += [theta[:, spec.span].reshape(batch, *spec.shape) for spec in form.parameters]
+    total = function(*arrays)
+    if tuple(total.shape) != (batch,):
+        raise ValueError(
+            f"log_partition returned shape {tuple(total.shape)} for scores of shape {tuple(arrays[0].shape)}; it must "
+            f"return {(batch,)}, a number per instance"
+        )
+    return total
+
+
+def _sum_over_vertices(
+    theta: Float64[Tensor, "batch parameters"],
+    scores: Float64[Tensor, "batch size"],
+    vertices: Callable[[np.ndarray], np.ndarray],
+) -> Float64[Tensor, " batch"]:
+    """By enumeration, once per value of the parameters."""
+    distinct, which = np.unique(theta.cpu().numpy(), axis=0, return_inverse=True)
+    if len(scores) == 0:
+        return scores.sum(dim=1)  # empty, and part of the graph
+    total = scores.new_zeros(len(scores))
+    for position, values in enumerate(distinct):
+        rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == position)).to(scores.device)
+        mine = torch.from_numpy(vertices(values)).to(scores.device)
+        total = total.index_put((rows,), log_sum_over(mine, scores[rows]))
+    return total
+
+
+def judge_marginals(
+    form: StandardForm,
+    instances: Instances,
+    marginals: Float64[Tensor, "batch size"],
+    total: Float64[Tensor, " batch"],
+) -> Solution:
+    """Certified where there are structures, and where the marginals satisfy those rows that can be checked."""
+    residual = distance_from_rows(form, instances, marginals.cpu().numpy())
+    scale = 1.0 + np.abs(instances.rhs).max(axis=1, initial=0.0)
+    status = np.where(residual <= INSIDE * scale, Status.OPTIMAL, Status.INACCURATE).astype(np.int8)
+    reasons = {
+        int(k): f"the marginals of log_partition leave the polytope by {residual[k]:.3g}"
+        for k in np.flatnonzero(status != Status.OPTIMAL)
+    }
+    for k in np.flatnonzero(~torch.isfinite(total).cpu().numpy()):
+        status[k] = Status.INFEASIBLE
+        reasons[int(k)] = "no structure does without the forbidden parts"
+    return Solution(
+        marginals,
+        torch.from_numpy(status).to(marginals.device),
+        torch.from_numpy(residual).to(marginals.device),
+        torch.full_like(total, torch.nan),
+        reasons,
+    )
