@@ -87,7 +87,7 @@ def _by_hulls(maximize: Maximize, first: np.ndarray) -> np.ndarray:
     generator = np.random.default_rng(0)
     for _ in range(size + 1):
         # A random direction beyond those known meets the polytope in a point unless there is no such direction.
-        probe: np.ndarray = generator.standard_normal(size)
+        probe = generator.standard_normal((1, size))[0]
         probe -= directions.T @ (directions @ probe)
         ends = _vertices(maximize, np.stack([probe, -probe]))
         farther = int(np.argmax(np.abs((ends - found[0]) @ probe)))
