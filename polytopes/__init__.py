@@ -3,6 +3,7 @@
 from polytopes.arborescence import arborescence
 from polytopes.cube import cube
 from polytopes.matching import matching, partial_matching, rectangular_matching
+from polytopes.projective_tree import projective_tree
 from polytopes.sequence import edge_scores, sequence, states_of
 from polytopes.simplex import simplex
 from polytopes.subset import subset
@@ -13,6 +14,7 @@ __all__ = [
     "edge_scores",
     "matching",
     "partial_matching",
+    "projective_tree",
     "rectangular_matching",
     "sequence",
     "simplex",
