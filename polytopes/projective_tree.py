@@ -240,8 +240,7 @@ def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
         right_to = torch.cat([right, right_to[:, 1:]], dim=2)
         left_from = torch.cat([left_from[:, :-1], left], dim=2)
         left_to = torch.cat([left, left_to[:, 1:]], dim=2)
-    if single_root:  # words up to the root's word hang from it, and so do those behind it
-        value = log_sum(left_from[:, 0] + right_to[:, 0] + flat[:, 0, 1:], 1)
-    else:
-        value = right_from[:, 0, -1]
+    # Of a single root's word, one triangle spans the words up to it, and another those from it on.
+    by_root = left_from[:, 0] + right_to[:, 0] + flat[:, 0, 1:] if single_root else right_from[:, 0, -1:]
+    value = log_sum(by_root, 1)
     return value.reshape(batch).to(scores.dtype)
