@@ -6,6 +6,7 @@ from polytopes.dag_path import dag_path, grid_arcs, grid_path
 from polytopes.linear_chain import linear_chain
 from polytopes.matching import matching, partial_matching, rectangular_matching
 from polytopes.permutahedron import permutahedron
+from polytopes.projective_tree import projective_tree
 from polytopes.sequence import edge_scores, sequence, states_of
 from polytopes.simplex import simplex
 from polytopes.subset import subset
@@ -21,6 +22,7 @@ __all__ = [
     "matching",
     "partial_matching",
     "permutahedron",
+    "projective_tree",
     "rectangular_matching",
     "sequence",
     "simplex",

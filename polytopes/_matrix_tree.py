@@ -29,8 +29,8 @@ what underflows is then nothing in comparison, and derivatives do not overflow."
 STEP = 1e-100
 """Of derivatives by a complex step; the rounding is that of products, whatever its size."""
 WELL_CONDITIONED = 1e4
-"""Condition number up to which a Laplacian is factored: there log sums and marginals are right to 1e-12, the
-covariances of the trees' arcs to 1e-9, as compared with the elimination."""
+"""Condition number up to which a Laplacian is factored: there log sums and marginals are right to 1e-12, and the
+covariances of arcs to 1e-9, as compared with the elimination."""
 
 
 def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
@@ -84,12 +84,27 @@ class _Eliminated(torch.autograd.Function):
         scores, marginals, trusted = ctx.saved_tensors
         result = None if value is None else value[:, None, None] * marginals
         if direction is not None:
-            turned = torch.zeros_like(marginals)
-            _fill_derivatives(
-                _numpy(scores), _numpy(direction), trusted.numpy(), ctx.single_root, turned.detach().numpy()
-            )
+            turned = _Turned.apply(scores, direction, trusted, ctx.single_root)
             result = turned if result is None else result + turned
         return result, None
+
+
+class _Turned(torch.autograd.Function):
+    """The derivatives of marginals along a direction, which have none by the scores."""
+
+    @staticmethod
+    def forward(scores: Tensor, direction: Tensor, trusted: Tensor, single_root: bool) -> Tensor:
+        turned = torch.zeros_like(scores, memory_format=torch.contiguous_format)
+        _fill_derivatives(_numpy(scores), _numpy(direction), trusted.numpy(), single_root, turned.numpy())
+        return turned
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise NotImplementedError("log_partition of an arborescence is differentiable twice, not three times")
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -74,6 +74,14 @@ def trees(words: int, single_root: bool) -> Iterator[np.ndarray]:
             yield tree
 
 
+def projective_trees(words: int, single_root: bool) -> Iterator[np.ndarray]:
+    """Trees without crossing arcs, the root in front."""
+    for tree in trees(words, single_root):
+        spans = [(min(arc), max(arc)) for arc in np.argwhere(tree).tolist()]
+        if not any(a < c < b < d for (a, b), (c, d) in itertools.permutations(spans, 2)):
+            yield tree
+
+
 def _reaches_root(heads: tuple[int, ...], word: int) -> bool:
     for _ in range(len(heads) + 1):
         if word == 0:
@@ -120,4 +128,12 @@ CATALOGUE = [
     entry("tree of one word", polytopes.arborescence(1), trees(1, True)),
     entry("tree of four words", polytopes.arborescence(4), trees(4, True)),
     entry("tree of many roots", polytopes.arborescence(3, single_root=False), trees(3, False)),
+    entry("projective tree", polytopes.projective_tree(3), projective_trees(3, True)),
+    entry("projective tree of one word", polytopes.projective_tree(1), projective_trees(1, True)),
+    entry("projective tree of four words", polytopes.projective_tree(4), projective_trees(4, True)),
+    entry(
+        "projective tree of many roots",
+        polytopes.projective_tree(3, single_root=False),
+        projective_trees(3, False),
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Constraints that a function returns are built when first asked for, once, and are constraints like others."""
+"""Constraints that a function returns are built when they are first asked for, and are constraints like others."""
 
 import copy
 import pickle

@@ -26,6 +26,7 @@ from polytopes import (
     matching,
     partial_matching,
     permutahedron,
+    projective_tree,
     rectangular_matching,
     sequence,
     simplex,
@@ -131,6 +132,24 @@ def tree_case(words: int, *, single_root: bool) -> Case:
     )
 
 
+def projective_trees(words: int, *, single_root: bool) -> Iterator[np.ndarray]:
+    """Every node's descendants are consecutive together with it."""
+    for tree in trees(words, single_root=single_root):
+        below = np.linalg.matrix_power(tree + np.eye(words + 1), words + 1) > 0
+        if all((np.diff(np.flatnonzero(row)) == 1).all() for row in below):
+            yield tree
+
+
+def projective_case(words: int, *, single_root: bool) -> Case:
+    # 1, 2, 7, 30, 143 (OEIS A006013) and 1, 3, 12, 55, 273 (A001764: ternary trees).
+    return Case(
+        f"projective_tree({words}, single_root={single_root})",
+        partial(projective_tree, words, single_root=single_root),
+        partial(projective_trees, words, single_root=single_root),
+        math.comb(3 * words - 2, words - 1) // words if single_root else math.comb(3 * words, words) // (2 * words + 1),
+    )
+
+
 def partial_matching_count(rows: int, columns: int) -> int:
     return sum(math.comb(rows, k) * math.perm(columns, k) for k in range(min(rows, columns) + 1))
 
@@ -190,6 +209,8 @@ CASES = [
     ],
     *[tree_case(words, single_root=single) for words in (1, 2, 3, 4) for single in (True, False)],
     tree_case(5, single_root=True),
+    *[projective_case(words, single_root=single) for words in (1, 2, 3, 4) for single in (True, False)],
+    projective_case(5, single_root=True),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -259,6 +280,7 @@ def test_the_whole_catalogue_is_enumerated():
         (permutahedron, (3,), (3,)),
         (arborescence, (3,), (4, 4)),
         (partial(arborescence, single_root=False), (3,), (4, 4)),
+        (projective_tree, (3,), (4, 4)),
     ],
 )
 def test_families(factory, size, shape):
