@@ -239,6 +239,8 @@ def test_documented_ties():
     edges[1] = [[0, 1], [1, 0]]  # 0 then 1, or 1 then 0: the smaller state comes last
     states = polytopes.sequence(2, 2).oracle(edges).sum(axis=1)
     np.testing.assert_array_equal(states, [[0, 1], [1, 0]])
+    states, _ = polytopes.linear_chain(4, 6).oracle(np.zeros((4, 6)), np.zeros((3, 6, 6)))
+    np.testing.assert_array_equal(states.argmax(axis=1), 0)
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.25, 1.0, 1.5, 2.0 + 1e-12, 3.75, 4.0])
