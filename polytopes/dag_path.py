@@ -121,13 +121,20 @@ def _checked_arcs(nodes: int, arcs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         if wrong.any():
             k = int(wrong.argmax())
             raise ValueError(f"arc {k}, ({tails[k]}, {heads[k]}), {why}")
-    reached = np.zeros(nodes, dtype=bool)
-    reached[0] = True
-    for k in np.argsort(tails, kind="stable"):  # all arcs into a tail come before
-        reached[heads[k]] |= reached[tails[k]]
+    reached = _depth(nodes, tails, heads) >= 0
     if not reached[-1]:
         raise ValueError(f"no path leads from node 0 to node {nodes - 1}; nodes reached: {np.flatnonzero(reached)}")
     return tails, heads
+
+
+def _depth(nodes: int, tails: np.ndarray, heads: np.ndarray) -> np.ndarray:
+    """The most arcs on a path from the first node to each, -1 where there is none."""
+    depth = np.full(nodes, -1)
+    depth[0] = 0
+    for k in np.argsort(tails, kind="stable"):  # all arcs into a tail come before
+        if depth[tails[k]] >= 0:
+            depth[heads[k]] = max(depth[heads[k]], depth[tails[k]] + 1)
+    return depth
 
 
 def _by_head(nodes: int, tails: np.ndarray, heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -161,25 +168,17 @@ def _levels(nodes: int, tails: np.ndarray, heads: np.ndarray) -> list[tuple[np.n
     """Nodes in groups whose arcs come from earlier groups: by the number of arcs of the longest path to them.
 
     For every group the arcs into its nodes and the places of their tails, ``(nodes of the group, most arcs)`` each;
-    short rows are filled with the arc -1. Places count nodes in the order of the groups, the first node first, and end
-    with the last node of the graph. Nodes that are on no path are left out.
+    short rows are filled with the arc -1. Places count nodes in the order of the groups, the first node first; the last
+    group ends with the last node of the graph. Nodes that are not reached are left out.
     """
-    order = np.argsort(tails, kind="stable")
-    backwards = np.argsort(-heads, kind="stable")
-    depth, leads_on = np.full(nodes, -1), np.zeros(nodes, dtype=bool)
-    depth[0], leads_on[-1] = 0, True
-    for k in order:
-        if depth[tails[k]] >= 0:
-            depth[heads[k]] = max(depth[heads[k]], depth[tails[k]] + 1)
-    for k in backwards:
-        leads_on[tails[k]] |= leads_on[heads[k]]
-    used = leads_on & (depth >= 0)
+    depth = _depth(nodes, tails, heads)
+    reached = depth >= 0
     place = np.full(nodes, -1)
-    place[np.lexsort([np.arange(nodes), np.where(used, depth, nodes)])] = np.arange(nodes)
+    place[np.lexsort([np.arange(nodes), np.where(reached, depth, nodes)])] = np.arange(nodes)
     levels = []
     for level in range(1, depth[-1] + 1):
-        members = np.flatnonzero(used & (depth == level))
-        entering = [np.flatnonzero((heads == m) & used[tails]) for m in members]
+        members = np.flatnonzero(depth == level)
+        entering = [np.flatnonzero((heads == m) & reached[tails]) for m in members]
         shape = (len(members), max(len(e) for e in entering))
         arcs, before = np.full(shape, -1), np.zeros(shape, dtype=np.int64)
         for row, entered in enumerate(entering):

@@ -64,7 +64,7 @@ def _largest(scores, budget):  # type: ignore[no-untyped-def]
             x[i] = 1.0
             rest -= 1.0
     for i in range(size):
-        if scores[i] == least and rest > 0.0:
+        if scores[i] == least:
             x[i] = min(1.0, rest)
             rest -= x[i]
     return x

@@ -239,6 +239,8 @@ def test_documented_ties():
     edges[1] = [[0, 1], [1, 0]]  # 0 then 1, or 1 then 0: the smaller state comes last
     states = polytopes.sequence(2, 2).oracle(edges).sum(axis=1)
     np.testing.assert_array_equal(states, [[0, 1], [1, 0]])
+    states, _ = polytopes.linear_chain(4, 6).oracle(np.zeros((4, 6)), np.zeros((3, 6, 6)))
+    np.testing.assert_array_equal(states.argmax(axis=1), 0)
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.25, 1.0, 1.5, 2.0 + 1e-12, 3.75, 4.0])
@@ -459,9 +461,10 @@ def _paths(arcs: list[list[int]], node: int, last: int) -> Iterator[tuple[int, .
 def test_compiled_oracles_keep_their_own_constants():
     function = polytopes.grid_path(2, 2).oracle.function
     given = np.array([[0, 1], [2, 3]], dtype=np.int32)[:, ::-1]
-    oracle = ol.CompiledOracle(function, [given, [0.5]])
-    given[:] = 7
-    assert [c.dtype for c in oracle.constants] == [np.int64, np.float64]
+    price = np.array([0.5])
+    oracle = ol.CompiledOracle(function, [given, price])
+    given[:], price[:] = 7, 7.0
+    assert [c.dtype for c in oracle.constants] == [np.int64, np.float64] and oracle.constants[1] == [0.5]
     np.testing.assert_array_equal(oracle.constants[0], [[1, 0], [3, 2]])
     assert oracle.constants[0].flags.c_contiguous
     with pytest.raises(TypeError, match="constant 1 of a CompiledOracle must hold numbers, but its dtype is <U1"):
