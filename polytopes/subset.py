@@ -72,7 +72,7 @@ def _largest(scores, budget):  # type: ignore[no-untyped-def]
 
 @compiled
 def _in_order(values, k):  # type: ignore[no-untyped-def]
-    """The value at place k of the sorted ones (Hoare, 1961); moves them. NumPy's own takes numba far longer to compile."""
+    """The value at place k of the sorted ones (Hoare, 1961), which move. NumPy's own compiles far longer."""
     low, high = 0, len(values) - 1
     while low < high:
         pivot = values[(low + high) // 2]
