@@ -137,3 +137,10 @@ CATALOGUE = [
         projective_trees(3, False),
     ),
 ]
+
+DECLARED = [
+    Entry(f"{e.name}, declared", e.polytope.without_oracle(), e.vertices, e.parameters)
+    for e in CATALOGUE
+    if not e.name.endswith((" one", "one word"))
+]
+"""The same without oracles, so that general solvers answer."""

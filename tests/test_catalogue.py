@@ -6,15 +6,24 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from catalogue import CATALOGUE, Entry
+from catalogue import CATALOGUE, DECLARED, Entry
 
 import optlayers as ol
 import polytopes
 from optlayers.testing import check_polytope, check_rule, check_solver, contains, is_vertex
 
 SOLVERS = [ol.Highs(), ol.Clarabel(), ol.CvxpyLayers()]
-RULES = [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(), ol.SparseMAP(), ol.Hard(ol.SparseMAP())]
+RULES = [
+    ol.Pipeline(),
+    ol.StraightThrough(),
+    ol.Spigot(),
+    ol.SparseMAP(),
+    ol.StructuredAttention(),
+    ol.Hard(ol.SparseMAP()),
+    ol.Hard(ol.StructuredAttention()),
+]
 each_polytope = pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
+each_declaration = pytest.mark.parametrize("entry", CATALOGUE + DECLARED, ids=repr)
 
 
 def scores_for(entry: Entry, count: int, seed: int = 0) -> torch.Tensor:
@@ -22,7 +31,7 @@ def scores_for(entry: Entry, count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, *entry.polytope.shape, generator=generator, dtype=torch.float64)
 
 
-@each_polytope
+@each_declaration
 def test_best_vertex_is_the_best_of_all_structures(entry):
     scores = scores_for(entry, 40)
     found = ol.compile_polytope(entry.polytope).maximize(scores, **entry.parameters).check().value
@@ -30,7 +39,7 @@ def test_best_vertex_is_the_best_of_all_structures(entry):
     np.testing.assert_allclose(found.numpy(), entry.vertices[values.argmax(axis=1)], atol=1e-12)
 
 
-@each_polytope
+@each_declaration
 def test_ties_are_decided_for_a_vertex_and_always_the_same_one(entry):
     compiled = ol.compile_polytope(entry.polytope)
     scores = scores_for(entry, 12).round()
@@ -65,7 +74,7 @@ def test_every_structure_is_in_and_their_count_is_known(entry):
         assert not contains(entry.polytope, 2 * points[:1] - middle + 0.1, **entry.parameters).any()
 
 
-@each_polytope
+@each_declaration
 def test_projection_equals_that_onto_the_convex_hull(entry):
     scores = scores_for(entry, 3, seed=1)
     found = ol.compile_polytope(entry.polytope).project(scores, **entry.parameters).check()
@@ -90,13 +99,13 @@ def test_solvers_keep_their_contract(solver, entry):
     check_solver(solver, entry.polytope, samples=4, **entry.parameters)
 
 
-@each_polytope
+@each_declaration
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rules_keep_their_contract(rule, entry):
     check_rule(rule, entry.polytope, **entry.parameters)
 
 
-@each_polytope
+@each_declaration
 def test_projection_gradient_by_finite_differences(entry):
     layer = ol.OptLayer(entry.polytope, ol.SparseMAP())
     scores = scores_for(entry, 2, seed=3).requires_grad_()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -83,6 +83,8 @@ class Decomposition:
     @classmethod
     def joined(cls, pieces: Sequence[tuple[np.ndarray, ...]], size: int) -> Decomposition:
         """From consecutive pieces of a batch: counts per instance, weights, starts, indices and values."""
+        if not pieces:
+            pieces = [(np.zeros(0, np.int64), np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))]
         counts, weights, starts, indices, values = zip(*pieces, strict=True)
         ends = np.cumsum([0] + [len(i) for i in indices])
         whole = [np.zeros(1, np.int64)] + [s[1:] + end for s, end in zip(starts, ends[:-1], strict=True)]
@@ -94,6 +96,19 @@ class Decomposition:
             np.concatenate(indices),
             np.concatenate(values),
         )
+
+    @classmethod
+    def of_one(cls, vertex: Float64[np.ndarray, " size"], count: int) -> Decomposition:
+        """Every one of ``count`` instances is this vertex."""
+        index = np.flatnonzero(vertex).astype(np.int32)
+        one = (np.ones(1, np.int64), np.ones(1), np.array([0, len(index)]), index, vertex[index])
+        return cls.joined([one] * count, len(vertex))
+
+    def scattered(self, rest: np.ndarray, count: int) -> Decomposition:
+        """The mixtures of the instances ``rest`` of a batch; the others have no vertices."""
+        counts = np.zeros(count, np.int64)
+        counts[rest] = np.diff(self.first)
+        return replace(self, first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
 
     def dense(self) -> tuple[Float64[np.ndarray, "batch most size"], Float64[np.ndarray, "batch most"]]:
         """Vertices and weights with as many places for each instance as the richest has; the others are 0."""

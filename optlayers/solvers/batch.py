@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from optlayers.solution import Status
-from optlayers.solvers.base import Answer, Instances
+from optlayers.solvers.base import Answer, Decomposition, Instances
 from optlayers.solvers.certificate import Certificate, certify
 from optlayers.solvers.kernels import oracles
 from optlayers.solvers.oracle_call import Rows
@@ -92,6 +92,8 @@ def solve_possible(
     if part.residual is not None and part.gap is not None:
         answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
         answer.residual[rest], answer.gap[rest] = part.residual, part.gap
+    if part.decomposition is not None:
+        answer.decomposition = part.decomposition.scattered(rest, len(instances))
     if part.pullback is not None:
         answer.pullback = _Scattered(part.pullback, rest)
     return answer
@@ -120,4 +122,5 @@ def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.n
     answer.status[impossible] = Status.INFEASIBLE
     answer.free = np.ones(answer.point.shape, dtype=bool)
     answer.certificate = certify(form, instances, answer.point, answer.dual, projection=False)
+    answer.decomposition = Decomposition.of_one(form.fixed, len(instances))
     return answer
