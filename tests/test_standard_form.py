@@ -158,7 +158,7 @@ def test_nothing_is_left_behind_by_masks_bounds_and_matrices():
 
 
 def test_explain_says_sizes_solvers_and_reasons():
-    text = ol.compile_polytope(arborescence(3)).explain()
+    text = ol.compile_polytope(arborescence(3), maximizer=ol.Auto()).explain()
     for part in (
         "16 scored entries of shape (4, 4)",
         "auxiliary",
