@@ -156,8 +156,11 @@ def test_sizes_below_one_are_refused(make):
 
 
 def test_trees_of_ten_words_are_certified():
-    compiled = ol.compile_polytope(polytopes.arborescence(10))
+    compiled = ol.compile_polytope(polytopes.arborescence(10), maximizer=ol.Auto())
     scores = torch.randn(3, 11, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     best, near = compiled.maximize(scores).check(), compiled.project(scores).check()
     assert ((best.value == 0) | (best.value == 1)).all() and (best.value.sum((1, 2)) == 10).all()
+    assert torch.equal(
+        best.value, ol.compile_polytope(polytopes.arborescence(10)).maximize(scores).value
+    )  # its oracle's
     assert (best.gap <= 1e-9).all() and (near.gap <= 1e-9).all() and (near.primal_residual <= 1e-9).all()
