@@ -16,16 +16,34 @@ the residual says so.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from optlayers.solvers.kernels.batches import (
+    group_room,
     read,
     read_entries,
+    read_flags,
+    read_group,
+    read_multipliers,
     read_rows,
     write,
     write_rows,
 )
-from optlayers.solvers.kernels.lanes import LANES, absolute, jit, load, maximum, spread, store, where_less
+from optlayers.solvers.kernels.lanes import (
+    LANES,
+    absolute,
+    fill,
+    jit,
+    load,
+    maximum,
+    part,
+    spread,
+    stay_apart,
+    store,
+    where_less,
+)
 from optlayers.solvers.kernels.normal_equations import DROPPED, assemble, factor, multiply, multiply_transpose, solve
 
 __all__ = ["polish", "solve_on_face", "vertex"]
@@ -52,22 +70,62 @@ RIGID = 1e-6
 """A face on which a generic objective of unit size can gain less than this along any line is a vertex."""
 
 
-@jit
-def _prepare(system, varies, entries, curvature, free, idle, theta, shift, factored, room):  # type: ignore[no-untyped-def]
+class Face(NamedTuple):
+    """Room for a system on an active set: its numbers, its factor, and what its steps go through."""
+
+    idle: np.ndarray
+    """1 for rows that bind nothing."""
+    theta: np.ndarray
+    shift: np.ndarray
+    factored: np.ndarray
+    column: np.ndarray
+    first: np.ndarray
+    """Residuals of columns, then of rows."""
+    second: np.ndarray
+    pull: np.ndarray
+    step: np.ndarray
+    left: np.ndarray
+    """The residual of the solution, relative to the right-hand sides."""
+
+
+@part
+def _face_room(system):  # type: ignore[no-untyped-def]
+    """Room for a face on which all rows bind."""
+    stay_apart()
+    size, rows = LANES * (len(system.column_start) - 1), LANES * len(system.order)
+    return Face(
+        idle=np.zeros(rows),
+        theta=np.empty(size),
+        shift=np.empty(rows),
+        factored=np.empty(rows + LANES * len(system.factor_row)),
+        column=np.empty(rows),
+        first=np.empty(size),
+        second=np.empty(rows),
+        pull=np.empty(size),
+        step=np.empty(rows),
+        left=np.empty(LANES),
+    )
+
+
+@part
+def _prepare(system, varies, entries, curvature, free, face):  # type: ignore[no-untyped-def]
     """Factor the proximal system. Rows whose slack column is free are idle: they bind nothing."""
+    stay_apart()
+    idle, theta, shift = face.idle, face.theta, face.shift
     for j in range(len(curvature)):
         store(theta, j, load(free, j) * (1.0 if curvature[j] > 0.0 else 1.0 / COLUMN_SHIFT))
     for i in range(len(idle) // LANES):
         store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(ROW_SHIFT)))
-    assemble(system, varies, entries, theta, shift, factored)
-    factor(system, factored, room, 0.0)
+    assemble(system, varies, entries, theta, shift, face.factored)
+    factor(system, face.factored, face.column, 0.0)
 
 
-@jit
-def _proximal_steps(  # type: ignore[no-untyped-def]
-    system, varies, entries, curvature, free, idle, theta, factored, r1, r2, p, q, first, second, pull, step, left
-):
-    """Repeat proximal steps in place; ``left`` is the residual relative to the right-hand sides."""
+@part
+def _proximal_steps(system, varies, entries, curvature, free, face, r1, r2, p, q):  # type: ignore[no-untyped-def]
+    """Repeat proximal steps in place; ``face.left`` is what they leave of the residual."""
+    stay_apart()
+    idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
+    first, second, pull, step = face.first, face.second, face.pull, face.step
     columns, rows = len(curvature), len(idle) // LANES
     scale = spread(1.0)
     for j in range(columns):
@@ -106,17 +164,17 @@ def _proximal_steps(  # type: ignore[no-untyped-def]
             store(q, i, load(q, i) + goes_on * load(step, i))
 
 
-@jit
+@part
 def _find_idle(system, slack_row, first_slack, free, idle):  # type: ignore[no-untyped-def]
     """Rows of free slack columns; these columns themselves are then no part of the system."""
-    idle[:] = 0.0
+    fill(idle, 0.0)
     for k in range(len(slack_row)):
         flag = load(free, first_slack + k)
         store(idle, slack_row[k], flag)
         store(free, first_slack + k, spread(0.0))
 
 
-@jit
+@part
 def _slack(slack_row, first_slack, r2, product, idle, p):  # type: ignore[no-untyped-def]
     """Free slack columns take what is left of their row, which is scaled like its entry."""
     for k in range(len(slack_row)):
@@ -137,42 +195,18 @@ def polish(  # type: ignore[no-untyped-def]
     rows, columns = len(system.order), len(curvature)
     first_slack = columns - len(slack_row)
     size = LANES * columns
-    l, u, p, s, held = np.empty(size), np.empty(size), np.empty(size), np.zeros(size), np.empty(size)
-    at_low, at_high, moving, theta, first = (
-        np.empty(size),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size),
-    )
-    pull = np.empty(size)
-    b, q, r2, second, step = (
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-    )
-    idle, shift, room = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    factored = np.empty(LANES * (rows + len(system.factor_row)))
-    entries = np.empty(LANES * len(system.column_row) if varies else 0)
-    scored = np.empty(LANES * scores.shape[1])
-    left, margin = np.empty(LANES), np.empty(LANES)
+    face, group = _face_room(system), group_room(system, varies)
+    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
+    idle, pull, step, left = face.idle, face.pull, face.step, face.left
+    p, held, moving, at_low, at_high = np.empty(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
+    q, r2, margin = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES)
     done = np.empty(LANES, np.bool_)
     for start in range(0, len(which), LANES):
-        read(scores, which, start, scored)
-        s[: len(scored)] = scored
-        if start == 0 or len(lower) > 1:
-            read(lower, which, start, l)
-        if start == 0 or len(upper) > 1:
-            read(upper, which, start, u)
+        read_group(system, varies, matrix, scores, rhs, lower, upper, which, start, group)
         read(point, which, start, p)
-        read_rows(system, rhs, which, start, b)
-        _read_multipliers(system, dual, which, start, q)
-        _read_flags(low, which, start, at_low)
-        _read_flags(high, which, start, at_high)
-        if varies:
-            read_entries(system, matrix, which, start, entries)
+        read_multipliers(system, dual, which, start, q)
+        read_flags(low, which, start, at_low)
+        read_flags(high, which, start, at_high)
         largest = spread(1.0)
         for j in range(columns):
             largest = maximum(largest, absolute(load(s, j)))
@@ -190,26 +224,8 @@ def polish(  # type: ignore[no-untyped-def]
             for i in range(rows):
                 store(r2, i, load(b, i) - load(r2, i))
                 store(q, i, (1.0 - load(idle, i)) * load(q, i))
-            _prepare(system, varies, entries, curvature, moving, idle, theta, shift, factored, room)
-            _proximal_steps(
-                system,
-                varies,
-                entries,
-                curvature,
-                moving,
-                idle,
-                theta,
-                factored,
-                s,
-                r2,
-                p,
-                q,
-                first,
-                second,
-                pull,
-                step,
-                left,
-            )
+            _prepare(system, varies, entries, curvature, moving, face)
+            _proximal_steps(system, varies, entries, curvature, moving, face, s, r2, p, q)
             multiply(system, varies, entries, p, step)
             _slack(slack_row, first_slack, r2, step, idle, p)
             _unscale_slack(system, slack_row, first_slack, p)
@@ -246,30 +262,14 @@ def polish(  # type: ignore[no-untyped-def]
                 break
 
 
-@jit
-def _read_flags(batch, which, first, out):  # type: ignore[no-untyped-def]
-    for w in range(LANES):
-        k = which[min(first + w, len(which) - 1)]
-        for j in range(batch.shape[1]):
-            out[LANES * j + w] = 1.0 if batch[k, j] else 0.0
-
-
-@jit
-def _read_multipliers(system, batch, which, first, out):  # type: ignore[no-untyped-def]
-    for w in range(LANES):
-        k = which[min(first + w, len(which) - 1)]
-        for i in range(len(system.order)):
-            out[LANES * i + w] = batch[k, system.order[i]] / system.scale[i]
-
-
-@jit
+@part
 def _unscale_slack(system, slack_row, first_slack, p):  # type: ignore[no-untyped-def]
     """A slack column's entry is the scale of its row."""
     for k in range(len(slack_row)):
         store(p, first_slack + k, load(p, first_slack + k) / system.scale[slack_row[k]])
 
 
-@jit
+@part
 def _correct(w, curvature, s, l, u, p, pull, held, slack_row, first_slack, idle, at_low, at_high, margin):  # type: ignore[no-untyped-def]
     """The next active set of lane ``w``, and whether it is new."""
     changed = False
@@ -294,7 +294,7 @@ def _correct(w, curvature, s, l, u, p, pull, held, slack_row, first_slack, idle,
     return changed
 
 
-@jit
+@part
 def _keep(system, w, p, q, held, moving, slack_row, first_slack, idle, k, left, point, dual, free, exact):  # type: ignore[no-untyped-def]
     exact[k] = left <= CONVERGED
     for j in range(point.shape[1]):
@@ -320,36 +320,19 @@ def vertex(  # type: ignore[no-untyped-def]
     """
     rows, columns = len(system.order), len(system.column_start) - 1
     size = LANES * columns
-    l, u, p, c, moving = np.empty(size), np.empty(size), np.empty(size), np.zeros(size), np.empty(size)
-    theta, first, pull, target = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
-    b, q, r2, second, step = (
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-    )
-    idle, shift, room = np.zeros(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    y = np.empty(LANES * rows)
-    factored = np.empty(LANES * (rows + len(system.factor_row)))
-    entries = np.empty(LANES * len(system.column_row) if varies else 0)
-    scored = np.empty(LANES * linear.shape[1])
+    face, group = _face_room(system), group_room(system, varies)
+    c, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
+    theta, first = face.theta, face.first
+    p, moving, target = np.empty(size), np.empty(size), np.empty(size)
+    q, r2, y = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
     curvature = np.ones(columns)
-    left, unit = np.empty(LANES), np.empty(LANES)
+    unit = np.empty(LANES)
     for start in range(0, len(which), LANES):
-        read(linear, which, start, scored)
-        c[: len(scored)] = scored
-        if start == 0 or len(lower) > 1:
-            read(lower, which, start, l)
-        if start == 0 or len(upper) > 1:
-            read(upper, which, start, u)
+        read_group(system, varies, matrix, linear, rhs, lower, upper, which, start, group)
         read(point, which, start, target)
-        read_rows(system, rhs, which, start, b)
-        _read_multipliers(system, dual, which, start, y)
-        _read_flags(low, which, start, p)
-        _read_flags(high, which, start, first)
-        if varies:
-            read_entries(system, matrix, which, start, entries)
+        read_multipliers(system, dual, which, start, y)
+        read_flags(low, which, start, p)
+        read_flags(high, which, start, first)
         for e in range(size):
             moving[e] = 1.0 - max(p[e], first[e])
             held = l[e] if p[e] > 0.0 else u[e]
@@ -360,55 +343,19 @@ def vertex(  # type: ignore[no-untyped-def]
         multiply(system, varies, entries, theta, r2)
         for i in range(rows):
             store(r2, i, load(b, i) - load(r2, i))
-        _prepare(system, varies, entries, curvature, moving, idle, theta, shift, factored, room)
-        q[:] = 0.0
-        _proximal_steps(
-            system,
-            varies,
-            entries,
-            curvature,
-            moving,
-            idle,
-            theta,
-            factored,
-            target,
-            r2,
-            p,
-            q,
-            first,
-            second,
-            pull,
-            step,
-            left,
-        )
+        _prepare(system, varies, entries, curvature, moving, face)
+        fill(q, 0.0)
+        _proximal_steps(system, varies, entries, curvature, moving, face, target, r2, p, q)
         for w in range(min(LANES, len(which) - start)):
             for j in range(columns):
                 e = LANES * j + w
                 point[which[start + w], j] = _snapped(p[e], l[e], u[e]) if moving[e] > 0.0 else target[e]
-        _price_out(system, varies, entries, c, moving, theta, factored, y, first, pull, step)
+        _price_out(system, varies, entries, c, moving, face, y)
         write_rows(system, y, which, start, dual)
         # The generic objective, projected onto the directions of the face, is 0 where there are none.
         for j in range(columns):
             store(target, j, spread(generic[j]))
-        _project_objective(
-            system,
-            varies,
-            entries,
-            curvature,
-            moving,
-            idle,
-            theta,
-            factored,
-            target,
-            r2,
-            p,
-            q,
-            first,
-            second,
-            pull,
-            step,
-            left,
-        )
+        _project_objective(system, varies, entries, curvature, moving, face, target, r2, p, q)
         some = False
         for w in range(min(LANES, len(which) - start)):
             free = False
@@ -419,25 +366,7 @@ def vertex(  # type: ignore[no-untyped-def]
         if not some:
             continue
         _unit_on_face(c, moving, target, unit)
-        _project_objective(
-            system,
-            varies,
-            entries,
-            curvature,
-            moving,
-            idle,
-            theta,
-            factored,
-            target,
-            r2,
-            p,
-            q,
-            first,
-            second,
-            pull,
-            step,
-            left,
-        )
+        _project_objective(system, varies, entries, curvature, moving, face, target, r2, p, q)
         for w in range(min(LANES, len(which) - start)):
             scale[which[start + w]] = unit[w]
             for j in range(columns):
@@ -445,36 +374,16 @@ def vertex(  # type: ignore[no-untyped-def]
                 rest[which[start + w], j] = along if abs(along) > EVEN else 0.0
 
 
-@jit
-def _project_objective(  # type: ignore[no-untyped-def]
-    system, varies, entries, curvature, moving, idle, theta, factored, target, r2, p, q, first, second, pull, step, left
-):
+@part
+def _project_objective(system, varies, entries, curvature, moving, face, target, r2, p, q):  # type: ignore[no-untyped-def]
     """``p`` is ``target`` projected onto the directions of the face."""
-    p[:] = 0.0
-    q[:] = 0.0
-    r2[:] = 0.0
-    _proximal_steps(
-        system,
-        varies,
-        entries,
-        curvature,
-        moving,
-        idle,
-        theta,
-        factored,
-        target,
-        r2,
-        p,
-        q,
-        first,
-        second,
-        pull,
-        step,
-        left,
-    )
+    fill(p, 0.0)
+    fill(q, 0.0)
+    fill(r2, 0.0)
+    _proximal_steps(system, varies, entries, curvature, moving, face, target, r2, p, q)
 
 
-@jit
+@part
 def _unit_on_face(c, moving, target, unit):  # type: ignore[no-untyped-def]
     """The objective on moving columns, of unit size."""
     largest = spread(0.0)
@@ -486,7 +395,7 @@ def _unit_on_face(c, moving, target, unit):  # type: ignore[no-untyped-def]
         store(target, j, load(c, j) / largest)
 
 
-@jit
+@part
 def _snapped(value, low, high):  # type: ignore[no-untyped-def]
     if np.isfinite(low) and abs(value - low) <= SNAP * (1.0 + abs(low)) and value - low <= high - value:
         return low
@@ -496,15 +405,16 @@ def _snapped(value, low, high):  # type: ignore[no-untyped-def]
     return whole if abs(value - whole) <= SNAP * (1.0 + abs(whole)) else value
 
 
-@jit
-def _price_out(system, varies, entries, c, moving, theta, factored, y, first, pull, step):  # type: ignore[no-untyped-def]
+@part
+def _price_out(system, varies, entries, c, moving, face, y):  # type: ignore[no-untyped-def]
     """Move y by as little as makes the reduced costs of moving columns 0."""
+    first, pull, step = face.first, face.pull, face.step
     for _ in range(3):
         multiply_transpose(system, varies, entries, y, pull)
         for j in range(len(c) // LANES):
             store(first, j, load(moving, j) * (load(c, j) - load(pull, j)))
         multiply(system, varies, entries, first, step)
-        solve(system, factored, step)
+        solve(system, face.factored, step)
         for i in range(len(y) // LANES):
             store(y, i, load(y, i) + load(step, i))
 
@@ -517,50 +427,22 @@ def solve_on_face(  # type: ignore[no-untyped-def]
     rows, columns = len(system.order), len(curvature)
     first_slack = columns - len(slack_row)
     size = LANES * columns
-    moving, r1, p, theta, first, pull = (
-        np.empty(size),
-        np.zeros(size),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size),
-    )
-    q, r2, second, step = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    idle, shift, room = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    factored = np.empty(LANES * (rows + len(system.factor_row)))
+    face = _face_room(system)
+    idle, step, left = face.idle, face.step, face.left
+    moving, r1, p = np.empty(size), np.zeros(size), np.empty(size)
+    q, r2 = np.empty(LANES * rows), np.empty(LANES * rows)
     entries = np.empty(LANES * len(system.column_row) if varies else 0)
-    scored = np.empty(LANES * column_side.shape[1])
-    left = np.empty(LANES)
     for start in range(0, len(which), LANES):
-        _read_flags(free, which, start, moving)
-        read(column_side, which, start, scored)
-        r1[: len(scored)] = scored
+        read_flags(free, which, start, moving)
+        read(column_side, which, start, r1)
         read_rows(system, row_side, which, start, r2)
         if varies:
             read_entries(system, matrix, which, start, entries)
         _find_idle(system, slack_row, first_slack, moving, idle)
-        _prepare(system, varies, entries, curvature, moving, idle, theta, shift, factored, room)
-        p[:] = 0.0
-        q[:] = 0.0
-        _proximal_steps(
-            system,
-            varies,
-            entries,
-            curvature,
-            moving,
-            idle,
-            theta,
-            factored,
-            r1,
-            r2,
-            p,
-            q,
-            first,
-            second,
-            pull,
-            step,
-            left,
-        )
+        _prepare(system, varies, entries, curvature, moving, face)
+        fill(p, 0.0)
+        fill(q, 0.0)
+        _proximal_steps(system, varies, entries, curvature, moving, face, r1, r2, p, q)
         multiply(system, varies, entries, p, step)
         _slack(slack_row, first_slack, r2, step, idle, p)
         _unscale_slack(system, slack_row, first_slack, p)

@@ -14,8 +14,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.batches import read, read_entries, read_rows
-from optlayers.solvers.kernels.lanes import LANES, absolute, jit, load, maximum, minimum, spread, store, where_less
+from optlayers.solvers.kernels.batches import group_room, read_group
+from optlayers.solvers.kernels.lanes import (
+    LANES,
+    absolute,
+    fill,
+    jit,
+    load,
+    maximum,
+    minimum,
+    part,
+    spread,
+    store,
+    where_less,
+)
 from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, solve
 
 __all__ = ["optimize"]
@@ -41,21 +53,15 @@ def optimize(  # type: ignore[no-untyped-def]
     """
     rows, columns = len(system.order), len(system.column_start) - 1
     size = LANES * columns
-    c, l, u, z, h = np.zeros(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
+    group = group_room(system, varies)
+    c, b, entries = group.scores, group.rhs, group.entries
+    l, u, z, h = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
     has_low, has_high, moves = np.empty(size), np.empty(size), np.empty(size)
     wl, wu, theta, g, pull = np.empty(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
     dz, dl, du = np.empty(size), np.empty(size), np.empty(size)
-    b, y, left, dy, side = (
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-        np.empty(LANES * rows),
-    )
+    y, left, dy, side = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
     nothing, room = np.zeros(LANES * rows), np.empty(LANES * rows)
     factored = np.empty(LANES * (rows + len(system.factor_row)))
-    entries = np.empty(LANES * len(system.column_row) if varies else 0)
-    scored = np.empty(LANES * linear.shape[1])
     unit, pairs, mean, aim = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     verdict = np.empty(4 * LANES)  # primal residual, dual residual, sum of products, value
     primal, both = np.empty(LANES), np.empty(LANES)
@@ -64,17 +70,11 @@ def optimize(  # type: ignore[no-untyped-def]
     for j in range(columns):
         quadratic = quadratic or curvature[j] > 0.0
     for first in range(0, len(which), LANES):
-        read(linear, which, first, scored)
-        c[: len(scored)] = scored
-        read(lower, which, first, l)
-        read(upper, which, first, u)
-        read_rows(system, rhs, which, first, b)
-        if varies:
-            read_entries(system, matrix, which, first, entries)
+        read_group(system, varies, matrix, linear, rhs, lower, upper, which, first, group)
         _scale(c, curvature, quadratic, h, unit)
-        _classify(l, u, has_low, has_high, moves, pairs)
+        _classify(group.lower, group.upper, l, u, has_low, has_high, moves, pairs)
         _start(c, h, l, u, has_low, has_high, z, wl, wu)
-        y[:] = 0.0
+        fill(y, 0.0)
         done[:] = False
         for w in range(min(LANES, len(which) - first)):
             steps[which[first + w]] = -limit
@@ -117,7 +117,7 @@ def optimize(  # type: ignore[no-untyped-def]
                 finished = finished and done[w]
             if finished:
                 break
-            mean[:] = verdict[2 * LANES : 3 * LANES] / pairs
+            store(mean, 0, load(verdict, 2) / load(pairs, 0))
             assemble(system, varies, entries, theta, nothing, factored)
             factor(system, factored, room, DEPENDENT)
             # Predictor: towards complementary pairs whose products are 0.
@@ -144,7 +144,7 @@ def optimize(  # type: ignore[no-untyped-def]
                 store(y, i, load(y, i) + other * load(dy, i))
 
 
-@jit
+@part
 def _scale(c, curvature, quadratic, h, unit):  # type: ignore[no-untyped-def]
     """Divide the objective by its size: of linear ones exactly, of quadratic ones only where it exceeds 1."""
     largest = spread(1.0 if quadratic else 0.0)
@@ -157,24 +157,22 @@ def _scale(c, curvature, quadratic, h, unit):  # type: ignore[no-untyped-def]
         store(h, j, curvature[j] / largest)
 
 
-@jit
-def _classify(l, u, has_low, has_high, moves, pairs):  # type: ignore[no-untyped-def]
+@part
+def _classify(lower, upper, l, u, has_low, has_high, moves, pairs):  # type: ignore[no-untyped-def]
     """Which bounds there are; missing ones become 0, so that arithmetic stays finite."""
-    pairs[:] = 0.0
+    fill(pairs, 0.0)
     for e in range(len(l)):
-        moves[e] = 1.0 if l[e] < u[e] else 0.0
-        has_low[e] = moves[e] if l[e] > -np.inf else 0.0
-        has_high[e] = moves[e] if u[e] < np.inf else 0.0
+        moves[e] = 1.0 if lower[e] < upper[e] else 0.0
+        has_low[e] = moves[e] if lower[e] > -np.inf else 0.0
+        has_high[e] = moves[e] if upper[e] < np.inf else 0.0
         pairs[e % LANES] += has_low[e] + has_high[e]
-        if l[e] == -np.inf:
-            l[e] = 0.0
-        if u[e] == np.inf:
-            u[e] = 0.0
+        l[e] = 0.0 if lower[e] == -np.inf else lower[e]
+        u[e] = 0.0 if upper[e] == np.inf else upper[e]
     for w in range(LANES):
         pairs[w] = max(pairs[w], 1.0)
 
 
-@jit
+@part
 def _start(c, h, l, u, has_low, has_high, z, wl, wu):  # type: ignore[no-untyped-def]
     """Well inside the bounds, with products of equal size."""
     for e in range(len(z)):
@@ -192,7 +190,7 @@ def _start(c, h, l, u, has_low, has_high, z, wl, wu):  # type: ignore[no-untyped
         wu[e] = has_high[e] * (1.0 + max(cost, 0.0))
 
 
-@jit
+@part
 def _residuals(c, h, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, theta, g, verdict):  # type: ignore[no-untyped-def]
     """``left = b - A z``, Θ, the predictor's ``g = c - H z - Aᵀ y``, and the verdict on the point."""
     worst_row, worst_column, products, value = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
@@ -222,7 +220,7 @@ def _residuals(c, h, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, t
     store(verdict, 3, value)
 
 
-@jit
+@part
 def _direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz):  # type: ignore[no-untyped-def]
     """``(A Θ Aᵀ) dy = A Θ g - left`` and ``dz = Θ (g - Aᵀ dy)``."""
     for j in range(len(g) // LANES):
@@ -236,7 +234,7 @@ def _direction(system, varies, entries, factored, theta, g, left, side, dy, pull
         store(dz, j, load(theta, j) * (load(g, j) - load(pull, j)))
 
 
-@jit
+@part
 def _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, corrector):  # type: ignore[no-untyped-def]
     """Steps of the multipliers; those of the predictor, in ``dl`` and ``du``, hold its second-order error by now."""
     for j in range(len(z) // LANES):
@@ -251,7 +249,7 @@ def _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, co
         store(du, j, high * (aim_high + second * move) / above)
 
 
-@jit
+@part
 def _corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target):  # type: ignore[no-untyped-def]
     """The corrector's g; ``dl`` and ``du`` become the products of the predictor's steps."""
     for j in range(len(z) // LANES):
@@ -264,7 +262,7 @@ def _corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, t
         store(g, j, load(g, j) + low * (target - error_low) / below - high * (target + error_high) / above)
 
 
-@jit
+@part
 def _lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, share, primal, both):  # type: ignore[no-untyped-def]
     """How far rooms and multipliers stay positive; one length for both where the objective is quadratic."""
     zero, far = spread(0.0), spread(1e300)
@@ -287,7 +285,7 @@ def _lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, share, p
     store(both, 0, other * share)
 
 
-@jit
+@part
 def _aim(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, mean, aim):  # type: ignore[no-untyped-def]
     """Mehrotra's heuristic: the cube of what the predictor would leave of the products, times their mean."""
     t, other = load(primal, 0), load(both, 0)
@@ -300,7 +298,7 @@ def _aim(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, me
     store(aim, 0, left * left * left * load(mean, 0))
 
 
-@jit
+@part
 def _write(system, w, unit, z, y, l, u, has_low, has_high, moves, wl, wu, k, point, dual, low, high):  # type: ignore[no-untyped-def]
     """The answer of lane ``w`` goes to row ``k``."""
     for j in range(point.shape[1]):

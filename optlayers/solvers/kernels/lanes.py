@@ -22,12 +22,16 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 __all__ = [
     "LANES",
     "absolute",
+    "fill",
     "jit",
     "load",
     "maximum",
     "minimum",
+    "pack",
+    "part",
     "spread",
     "square_root",
+    "stay_apart",
     "store",
     "where_less",
 ]
@@ -35,7 +39,11 @@ __all__ = [
 LANES = 4
 
 # The GIL is released, so that a pool of plain threads runs kernels side by side. Divisions by zero give infinities.
-jit = cast(Callable[[Callable[..., Any]], Callable[..., Any]], numba.njit(nogil=True, cache=True, error_model="numpy"))
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+jit = cast(_Decorator, numba.njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True))
+# Called by kernels only: half of the time of compiling a part would go to a door for Python and to machine code that
+# nobody runs, for its callers take it in as it is.
+part = cast(_Decorator, numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True))
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
@@ -130,6 +138,19 @@ def spread(typing_context: Any, value: Any) -> Any:
     return _LANES(types.float64), generate
 
 
+@intrinsic
+def pack(typing_context: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """A number for each lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.Constant(_VECTOR, ir.Undefined)
+        for lane, value in enumerate(args):
+            vector = builder.insert_element(vector, value, ir.Constant(ir.IntType(32), lane))
+        return vector
+
+    return _LANES(*[types.float64] * LANES), generate
+
+
 def _selecting(comparison: str) -> Any:
     @intrinsic
     def select(typing_context: Any, left: Any, right: Any) -> Any:
@@ -168,5 +189,23 @@ def _unary(name: str) -> Any:
     return apply
 
 
+@intrinsic
+def stay_apart(typing_context: Any) -> Any:
+    """Said in a part: it is not copied into its callers."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 absolute = _unary("fabs")
 square_root = _unary("sqrt")
+
+
+@part
+def fill(vectors, number):  # type: ignore[no-untyped-def]
+    """The same number everywhere."""
+    for e in range(len(vectors)):
+        vectors[e] = number

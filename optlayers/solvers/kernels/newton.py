@@ -15,8 +15,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.batches import read, read_entries, read_rows, write, write_flags, write_rows
-from optlayers.solvers.kernels.lanes import LANES, absolute, jit, load, maximum, minimum, spread, store, where_less
+from optlayers.solvers.kernels.batches import group_room, read_group, write, write_flags, write_rows
+from optlayers.solvers.kernels.lanes import (
+    LANES,
+    absolute,
+    fill,
+    jit,
+    load,
+    maximum,
+    minimum,
+    part,
+    spread,
+    store,
+    where_less,
+)
 from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, solve
 
 __all__ = ["project", "unbounded_factor"]
@@ -44,8 +56,10 @@ CORRECTIONS = 3
 def unbounded_factor(system, factored):  # type: ignore[no-untyped-def]
     """``A Aᵀ + δ``, factored: the system of the first step, when all columns are free."""
     rows, columns = len(system.order), len(system.column_start) - 1
-    shift = np.full(LANES * rows, LEAST_SHIFT)
-    assemble(system, False, shift, np.ones(LANES * columns), shift, factored)
+    theta, shift = np.empty(LANES * columns), np.empty(LANES * rows)
+    fill(theta, 1.0)
+    fill(shift, LEAST_SHIFT)
+    assemble(system, False, shift, theta, shift, factored)
     factor(system, factored, np.empty(LANES * rows), 0.0)
 
 
@@ -55,40 +69,28 @@ def project(  # type: ignore[no-untyped-def]
 ):
     """Project the instances ``which``; ``steps`` is how many it took, negative where ``limit`` was not enough."""
     rows, columns = len(system.order), len(system.column_start) - 1
-    s, l, u = np.empty(LANES * columns), np.empty(LANES * columns), np.empty(LANES * columns)
-    v, z, theta, pull = (
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-    )
-    trial = np.empty(LANES * columns)
-    b, y, r, d = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
+    group = group_room(system, varies)
+    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
+    v, z, theta = np.empty(LANES * columns), np.empty(LANES * columns), np.empty(LANES * columns)
+    pull, trial = np.empty(LANES * columns), np.empty(LANES * columns)
+    y, r, d = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
     shift, room = np.empty(LANES * rows), np.empty(LANES * rows)
     factored = np.empty(len(start_factor))
-    entries = np.empty(LANES * len(system.column_row) if varies else 0)
     best, goal, length, worse = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     old, new = np.empty(3 * LANES), np.empty(3 * LANES)  # ψ, the largest residual, the slope along the step
     taken = np.empty(LANES, np.int64)
     done, grows = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_)
     for first in range(0, len(which), LANES):
-        read(scores, which, first, s)
-        if first == 0 or len(lower) > 1:
-            read(lower, which, first, l)
-        if first == 0 or len(upper) > 1:
-            read(upper, which, first, u)
-        read_rows(system, rhs, which, first, b)
-        if varies:
-            read_entries(system, matrix, which, first, entries)
+        read_group(system, varies, matrix, scores, rhs, lower, upper, which, first, group)
         _start(system, start_factor, varies, entries, s, b, y, z)
         _goals(s, b, goal)
         _target(system, varies, entries, s, y, v)
         for i in range(rows):
             store(d, i, spread(0.0))
-        length[:] = 0.0
+        fill(length, 0.0)
         _evaluate(system, varies, entries, v, v, l, u, b, y, d, length, z, r, old)
-        best[:] = np.inf
-        worse[:] = 0.0
+        fill(best, np.inf)
+        fill(worse, 0.0)
         taken[:] = -limit
         done[:] = False
         for step in range(limit):
@@ -131,9 +133,10 @@ def project(  # type: ignore[no-untyped-def]
             for j in range(columns):
                 store(v, j, load(v, j) - t * load(pull, j))
                 store(z, j, load(trial, j))
-            old[: 2 * LANES] = new[: 2 * LANES]
+            store(old, 0, load(new, 0))
+            store(old, 1, load(new, 1))
         _interior(v, l, u, theta)
-        _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, r, d, pull)
+        _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, r, d, pull, length)
         write(z, which, first, point)
         write_rows(system, y, which, first, dual)
         write_flags(theta, which, first, free)
@@ -141,12 +144,12 @@ def project(  # type: ignore[no-untyped-def]
             steps[which[first + w]] = taken[w]
 
 
-@jit
+@part
 def _start(system, start_factor, varies, entries, s, b, y, z):  # type: ignore[no-untyped-def]
     """Multipliers of the projection without bounds, or 0 where every instance has a matrix of its own."""
     rows = len(system.order)
     if varies:
-        y[:] = 0.0
+        fill(y, 0.0)
         return
     multiply(system, varies, entries, s, y)
     for i in range(rows):
@@ -154,7 +157,7 @@ def _start(system, start_factor, varies, entries, s, b, y, z):  # type: ignore[n
     solve(system, start_factor, y)
 
 
-@jit
+@part
 def _goals(s, b, goal):  # type: ignore[no-untyped-def]
     """Residuals that are rounding: of sums of b, and of scores that cancel to numbers like those in b."""
     size = spread(1.0)
@@ -166,14 +169,14 @@ def _goals(s, b, goal):  # type: ignore[no-untyped-def]
     store(goal, 0, 16.0 * EPSILON * size + 4.0 * EPSILON * large)
 
 
-@jit
+@part
 def _target(system, varies, entries, s, y, v):  # type: ignore[no-untyped-def]
     multiply_transpose(system, varies, entries, y, v)
     for j in range(len(s) // LANES):
         store(v, j, load(s, j) - load(v, j))
 
 
-@jit
+@part
 def _interior(v, l, u, theta):  # type: ignore[no-untyped-def]
     """1 on columns strictly inside their bounds, else 0."""
     for j in range(len(v) // LANES):
@@ -182,7 +185,7 @@ def _interior(v, l, u, theta):  # type: ignore[no-untyped-def]
         store(theta, j, where_less(x, load(u, j), inside, spread(0.0)))
 
 
-@jit
+@part
 def _evaluate(system, varies, entries, v, pull, l, u, b, y, d, length, z, r, out):  # type: ignore[no-untyped-def]
     """z, the residual ``A z - b`` and, in ``out``, ψ, the largest residual and the slope, after a step along d."""
     t = load(length, 0)
@@ -206,7 +209,7 @@ def _evaluate(system, varies, entries, v, pull, l, u, b, y, d, length, z, r, out
     store(out, 2, slope)
 
 
-@jit
+@part
 def _other_lengths(old, new, length, grows):  # type: ignore[no-untyped-def]
     """Shorten the steps that do not bring enough, prolong those at whose end ψ falls as before; whether there are any.
 
@@ -227,11 +230,10 @@ def _other_lengths(old, new, length, grows):  # type: ignore[no-untyped-def]
     return some
 
 
-@jit
-def _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, r, d, pull):  # type: ignore[no-untyped-def]
+@part
+def _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, r, d, pull, going):  # type: ignore[no-untyped-def]
     """Remove what is left of the residual by moving the free columns: ``z -= D Aᵀ (A D Aᵀ + δ)⁻¹ (A z - b)``."""
     rows, columns = len(b) // LANES, len(z) // LANES
-    going = np.empty(LANES)
     for attempt in range(CORRECTIONS):
         multiply(system, varies, entries, z, r)
         left = spread(0.0)
@@ -241,7 +243,10 @@ def _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, 
         # A lane that is done stays where it is: its answer must not depend on its neighbours.
         moves = where_less(spread(4.0 * EPSILON), left, spread(1.0), spread(0.0))
         store(going, 0, moves)
-        if going.max() == 0.0:
+        some = False
+        for w in range(LANES):
+            some = some or going[w] > 0.0
+        if not some:
             return
         if attempt == 0:
             for i in range(rows):

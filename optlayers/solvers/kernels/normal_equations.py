@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
 
-from optlayers.solvers.kernels.lanes import jit, load, spread, store, where_less
+from optlayers.solvers.kernels.lanes import jit, load, part, spread, stay_apart, store, where_less
 
 __all__ = ["System", "analyze", "assemble", "factor", "factor_size", "multiply", "multiply_transpose", "solve"]
 
@@ -156,7 +156,8 @@ def _rows_of_factor(start: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, 
                 if count == capacity:
                     capacity *= 2
                     longer_row, longer_column = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
-                    longer_row[:count], longer_column[:count] = found_row[:count], found_column[:count]
+                    for e in range(count):  # a slice takes numba seconds to compile
+                        longer_row[e], longer_column[e] = found_row[e], found_column[e]
                     found_row, found_column = longer_row, longer_column
                 found_row[count], found_column[count] = i, k
                 count += 1
@@ -184,9 +185,10 @@ def _products(
     return left[by_target], right[by_target], target[by_target]
 
 
-@jit
+@part
 def multiply(system, varies, entries, x, out):  # type: ignore[no-untyped-def]
     """``out = A x``; ``entries`` are vectors of entries, column by column, where they ``vary``."""
+    stay_apart()
     for i in range(len(system.row_start) - 1):
         total = spread(0.0)
         if varies:
@@ -198,9 +200,10 @@ def multiply(system, varies, entries, x, out):  # type: ignore[no-untyped-def]
         store(out, i, total)
 
 
-@jit
+@part
 def multiply_transpose(system, varies, entries, y, out):  # type: ignore[no-untyped-def]
     """``out = Aᵀ y``."""
+    stay_apart()
     for j in range(len(system.column_start) - 1):
         total = spread(0.0)
         if varies:
@@ -212,9 +215,10 @@ def multiply_transpose(system, varies, entries, y, out):  # type: ignore[no-unty
         store(out, j, total)
 
 
-@jit
+@part
 def assemble(system, varies, entries, theta, shift, factored):  # type: ignore[no-untyped-def]
     """Write ``A diag(theta) Aᵀ + diag(shift)`` to ``factored``."""
+    stay_apart()
     rows = len(system.order)
     for i in range(len(system.product_start) - 1):
         total = spread(0.0)
@@ -230,13 +234,14 @@ def assemble(system, varies, entries, theta, shift, factored):  # type: ignore[n
         store(factored, i, total)
 
 
-@jit
+@part
 def factor(system, factored, column, dependent):  # type: ignore[no-untyped-def]
     """Replace an assembled matrix by D and L of ``L D Lᵀ``; ``column`` is room for a vector per row.
 
     A pivot below ``dependent`` times its diagonal entry is what rounding leaves of a row that depends on earlier ones;
     it becomes :data:`DROPPED`.
     """
+    stay_apart()
     rows = len(system.order)
     start, row = system.factor_start, system.factor_row
     for j in range(rows):
@@ -258,9 +263,10 @@ def factor(system, factored, column, dependent):  # type: ignore[no-untyped-def]
             store(factored, rows + p, load(column, row[p]) * inverse)
 
 
-@jit
+@part
 def solve(system, factored, x):  # type: ignore[no-untyped-def]
     """Solve in place with a factored matrix."""
+    stay_apart()
     rows = len(system.order)
     start, row = system.factor_start, system.factor_row
     for j in range(rows):

@@ -12,8 +12,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.batches import read, read_entries, read_rows, write, write_flags, write_rows
-from optlayers.solvers.kernels.lanes import LANES, absolute, jit, load, maximum, minimum, spread, store, where_less
+from optlayers.solvers.kernels.batches import group_room, read_group, write, write_flags, write_rows
+from optlayers.solvers.kernels.lanes import (
+    LANES,
+    absolute,
+    fill,
+    jit,
+    load,
+    maximum,
+    minimum,
+    part,
+    spread,
+    store,
+    where_less,
+)
 
 __all__ = ["project", "pull_back"]
 
@@ -26,16 +38,10 @@ def project(  # type: ignore[no-untyped-def]
 ):
     """Project the instances ``which``; ``steps`` is how many it took, negative where ``limit`` was not enough."""
     rows, columns = len(system.order), len(system.column_start) - 1
-    s, l, u, z, flags = (
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-        np.empty(LANES * columns),
-    )
-    b, y = np.empty(LANES * rows), np.empty(LANES * rows)
+    group = group_room(system, varies)
+    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
+    z, flags, y = np.empty(LANES * columns), np.empty(LANES * columns), np.empty(LANES * rows)
     a = np.empty(LANES * len(system.row_column))
-    entries = np.empty(LANES * len(system.column_row) if varies else 0)
     found = np.empty(3 * LANES)
     previous, low, high = np.empty(LANES), np.empty(LANES), np.empty(LANES)
     taken = np.empty(LANES, np.int64)
@@ -43,14 +49,8 @@ def project(  # type: ignore[no-untyped-def]
     for t in range(len(a) // LANES):
         store(a, t, spread(system.row_value[t]))
     for first in range(0, len(which), LANES):
-        read(scores, which, first, s)
-        if first == 0 or len(lower) > 1:
-            read(lower, which, first, l)
-        if first == 0 or len(upper) > 1:
-            read(upper, which, first, u)
-        read_rows(system, rhs, which, first, b)
+        read_group(system, varies, matrix, scores, rhs, lower, upper, which, first, group)
         if varies:
-            read_entries(system, matrix, which, first, entries)
             for t in range(len(a) // LANES):
                 store(a, t, load(entries, system.row_entry[t]))
         for j in range(columns):
@@ -64,7 +64,7 @@ def project(  # type: ignore[no-untyped-def]
             start, stop = system.row_start[i], system.row_start[i + 1]
             _bracket(system, start, stop, a, s, l, u, load(b, i), y, i, low, high)
             done[:] = False
-            previous[:] = np.inf
+            fill(previous, np.inf)
             for step in range(limit + 1):
                 _evaluate(system, start, stop, a, s, l, u, load(b, i), load(y, i), found)
                 finished = True
@@ -89,7 +89,7 @@ def project(  # type: ignore[no-untyped-def]
             steps[which[first + w]] = taken[w]
 
 
-@jit
+@part
 def _bracket(system, start, stop, a, s, l, u, b, y, i, low, high):  # type: ignore[no-untyped-def]
     """Between the outermost kinks lies the root; the first guess is the projection without bounds."""
     squares, sides = spread(0.0), spread(0.0) - b
@@ -107,7 +107,7 @@ def _bracket(system, start, stop, a, s, l, u, b, y, i, low, high):  # type: igno
     store(y, i, sides / squares)
 
 
-@jit
+@part
 def _evaluate(system, start, stop, a, s, l, u, b, y, out):  # type: ignore[no-untyped-def]
     """φ(y), its slope, and what of φ is rounding."""
     value, slope, size = b, spread(0.0), absolute(b)
@@ -127,7 +127,7 @@ def _evaluate(system, start, stop, a, s, l, u, b, y, out):  # type: ignore[no-un
     store(out, 2, 4.0 * EPSILON * (size + one + largest))
 
 
-@jit
+@part
 def _move(w, value, slope, y, i, low, high, previous):  # type: ignore[no-untyped-def]
     """A Newton step for lane ``w``, or half of the bracket where that leads outside or halves nothing."""
     here = y[LANES * i + w]
@@ -150,7 +150,7 @@ def _move(w, value, slope, y, i, low, high, previous):  # type: ignore[no-untype
         y[LANES * i + w] = low[w] + 1.0 + abs(low[w]) if value < 0.0 else high[w] - 1.0 - abs(high[w])
 
 
-@jit
+@part
 def _finish(system, start, stop, a, s, l, u, b, y, z, flags):  # type: ignore[no-untyped-def]
     """The point, with what rounding leaves of the residual taken from its free columns."""
     one, zero = spread(1.0), spread(0.0)
