@@ -565,7 +565,7 @@ class BoundPolytope(AbstractBoundPolytope):
             status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
             status, reasons = self._reasons(form, instances, status, answer.reasons)
         return Solution(
-            torch.from_numpy(form.expand(answer.point[:, : form.scored])),
+            torch.from_numpy(form.expand(answer.point[:, : form.scored]) if answer.whole is None else answer.whole),
             torch.from_numpy(status.astype(np.int8, copy=False)),
             torch.from_numpy(residual),
             torch.from_numpy(gap),

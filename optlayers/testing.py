@@ -9,7 +9,7 @@ import copy
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
@@ -20,13 +20,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
+from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.solution import Solution, Status
 from optlayers.solvers import Highs
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
+from optlayers.solvers.batch import make_instances
 from optlayers.standard_form import StandardForm, form_without_rows
 
 __all__ = [
@@ -111,21 +112,23 @@ def is_vertex(
     batch = inputs.batch_shape(points, compiled.shape)
     given = inputs.parameter_tensors(form.parameters, parameters, batch)
     flat = inputs.flatten_scores(points, compiled.shape)
-    values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
-    bound = cast(BoundPolytope, compiled.bind(values, None, len(flat)))
+    theta = np.zeros((len(flat), form.parameter_count))
+    for spec in form.parameters:
+        theta[:, spec.span] = inputs.flatten_parameter(given[spec.name], len(flat), len(batch)).flatten(1).numpy()
+    instances = make_instances(form, theta, None)
     found = [
-        _longest_step(form, bound.instances.take(slice(k, k + 1)), point[form.kept]) <= tolerance
+        _longest_step(form, instances.take(slice(k, k + 1)), point[form.kept[: form.curved]]) <= tolerance
         for k, point in enumerate(flat.numpy())
     ]
     return torch.tensor(found, dtype=torch.bool).reshape(batch)
 
 
 def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> float:
-    if form.scored == 0:
+    if form.curved == 0:
         return 0.0
     data = form.matrix.data if instances.matrix is None else instances.matrix[0]
     body = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
-    pick = sp.eye_array(form.scored, form.columns, format="csc")
+    pick = sp.eye_array(form.curved, form.columns, format="csc")
     both = sp.block_array([[body, None], [None, body], [pick, pick]], format="csc")
     rhs = np.concatenate([instances.rhs[0], instances.rhs[0], 2 * point])
     # The point itself carries rounding: rows and bounds are met to 1e-9 rather than exactly.
@@ -134,11 +137,11 @@ def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> floa
     longest = 0.0
     for _ in range(3):
         direction = np.zeros(2 * form.columns)
-        direction[: form.scored] = generator.standard_normal(form.scored)
+        direction[: form.curved] = generator.standard_normal(form.curved)
         result = scipy.optimize.linprog(-direction, A_eq=both, b_eq=rhs, bounds=bounds, method="highs")
         if result.status != 0:
             raise AssertionError(f"the point is not in the polytope: {result.message}")
-        longest = max(longest, float(np.abs(result.x[: form.scored] - point).max(initial=0.0)))
+        longest = max(longest, float(np.abs(result.x[: form.curved] - point).max(initial=0.0)))
     return longest
 
 

@@ -93,7 +93,7 @@ def test_the_derivative_where_scores_tie(polytope):
 def test_trees_of_tied_scores_are_projected_and_certified(seed, levels, words):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, levels, (3, words + 1, words + 1), generator=generator).to(torch.float64)
-    compiled = ol.compile_polytope(polytopes.arborescence(words))
+    compiled = over_vertices(polytopes.arborescence(words))
     solution = compiled.project(scores).check()
     step = scores - solution.value
     best = compiled.maximize(step).check().value
@@ -122,7 +122,8 @@ def test_decompositions_mix_few_vertices(entry):
 def test_an_expectation_over_the_selected_structures_has_a_gradient(dtype):
     """A loss per structure, weighted, as a model takes it over the few trees that are selected."""
     layer = ol.OptLayer(polytopes.arborescence(4), ol.SparseMAP())
-    scores = scores_for((5, 5), 3).to(dtype).requires_grad_()
+    # Two instances whose decomposition is unique; where it is not, rounding may choose another one for scores next to it.
+    scores = scores_for((5, 5), 2).to(dtype).requires_grad_()
     worth = scores_for((5, 5), 1, seed=4)[0].to(dtype)
 
     def expected(leaf):
@@ -248,7 +249,9 @@ class TestBadOracles:
         scores = torch.tensor([[4.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
         solution = ol.compile_polytope(self.declared(lazy)).project(scores)
         assert [f.index for f in solution.failures] == [(1,)]
-        assert "oracle lazy does not maximize: it returned a structure that is worse by 1" in solution.failures[0].reason
+        assert (
+            "oracle lazy does not maximize: it returned a structure that is worse by 1" in solution.failures[0].reason
+        )
         with pytest.raises(AssertionError, match=r"oracle lazy, on sample 0: it misses the best score by"):
             check_oracle(self.declared(lazy))
 
@@ -259,7 +262,7 @@ class TestBadOracles:
         for solve in ("project", "maximize"):
             solution = getattr(ol.compile_polytope(self.declared(double)), solve)(scores_for((3,), 2))
             assert "oracle double left the polytope by 1" in solution.failures[1].reason
-        with pytest.raises(AssertionError, match="oracle double, on sample 0: .*left the polytope by 1"):
+        with pytest.raises(AssertionError, match=r"oracle double, on sample 0: .*left the polytope by 1"):
             check_oracle(self.declared(double))
 
     def test_outside_in_a_way_that_only_auxiliary_variables_show(self):
@@ -328,7 +331,7 @@ class TestBadOracles:
             return np.eye(3)[ties[len(calls) % len(ties)]]
 
         with pytest.raises(AssertionError, match="oracle fickle, on sample 2: it gives different answers"):
-            check_oracle(self.declared(fickle), samples=6)
+            check_oracle(self.declared(fickle), samples=7)
 
     def test_structures_where_there_are_none(self):
         def careless(scores):
@@ -371,7 +374,7 @@ def test_mixed_lengths_with_oracles():
     assert torch.equal(value.sum((1, 2)).round().detach(), torch.tensor(sizes, dtype=torch.float64))
     value.square().sum().backward()
     assert (scores.grad[0, 2:] == 0).all()
-    with pytest.raises(ValueError, match="size 0"):
+    with pytest.raises(ValueError, match="words must be at least 1, but got 0"):
         layer(scores.detach(), sizes=[0, 1, 1, 1, 1])
 
 
@@ -387,5 +390,3 @@ def test_codes_of_kernels_do_not_collide():
     codes = [oracles.FOUND, oracles.NOTHING, oracle_call.RAISED, oracle_call.WRONG_SHAPE]
     codes += [min_norm_point.LIMIT, min_norm_point.OUTSIDE, min_norm_point.NOT_MAXIMAL]
     assert len(set(codes)) == len(codes) and max(codes) < oracle_call.FIRST_COMPLAINT
-
-

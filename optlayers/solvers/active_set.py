@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,10 +10,10 @@ import numpy as np
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Decomposition, Instances
+from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.kernels import min_norm_point, oracles
-from optlayers.solvers.kernels.batches import per_instance
-from optlayers.solvers.oracle import FEASIBLE, judge, no_forbidden
-from optlayers.solvers.oracle_call import OracleCall, Rows
+from optlayers.solvers.oracle import ADVICE, FEASIBLE, Question, judge
+from optlayers.solvers.oracle_call import FIRST_COMPLAINT, OracleCall
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import DeclarationError, StandardForm
 
@@ -66,44 +65,59 @@ class ActiveSet(AbstractProjector):
 
     def project(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
-        answer = Answer.empty(form, count)
-        flat, codes, steps = np.empty((count, form.size)), np.zeros(count, np.int64), np.zeros(count, np.int64)
-        residual = answer.residual = np.empty(count)
-        gap = answer.gap = np.empty(count)
-        question = _Question.of(state, instances)
-        outside = FEASIBLE * (1.0 + np.abs(instances.rhs).max(initial=0.0))
+        answer, certificate = Answer.of_whole(form, count), Certificate.room(count)
+        answer.certificate = certificate
+        codes = np.empty(count, np.int64)
+        # The scores are read again for the derivative; until then they may have been written to.
+        question = Question.of(form, call, instances.with_scores(instances.scores.copy()))
+        starts = np.zeros((0, form.size)) if instances.starts is None else form.expand(instances.starts)
         pieces: dict[int, tuple[np.ndarray, ...]] = {}
-        lock = threading.Lock()
 
         def work(which: np.ndarray) -> None:
             found = min_norm_point.decompose(
-                *question.arguments, question.starts, which, self.iteration_limit, outside, flat, codes, gap, residual,
-                steps,
-            )  # fmt: skip
-            with lock:
-                pieces[int(which[0]) if len(which) else 0] = found
+                *question.arguments,
+                form.structure_size,
+                starts,
+                which,
+                self.iteration_limit,
+                FEASIBLE,
+                answer.whole,
+                codes,
+                certificate.residual,
+                certificate.gap,
+                certificate.relative,
+            )
+            if len(which):
+                counts, kept, vertices = found
+                stored = kept.start[vertices]
+                pieces[int(which[0])] = (
+                    counts,
+                    kept.weight[:vertices],
+                    kept.start[: vertices + 1],
+                    kept.entry[:stored],
+                    kept.value[:stored],
+                )
 
         for_each_chunk(work, count)
-        answer.point[:, : form.scored] = flat[:, form.kept]
-        answer.point[:, form.scored :] = 0.0
-        self._judge(call, instances, codes, answer)
+        self._judge(call, codes, answer, certificate)
         answer.decomposition = Decomposition.joined([pieces[k] for k in sorted(pieces)], form.size)
-        answer.pullback = _Pullback(state, question, flat, answer.decomposition)
+        answer.pullback = _Pullback(state, question, answer, answer.decomposition)
         return answer
 
-    def _judge(self, call: OracleCall, instances: Instances, codes: np.ndarray, answer: Answer) -> None:
-        limited = codes == min_norm_point.LIMIT
-        bad = np.flatnonzero(codes == min_norm_point.NOT_MAXIMAL)
-        known = np.where(limited | (codes == min_norm_point.OUTSIDE), oracles.FOUND, codes)
-        known[bad] = oracles.FOUND
-        judge(call, instances, known, answer)
-        answer.status[limited] = Status.LIMIT
-        answer.status[bad] = Status.FAILED
-        for k in bad.tolist():
-            answer.reasons[k] = (
-                f"oracle {call.name} does not maximize: it returned a structure that is worse by "
-                f"{-answer.gap[k]:.3g} than another one of its own; see optlayers.testing.check_oracle"  # type: ignore[index]
-            )
+    def _judge(self, call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Certificate) -> None:
+        ended = codes >= min_norm_point.LIMIT
+        ended &= codes < FIRST_COMPLAINT
+        judge(call, np.where(ended, oracles.FOUND, codes), answer, certificate)
+        for k in np.flatnonzero(ended):
+            if codes[k] == min_norm_point.LIMIT:
+                answer.status[k] = Status.LIMIT
+                answer.reasons.pop(int(k), None)
+            elif codes[k] == min_norm_point.NOT_MAXIMAL:
+                answer.status[k] = Status.FAILED
+                answer.reasons[int(k)] = (
+                    f"oracle {call.name} does not maximize: it returned a structure that is worse by "
+                    f"{-certificate.gap[k]:.3g} than another one of its own; {ADVICE}"
+                )
 
 
 @final
@@ -115,54 +129,27 @@ class _State:
 
 @final
 @dataclass(frozen=True)
-class _Question:
-    """What kernels are told about a batch."""
-
-    arguments: tuple[Any, ...]
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, state: _State, instances: Instances) -> _Question:
-        form = state.form
-        starts = np.zeros((0, form.size))
-        if instances.starts is not None:
-            starts = form.expand(instances.starts)
-        return cls(
-            (
-                state.call.call,
-                Rows.of(form, instances),
-                per_instance(instances.scores),
-                no_forbidden(form, instances),
-                per_instance(instances.parameters),
-                form.structure_size,
-            ),
-            starts,
-        )
-
-
-@final
-@dataclass(frozen=True)
 class _Pullback:
     """The derivative of a batch of projections; see :mod:`optlayers.solvers.kernels.min_norm_point`."""
 
     state: _State
-    question: _Question
-    point: np.ndarray
+    question: Question
+    answer: Answer
     decomposition: Decomposition
 
     def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         form, vertices = self.state.form, self.decomposition
         whole, out = np.zeros((len(direction), form.size)), np.zeros((len(direction), form.size))
         whole[:, form.kept] = direction
+        kept = min_norm_point.Kept(vertices.weight, vertices.start, vertices.index, vertices.value)
 
         def work(which: np.ndarray) -> None:
             min_norm_point.pull_back(
                 *self.question.arguments,
-                self.point,
+                form.structure_size,
+                self.answer.whole,
                 vertices.first,
-                vertices.start,
-                vertices.index,
-                vertices.value,
+                kept,
                 whole,
                 which,
                 out,

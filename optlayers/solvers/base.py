@@ -133,7 +133,8 @@ class Answer:
     tangent of a projection; without it, a projection is polished to its active set. A solver of sets that are
     not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
     direction ``(batch, scored)`` to gradients of scores and of parameters. So does one that works on vertices; its
-    ``decomposition`` comes along. ``reasons`` say why instances failed.
+    ``decomposition`` comes along. Solvers that answer for the scored vector as a ``whole`` give points without
+    columns. ``reasons`` say why instances failed.
     """
 
     point: Float64[np.ndarray, "batch columns"]
@@ -145,6 +146,7 @@ class Answer:
     gap: Float64[np.ndarray, " batch"] | None = None
     pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     decomposition: Decomposition | None = None
+    whole: Float64[np.ndarray, "batch size"] | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
     def replace(self, index: np.ndarray, other: Answer, which: np.ndarray) -> None:
@@ -166,6 +168,12 @@ class Answer:
     def room(cls, form: StandardForm, batch: int) -> Answer:
         """An answer whose numbers are all going to be written."""
         return cls(np.empty((batch, form.columns)), np.empty((batch, form.rows)), np.zeros(batch, dtype=np.int8))
+
+    @classmethod
+    def of_whole(cls, form: StandardForm, batch: int) -> Answer:
+        """An answer whose scored vectors are going to be written as a whole."""
+        nothing = np.empty((batch, 0))
+        return cls(nothing, nothing, np.zeros(batch, dtype=np.int8), whole=np.empty((batch, form.size)))
 
     @classmethod
     def empty(cls, form: StandardForm, batch: int) -> Answer:

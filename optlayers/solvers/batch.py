@@ -80,10 +80,12 @@ def solve_possible(
     impossible = impossible | (instances.lower > instances.upper).any(axis=1)
     if not impossible.any():
         return solve(instances)
-    answer = Answer.empty(form, len(instances))
-    answer.status[impossible] = Status.INFEASIBLE
     rest = np.flatnonzero(~impossible)
     part = solve(instances.take(rest))
+    answer = (Answer.empty if part.whole is None else Answer.of_whole)(form, len(instances))
+    answer.status[impossible] = Status.INFEASIBLE
+    if answer.whole is not None and part.whole is not None:
+        answer.whole[impossible], answer.whole[rest] = np.nan, part.whole
     if part.free is not None:
         answer.free = np.zeros(answer.point.shape, dtype=bool)
     if part.certificate is not None:

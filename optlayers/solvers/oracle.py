@@ -10,6 +10,7 @@ import numpy as np
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
+from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.kernels import oracles
 from optlayers.solvers.kernels.batches import per_instance
@@ -17,10 +18,12 @@ from optlayers.solvers.oracle_call import OracleCall, Rows
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
-__all__ = ["Oracle", "judge", "no_forbidden"]
+__all__ = ["ADVICE", "FEASIBLE", "Oracle", "Question", "judge"]
 
 FEASIBLE = 1e-7
 """An oracle's answer may violate the declared constraints by so much, relative to their right-hand sides."""
+ADVICE = "see optlayers.testing.check_oracle"
+NOTHING_FORBIDDEN = np.zeros((0, 0), dtype=np.bool_)
 WORTH_A_THREAD = 64
 """Instances; compiled oracles take microseconds."""
 
@@ -56,23 +59,40 @@ class Oracle(AbstractMaximizer):
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
-        answer = Answer.empty(form, count)
-        flat, codes = np.empty((count, form.size)), np.zeros(count, dtype=np.int64)
-        residual = answer.residual = np.empty(count)
-        answer.gap = np.full(count, np.nan)
-        rows, scores = Rows.of(form, instances), per_instance(instances.scores)
-        forbidden, theta = no_forbidden(form, instances), per_instance(instances.parameters)
+        answer, certificate = Answer.of_whole(form, count), Certificate.room(count)
+        answer.certificate = certificate
+        certificate.gap[:] = np.nan
+        codes = np.empty(count, dtype=np.int64)
+        question = Question.of(form, call, instances)
 
         def work(which: np.ndarray) -> None:
-            oracles.maximize(call.call, rows, scores, forbidden, theta, which, flat, codes, residual)
+            oracles.maximize(
+                *question.arguments, which, answer.whole, codes, certificate.residual, certificate.relative
+            )
 
         for_each_chunk(work, count, smallest=WORTH_A_THREAD)
-        answer.point[:, : form.scored] = flat[:, form.kept]
-        answer.point[:, form.scored :] = 0.0
-        judge(call, instances, codes, answer)
+        judge(call, codes, answer, certificate)
         if state.reference is not None:
-            _verify(state, instances, answer)
+            _verify(state, instances, answer, certificate)
         return answer
+
+
+@final
+@dataclass(frozen=True)
+class Question:
+    """What kernels are told about a batch."""
+
+    arguments: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, form: StandardForm, call: OracleCall, instances: Instances) -> Question:
+        """The oracle, the rows that its structures are held to, scores, forbidden columns and parameters."""
+        if instances.forbidden is None:
+            forbidden = NOTHING_FORBIDDEN
+        else:
+            forbidden = np.ascontiguousarray(instances.forbidden[:, : form.scored])
+        theta = per_instance(instances.parameters) if form.parameter_count else instances.parameters
+        return cls((call.call, Rows.of(form, instances), per_instance(instances.scores), forbidden, theta))
 
 
 @final
@@ -84,52 +104,39 @@ class _State:
     """The state of a HiGHS solver that verifies answers, None when they are not."""
 
 
-def _verify(state: _State, instances: Instances, answer: Answer) -> None:
+def _verify(state: _State, instances: Instances, answer: Answer, certificate: Certificate) -> None:
     """Complete structures by auxiliary values, which there are none of outside of the polytope, and find the gap."""
+    if answer.whole is None:
+        raise RuntimeError("oracles give scored vectors")
     form, inside = state.form, np.flatnonzero(answer.status == Status.OPTIMAL)
     mine = instances.take(inside)
     lower, upper = mine.lower.copy(), mine.upper.copy()
-    held = answer.point[inside][:, : form.scored]
+    held = answer.whole[inside][:, form.kept]
     # Rounded structures get the room of the tolerance on either side.
     lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
-    completed = Highs().maximize(
-        state.reference, replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
-    )
+    anywhere = replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
+    completed = Highs().maximize(state.reference, anywhere)
     best = Highs().maximize(state.reference, mine)
-    if answer.gap is None:
-        raise RuntimeError("answers of oracles have a gap, be it NaN")
-    answer.gap[inside] = np.sum(mine.scores * (best.point[:, : form.scored] - held), axis=1)
-    for position in np.flatnonzero(completed.status != Status.OPTIMAL):
-        k = int(inside[position])
-        answer.status[k] = Status.INACCURATE
-        answer.reasons[k] = f"oracle {state.call.name} left the polytope; see optlayers.testing.check_oracle"
+    gap = certificate.gap[inside] = np.sum(mine.scores * (best.point[:, : form.scored] - held), axis=1)
     size = 1.0 + np.abs(mine.scores).sum(axis=1)
-    for position in np.flatnonzero(answer.gap[inside] > FEASIBLE * size):
-        k = int(inside[position])
-        answer.status[k] = Status.INACCURATE
-        answer.reasons[k] = f"oracle {state.call.name} misses the best value by {answer.gap[k]:.3g}"
+    certificate.relative[inside] = np.maximum(certificate.relative[inside], gap / size)
+    for position, k in enumerate(inside.tolist()):
+        if completed.status[position] != Status.OPTIMAL:
+            certificate.relative[k] = np.inf
+            answer.reasons[k] = f"oracle {state.call.name} left the polytope; {ADVICE}"
+        elif gap[position] > FEASIBLE * size[position]:
+            answer.reasons[k] = f"oracle {state.call.name} misses the best value by {gap[position]:.3g}"
 
 
-def no_forbidden(form: StandardForm, instances: Instances) -> np.ndarray:
-    """The forbidden scored columns; no rows at all when nothing is forbidden."""
-    if instances.forbidden is None:
-        return np.zeros((0, 0), dtype=np.bool_)
-    return np.ascontiguousarray(instances.forbidden[:, : form.scored])
-
-
-def judge(call: OracleCall, instances: Instances, codes: np.ndarray, answer: Answer) -> None:
+def judge(call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Certificate) -> None:
     """Status and reason of every instance, from the codes of the kernel and the residuals of its structures."""
-    if answer.residual is None:
-        raise RuntimeError("answers of oracles bring their residuals")
-    scale = 1.0 + np.abs(instances.rhs).max(axis=1, initial=0.0)
-    outside = (codes == oracles.FOUND) & ~(answer.residual <= FEASIBLE * scale)
-    for k in np.flatnonzero((codes != oracles.FOUND) | outside).tolist():
+    if np.count_nonzero(codes) == 0 and certificate.all_hold(FEASIBLE):
+        return
+    for k in np.flatnonzero((codes != oracles.FOUND) | ~certificate.holds(FEASIBLE)).tolist():
         code = int(codes[k])
-        if outside[k]:
+        if code == oracles.FOUND:
             answer.status[k] = Status.INACCURATE
-            answer.reasons[k] = (
-                f"oracle {call.name} left the polytope by {answer.residual[k]:.3g}; see optlayers.testing.check_oracle"
-            )
+            answer.reasons[k] = f"oracle {call.name} left the polytope by {certificate.residual[k]:.3g}; {ADVICE}"
         elif code == oracles.NOTHING:
             answer.status[k] = Status.INFEASIBLE
             answer.reasons[k] = f"oracle {call.name} finds no structure without the forbidden parts"

@@ -26,10 +26,12 @@ constant on F beyond the span, and its projection is done.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from optlayers.solvers.kernels.lanes import jit
-from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, violation
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
+from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, sides, violation
 
 __all__ = ["DONE", "LIMIT", "NOT_MAXIMAL", "OUTSIDE", "decompose", "pull_back"]
 
@@ -41,465 +43,542 @@ ROUNDING = 4e-15
 """A gap below this, relative to the sums that it is a difference of, is rounding."""
 WORSE = 1e-9
 """A vertex that is worse by more than this, relative to these sums, is no maximum."""
-ON_FACE = 1e-9
+ON_FACE = 1e-12
 """A vertex whose value misses the best by less than this, relative to the size of the objective, is on the face."""
-NEAR_FACE = (1e8, 1e10)
-"""How much more the objective of the face weighs than the direction, first and when that was not enough."""
-GAIN = 1e-6
-"""Progress along a direction of unit size that is more than rounding next to the weights above."""
+NEAR_FACE = (1e8, 1e10, 1e12)
+"""How much more the objective of the face weighs than the direction, first, and when a vertex beside the face came."""
+GAIN = 1e-14
+"""Progress along a direction of unit size that is more than rounding, relative to these weights."""
+FIRST_PLACES = 16
 
 
-@jit
-def _grown(array):  # type: ignore[no-untyped-def]
-    """Twice the room, with the same content in the leading part."""
-    larger = np.zeros((2 * array.shape[0], *array.shape[1:]), array.dtype)
-    larger[: array.shape[0]] = array
+class Active(NamedTuple):
+    """Room for vertices, of which the first ``active`` in ``order`` are in use."""
+
+    entry: np.ndarray
+    """``(places, entries)`` where a vertex is not 0, ascending."""
+    value: np.ndarray
+    stored: np.ndarray
+    """``(places, 2)`` how many entries, and how many of them belong to the structure."""
+    order: np.ndarray
+    """A permutation of all places: vertices in the order of the factor, then places that are free."""
+    factor: np.ndarray
+    weight: np.ndarray
+    side: np.ndarray
+    ones: np.ndarray
+    step: np.ndarray
+    hand: np.ndarray
+
+
+@part
+def _room(places, entries):  # type: ignore[no-untyped-def]
+    stay_apart()
+    return Active(
+        np.zeros((places, entries), np.int32),
+        np.zeros((places, entries)),
+        np.zeros((places, 2), np.int64),
+        np.arange(places),
+        np.zeros((places, places)),
+        np.zeros(places),
+        np.zeros(places),
+        np.zeros(places),
+        np.zeros(places),
+        np.zeros(places),
+    )
+
+
+@part
+def _enlarged(a):  # type: ignore[no-untyped-def]
+    """Twice the room, with the same vertices."""
+    stay_apart()
+    places = len(a.order)
+    larger = _room(2 * places, a.entry.shape[1])
+    for i in range(places):
+        larger.order[i], larger.weight[i] = a.order[i], a.weight[i]
+        for j in range(2):
+            larger.stored[i, j] = a.stored[i, j]
+        for e in range(a.stored[i, 0]):
+            larger.entry[i, e], larger.value[i, e] = a.entry[i, e], a.value[i, e]
+        for j in range(i + 1):
+            larger.factor[i, j] = a.factor[i, j]
     return larger
 
 
-@jit
-def _grown_square(array):  # type: ignore[no-untyped-def]
-    larger = np.zeros((2 * array.shape[0], 2 * array.shape[1]))
-    larger[: array.shape[0], : array.shape[1]] = array
-    return larger
-
-
-@jit
-def _store(full, size, index, value, count, slot):  # type: ignore[no-untyped-def]
-    """A flat structure as its nonzero entries: ``count[slot]`` in all, ``count[slot, 1]`` of them in x."""
-    stored = 0
+@part
+def _store(a, full, size, slot):  # type: ignore[no-untyped-def]
+    """Put a flat structure down as its nonzero entries."""
+    stay_apart()
+    stored, structure = 0, 0
     for i in range(len(full)):
-        if i == size:
-            count[slot, 1] = stored
         if full[i] != 0.0:
-            index[slot, stored] = i
-            value[slot, stored] = full[i]
+            a.entry[slot, stored] = i
+            a.value[slot, stored] = full[i]
             stored += 1
-    count[slot, 0] = stored
-    if size == len(full):
-        count[slot, 1] = stored
+            structure += 1 if i < size else 0
+    a.stored[slot, 0] = stored
+    a.stored[slot, 1] = structure
 
 
-@jit
-def _same(index, value, count, a, b):  # type: ignore[no-untyped-def]
-    same = count[a, 0] == count[b, 0]
+@part
+def _same(a, one, other):  # type: ignore[no-untyped-def]
+    same = a.stored[one, 0] == a.stored[other, 0]
     e = 0
-    while same and e < count[a, 0]:
-        same = index[a, e] == index[b, e] and value[a, e] == value[b, e]
+    while same and e < a.stored[one, 0]:
+        same = a.entry[one, e] == a.entry[other, e] and a.value[one, e] == a.value[other, e]
         e += 1
     return same
 
 
-@jit
-def _dot(index, value, count, slot, vector):  # type: ignore[no-untyped-def]
+@part
+def _dot(a, slot, stored, vector):  # type: ignore[no-untyped-def]
     total = 0.0
-    for e in range(count[slot]):
-        total += value[slot, e] * vector[index[slot, e]]
+    for e in range(stored):
+        total += a.value[slot, e] * vector[a.entry[slot, e]]
     return total
 
 
-@jit
-def _absolute_dot(index, value, count, slot, vector):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for e in range(count[slot]):
-        total += abs(value[slot, e] * vector[index[slot, e]])
-    return total
-
-
-@jit
-def _mix(index, value, count, order, active, weight, out):  # type: ignore[no-untyped-def]
+@part
+def _mix(a, active, weight, out):  # type: ignore[no-untyped-def]
     """The point with these weights."""
-    out[:] = 0.0
-    for a in range(active):
-        slot = order[a]
-        for e in range(count[slot, 0]):
-            out[index[slot, e]] += weight[a] * value[slot, e]
+    stay_apart()
+    for i in range(len(out)):
+        out[i] = 0.0
+    for v in range(active):
+        slot = a.order[v]
+        for e in range(a.stored[slot, 0]):
+            out[a.entry[slot, e]] += weight[v] * a.value[slot, e]
 
 
-@jit
-def _append(index, value, count, order, active, slot, full, size, shift, factor, hand):  # type: ignore[no-untyped-def]
-    """Append the vertex in ``slot``, which is ``full``, to the factor; False, and no change, if it is dependent.
+@part
+def _square(a, slot):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for e in range(a.stored[slot, 1]):
+        total += a.value[slot, e] * a.value[slot, e]
+    return total
 
-    ``hand[:active]`` is L⁻¹ of its column of Q, which the exchange needs.
+
+@part
+def _append(a, active, full, shift):  # type: ignore[no-untyped-def]
+    """Append the next vertex, which is ``full``, to the factor; False, and no change, if it is dependent.
+
+    ``hand`` is then L⁻¹ of its column of Q, which the exchange needs.
     """
-    square = shift
-    for e in range(count[slot, 1]):
-        square += value[slot, e] * value[slot, e]
+    stay_apart()
+    slot = a.order[active]
+    square = shift + _square(a, slot)
     rest = square
-    for a in range(active):
-        other = order[a]
-        total = shift
-        for e in range(count[other, 1]):
-            total += value[other, e] * full[index[other, e]]
-        for b in range(a):
-            total -= factor[a, b] * hand[b]
-        hand[a] = total / factor[a, a]
-        rest -= hand[a] * hand[a]
+    for i in range(active):
+        other = a.order[i]
+        total = shift + _dot(a, other, a.stored[other, 1], full)
+        for j in range(i):
+            total -= a.factor[i, j] * a.hand[j]
+        a.hand[i] = total / a.factor[i, i]
+        rest -= a.hand[i] * a.hand[i]
     if rest <= DEPENDENT * square:
         return False
-    factor[active, :active] = hand[:active]
-    factor[active, active] = np.sqrt(rest)
-    order[active] = slot
+    for j in range(active):
+        a.factor[active, j] = a.hand[j]
+    a.factor[active, active] = np.sqrt(rest)
     return True
 
 
-@jit
-def _delete(factor, order, weight, active, gone):  # type: ignore[no-untyped-def]
+@part
+def _delete(a, active, gone):  # type: ignore[no-untyped-def]
     """Take vertex number ``gone`` out, and make the factor triangular again by rotations (Golub and Van Loan, 6.5)."""
-    for a in range(gone, active - 1):
-        order[a] = order[a + 1]
-        weight[a] = weight[a + 1]
-        factor[a, : a + 2] = factor[a + 1, : a + 2]
-    last = active - 1
-    for a in range(gone, last):
-        x, y = factor[a, a], factor[a, a + 1]
-        length = np.hypot(x, y)
+    stay_apart()
+    released, last = a.order[gone], active - 1
+    for i in range(gone, last):
+        a.order[i], a.weight[i] = a.order[i + 1], a.weight[i + 1]
+        for j in range(i + 2):
+            a.factor[i, j] = a.factor[i + 1, j]
+    a.order[last] = released
+    for i in range(gone, last):
+        x, y = a.factor[i, i], a.factor[i, i + 1]
+        length = np.sqrt(x * x + y * y)
         c, s = x / length, y / length
-        factor[a, a], factor[a, a + 1] = length, 0.0
-        for b in range(a + 1, last):
-            x, y = factor[b, a], factor[b, a + 1]
-            factor[b, a] = c * x + s * y
-            factor[b, a + 1] = c * y - s * x
-    return last
+        a.factor[i, i], a.factor[i, i + 1] = length, 0.0
+        for j in range(i + 1, last):
+            x, y = a.factor[j, i], a.factor[j, i + 1]
+            a.factor[j, i] = c * x + s * y
+            a.factor[j, i + 1] = c * y - s * x
 
 
-@jit
+@part
 def _forward(factor, active, vector):  # type: ignore[no-untyped-def]
-    for a in range(active):
-        total = vector[a]
-        for b in range(a):
-            total -= factor[a, b] * vector[b]
-        vector[a] = total / factor[a, a]
+    for i in range(active):
+        total = vector[i]
+        for j in range(i):
+            total -= factor[i, j] * vector[j]
+        vector[i] = total / factor[i, i]
 
 
-@jit
+@part
 def _backward(factor, active, vector):  # type: ignore[no-untyped-def]
-    for a in range(active - 1, -1, -1):
-        vector[a] /= factor[a, a]
-        for b in range(a):
-            vector[b] -= factor[a, b] * vector[a]
+    stay_apart()
+    for i in range(active - 1, -1, -1):
+        vector[i] /= factor[i, i]
+        for j in range(i):
+            vector[j] -= factor[i, j] * vector[i]
 
 
-@jit
-def _balanced(factor, active, side, ones, step):  # type: ignore[no-untyped-def]
-    """The solution of ``Q δ = side + κ 1`` with ``1ᵀδ = 0``."""
-    step[:active] = side[:active]
-    ones[:active] = 1.0
-    _forward(factor, active, step)
-    _forward(factor, active, ones)
-    product = square = 0.0
-    for a in range(active):
-        product += ones[a] * step[a]
-        square += ones[a] * ones[a]
-    for a in range(active):
-        step[a] -= product / square * ones[a]
-    _backward(factor, active, step)
-    total = 0.0
-    for a in range(active):
-        total += step[a]
-    for a in range(active):
-        step[a] -= total / active
+@part
+def _balanced(a, active):  # type: ignore[no-untyped-def]
+    """Into ``step`` the solution of ``Q δ = side + κ 1`` with ``1ᵀδ = 0``."""
+    stay_apart()
+    for i in range(active):
+        a.step[i], a.ones[i] = a.side[i], 1.0
+    _forward(a.factor, active, a.step)
+    _forward(a.factor, active, a.ones)
+    product, square, total = 0.0, 0.0, 0.0
+    for i in range(active):
+        product += a.ones[i] * a.step[i]
+        square += a.ones[i] * a.ones[i]
+    for i in range(active):
+        a.step[i] -= product / square * a.ones[i]
+    _backward(a.factor, active, a.step)
+    for i in range(active):
+        total += a.step[i]
+    for i in range(active):
+        a.step[i] -= total / active
 
 
-@jit
-def _exchange(factor, active, order, weight, hand):  # type: ignore[no-untyped-def]
+@part
+def _exchange(a, active):  # type: ignore[no-untyped-def]
     """Shift weight to a vertex in the affine hull of the others until one of them has none; which one, and how much."""
-    _backward(factor, active, hand)
-    gone, step = -1, np.inf
-    for a in range(active):
-        if hand[a] > 0.0 and weight[a] < step * hand[a]:
-            gone, step = a, weight[a] / hand[a]
-    for a in range(active):
-        weight[a] = max(0.0, weight[a] - step * hand[a])
-    return gone, step
+    _backward(a.factor, active, a.hand)
+    gone, moved = -1, np.inf
+    for i in range(active):
+        if a.hand[i] > 0.0 and a.weight[i] < moved * a.hand[i]:
+            gone, moved = i, a.weight[i] / a.hand[i]
+    if gone >= 0:
+        for i in range(active):
+            a.weight[i] = max(0.0, a.weight[i] - moved * a.hand[i])
+    return gone, moved
+
+
+@part
+def _gradient(full, x, size, goal):  # type: ignore[no-untyped-def]
+    """What the next vertex is to be best for."""
+    for i in range(size):
+        goal[i] = full[i] - x[i]
+    for i in range(size, len(full)):
+        goal[i] = full[i]
+
+
+@part
+def _minor_cycles(a, active, full, size, x, goal):  # type: ignore[no-untyped-def]
+    """Move to the best point of the affine hull, or to where the simplex ends on the way, and then without a vertex."""
+    stay_apart()
+    while True:
+        _mix(a, active, a.weight, x)
+        _gradient(full, x, size, goal)
+        for i in range(active):
+            slot = a.order[i]
+            a.side[i] = _dot(a, slot, a.stored[slot, 0], goal)
+        _balanced(a, active)
+        gone, share = -1, 1.0
+        for i in range(active):
+            if a.weight[i] + a.step[i] <= 0.0 and -a.step[i] * share >= a.weight[i]:
+                gone, share = i, a.weight[i] / -a.step[i] if a.step[i] < 0.0 else 0.0
+        for i in range(active):
+            a.weight[i] += share * a.step[i]
+        if gone < 0:
+            return active
+        _delete(a, active, gone)
+        active -= 1
+        total = 0.0
+        for i in range(active):
+            a.weight[i] = max(a.weight[i], 0.0)
+            total += a.weight[i]
+        for i in range(active):
+            a.weight[i] /= total
+
+
+@part
+def _judge(a, slot, goal, x):  # type: ignore[no-untyped-def]
+    """By how much the new vertex is better than the point, and the size of the sums that this is the difference of."""
+    stay_apart()
+    best, here, scale = 0.0, 0.0, 1.0
+    for e in range(a.stored[slot, 0]):
+        product = a.value[slot, e] * goal[a.entry[slot, e]]
+        best += product
+        scale += abs(product)
+    for i in range(len(x)):
+        if x[i] != 0.0:
+            here += goal[i] * x[i]
+            scale += abs(goal[i] * x[i])
+    return best - here, scale
+
+
+@part
+def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
+    """Make the new vertex active, in exchange for another where it is dependent; how many there are, 0 if it cannot."""
+    stay_apart()
+    if _append(a, active, out, shift):
+        a.weight[active] = 0.0
+        return active + 1
+    if size == len(out):
+        return 0  # all active vertices are equally good, and so is what they make up: the rest is rounding
+    gone, moved = _exchange(a, active)
+    if gone < 0:
+        return 0
+    _delete(a, active, gone)
+    a.order[active - 1], a.order[active] = a.order[active], a.order[active - 1]
+    if not _append(a, active - 1, out, shift):
+        return -active
+    a.weight[active - 1] = moved
+    return active
+
+
+@part
+def _project(  # type: ignore[no-untyped-def]
+    a, call, rows, k, theta, addresses, room, full, goal, out, x, size, limit, feasible, status, residual, gap, relative
+):
+    """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices."""
+    stay_apart()
+    scale_of_rows = sides(rows, k)
+    residual[k] = violation(rows, k, out, room)
+    if not residual[k] <= feasible * scale_of_rows:
+        status[k] = OUTSIDE
+        return a, 0
+    for i in range(len(a.order)):
+        a.order[i] = i
+    _store(a, out, size, 0)
+    shift = 1.0 + _square(a, 0)  # of the size of the products, so that the factor stays well conditioned
+    _append(a, 0, out, shift)
+    a.weight[0] = 1.0
+    active, stalls = 1, 0
+    status[k] = LIMIT
+    for _ in range(limit):
+        _mix(a, active, a.weight, x)
+        _gradient(full, x, size, goal)
+        code = ask(call, goal, theta[k], addresses, out)
+        far = violation(rows, k, out, room) if code == FOUND else 0.0
+        residual[k] = max(residual[k], far)
+        if code != FOUND or not far <= feasible * scale_of_rows:
+            relative[k] = np.inf
+            status[k] = code if code != FOUND else OUTSIDE
+            return a, active
+        if active == len(a.order):
+            a = _enlarged(a)
+            for i in range(active, len(a.order)):
+                a.order[i] = i
+        slot = a.order[active]
+        _store(a, out, size, slot)
+        better, scale = _judge(a, slot, goal, x)
+        gap[k] = better
+        if better < -WORSE * scale:
+            relative[k] = np.inf
+            status[k] = NOT_MAXIMAL
+            return a, active
+        gap[k] = max(better, 0.0)
+        relative[k] = max(residual[k] / scale_of_rows, gap[k] / scale)
+        known = False
+        for i in range(active):
+            known = known or _same(a, slot, a.order[i])
+        if better <= ROUNDING * scale or (known and stalls > 0):
+            status[k] = DONE
+            return a, active
+        if not known:
+            taken = _take_in(a, active, out, size, shift)
+            if taken <= 0:
+                status[k] = DONE if taken == 0 else LIMIT
+                return a, active if taken == 0 else active - 1
+            active = taken
+        active = _minor_cycles(a, active, full, size, x, goal)
+        # A vertex that helps only by rounding is dropped again at once, and would come back for ever.
+        stays = False
+        for i in range(active):
+            stays = stays or a.order[i] == slot
+        stalls = 0 if stays else stalls + 1
+        if stalls > 2:
+            status[k] = DONE
+            return a, active
+    return a, active
+
+
+class Kept(NamedTuple):
+    """Vertices with a weight, of instance after instance."""
+
+    weight: np.ndarray
+    start: np.ndarray
+    entry: np.ndarray
+    value: np.ndarray
+
+
+@part
+def _keep(kept, vertices, a, active):  # type: ignore[no-untyped-def]
+    """Append the vertices of an instance; what they are kept in, which may have grown, and how many there are now."""
+    stay_apart()
+    stored = kept.start[vertices]
+    for i in range(active):
+        stored += a.stored[a.order[i], 0]
+    if vertices + active >= len(kept.weight) or stored > len(kept.entry):
+        more, most = 2 * (vertices + active) + 64, 2 * stored + 1024
+        larger = Kept(np.zeros(more), np.zeros(more + 1, np.int64), np.zeros(most, np.int32), np.zeros(most))
+        for v in range(vertices):
+            larger.weight[v], larger.start[v + 1] = kept.weight[v], kept.start[v + 1]
+        for e in range(kept.start[vertices]):
+            larger.entry[e], larger.value[e] = kept.entry[e], kept.value[e]
+        kept = larger
+    for i in range(active):
+        if a.weight[i] > 0.0:
+            slot, end = a.order[i], kept.start[vertices]
+            for e in range(a.stored[slot, 0]):
+                kept.entry[end], kept.value[end] = a.entry[slot, e], a.value[slot, e]
+                end += 1
+            kept.weight[vertices] = a.weight[i]
+            vertices += 1
+            kept.start[vertices] = end
+    return kept, vertices
 
 
 @jit
 def decompose(  # type: ignore[no-untyped-def]
-    call, rows, scores, forbidden, theta, size, starts, which, limit, outside, point, status, gap, residual, steps
+    call, rows, scores, forbidden, theta, size, starts, which, limit, feasible, point, status, residual, gap, relative
 ):
     """Project the instances ``which``; entries from ``size`` on are scored but not regularized.
 
     ``starts`` are vertices to begin with, ``(batch, entries)`` or empty. Returns the decompositions of the instances
-    one after the other: weights, how many each instance has, and the nonzero entries of every vertex.
+    one after the other: how many vertices each has, and in :class:`Kept` the vertices, of which there are so many.
     """
     entries = point.shape[1]
     full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
     addresses, room = np.empty(len(call.source), np.int64), np.empty(rows.rhs.shape[1])
-    slots = 16
-    index, value = np.zeros((slots, entries), np.int32), np.zeros((slots, entries))
-    count, order, free = np.zeros((slots, 2), np.int64), np.zeros(slots, np.int64), np.arange(slots)
-    factor = np.zeros((slots, slots))
-    weight, side, ones, step, hand = np.zeros(slots), np.zeros(slots), np.zeros(slots), np.zeros(slots), np.zeros(slots)
-    kept_weight, kept_count = np.zeros(64), np.zeros(len(which), np.int64)
-    kept_start, kept_index, kept_value = np.zeros(65, np.int64), np.zeros(1024, np.int32), np.zeros(1024)
-    vertices = 0
+    a = _room(FIRST_PLACES, entries)
+    kept, vertices = Kept(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
+    counts = np.zeros(len(which), np.int64)
     for position in range(len(which)):
         k = which[position]
         fill_scores(rows, k, scores, forbidden, full)
-        steps[k] = 0
+        code = FOUND
         if len(starts):
-            out[:] = starts[k]
-            code = FOUND
+            for i in range(entries):
+                out[i] = starts[k, i]
         else:
             code = ask(call, full, theta[k], addresses, out)
-        residual[k], gap[k], status[k] = np.nan, np.nan, code
-        if code != FOUND:
-            continue
-        residual[k] = violation(rows, k, out, room)
-        if not residual[k] <= outside:
-            status[k] = OUTSIDE
-            continue
-        for a in range(slots):
-            free[a] = a
-        slot = 0
-        _store(out, size, index, value, count, slot)
-        shift = 1.0
-        for e in range(count[slot, 1]):
-            shift += value[slot, e] * value[slot, e]
-        _append(index, value, count, order, 0, slot, out, size, shift, factor, hand)
-        weight[0] = 1.0
-        active = 1
-        status[k] = LIMIT
-        stalls = 0
-        while steps[k] < limit:
-            steps[k] += 1
-            _mix(index, value, count, order, active, weight, x)
+        residual[k], gap[k], relative[k], status[k] = np.nan, np.nan, np.inf, code
+        active = 0
+        if code == FOUND:
+            a, active = _project(
+                a, call, rows, k, theta, addresses, room, full, goal, out, x, size, limit, feasible, status,
+                residual, gap, relative,
+            )  # fmt: skip
+        if active == 0:
             for i in range(entries):
-                goal[i] = full[i] - x[i] if i < size else full[i]
-            code = ask(call, goal, theta[k], addresses, out)
-            if code != FOUND:
-                status[k] = code
-                break
-            far = violation(rows, k, out, room)
-            residual[k] = max(residual[k], far)
-            if not far <= outside:
-                status[k] = OUTSIDE
-                break
-            if active == slots:
-                index, value, count, order = _grown(index), _grown(value), _grown(count), _grown(order)
-                weight, side, ones, step, hand = _grown(weight), _grown(side), _grown(ones), _grown(step), _grown(hand)
-                factor, free = _grown_square(factor), np.concatenate((free, np.arange(slots, 2 * slots)))
-                slots *= 2
-            slot = free[active]
-            _store(out, size, index, value, count, slot)
-            best = _dot(index, value, count[:, 0], slot, goal)
-            scale = 1.0 + _absolute_dot(index, value, count[:, 0], slot, goal)
-            here = 0.0
-            for i in range(entries):
-                if x[i] != 0.0:
-                    here += goal[i] * x[i]
-                    scale += abs(goal[i] * x[i])
-            gap[k] = best - here
-            if gap[k] < -WORSE * scale:
-                status[k] = NOT_MAXIMAL
-                break
-            known = False
-            for a in range(active):
-                known = known or _same(index, value, count, slot, order[a])
-            if gap[k] <= ROUNDING * scale or (known and stalls > 0):
-                status[k] = DONE
-                break
-            if not known:
-                if not _append(index, value, count, order, active, slot, out, size, shift, factor, hand):
-                    gone, moved = _exchange(factor, active, order, weight, hand)
-                    if gone < 0 or entries == size:  # nothing but rounding is to be gained
-                        status[k] = DONE
-                        break
-                    released = order[gone]
-                    active = _delete(factor, order, weight, active, gone)
-                    free[active + 1] = released
-                    free[active] = slot
-                    if not _append(index, value, count, order, active, slot, out, size, shift, factor, hand):
-                        status[k] = LIMIT
-                        break
-                    weight[active] = moved
-                else:
-                    weight[active] = 0.0
-                active += 1
-            active = _minor_cycles(
-                index, value, count, order, free, active, weight, full, size, x, goal, factor, side, ones, step
-            )
-            # A vertex that helps only by rounding is dropped again at once, and would come back for ever.
-            stays = False
-            for a in range(active):
-                stays = stays or order[a] == slot
-            stalls = 0 if stays else stalls + 1
-            if stalls > 2:
-                status[k] = DONE
-                break
-        _mix(index, value, count, order, active, weight, point[k])
-        while vertices + active > len(kept_weight):
-            kept_weight = _grown(kept_weight)
-        while vertices + active + 1 > len(kept_start):
-            kept_start = _grown(kept_start)
-        for a in range(active):
-            if weight[a] == 0.0:
-                continue
-            slot = order[a]
-            begin = kept_start[vertices]
-            while begin + count[slot, 0] > len(kept_index):
-                kept_index, kept_value = _grown(kept_index), _grown(kept_value)
-            for e in range(count[slot, 0]):
-                kept_index[begin + e] = index[slot, e]
-                kept_value[begin + e] = value[slot, e]
-            kept_weight[vertices] = weight[a]
-            vertices += 1
-            kept_start[vertices] = begin + count[slot, 0]
-            kept_count[position] += 1
-    stored = kept_start[vertices]
-    return (
-        kept_count,
-        kept_weight[:vertices].copy(),
-        kept_start[: vertices + 1].copy(),
-        kept_index[:stored].copy(),
-        kept_value[:stored].copy(),
-    )
-
-
-@jit
-def _minor_cycles(  # type: ignore[no-untyped-def]
-    index, value, count, order, free, active, weight, full, size, x, goal, factor, side, ones, step
-):
-    """Move to the best point of the affine hull, or to where the simplex ends on the way, and then without a vertex."""
-    while True:
-        _mix(index, value, count, order, active, weight, x)
-        for i in range(len(x)):
-            goal[i] = full[i] - x[i] if i < size else full[i]
-        for a in range(active):
-            side[a] = _dot(index, value, count[:, 0], order[a], goal)
-        _balanced(factor, active, side, ones, step)
-        gone, part = -1, 1.0
-        for a in range(active):
-            if weight[a] + step[a] <= 0.0 and -step[a] * part >= weight[a]:
-                gone, part = a, weight[a] / -step[a] if step[a] < 0.0 else 0.0
-        for a in range(active):
-            weight[a] += part * step[a]
-        if gone < 0:
-            return active
-        released = order[gone]
-        active = _delete(factor, order, weight, active, gone)
-        free[active] = released
-        total = 0.0
-        for a in range(active):
-            weight[a] = max(weight[a], 0.0)
-            total += weight[a]
-        for a in range(active):
-            weight[a] /= total
+                point[k, i] = np.nan
+            continue
+        _mix(a, active, a.weight, point[k])
+        before = vertices
+        kept, vertices = _keep(kept, vertices, a, active)
+        counts[position] = vertices - before
+    return counts, kept, vertices
 
 
 @jit
 def pull_back(  # type: ignore[no-untyped-def]
-    call, rows, scores, forbidden, theta, size, point, first, start, vertex_index, vertex_value, direction, which, out
+    call, rows, scores, forbidden, theta, size, point, first, kept, direction, which, out
 ):
     """The derivative applied to ``direction`` ``(batch, entries)``, for the instances ``which``, written to ``out``.
 
-    Vertices of instance k are ``first[k]:first[k + 1]`` of those in ``start``, ``vertex_index`` and ``vertex_value``.
+    Vertices of instance k are ``first[k]:first[k + 1]`` of ``kept``.
     """
     entries = point.shape[1]
-    full, goal, found = np.empty(entries), np.empty(entries), np.empty(entries)
-    rest, dense = np.empty(entries), np.zeros(entries)
+    full, goal, found, rest = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
     addresses = np.empty(len(call.source), np.int64)
-    slots = 16
-    index, value = np.zeros((slots, entries), np.int32), np.zeros((slots, entries))
-    count, order = np.zeros((slots, 2), np.int64), np.zeros(slots, np.int64)
-    factor = np.zeros((slots, slots))
-    side, ones, step, hand = np.zeros(slots), np.zeros(slots), np.zeros(slots), np.zeros(slots)
+    a = _room(FIRST_PLACES, entries)
     for k in which:
-        out[k] = 0.0
         length = 0.0
-        for i in range(size):
+        for i in range(entries):
+            out[k, i] = 0.0
             length = max(length, abs(direction[k, i]))
         if length == 0.0:
             continue
         fill_scores(rows, k, scores, forbidden, full)
-        active, shift = 0, 1.0
-        for v in range(first[k], first[k + 1]):
-            if active == slots:
-                index, value, count, order = _grown(index), _grown(value), _grown(count), _grown(order)
-                side, ones, step, hand = _grown(side), _grown(ones), _grown(step), _grown(hand)
-                factor = _grown_square(factor)
-                slots *= 2
-            stored = start[v + 1] - start[v]
-            count[active, 0] = stored
-            count[active, 1] = 0
-            for e in range(stored):
-                index[active, e] = vertex_index[start[v] + e]
-                value[active, e] = vertex_value[start[v] + e]
-                dense[index[active, e]] = value[active, e]
-                if index[active, e] < size:
-                    count[active, 1] += 1
-            if active == 0:
-                for e in range(count[0, 1]):
-                    shift += value[0, e] * value[0, e]
-            taken = _append(index, value, count, order, active, active, dense, size, shift, factor, hand)
-            for e in range(stored):
-                dense[index[active, e]] = 0.0
-            active += 1 if taken else 0
-        size_of_goal = 1.0
+        a, active, shift = _taken_up(a, kept, first[k], first[k + 1], size, found)
+        largest_goal = 1.0
+        _gradient(full, point[k], size, goal)
         for i in range(entries):
-            goal[i] = full[i] - point[k, i] if i < size else full[i]
-            if np.isfinite(goal[i]):
-                size_of_goal = max(size_of_goal, abs(goal[i]))
+            if not np.isinf(goal[i]):
+                largest_goal = max(largest_goal, abs(goal[i]))
         sign, tried = 1.0, 0
         while True:
-            _project_on_span(index, value, count, order, active, size, direction[k], factor, side, ones, step, out[k])
+            for i in range(active):
+                slot = a.order[i]
+                a.side[i] = _dot(a, slot, a.stored[slot, 1], direction[k])
+            _balanced(a, active)
+            _mix(a, active, a.step, out[k])
             largest = 0.0
             for i in range(size):
                 rest[i] = 0.0 if np.isinf(full[i]) else direction[k, i] - out[k, i]
                 largest = max(largest, abs(rest[i]))
             if largest <= 1e-12 * length or tried == 2:
                 break
-            if active == slots:
-                index, value, count, order = _grown(index), _grown(value), _grown(count), _grown(order)
-                side, ones, step, hand = _grown(side), _grown(ones), _grown(step), _grown(hand)
-                factor = _grown_square(factor)
-                slots *= 2
+            if active == len(a.order):
+                a = _enlarged(a)
             extends = _further(
-                call, theta[k], addresses, goal, point[k], rest, sign / largest, size, size_of_goal, full, found
+                call, theta[k], addresses, goal, point[k], rest, sign / largest, size, largest_goal, full, found
             )
             if extends:
-                _store(found, size, index, value, count, active)
-                extends = _append(index, value, count, order, active, active, found, size, shift, factor, hand)
+                a.order[active] = active
+                _store(a, found, size, active)
+                extends = _append(a, active, found, shift)
             if extends:
-                active += 1
-                tried = 0
+                active, tried = active + 1, 0
             else:
-                sign = -sign
-                tried += 1
+                sign, tried = -sign, tried + 1
 
 
-@jit
-def _project_on_span(index, value, count, order, active, size, direction, factor, side, ones, step, out):  # type: ignore[no-untyped-def]
-    """The projection of a direction onto the differences of the active vertices, and what moves besides."""
-    for a in range(active):
-        side[a] = _dot(index, value, count[:, 1], order[a], direction)
-    _balanced(factor, active, side, ones, step)
-    _mix(index, value, count, order, active, step, out)
+@part
+def _taken_up(a, kept, first, last, size, dense):  # type: ignore[no-untyped-def]
+    """Factor the vertices that a projection ended with."""
+    stay_apart()
+    active, shift = 0, 1.0
+    for i in range(len(dense)):
+        dense[i] = 0.0
+    for v in range(first, last):
+        if active == len(a.order):
+            a = _enlarged(a)
+        a.order[active] = active
+        start, stored, structure = kept.start[v], kept.start[v + 1] - kept.start[v], 0
+        for e in range(stored):
+            i = kept.entry[start + e]
+            a.entry[active, e], a.value[active, e] = i, kept.value[start + e]
+            dense[i] = kept.value[start + e]
+            structure += 1 if i < size else 0
+        a.stored[active, 0], a.stored[active, 1] = stored, structure
+        if active == 0:
+            shift = 1.0 + _square(a, 0)
+        taken = _append(a, active, dense, shift)
+        for e in range(stored):
+            dense[kept.entry[start + e]] = 0.0
+        active += 1 if taken else 0
+    return a, active, shift
 
 
-@jit
+@part
 def _further(  # type: ignore[no-untyped-def]
-    call, theta, addresses, goal, point, rest, scale, size, size_of_goal, asked, found
+    call, theta, addresses, goal, point, rest, scale, size, largest_goal, asked, found
 ):
-    """Whether the face has a vertex further along ``scale * rest``; then it is ``found``. Overwrites ``asked``."""
-    forbidden_or_not = asked
+    """Whether the face has a vertex further along ``scale * rest``; then it is ``found``.
+
+    ``asked`` is overwritten, but for forbidden parts, which it holds -inf at.
+    """
+    stay_apart()
     for weight in NEAR_FACE:
         for i in range(len(goal)):
-            if np.isinf(forbidden_or_not[i]):
-                continue
-            asked[i] = weight * (goal[i] / size_of_goal) + (scale * rest[i] if i < size else 0.0)
+            if not np.isinf(asked[i]):
+                asked[i] = weight * (goal[i] / largest_goal) + (scale * rest[i] if i < size else 0.0)
         if ask(call, asked, theta, addresses, found) != FOUND:
             return False
         missed, gained, total = 0.0, 0.0, 1.0
         for i in range(len(goal)):
             moved = found[i] - point[i]
-            if moved == 0.0 or np.isinf(forbidden_or_not[i]):
-                continue
-            missed -= goal[i] * moved
-            total += abs(goal[i]) * (abs(found[i]) + abs(point[i]))
-            if i < size:
-                gained += scale * rest[i] * moved
+            if moved != 0.0 and not np.isinf(asked[i]):
+                missed -= goal[i] * moved
+                total += abs(goal[i]) * (abs(found[i]) + abs(point[i]))
+                if i < size:
+                    gained += scale * rest[i] * moved
         if missed <= ON_FACE * total:
-            return gained > GAIN
+            return gained > GAIN * weight
     return False

@@ -15,9 +15,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from optlayers.solvers.kernels.lanes import jit
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
-__all__ = ["FOUND", "NOTHING", "as_pointer", "ask", "fill_scores", "maximize", "violation", "violations"]
+__all__ = ["FOUND", "NOTHING", "as_pointer", "ask", "fill_scores", "maximize", "sides", "violation", "violations"]
 
 FOUND = 0
 NOTHING = 1
@@ -45,9 +45,10 @@ def _enter(_: Any, function: Any, arguments: Any, shapes: Any, out: Any) -> Any:
     return types.int64(types.int64, types.int64, types.int64, types.int64), generate
 
 
-@jit
+@part
 def ask(call, scores, theta, addresses, out):  # type: ignore[no-untyped-def]
     """One question: ``call`` is the oracle, ``addresses`` room for its arguments; NaN everywhere is no structure."""
+    stay_apart()
     for position in range(len(call.source)):
         base = call.place[position]
         if call.source[position] == SCORES:
@@ -61,13 +62,15 @@ def ask(call, scores, theta, addresses, out):  # type: ignore[no-untyped-def]
     return code
 
 
-@jit
+@part
 def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
     """By how much a flat structure violates the rows and bounds of instance ``k``; NaN if it holds one."""
+    stay_apart()
     a, b = k if len(rows.matrix) > 1 else 0, k if len(rows.rhs) > 1 else 0
     low, high = k if len(rows.lower) > 1 else 0, k if len(rows.upper) > 1 else 0
     worst = 0.0
-    room[:] = 0.0
+    for i in range(len(room)):
+        room[i] = 0.0
     for i in range(len(out)):
         value = out[i]
         if np.isnan(value):
@@ -87,9 +90,10 @@ def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
     return worst
 
 
-@jit
+@part
 def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def]
     """The scores of instance ``k`` for every entry of the structure: 0 where it is fixed, -inf where forbidden."""
+    stay_apart()
     for i in range(len(out)):
         j = rows.column[i]
         out[i] = 0.0 if j < 0 else scores[k, j]
@@ -97,16 +101,30 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
             out[i] = -np.inf
 
 
+@part
+def sides(rows, k):  # type: ignore[no-untyped-def]
+    """The size of right-hand sides that violations are relative to."""
+    largest = 1.0
+    b = k if len(rows.rhs) > 1 else 0
+    for i in range(rows.rhs.shape[1]):
+        largest = max(largest, 1.0 + abs(rows.rhs[b, i]))
+    return largest
+
+
 @jit
-def maximize(call, rows, scores, forbidden, theta, which, point, status, residual):  # type: ignore[no-untyped-def]
+def maximize(call, rows, scores, forbidden, theta, which, point, code, residual, relative):  # type: ignore[no-untyped-def]
     """Ask for the instances ``which``; ``point`` ``(batch, size)`` gets the flat structures."""
     full = np.empty(point.shape[1])
     addresses = np.empty(len(call.source), np.int64)
     room = np.empty(rows.rhs.shape[1])
     for k in which:
         fill_scores(rows, k, scores, forbidden, full)
-        status[k] = ask(call, full, theta[k], addresses, point[k])
-        residual[k] = violation(rows, k, point[k], room) if status[k] == FOUND else np.nan
+        code[k] = ask(call, full, theta[k], addresses, point[k])
+        residual[k], relative[k] = np.nan, np.inf
+        if code[k] == FOUND:
+            residual[k] = violation(rows, k, point[k], room)
+            if residual[k] < np.inf:  # and no NaN
+                relative[k] = residual[k] / sides(rows, k)
 
 
 @jit
