@@ -150,9 +150,9 @@ class Solution:
     def weights(self) -> Float[Tensor, "*batch most"]:
         """How much of each vertex, ``(*batch, most)``, sums to 1; 0 where an instance has fewer.
 
-        Differentiable with respect to the scores when the solution comes from :meth:`optlayers.OptLayer.solve`. Points of
-        a polytope are mixtures of its vertices in several ways; which one is given depends on the scores alone, but may
-        change from one to another as they change, where the point itself moves continuously.
+        Differentiable with respect to the scores when the solution comes from :meth:`optlayers.OptLayer.solve`. A point
+        may be a mixture of vertices in several ways; which one is given depends on the scores alone, but may change
+        from one to another as they change, where the point itself moves continuously.
         """
         return (self.mixture or self._mixture)[1]
 

@@ -122,7 +122,7 @@ def test_decompositions_mix_few_vertices(entry):
 def test_an_expectation_over_the_selected_structures_has_a_gradient(dtype):
     """A loss per structure, weighted, as a model takes it over the few trees that are selected."""
     layer = ol.OptLayer(polytopes.arborescence(4), ol.SparseMAP())
-    # Two instances whose decomposition is unique; where it is not, rounding may choose another one for scores next to it.
+    # Two instances whose decomposition is unique; where it is not, rounding may choose another one next to it.
     scores = scores_for((5, 5), 2).to(dtype).requires_grad_()
     worth = scores_for((5, 5), 1, seed=4)[0].to(dtype)
 
