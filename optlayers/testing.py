@@ -114,7 +114,7 @@ def is_vertex(
     flat = inputs.flatten_scores(points, compiled.shape)
     theta = np.zeros((len(flat), form.parameter_count))
     for spec in form.parameters:
-        theta[:, spec.span] = inputs.flatten_parameter(given[spec.name], len(flat), len(batch)).flatten(1).numpy()
+        theta[:, spec.span] = inputs.flatten_parameter(given[spec.name], len(flat), len(batch)).reshape(len(flat), -1)
     instances = make_instances(form, theta, None)
     found = [
         _longest_step(form, instances.take(slice(k, k + 1)), point[form.kept[: form.curved]]) <= tolerance
