@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from polytopes._compiled import compiled
-from polytopes._semiring import finite_or_zero
+from polytopes._logspace import finite_or_zero
 
 __all__ = ["best_states", "chain_log_partition"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["log_add", "log_sum"]
+__all__ = ["finite_or_zero", "log_add", "log_sum"]
 
 
 def log_sum(terms: Tensor, dim: int) -> Tensor:
@@ -23,9 +23,14 @@ def log_add(first: Tensor, second: Tensor) -> Tensor:
     return _LogAdd.apply(*torch.broadcast_tensors(first, second))
 
 
+def finite_or_zero(values: Tensor) -> Tensor:
+    """Zero in place of -inf, to be subtracted."""
+    return values.masked_fill(values == -torch.inf, 0.0)
+
+
 def _shares(terms: Tensor, total: Tensor) -> Tensor:
     """Of every term in a total, 0 where there is none; differentiable itself."""
-    return torch.exp(terms - total.masked_fill(total == -torch.inf, 0.0))
+    return torch.exp(terms - finite_or_zero(total))
 
 
 class _LogSum(torch.autograd.Function):

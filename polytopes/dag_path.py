@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optlayers import CompiledOracle, Polytope
 from polytopes._compiled import compiled
-from polytopes._semiring import logsumexp
+from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
 __all__ = ["dag_path", "grid_arcs", "grid_path"]
@@ -196,6 +196,6 @@ def _log_partition(scores: Tensor, *, levels: list[tuple[np.ndarray, np.ndarray]
     reached = sums = scores.new_zeros(*scores.shape[:-1], 1)
     for (_, before), part in zip(levels, all_scores.split([arcs.size for arcs, _ in levels], dim=-1), strict=True):
         before_sums = sums.index_select(-1, torch.from_numpy(before.reshape(-1)).to(scores.device))
-        reached = logsumexp((part + before_sums).unflatten(-1, before.shape), -1)
+        reached = log_sum((part + before_sums).unflatten(-1, before.shape), -1)
         sums = torch.cat([sums, reached], dim=-1)
     return reached[..., -1]

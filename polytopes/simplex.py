@@ -6,7 +6,7 @@ from torch import Tensor
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
-from polytopes._semiring import logsumexp
+from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
 __all__ = ["simplex"]
@@ -42,4 +42,4 @@ def _best_choice(scores):  # type: ignore[no-untyped-def]
 
 
 def _log_partition(scores: Tensor) -> Tensor:
-    return logsumexp(scores, -1)
+    return log_sum(scores, -1)

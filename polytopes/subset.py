@@ -7,7 +7,7 @@ from torch import Tensor
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
-from polytopes._semiring import logsumexp
+from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
 __all__ = ["subset"]
@@ -117,7 +117,7 @@ def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
     other = torch.where((other < 0) | (other >= terms), terms, other)  # the place of a zero behind the coefficients
     right = torch.cat([right, torch.full_like(right[..., :1], -torch.inf)], dim=-1)
     spread = right.index_select(-1, other.flatten()).unflatten(-1, other.shape)
-    return logsumexp(left.unsqueeze(-2) + spread, -1)
+    return log_sum(left.unsqueeze(-2) + spread, -1)
 
 
 def _integers(budget: Tensor | float, batch: list[int], size: int) -> Tensor:
