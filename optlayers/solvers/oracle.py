@@ -13,7 +13,6 @@ from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.kernels import oracles
-from optlayers.solvers.kernels.batches import per_instance
 from optlayers.solvers.oracle_call import OracleCall, Rows
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
@@ -91,8 +90,9 @@ class Question:
             forbidden = NOTHING_FORBIDDEN
         else:
             forbidden = np.ascontiguousarray(instances.forbidden[:, : form.scored])
-        theta = per_instance(instances.parameters) if form.parameter_count else instances.parameters
-        return cls((call.call, Rows.of(form, instances), per_instance(instances.scores), forbidden, theta))
+        # A row for every instance, also where all rows are one in memory.
+        scores, theta = (np.require(a, requirements=("C", "W")) for a in (instances.scores, instances.parameters))
+        return cls((call.call, Rows.of(form, instances), scores, forbidden, theta))
 
 
 @final

@@ -1,0 +1,154 @@
+"""Auxiliary variables that are scored but count for nothing in distances (LP-SparseMAP)."""
+
+from functools import partial
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+import optlayers as ol
+import polytopes
+
+CHAIN = polytopes.linear_chain(4, 3)
+BOTH = pytest.mark.parametrize("polytope", [CHAIN, CHAIN.without_oracle()], ids=["oracle", "rows"])
+
+
+def draw(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(count, 4, 3, generator=generator, dtype=torch.float64)
+    transition = torch.randn(count, 4, 3, 3, generator=generator, dtype=torch.float64)
+    return scores.requires_grad_(), transition.requires_grad_()
+
+
+@BOTH
+def test_projections_maximize_what_they_are_defined_by(polytope):
+    """Against cvxpy, which solves the definition as it stands."""
+    scores, transition = (t.detach() for t in draw(4))
+    found = ol.compile_polytope(polytope).project(scores, transition=transition).check()
+    x, v = CHAIN.variable, CHAIN.scored[0]
+    for k in range(4):
+        gain = cp.sum(cp.multiply(scores[k].numpy(), x)) + cp.sum(cp.multiply(transition[k].numpy(), v))
+        problem = cp.Problem(cp.Maximize(gain - 0.5 * cp.sum_squares(x)), CHAIN.constraints)
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+        np.testing.assert_allclose(found.value[k], x.value, atol=1e-6)
+        np.testing.assert_allclose(found.scored["transition"][k], v.value, atol=1e-6)
+
+
+def test_oracle_and_rows_agree_in_values_and_gradients():
+    scores, transition = draw(20)
+    weights = draw(20, seed=1)[0].detach()
+    values, gradients = [], []
+    for polytope in (CHAIN, CHAIN.without_oracle()):
+        value = ol.OptLayer(polytope, ol.SparseMAP())(scores, transition=transition)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad((value * weights).sum(), (scores, transition)))
+    assert (values[0] - values[1]).abs().max() <= 1e-7
+    for mine, theirs in zip(*gradients, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-6
+    assert gradients[0][1].abs().max() > 1e-2
+
+
+@BOTH
+def test_gradients_by_finite_differences(polytope):
+    for rule in (ol.SparseMAP(), ol.StructuredAttention()):
+        layer = ol.OptLayer(polytope, rule)
+        assert torch.autograd.gradcheck(lambda s, t, layer=layer: layer(s, transition=t), draw(3), eps=1e-6, atol=1e-5)
+
+
+def test_weights_have_a_gradient_for_auxiliary_scores_too():
+    layer, (scores, transition) = ol.OptLayer(CHAIN, ol.SparseMAP()), draw(1, seed=4)
+
+    def point(s, t):
+        solution = layer.solve(s, transition=t)
+        return torch.einsum("bk,bktc->btc", solution.weights, solution.vertices)
+
+    assert torch.autograd.gradcheck(point, (scores, transition), eps=1e-6, atol=1e-5)
+    solution = layer.solve(scores, transition=transition)
+    assert (solution.scored["transition"].sum((2, 3)) - 1).abs().max() <= 1e-12
+
+
+@BOTH
+@pytest.mark.parametrize("rule", [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(0.5)], ids=repr)
+def test_decisions_count_transitions(polytope, rule):
+    scores, transition = draw(6)
+    layer = ol.OptLayer(polytope, rule)
+    found = layer(scores, transition=transition)
+    edges = polytopes.edge_scores(scores, torch.zeros(3, 3, dtype=torch.float64)) + transition
+    best = polytopes.states_of(ol.OptLayer(polytopes.sequence(4, 3), ol.Pipeline())(edges))
+    assert torch.equal(found, best)
+    found.square().sum().backward()
+    assert (transition.grad == 0).all()  # nothing was asked of the edges
+    assert torch.isfinite(scores.grad).all() and (scores.grad.abs().max() > 0) == (rule != ol.Pipeline())
+
+
+def test_one_transition_matrix_for_all_collects_the_gradients_of_all():
+    layer = ol.OptLayer(CHAIN, ol.SparseMAP())
+    scores, transition = draw(5)
+    shared = transition[0].detach().requires_grad_()
+    layer(scores, transition=shared).square().sum().backward()
+    each = transition[0].detach().expand(5, 4, 3, 3).clone().requires_grad_()
+    layer(scores, transition=each).square().sum().backward()
+    assert (shared.grad - each.grad.sum(0)).abs().max() <= 1e-12
+
+
+def test_chains_of_mixed_length():
+    layer = ol.OptLayer(ol.Family(partial(polytopes.linear_chain, states=3)), ol.SparseMAP())
+    scores, transition = draw(4)
+    value = layer(scores, sizes=[4, 1, 2, 1], transition=transition)
+    for k, size in enumerate([4, 1, 2, 1]):
+        alone = ol.OptLayer(polytopes.linear_chain(size, 3), ol.SparseMAP())
+        assert torch.equal(alone(scores[k, :size], transition=transition[k, :size]), value[k, :size])
+        assert (value[k, size:] == 0).all()
+    value.square().sum().backward()
+    assert (transition.grad[0] != 0).any() and (transition.grad[2, 2:] == 0).all()
+
+
+@BOTH
+def test_forbidden_transitions(polytope):
+    scores, transition = (t.detach().clone() for t in draw(3))
+    transition[:, :, 0, 1] = -torch.inf
+    transition[2, 1:] = -torch.inf
+    solution = ol.compile_polytope(polytope).project(scores, transition=transition)
+    assert solution.status.tolist() == [ol.Status.OPTIMAL, ol.Status.OPTIMAL, ol.Status.INFEASIBLE]
+    assert (solution.scored["transition"][:2, 1:, 0, 1] == 0).all()
+
+
+def test_what_is_given_wrongly_is_named():
+    layer = ol.OptLayer(CHAIN, ol.SparseMAP())
+    scores, transition = (t.detach() for t in draw(2))
+    with pytest.raises(TypeError, match=r"scores of transition are missing: give transition=, of shape \(4, 3, 3\)"):
+        layer(scores)
+    with pytest.raises(ValueError, match=r"transition has shape \(3, 3\), but it is declared with shape \(4, 3, 3\)"):
+        layer(scores, transition=transition[0, 0])
+    wrong = transition.clone()
+    wrong[1, 2, 0, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"transition hold nan at batch index 1, entry \[2, 0, 1\]"):
+        layer(scores, transition=wrong)
+    with pytest.raises(TypeError, match=r"transition must be real and floating-point .* got torch.int64"):
+        layer(scores, transition=transition.long())
+    x, v = cp.Variable(2, nonneg=True), cp.Variable(2, nonneg=True)
+    with pytest.raises(ValueError, match=r"scored\[0\] of shape \(2,\) has no name"):
+        ol.Polytope(x, [cp.sum(x) == 1, v == x], scored=[v])
+    with pytest.raises(ValueError, match="no auxiliary variable of the constraints"):
+        ol.Polytope(x, [cp.sum(x) == 1], scored=[cp.Variable(2, name="w")])
+    w = cp.Variable(2, nonneg=True, name="w")
+    with pytest.raises(ol.DeclarationError, match="'w' is taken by an argument of the layer or a scored variable"):
+        ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == cp.Parameter(name="w"), w == x], scored=[w]))
+    report = ol.compile_polytope(CHAIN).explain()
+    assert "Scored besides, but not regularized: transition (4, 3, 3)" in report
+
+
+def test_general_solvers_agree_on_scored_variables():
+    polytope = CHAIN.without_oracle()
+    scores, transition = (t.detach() for t in draw(6))
+    expected = ol.compile_polytope(polytope).project(scores, transition=transition).check().value
+    for projector in (ol.InteriorPoint(), ol.Clarabel(), ol.Dense()):
+        found = ol.compile_polytope(polytope, projector=projector).project(scores, transition=transition).check()
+        assert (found.value - expected).abs().max() <= 1e-6, projector
+    best = ol.compile_polytope(polytope).maximize(scores, transition=transition).check().value
+    for maximizer in (ol.InteriorPoint(), ol.Highs(), ol.Dense()):
+        found = ol.compile_polytope(polytope, maximizer=maximizer).maximize(scores, transition=transition).check()
+        assert torch.equal(found.value, best), maximizer
+    with pytest.raises(ol.DeclarationError, match="auxiliary columns; use InteriorPoint"):
+        ol.compile_polytope(polytope, projector=ol.DualNewton())
