@@ -1,13 +1,10 @@
 """How the oracles of the catalogue are compiled."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from pathlib import Path
 
-import numba
+from optlayers.kernel_cache import cached_njit
 
 __all__ = ["compiled"]
 
-compiled = cast(
-    Callable[[Callable[..., Any]], Callable[..., Any]], numba.njit(cache=True, nogil=True, error_model="numpy")
-)
+compiled = cached_njit(Path(__file__).parent, nogil=True, error_model="numpy")
 """Once per machine, free of the interpreter, so that threads share a batch."""

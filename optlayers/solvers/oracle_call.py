@@ -5,25 +5,37 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple, final
 
 import numba
 import numpy as np
 from numba import types
-from numba.np.unsafe.ndarray import to_fixed_tuple
+from numba.core.errors import NumbaError
+from numba.np.numpy_support import from_dtype
 
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels.batches import per_instance
-from optlayers.solvers.kernels.oracles import CONSTANT, SCORES, THETA, as_pointer
+from optlayers.solvers.kernels.oracles import (
+    CONSTANT,
+    FOUND,
+    RAISED,
+    SCORES,
+    THETA,
+    WRONG_SHAPE,
+    kinds_of,
+    trampoline,
+)
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Call", "OracleCall", "Rows"]
 
-RAISED, WRONG_SHAPE, FIRST_COMPLAINT = 2, 3, 16
-"""What compiled oracles can complain of, and the first number for those of Python."""
+FIRST_COMPLAINT = 16
+"""The first number of what Python oracles complain of."""
+_WORD, _ANYWHERE = ctypes.c_int64, ctypes.c_void_p
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(_WORD), _ANYWHERE, _WORD, _WORD, _WORD, _WORD, _ANYWHERE)
+"""The signature of a trampoline; see :mod:`optlayers.solvers.kernels.oracles`."""
 
 
 class Call(NamedTuple):
@@ -98,14 +110,17 @@ class OracleCall:
         self._complaints: dict[int, str] = {}
         self._numbers = itertools.count(FIRST_COMPLAINT)
         if compiled:
-            self._entry = _compiled_entry(body, dimensions, tuple(dtypes), self.outputs)
-            address = self._entry.address
+            kinds = tuple(
+                types.Array(from_dtype(np.dtype(dtype)), dimension, "C")
+                for dtype, dimension in zip(dtypes, dimensions, strict=True)
+            )
+            addresses = _compiled(body, kinds, self.outputs)
         else:
-            self._entry = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)(self._enter)
-            address = ctypes.cast(self._entry, ctypes.c_void_p).value
+            self._callback = _CALLBACK(self._enter)
+            addresses = (ctypes.cast(self._callback, ctypes.c_void_p).value or 0, 0)
         self.compiled = compiled
         self.call = Call(
-            np.array([address], dtype=np.int64),
+            np.array(addresses, dtype=np.int64),
             np.array([source for source, _, _ in arguments], dtype=np.int64),
             np.array([place for _, place, _ in arguments], dtype=np.int64),
             np.array([length for _, _, s in arguments for length in s], dtype=np.int64),
@@ -119,8 +134,12 @@ class OracleCall:
             return f"oracle {self.name} returned another shape than that of the structure, {self._shapes[0]}"
         return f"oracle {self.name} {self._complaints.pop(code, 'failed')}"
 
-    def _enter(self, addresses: int, _: int, out: int) -> int:
-        """The callback for Python oracles; an exception must not leave it."""
+    def _enter(self, code: Any, _exception: int, _oracle: int, table: int, _shapes: int, out: int, _kinds: int) -> int:
+        """The callback for Python oracles."""
+        code[0] = self._answer(table, out)
+        return 0
+
+    def _answer(self, addresses: int, out: int) -> int:
         try:
             table = _array(addresses, np.int64, (len(self._arguments),))
             sources = zip(table.tolist(), self._arguments, strict=True)
@@ -130,7 +149,7 @@ class OracleCall:
             _array(out, np.float64, (sum(int(np.prod(s, dtype=int)) for s in self._shapes),))[:] = self._flat(parts)
         except Exception as error:  # whatever a user's function raises belongs to this instance
             return self._complain(f"raised {type(error).__name__}: {error}")
-        return 0
+        return FOUND
 
     def _flat(self, parts: Sequence[Any]) -> np.ndarray:
         if len(parts) != self.outputs:
@@ -158,94 +177,29 @@ def _array(address: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.ctypeslib.as_array(memory).reshape(shape)
 
 
-@cache
-def _compiled_entry(function: Any, dimensions: tuple[int, ...], dtypes: tuple[str, ...], outputs: int) -> Any:
-    """A C function around an oracle of numba, for arguments with so many dimensions; shapes come with every call."""
-    call = _last(function)
-    offset = sum(dimensions)
-    for position in reversed(range(len(dimensions))):
-        offset -= dimensions[position]
-        call = _with_argument(call, position, offset, dimensions[position], np.dtype(dtypes[position]))
-    write = _done
-    for position in reversed(range(outputs)):
-        write = _with_part(write, position, sum(dimensions[:position]), dimensions[position], outputs == 1)
-
-    @numba.cfunc(types.int64(types.int64, types.int64, types.int64))
-    def entry(addresses, shapes, out):  # type: ignore[no-untyped-def]
-        table = numba.carray(as_pointer(addresses), (1,), np.int64)
-        sizes = numba.carray(as_pointer(shapes), (1,), np.int64)
-        try:
-            return write(call(table, sizes), sizes, out)
-        except Exception:
-            return RAISED
-
-    for signature in function.nopython_signatures:
-        _check_returned(function, signature.return_type, outputs, dimensions)
-    return entry
-
-
-def _check_returned(function: Any, returned: Any, outputs: int, dimensions: tuple[int, ...]) -> None:
-    """Compiled functions have one return type, so what is wrong with it is known before anything is asked."""
+def _compiled(function: Any, kinds: tuple[types.Array, ...], outputs: int) -> tuple[int, int]:
+    """The addresses of a trampoline and of the oracle, compiled for arguments of these kinds, or from numba's cache."""
+    try:
+        function.compile(kinds)
+    except NumbaError as error:
+        given = ", ".join(str(kind) for kind in kinds)
+        raise TypeError(f"numba cannot compile oracle {function.__name__} for ({given}): {error}") from error
+    compiled = function.overloads[kinds]
+    returned = compiled.signature.return_type
     parts = (returned,) if outputs == 1 else tuple(returned) if isinstance(returned, types.BaseTuple) else ()
     fits = len(parts) == outputs and all(
-        isinstance(part, types.Array) and part.dtype == types.float64 and part.ndim == expected
-        for part, expected in zip(parts, dimensions, strict=False)
+        isinstance(part, types.Array) and part.dtype == types.float64 and part.ndim == expected.ndim
+        for part, expected in zip(parts, kinds, strict=False)
     )
     if not fits:
-        wanted = ", ".join(f"a float64 array of {d} dimensions" for d in dimensions[:outputs])
+        wanted = ", ".join(f"a float64 array of {kind.ndim} dimensions" for kind in kinds[:outputs])
         raise TypeError(f"oracle {function.__name__} returns {returned}; it must return {wanted}")
+    signature = (types.int64, types.int64, types.int64, types.int64, kinds_of(kinds, returned))
+    entry: Any = trampoline
+    entry.compile(signature)
+    return _address(entry.overloads[signature]), _address(compiled)
 
 
-def _last(function: Any) -> Any:
-    @numba.njit
-    def call(_addresses, _shapes, *arrays):  # type: ignore[no-untyped-def]
-        return function(*arrays)
-
-    return call
-
-
-def _with_argument(then: Any, position: int, offset: int, dimensions: int, dtype: np.dtype) -> Any:
-    """Read one more argument from the tables. Numba has no loop over arrays of different dimensions, so they nest."""
-
-    @numba.njit
-    def call(addresses, shapes, *arrays):  # type: ignore[no-untyped-def]
-        shape = numba.carray(as_pointer(shapes.ctypes.data + 8 * offset), (dimensions,), np.int64)
-        array = numba.carray(as_pointer(addresses[position]), to_fixed_tuple(shape, dimensions), dtype)
-        return then(addresses, shapes, *arrays, array)
-
-    return call
-
-
-@numba.njit
-def _done(_value, _shapes, _out):  # type: ignore[no-untyped-def]
-    return 0
-
-
-def _with_part(then: Any, position: int, offset: int, dimensions: int, alone: bool) -> Any:
-    """Write one of the returned arrays, after its shape was compared, and go on behind it."""
-    pick = _whole if alone else _picker(position)
-
-    @numba.njit
-    def write(value, shapes, out):  # type: ignore[no-untyped-def]
-        part = pick(value)
-        for axis in range(dimensions):
-            if part.shape[axis] != shapes[offset + axis]:
-                return WRONG_SHAPE
-        room = numba.carray(as_pointer(out), part.shape, np.float64)
-        room[...] = part
-        return then(value, shapes, out + 8 * part.size)
-
-    return write
-
-
-@numba.njit
-def _whole(value):  # type: ignore[no-untyped-def]
-    return value
-
-
-def _picker(position: int) -> Any:
-    @numba.njit
-    def pick(value):  # type: ignore[no-untyped-def]
-        return value[position]
-
-    return pick
+def _address(compiled: Any) -> int:
+    """Of the function by numba's calling convention. It lives as long as its dispatcher, which never forgets one."""
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))

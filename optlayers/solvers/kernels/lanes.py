@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numba
@@ -18,6 +19,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from optlayers.kernel_cache import cached_njit
 
 __all__ = [
     "LANES",
@@ -40,7 +43,7 @@ LANES = 4
 
 # The GIL is released, so that a pool of plain threads runs kernels side by side. Divisions by zero give infinities.
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-jit = cast(_Decorator, numba.njit(nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True))
+jit = cached_njit(Path(__file__).parent, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 # Called by kernels only: half of the time of compiling a part would go to a door for Python and to machine code that
 # nobody runs, for its callers take it in as it is.
 part = cast(_Decorator, numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True))

@@ -1,48 +1,168 @@
 """Oracles called from compiled code, through the address of a function.
 
-An address says nothing of what is behind it, so kernels are compiled once for all oracles (and come from numba's
-cache), while the oracle itself is compiled on its own. The function takes three addresses: a table of the addresses of
-its arguments, the shapes of these one after the other, and the room for the flat structure. It returns :data:`FOUND`,
-:data:`NOTHING` (no structure does without the forbidden parts) or the number of a complaint.
+An address says nothing of what is behind it, so kernels are compiled once for all oracles and come from numba's cache.
+An oracle compiled by numba is entered by numba's own calling convention, in :func:`trampoline`, which is compiled once
+for all oracles with arguments of the same dimensions; one in Python is a callback with the signature of a trampoline.
+Either takes the address of the oracle, a table of the addresses of its arguments, their shapes one after the other,
+and the room for the flat structure. It gives :data:`FOUND`, :data:`NOTHING` (no structure does without the forbidden
+parts) or the number of a complaint.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core.types.containers import BaseTuple, Tuple
+from numba.extending import intrinsic, overload
+from numba.np.arrayobj import make_array, populate_array
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
-__all__ = ["FOUND", "NOTHING", "as_pointer", "ask", "fill_scores", "maximize", "sides", "violation", "violations"]
+__all__ = [
+    "FOUND",
+    "NOTHING",
+    "RAISED",
+    "WRONG_SHAPE",
+    "ask",
+    "fill_scores",
+    "kinds_of",
+    "maximize",
+    "sides",
+    "trampoline",
+    "violation",
+    "violations",
+]
 
-FOUND = 0
-NOTHING = 1
+FOUND, NOTHING, RAISED, WRONG_SHAPE = 0, 1, 2, 3
 SCORES, THETA, CONSTANT = 0, 1, 2
 """Where an argument comes from: the scores or the parameters of the instance, or an array that all share."""
 
+_WORD = ir.IntType(64)
+_NOWHERE = ir.IntType(8).as_pointer()
+
+
+def kinds_of(arguments: tuple[types.Array, ...], returned: types.Type) -> types.TypeRef:
+    """What a trampoline is compiled for. As an argument it takes no room and says nothing at run time."""
+    return types.TypeRef(Tuple((Tuple(arguments), returned)))
+
 
 @intrinsic
-def as_pointer(_: Any, address: Any) -> Any:
-    """An address as a pointer."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+def _as_pointer(_: Any, address: Any) -> Any:
+    def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), generate
 
 
 @intrinsic
-def _enter(_: Any, function: Any, arguments: Any, shapes: Any, out: Any) -> Any:
-    def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
-        word = ir.IntType(64)
-        kind = ir.FunctionType(word, [word, word, word])
-        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+def _arguments(_: Any, table: Any, shapes: Any, kinds: Any) -> Any:
+    """The arrays at the addresses of a table, with shapes from another one, in C order."""
+    arrays = kinds.instance_type.types[0]
 
-    return types.int64(types.int64, types.int64, types.int64, types.int64), generate
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        addresses, lengths = (builder.inttoptr(value, _WORD.as_pointer()) for value in values[:2])
+
+        def entry(of: Any, position: int) -> Any:
+            return builder.load(builder.gep(of, [ir.Constant(_WORD, position)]))
+
+        made, axes = [], 0
+        for position, kind in enumerate(arrays.types):
+            array = make_array(kind)(context, builder)
+            shape = [entry(lengths, axes + axis) for axis in range(kind.ndim)]
+            axes += kind.ndim
+            size = ir.Constant(_WORD, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+            strides: list[Any] = []
+            step = size
+            for length in reversed(shape):
+                strides.insert(0, step)
+                step = builder.mul(step, length)
+            data = builder.inttoptr(entry(addresses, position), array.data.type)
+            populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+            made.append(array._getvalue())
+        return context.make_tuple(builder, signature.return_type, made)
+
+    return arrays(table, shapes, kinds), generate
+
+
+@intrinsic
+def _call(_: Any, oracle: Any, arguments: Any, kinds: Any) -> Any:
+    """Enter a function of numba by its address; a code, and what it returned."""
+    returned = kinds.instance_type.types[1]
+    both = Tuple((types.int64, returned))
+
+    def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        convention, kinds_given = context.call_conv, arguments.types
+        function = convention.get_function_type(returned, kinds_given).as_pointer()
+        given = cgutils.unpack_tuple(builder, values[1])
+        status, result = convention.call_function(
+            builder, builder.inttoptr(values[0], function), returned, kinds_given, given
+        )
+        code = builder.select(status.is_ok, ir.Constant(_WORD, FOUND), ir.Constant(_WORD, RAISED))
+        result = builder.select(status.is_ok, result, context.get_constant_null(returned))
+        return context.make_tuple(builder, both, (code, result))
+
+    return both(oracle, arguments, kinds), generate
+
+
+def _write(value, shapes, out):  # type: ignore[no-untyped-def]
+    """Write an array, or one after the other of a tuple, after its shape was compared."""
+    raise TypeError("for compiled code only")
+
+
+@overload(_write)
+def _overload_write(value, shapes, out):  # type: ignore[no-untyped-def]
+    if isinstance(value, BaseTuple) and len(value) == 1:
+        return lambda value, shapes, out: _write(value[0], shapes, out)
+    if isinstance(value, BaseTuple):
+
+        def several(value, shapes, out):  # type: ignore[no-untyped-def]
+            code = _write(value[0], shapes, out)
+            if code != FOUND:
+                return code
+            return _write(value[1:], shapes + 8 * value[0].ndim, out + 8 * value[0].size)
+
+        return several
+
+    def one(value, shapes, out):  # type: ignore[no-untyped-def]
+        expected = numba.carray(_as_pointer(shapes), (value.ndim,), np.int64)
+        for axis in range(value.ndim):
+            if value.shape[axis] != expected[axis]:
+                return WRONG_SHAPE
+        room = numba.carray(_as_pointer(out), (value.size,), np.float64)
+        for position, number in enumerate(value.flat):
+            room[position] = number
+        return FOUND
+
+    return one
+
+
+@jit
+def trampoline(oracle, table, shapes, out, kinds):  # type: ignore[no-untyped-def]
+    """Ask a compiled oracle whose arguments and answer are of these kinds."""
+    code, value = _call(oracle, _arguments(table, shapes, kinds), kinds)
+    if code != FOUND:
+        return code
+    return _write(value, shapes, out)
+
+
+@intrinsic
+def _enter(_: Any, function: Any, oracle: Any, table: Any, shapes: Any, out: Any) -> Any:
+    """Call a trampoline by its address: numba's calling convention for ``int64(int64, int64, int64, int64, type)``."""
+
+    def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
+        parameters = [_WORD.as_pointer(), _NOWHERE.as_pointer(), *[_WORD] * 4, _NOWHERE]
+        kind = ir.FunctionType(ir.IntType(32), parameters).as_pointer()
+        code, exception = cgutils.alloca_once(builder, _WORD), cgutils.alloca_once(builder, _NOWHERE)
+        nothing = ir.Constant(_NOWHERE, None)
+        builder.store(ir.Constant(_WORD, RAISED), code)
+        builder.call(builder.inttoptr(values[0], kind), [code, exception, *values[1:], nothing])
+        return builder.load(code)
+
+    return types.int64(*[types.int64] * 5), generate
 
 
 @part
@@ -56,7 +176,7 @@ def ask(call, scores, theta, addresses, out):  # type: ignore[no-untyped-def]
         elif call.source[position] == THETA:
             base = theta.ctypes.data + 8 * base
         addresses[position] = base
-    code = _enter(call.address[0], addresses.ctypes.data, call.shapes.ctypes.data, out.ctypes.data)
+    code = _enter(call.address[0], call.address[1], addresses.ctypes.data, call.shapes.ctypes.data, out.ctypes.data)
     if code == FOUND and len(out) and np.isnan(out[0]):
         return NOTHING
     return code

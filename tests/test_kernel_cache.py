@@ -1,0 +1,43 @@
+"""Compiled functions on disk are compiled again when a file beside them changes."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import polytopes
+from optlayers.solvers.kernels import min_norm_point
+
+PART = "import numba\n@numba.njit\ndef part():\n    return {}\n"
+WHOLE = """
+from pathlib import Path
+from optlayers.kernel_cache import cached_njit
+from part import part
+@cached_njit(Path(__file__).parent)
+def whole():
+    return 10 * part()
+"""
+ASK = "import whole; print(whole.whole(), sum(whole.whole.stats.cache_hits.values()))"
+
+
+def ask(folder: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), "NUMBA_CACHE_DIR": ""}
+    command = [sys.executable, "-c", ASK]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_change_in_another_file_of_the_folder_is_noticed(tmp_path):
+    (tmp_path / "part.py").write_text(PART.format(1))
+    (tmp_path / "whole.py").write_text(textwrap.dedent(WHOLE))
+    assert ask(tmp_path) == "10 0"
+    assert ask(tmp_path) == "10 1"
+    (tmp_path / "part.py").write_text(PART.format(2))
+    assert ask(tmp_path) == "20 0"
+
+
+def test_kernels_and_oracles_are_cached_in_this_way():
+    stamps = {
+        kernel._cache._cache_file._source_stamp for kernel in (min_norm_point.decompose, polytopes.simplex(3).oracle)
+    }
+    assert len(stamps) == 2 and all(len(stamp) == 64 for stamp in stamps)
