@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, final
@@ -238,21 +239,24 @@ class CompiledPolytope:
         auxiliary, more_forbids = inputs.auxiliary_scores(form.auxiliaries, further, batch)
         given = inputs.parameter_tensors(form.parameters, parameters, batch)
         home = self.home(scores.device)
-        flat, forbidden = inputs.flatten_scored(scores, self.shape, auxiliary.values(), len(batch), home), None
+        flat, forbidden = inputs.flatten_scored(scores, batch, [*auxiliary.values()], home), None
         if forbids or more_forbids:
             flat, forbidden = inputs.split_forbidden(flat)
+        instances = math.prod(batch)
         flat_parameters = {
-            spec.name: inputs.flatten_parameter(given[spec.name], len(flat), len(batch), home)
+            spec.name: inputs.flatten_parameter(given[spec.name], instances, len(batch), home)
             for spec in form.parameters
         }
-        bound = self.bind(flat_parameters, forbidden, len(flat), inputs.precision(given.values()))
+        precision = inputs.precision(given.values()) if given else inputs.DOUBLE
+        bound = self.bind(flat_parameters, forbidden, instances, precision)
         solution = ask(bound, flat)
-        value = solution.value[:, : form.structure_size]
+        value = inputs.of_structure(solution.value, form.structure_size)
+        single = len(batch) == 1  # then verdicts have the shape of the batch already
         return Solution(
-            value.reshape(scores.shape).to(scores.device, scores.dtype),
-            solution.status.reshape(batch),
-            solution.primal_residual.reshape(batch),
-            solution.gap.reshape(batch),
+            inputs.moved(value, scores.shape, scores.dtype, scores.device),
+            solution.status if single else solution.status.reshape(batch),
+            solution.primal_residual if single else solution.primal_residual.reshape(batch),
+            solution.gap if single else solution.gap.reshape(batch),
             solution.reasons,
             solution.answer,
             solution.instances,
@@ -540,7 +544,7 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def _hopeless(self, instances: Instances) -> np.ndarray | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
-        if inputs.all_finite(torch.from_numpy(instances.scores)):
+        if inputs.all_finite_in(instances.scores):
             return self.impossible
         unknown = ~np.isfinite(instances.scores).all(axis=1)
         return unknown if self.impossible is None else self.impossible | unknown
@@ -610,7 +614,7 @@ class BoundPolytope(AbstractBoundPolytope):
 
 def _kept(form: StandardForm, scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch scored"]:
     """The scores that are not fixed, a row per instance in memory."""
-    return np.ascontiguousarray(scores.numpy() if form.keeps_all else scores.numpy()[:, form.kept])
+    return np.ascontiguousarray(scores.numpy() if form.keeps_all else scores.numpy().take(form.kept, axis=1))
 
 
 def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from optlayers.standard_form import ParameterSpec, ScoredSpec
 
 __all__ = [
     "all_finite",
+    "all_finite_in",
     "auxiliary_scores",
     "batch_shape",
     "check_finite",
@@ -73,10 +74,18 @@ def all_finite(values: Tensor) -> bool:
 
     A few numbers are summed by BLAS, as squares: of a small call, a sum in torch would be a tenth.
     """
+    if values.requires_grad:
+        values = values.detach()
     if values.is_cpu and values.dtype is torch.float64 and values.numel() <= FEW:
-        few = values.detach().numpy()
-        return math.isfinite(np.vdot(few, few))
-    return math.isfinite(values.detach().sum().item())
+        return all_finite_in(values.numpy())
+    return math.isfinite(values.sum().item())
+
+
+def all_finite_in(values: np.ndarray) -> bool:
+    """The same of float64 numbers in NumPy."""
+    if values.size <= FEW:
+        return math.isfinite(np.vdot(values, values))
+    return math.isfinite(torch.from_numpy(values).sum().item())
 
 
 def batch_shape(scores: Tensor, shape: Sequence[int]) -> torch.Size:
@@ -143,14 +152,12 @@ def auxiliary_scores(
 
 
 def flatten_scored(
-    scores: Tensor,
-    shape: Sequence[int],
-    auxiliary: Iterable[Tensor],
-    batch_dimensions: int,
-    home: torch.device | str = "cpu",
+    scores: Tensor, batch: torch.Size, auxiliary: Sequence[Tensor], home: torch.device
 ) -> Float[Tensor, "batch size"]:
     """The scored vector of every instance, float64: the scores of the structure, then those of auxiliary variables."""
-    return with_auxiliary(flatten_scores(scores, shape, home), auxiliary, batch_dimensions, home)
+    size = (math.prod(batch), math.prod(scores.shape[len(batch) :]))
+    flat = moved(scores.detach() if scores.requires_grad else scores, size, torch.float64, home)
+    return with_auxiliary(flat, auxiliary, len(batch), home) if auxiliary else flat
 
 
 def with_auxiliary(

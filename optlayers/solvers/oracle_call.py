@@ -6,6 +6,7 @@ import ctypes
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -65,12 +66,28 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, form: StandardForm, instances: Instances) -> Rows:
-        """The rows of a batch."""
+        """The rows of a batch; where neither parameters nor forbidden parts enter, those of all batches."""
+        rows = _rows.get(form)
+        if rows is None:
+            rows = _rows.setdefault(form, cls._of_form(form))
+        varies = not (form.matrix_is_constant and form.rhs.is_constant and form.bounds_are_constant)
+        if instances.forbidden is None and not varies:
+            return rows
+        return rows._replace(
+            matrix=rows.matrix if instances.matrix is None else per_instance(instances.matrix),
+            rhs=per_instance(instances.rhs),
+            lower=per_instance(instances.lower),
+            upper=per_instance(instances.upper),
+        )
+
+    @classmethod
+    def _of_form(cls, form: StandardForm) -> Rows:
+        """The rows that hold for parameters of 0."""
         column = np.full(form.size, -1, dtype=np.int64)
         column[form.kept] = np.arange(form.scored)
+        numbers = (form.matrix.data, form.rhs.constant, form.lower.constant, form.upper.constant)
         loose = np.zeros(form.rows, dtype=np.bool_)
         loose[form.matrix.indices[form.matrix.indptr[form.scored] : form.matrix.indptr[form.unslacked]]] = True
-        data = form.matrix.data[None] if instances.matrix is None else instances.matrix
         return cls(
             column,
             np.array(form.fixed),
@@ -78,8 +95,11 @@ class Rows(NamedTuple):
             np.array(form.matrix.indices, dtype=np.int32),
             np.array([form.equalities]),
             loose,
-            *(per_instance(a) for a in (data, instances.rhs, instances.lower, instances.upper)),
+            *(np.array(one)[None] for one in numbers),
         )
+
+
+_rows: WeakKeyDictionary[StandardForm, Rows] = WeakKeyDictionary()
 
 
 @final
