@@ -210,7 +210,9 @@ def measure(problem: Structure, rounds: int) -> list[Row]:
         return {
             ARGMAX: [partial(compiled.maximize, scores) for scores, _ in draws],
             PROJECTION: [partial(compiled.project, scores) for scores, _ in draws],
-            BACKWARD: [partial(compiled.tangent, compiled.project(scores).check(), weights) for scores, weights in draws],
+            BACKWARD: [
+                partial(compiled.tangent, compiled.project(scores).check(), weights) for scores, weights in draws
+            ],
             LAYER: [partial(layer, scores) for scores, _ in draws],
             THROUGH: [partial(through, *draw) for draw in draws],
         }

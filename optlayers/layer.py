@@ -110,7 +110,8 @@ class OptLayer(nn.Module):
         ----------
         scores : ``(*batch, *shape)``, float64, float32, bfloat16 or float16, on any device, of any strides; ``-inf``
             forbids a part. For a family the largest shape: an instance takes the leading corner of its own shape.
-        sizes : for a family, the size of every instance, ``(*batch,)`` integers, or ``(*batch, k)`` for k sizes.
+        sizes : for a family, the size of every instance, ``(*batch,)`` integers, or ``(*batch, k)`` for k sizes. An
+            instance of size 0 has no parts: its structure is padding.
         parameters : a tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)`` for each
             its own; of a family, again the leading corner. Likewise the scores of every auxiliary variable that is
             declared as ``scored``.
@@ -217,6 +218,11 @@ class OptLayer(nn.Module):
         failures: list[Failure] = []
         for size in torch.unique(table, dim=0):
             rows = torch.nonzero((table == size).all(dim=1)).flatten()
+            order.append(rows)
+            if not bool(size.all()):
+                nothing = flat[rows.to(flat.device)]
+                parts.append(nothing.masked_fill(torch.ones_like(nothing, dtype=torch.bool), 0.0))  # part of the graph
+                continue
             compiled = self.compiled(*size.tolist())
             corner = inputs.corner(compiled.shape, flat.shape[1:], tuple(size.tolist()))
             form = compiled.projection_form
@@ -230,7 +236,6 @@ class OptLayer(nn.Module):
             except SolveError as error:
                 failures += error.failures  # of this size; the others are looked at before the batch is given up
             parts.append(padded)
-            order.append(rows)
         if failures:
             raise SolveError(sorted(failures, key=lambda f: f.index), len(table))
         place = torch.argsort(torch.cat(order)).to(flat.device)

@@ -181,8 +181,6 @@ def test_sizes_are_checked():
         layer(zeros(2, 4, 4), sizes=[1, 4])
     with pytest.raises(ValueError, match="must not be negative, but one is -1"):
         layer(zeros(2, 4, 4), sizes=[1, -1])
-    with pytest.raises(ValueError, match="words must be at least 1, but got 0"):
-        layer(zeros(2, 4, 4), sizes=[1, 0])
 
 
 def test_forbidden_parts_that_leave_nothing_are_named():

@@ -374,8 +374,21 @@ def test_mixed_lengths_with_oracles():
     assert torch.equal(value.sum((1, 2)).round().detach(), torch.tensor(sizes, dtype=torch.float64))
     value.square().sum().backward()
     assert (scores.grad[0, 2:] == 0).all()
-    with pytest.raises(ValueError, match="words must be at least 1, but got 0"):
-        layer(scores.detach(), sizes=[0, 1, 1, 1, 1])
+
+
+def test_instances_of_no_length_have_no_structure():
+    for rule in (ol.SparseMAP(), ol.Spigot(), ol.StructuredAttention()):
+        layer = ol.OptLayer(ol.Family(polytopes.arborescence), rule)
+        scores = scores_for((4, 4), 3)
+        scores[0] = -torch.inf
+        scores.requires_grad_()
+        value = layer(scores, sizes=[0, 3, 0])
+        assert torch.equal(value[1], layer(scores[1:2], sizes=[3])[0]) and (value[[0, 2]] == 0).all()
+        value.square().sum().backward()
+        assert (scores.grad[[0, 2]] == 0).all() and scores.grad[1].abs().max() > 0
+        layer(scores, sizes=[0, 0, 0]).sum().backward()
+    two = ol.OptLayer(ol.Family(polytopes.partial_matching), ol.Pipeline())
+    assert two(torch.ones(2, 2, 2), sizes=[[0, 2], [2, 1]]).sum((1, 2)).tolist() == [0, 1]
 
 
 def test_declarations_with_oracles_pass_the_general_contract():
