@@ -251,8 +251,10 @@ def _with_part(then: Any, position: int, offset: int, dimensions: int, alone: bo
         for axis in range(dimensions):
             if part.shape[axis] != shapes[offset + axis]:
                 return WRONG_SHAPE
-        room = numba.carray(as_pointer(out), part.shape, np.float64)
-        room[...] = part
+        room = numba.carray(as_pointer(out), (part.size,), np.float64)
+        # room[...] = part says the same, but numba then compiles a message about shapes for four seconds.
+        for entry, number in enumerate(part.flat):
+            room[entry] = number
         return then(value, shapes, out + 8 * part.size)
 
     return write
