@@ -1,4 +1,4 @@
-"""Projection and argmax against other libraries, measured alternately in one run.
+"""Projection and argmax by the general solvers against other libraries, measured alternately in one run.
 
 For every problem, batches of scores from N(0, 1) in float64 go through optlayers and through every peer that takes the
 problem. Times are medians in milliseconds per instance, forward alone and (where there is a gradient) forward with
@@ -18,6 +18,7 @@ difference of an entry), for answers and for gradients. Peers run with their def
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import statistics
 import time
@@ -122,7 +123,7 @@ def enter(problem: Problem, peer: Peer, draws: Sequence[Draw], rounds: int, cap:
 
 def compare(problem: Problem, peers: Sequence[Peer], rounds: int, cap: float, console: Console) -> list[Row]:
     """Measure all peers that take a problem."""
-    _ = problem.arrays  # compiled for all peers, on no one's time
+    problem.prepare()
     generator = torch.Generator().manual_seed(0)
     entrants: list[Entrant] = []
     for peer in peers:
@@ -154,7 +155,7 @@ def rows(problem: Problem, entrants: Sequence[Entrant], draw: Draw) -> list[Row]
     found = []
     for entrant in entrants:
         answer = entrant.solve(draw.scores)
-        residual, distance = problem.residual(answer), _farthest(answer, value)
+        residual, distance = problem.residual(answer), farthest(answer, value)
         for measured, times in entrant.times.items():
             found.append(
                 Row(
@@ -167,7 +168,7 @@ def rows(problem: Problem, entrants: Sequence[Entrant], draw: Draw) -> list[Row]
                     statistics.median(t / o for t, o in zip(times, ours.times[measured], strict=True)),
                     residual,
                     distance,
-                    None if gradient is None or measured == FORWARD else _farthest(entrant.through(draw)[1], gradient),
+                    None if gradient is None or measured == FORWARD else farthest(entrant.through(draw)[1], gradient),
                     entrant.prepare_seconds,
                     entrant.repeats[measured],
                     len(times),
@@ -176,8 +177,9 @@ def rows(problem: Problem, entrants: Sequence[Entrant], draw: Draw) -> list[Row]
     return found
 
 
-def _farthest(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max())
+def farthest(one: Tensor, other: Tensor) -> float:
+    """The largest difference of an entry."""
+    return float((one - other).detach().abs().max())
 
 
 def lines(found: Sequence[Row]) -> list[dict[str, str]]:
@@ -187,42 +189,57 @@ def lines(found: Sequence[Row]) -> list[dict[str, str]]:
         line = made.setdefault((row.problem, row.peer), {"problem, batch": f"{row.problem}, {row.batch}"})
         by_ours = "" if row.peer == OURS else f" ({brief(row.ratio)}×)"
         line |= {"peer": row.peer, row.measured: brief(row.milliseconds) + by_ours}
-        line |= {"residual": f"{row.residual:.0e}", "distance": f"{row.distance:.0e}"}
+        line["distance"] = f"{row.distance:.0e}"
+        if not math.isnan(row.residual):
+            line["residual"] = f"{row.residual:.0e}"
         if row.gradient_distance is not None:
             line["of gradients"] = f"{row.gradient_distance:.0e}"
     return list(made.values())
 
 
-def chosen(question: str, only: str, named: str, console: Console) -> tuple[list[Problem], list[Peer]]:
-    """Problems and peers that match, and a word on those that are not installed."""
-    problems, peers = QUESTIONS[question]
+def chosen(peers: Sequence[Peer], named: str, console: Console) -> list[Peer]:
+    """Peers that match, and a word on those that are not installed."""
     wanted = [p for p in peers if p.name == OURS or re.search(named, p.name, re.IGNORECASE)]
     for peer in wanted:
         if not peer.is_installed:
             console.print(f"{peer.name} is left out: {peer.distribution} is not installed")
-    return [p for p in problems if re.search(only, p.name)], [p for p in wanted if p.is_installed]
+    return [p for p in wanted if p.is_installed]
 
 
-def main() -> None:
-    """Measure, print a table and write it as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question", choices=list(QUESTIONS))
+def report(
+    question: str, problems: Sequence[Problem], peers: Sequence[Peer], options: argparse.Namespace, console: Console
+) -> None:
+    """Measure all problems, print the table and write it as CSV."""
+    found: list[Row] = []
+    for problem in problems:
+        with console.status(f"{problem.name} …"):
+            found += compare(problem, peers, options.rounds, options.cap, console)
+    console.print(table(f"{question}, ms per instance and ratio to ours ({machine()})", HEADS, lines(found)))
+    write_csv(options.output / f"{question.replace(' ', '_')}.csv", found)
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options of a comparison."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="REGEX", help="problems, by name")
     parser.add_argument("--peers", default="", metavar="REGEX", help="peers, by name; optlayers is always there")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cap", type=float, default=90.0, help="seconds that a peer may spend on a problem (90)")
     parser.add_argument("--output", type=Path, default=Path("out/benchmarks"))
+    return parser
+
+
+def main() -> None:
+    """Measure, print a table and write it as CSV."""
+    parser = parser_of(__doc__)
+    parser.add_argument("question", choices=list(QUESTIONS))
     options = parser.parse_args()
     console = open_console()
-    problems, peers = chosen(options.question, options.only, options.peers, console)
+    problems, peers = QUESTIONS[options.question]
+    problems = [p for p in problems if re.search(options.only, p.name)]
     if not problems:
         parser.error(f"no problem matches {options.only!r}")
-    found: list[Row] = []
-    for problem in problems:
-        with console.status(f"{problem.name} …"):
-            found += compare(problem, peers, options.rounds, options.cap, console)
-    console.print(table(f"{options.question}, ms per instance and ratio to ours ({machine()})", HEADS, lines(found)))
-    write_csv(options.output / f"{options.question}.csv", found)
+    report(options.question, problems, chosen(peers, options.peers, console), options, console)
 
 
 if __name__ == "__main__":

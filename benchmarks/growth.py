@@ -1,8 +1,9 @@
 """How the time per instance grows: with the size of the structure, with the batch, and with threads.
 
 Projection with its gradient (``OptLayer(…, SparseMAP())``, forward and backward) and the best vertex
-(``OptLayer(…, Pipeline())``, forward), float64, scores from N(0, 1). Times are medians over rounds. A series ends where
-a batch takes longer than ``--cap`` seconds. ``growth.csv`` has the numbers, ``growth.png`` shows them.
+(``OptLayer(…, Pipeline())``, forward), by the general solvers, without oracles; float64, scores from N(0, 1). Times are
+medians over rounds. A series ends where a batch takes longer than ``--cap`` seconds. ``growth.csv`` has the numbers,
+``growth.png`` shows them.
 
     python benchmarks/growth.py --rounds 5
 """

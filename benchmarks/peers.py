@@ -25,7 +25,18 @@ from torch import Tensor
 
 import optlayers as ol
 
-__all__ = ["MAXIMIZERS", "OURS", "PROJECTORS", "Peer", "Solve"]
+__all__ = [
+    "MAXIMIZERS",
+    "OURS",
+    "PROJECTORS",
+    "Peer",
+    "Solve",
+    "hungarian",
+    "is_kind",
+    "linear_chain_edges",
+    "maximize",
+    "project",
+]
 
 OURS = "optlayers"
 
@@ -57,15 +68,18 @@ class Peer:
         return importlib.metadata.version(self.distribution)
 
 
-def _is(kind: str) -> Callable[[Problem], bool]:
-    return lambda problem: problem.kind == kind
+def is_kind(*kinds: str) -> Callable[[Problem], bool]:
+    """For peers that know one structure, or some."""
+    return lambda problem: problem.kind in kinds
 
 
-def _project(problem: Problem) -> Solve:
+def project(problem: Problem) -> Solve:
+    """Ours: nearest points."""
     return partial(ol.OptLayer(problem.polytope, ol.SparseMAP()), **problem.parameters)
 
 
-def _maximize(problem: Problem) -> Solve:
+def maximize(problem: Problem) -> Solve:
+    """Ours: best vertices."""
     return partial(ol.OptLayer(problem.polytope, ol.Pipeline()), **problem.parameters)
 
 
@@ -183,7 +197,9 @@ def _highs(problem: Problem) -> Solve:
     return _one_by_one(problem, best)
 
 
-def _hungarian(_: Problem) -> Solve:
+def hungarian(_: Problem) -> Solve:
+    """SciPy's assignment, instance by instance."""
+
     def best(scores: Tensor) -> Tensor:
         found = np.zeros(scores.shape)
         for matrix, one in zip(scores.numpy(), found, strict=True):
@@ -200,7 +216,7 @@ def _transport(problem: Problem) -> Solve:
     return lambda scores: torch.from_numpy(np.stack([ot.emd(ones, ones, -matrix) for matrix in scores.numpy()]))
 
 
-def _linear_chain(_: Problem) -> Solve:
+def linear_chain_edges(_: Problem) -> Solve:
     """The start is a first node whose only state is 0; torch-struct has the state that is entered before the other."""
     from torch_struct import LinearChainCRF
 
@@ -214,17 +230,17 @@ def _linear_chain(_: Problem) -> Solve:
 
 
 PROJECTORS = [
-    Peer(OURS, "optlayers", "optlayers", _project, has_gradient=True),
+    Peer(OURS, "optlayers", "optlayers", project, has_gradient=True),
     Peer("cvxpylayers", "cvxpylayers", "cvxpylayers", _cvxpylayers, has_gradient=True),
     Peer("Clarabel kept", "clarabel", "clarabel", _clarabel),
     Peer("PIQP kept", "piqp", "piqp", _piqp),
     Peer("qpth", "qpth", "qpth", _qpth, _without_auxiliaries, has_gradient=True),
-    Peer("sparsemax", "entmax", "entmax", _sparsemax, _is("simplex"), has_gradient=True),
+    Peer("sparsemax", "entmax", "entmax", _sparsemax, is_kind("simplex"), has_gradient=True),
 ]
 MAXIMIZERS = [
-    Peer(OURS, "optlayers", "optlayers", _maximize),
+    Peer(OURS, "optlayers", "optlayers", maximize),
     Peer("HiGHS warm", "highspy", "highspy", _highs),
-    Peer("SciPy assignment", "scipy", "scipy", _hungarian, _is("matching")),
-    Peer("POT", "ot", "POT", _transport, _is("matching")),
-    Peer("torch-struct", "torch_struct", "torch-struct", _linear_chain, _is("sequence")),
+    Peer("SciPy assignment", "scipy", "scipy", hungarian, is_kind("matching")),
+    Peer("POT", "ot", "POT", _transport, is_kind("matching")),
+    Peer("torch-struct", "torch_struct", "torch-struct", linear_chain_edges, is_kind("sequence")),
 ]

@@ -1,4 +1,7 @@
-"""The problems that are compared, their arrays for solvers that take arrays, and how good an answer is."""
+"""The problems that are compared, their arrays for solvers that take arrays, and how good an answer is.
+
+They are about general solvers, so declarations leave their oracles out; what these give is measured by structures.py.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,14 +24,15 @@ __all__ = ["ARGMAXES", "PROJECTIONS", "Arrays", "Problem"]
 
 @dataclass(frozen=True)
 class Problem:
-    """A polytope, how many instances a batch has, and values of the parameters."""
+    """A polytope, how many instances a batch has, and values of the parameters (scored auxiliary variables too)."""
 
     kind: str
     """The structure; a peer made for one structure asks for it."""
     sizes: tuple[int, ...]
     declare: Callable[[], ol.Polytope]
     batch: int
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    with_oracle: bool = False
 
     @property
     def name(self) -> str:
@@ -35,11 +40,16 @@ class Problem:
 
     @cached_property
     def polytope(self) -> ol.Polytope:
-        return self.declare()
+        declared = self.declare()
+        return declared if self.with_oracle else declared.without_oracle()
 
     @cached_property
     def arrays(self) -> Arrays:
         return Arrays.of(self)
+
+    def prepare(self) -> None:
+        """Compile what peers share, on no one's time."""
+        _ = self.arrays
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """A batch of numbers from N(0, 1), in float64."""
