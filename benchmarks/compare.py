@@ -18,6 +18,7 @@ difference of an entry), for answers and for gradients. Peers run with their def
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import statistics
 import time
@@ -178,7 +179,7 @@ def rows(problem: Problem, entrants: Sequence[Entrant], draw: Draw) -> list[Row]
 
 def farthest(one: Tensor, other: Tensor) -> float:
     """The largest difference of an entry."""
-    return float((one - other).abs().max())
+    return float((one - other).detach().abs().max())
 
 
 def lines(found: Sequence[Row]) -> list[dict[str, str]]:
@@ -188,7 +189,9 @@ def lines(found: Sequence[Row]) -> list[dict[str, str]]:
         line = made.setdefault((row.problem, row.peer), {"problem, batch": f"{row.problem}, {row.batch}"})
         by_ours = "" if row.peer == OURS else f" ({brief(row.ratio)}×)"
         line |= {"peer": row.peer, row.measured: brief(row.milliseconds) + by_ours}
-        line |= {"residual": f"{row.residual:.0e}", "distance": f"{row.distance:.0e}"}
+        line["distance"] = f"{row.distance:.0e}"
+        if not math.isnan(row.residual):
+            line["residual"] = f"{row.residual:.0e}"
         if row.gradient_distance is not None:
             line["of gradients"] = f"{row.gradient_distance:.0e}"
     return list(made.values())

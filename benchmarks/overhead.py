@@ -1,8 +1,9 @@
 """What is paid around the solving: compiling, first calls, the call of a layer, and memory.
 
-- Seconds to compile every polytope of the catalogue.
-- Seconds of the first calls in a fresh process after its imports, for a matching 10 x 10: compile, project and go back,
-  maximize. Once with an empty NUMBA_CACHE_DIR (a temporary folder), once again with what the first process left there.
+- Seconds to compile polytopes of the catalogue: with all rows for the general solvers, and with their oracles.
+- Seconds of the first calls in a fresh process after its imports: compile, project and go back, maximize. For a
+  matching 10 x 10 by the general solvers, and for an arborescence of 10 words by its oracle. Once with an empty
+  NUMBA_CACHE_DIR (a temporary folder), once again with what the first process left there.
 - Microseconds for one call of a layer over a simplex of 5, one instance: forward, and forward with backward.
 - Peak memory of a fresh process beyond that after its imports: a matching 100 x 100, batch 64, forward with backward.
 
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +36,7 @@ from polytopes import (
     cube,
     matching,
     partial_matching,
+    projective_tree,
     rectangular_matching,
     sequence,
     simplex,
@@ -52,6 +55,13 @@ CATALOGUE: dict[str, Callable[[], ol.Polytope]] = {
     "sequence 20x10": partial(sequence, 20, 10),
     "arborescence 6": partial(arborescence, 6),
     "arborescence 10": partial(arborescence, 10),
+}
+WITH_ORACLES: dict[str, Callable[[], ol.Polytope]] = {
+    "matching 20, with its oracle": partial(matching, 20),
+    "sequence 20x10, with its oracle": partial(sequence, 20, 10),
+    "arborescence 10, with its oracle": partial(arborescence, 10),
+    "arborescence 40, with its oracle": partial(arborescence, 40),
+    "projective tree 20, with its oracle": partial(projective_tree, 20),
 }
 CALLS = 500
 """So many calls of the small layer per round; their median is taken."""
@@ -76,7 +86,8 @@ def draw(*shape: int) -> torch.Tensor:
 
 def compilations(rounds: int) -> Iterator[Row]:
     """Every polytope, declared anew each time; the first round is not counted."""
-    for name, declare in CATALOGUE.items():
+    on_rows = {name: partial(_without_oracle, declare) for name, declare in CATALOGUE.items()}
+    for name, declare in (on_rows | WITH_ORACLES).items():
         ol.compile_polytope(declare())
         times: list[float] = []
         while len(times) < rounds and sum(times) < ENOUGH:
@@ -85,12 +96,16 @@ def compilations(rounds: int) -> Iterator[Row]:
         yield Row("compile", name, 1e3 * statistics.median(times), "ms")
 
 
-def first_calls() -> dict[str, float]:
+def _without_oracle(declare: Callable[[], ol.Polytope]) -> ol.Polytope:
+    return declare().without_oracle()
+
+
+def first_calls(polytope: ol.Polytope) -> dict[str, float]:
     """Seconds of the first calls of this process, which has to be a fresh one."""
-    scores = draw(8, 10, 10)
+    scores = draw(8, *polytope.shape)
     times = {}
     start = time.perf_counter()
-    layer = ol.OptLayer(matching(10), ol.SparseMAP())
+    layer = ol.OptLayer(polytope, ol.SparseMAP())
     times["compile"] = time.perf_counter() - start
     leaf = scores.clone().requires_grad_()
     times["project, backward"] = seconds([lambda: layer(leaf).square().sum().backward()])
@@ -102,7 +117,7 @@ def memory() -> dict[str, float]:
     """MiB that this process, which has to be a fresh one, takes for a large batch beyond what it has now."""
     before = _kibibytes("VmRSS")
     leaf = draw(64, 100, 100).requires_grad_()
-    ol.OptLayer(matching(100), ol.SparseMAP())(leaf).square().sum().backward()
+    ol.OptLayer(matching(100).without_oracle(), ol.SparseMAP())(leaf).square().sum().backward()
     return {"matching 100, batch 64": (_kibibytes("VmHWM") - before) / 1024}
 
 
@@ -119,7 +134,11 @@ def _kibibytes(field: str) -> float:
     return peak / 1024 if sys.platform == "darwin" else peak
 
 
-INSIDE = {"first-calls": first_calls, "memory": memory}
+INSIDE = {
+    "first-calls": lambda: first_calls(matching(10).without_oracle()),
+    "first-calls-of-oracle": lambda: first_calls(arborescence(10)),
+    "memory": memory,
+}
 
 
 def fresh(what: str, cache: Path) -> dict[str, float]:
@@ -132,20 +151,18 @@ def fresh(what: str, cache: Path) -> dict[str, float]:
 
 def processes(rounds: int) -> Iterator[Row]:
     """First calls without and with a cache, and memory (with a cache: compiling is not part of it)."""
-    cold, again, peaks = [], [], []
+    found: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for _ in range(rounds):
+        for name, what in (("matching 10", "first-calls"), ("arborescence 10, oracle", "first-calls-of-oracle")):
+            with tempfile.TemporaryDirectory() as folder:
+                for cache in ("empty cache", "cached"):
+                    found[f"first calls, {name}, {cache}", "s"].append(fresh(what, Path(folder)))
         with tempfile.TemporaryDirectory() as folder:
-            cold.append(fresh("first-calls", Path(folder)))
-            again.append(fresh("first-calls", Path(folder)))
             fresh("memory", Path(folder))
-            peaks.append(fresh("memory", Path(folder)))
-    for measured, unit, found in (
-        ("first calls, empty cache", "s", cold),
-        ("first calls, cached", "s", again),
-        ("peak memory", "MiB", peaks),
-    ):
-        for of in found[0]:
-            yield Row(measured, of, statistics.median(one[of] for one in found), unit)
+            found["peak memory", "MiB"].append(fresh("memory", Path(folder)))
+    for (measured, unit), times in found.items():
+        for of in times[0]:
+            yield Row(measured, of, statistics.median(one[of] for one in times), unit)
 
 
 def calls(rounds: int) -> Iterator[Row]:

@@ -65,7 +65,7 @@ class Structure(Problem):
 
     def residual(self, value: Tensor) -> float:
         """By how much the worst answer violates rows and bounds; NaN where scored variables are missing in it."""
-        form = self.compiled.projection_form if self.compiled.maximizer_form is None else self.compiled.maximizer_form
+        form = self.compiled.projection_form
         flat = value.detach().reshape(len(value), -1).numpy()
         if flat.shape[1] != form.size:
             return np.nan
@@ -99,6 +99,7 @@ MARGINALS = [
 ]
 PROJECTIONS = [
     structure("arborescence", (10,), arborescence),
+    structure("projective tree", (10,), projective_tree),
     structure("projective tree", (20,), projective_tree),
     structure("permutahedron", (50,), permutahedron),
     chain(20, 10),
@@ -147,9 +148,16 @@ def _marginals(problem: Problem) -> Solve:
         whole = torch.cat([found.diagonal(dim1=1, dim2=2)[:, None], found.masked_fill(diagonal, 0.0)], dim=1)
         return torch.nn.functional.pad(whole, (1, 0))
 
+    def with_leaf(solve: Solve, scores: Tensor) -> Tensor:
+        """Of potentials without a gradient it asks for one itself, and then writes to them, which is refused."""
+        if scores.requires_grad:
+            return solve(scores)
+        return solve(scores.detach().requires_grad_()).detach()
+
     if problem.kind == "linear chain":
         return of_chains
-    return partial(of_trees, DependencyCRF if problem.kind == "projective tree" else NonProjectiveDependencyCRF)
+    model = DependencyCRF if problem.kind == "projective tree" else NonProjectiveDependencyCRF
+    return partial(with_leaf, partial(of_trees, model))
 
 
 MAXIMIZERS = [

@@ -262,7 +262,7 @@ class CompiledPolytope:
             solution.instances,
             solution.form,
             {
-                spec.name: solution.value[:, spec.span].reshape(*batch, *spec.shape).to(scores.device, scores.dtype)
+                spec.name: solution.value[:, spec.span].reshape((*batch, *spec.shape)).to(scores.device, scores.dtype)
                 for spec in form.auxiliaries
             },
         )
@@ -299,7 +299,7 @@ class CompiledPolytope:
             spec.name: flat.scores[:, spec.span].reshape(len(structure), *spec.shape) for spec in form.auxiliaries
         }
         parameters = {
-            name: value.reshape(*batch, *value.shape[1:]).to(direction.device, direction.dtype)
+            name: value.reshape((*batch, *value.shape[1:])).to(direction.device, direction.dtype)
             for name, value in named.items()
         }
         shaped = flat.scores[:, : form.structure_size].reshape(direction.shape)

@@ -70,22 +70,24 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)
-
-    A few numbers are summed by BLAS, as squares: of a small call, a sum in torch would be a tenth.
-    """
+    """Whether a sum is finite: then every term is. (A sum of large finite numbers may not be.)"""
     if values.requires_grad:
         values = values.detach()
-    if values.is_cpu and values.dtype is torch.float64 and values.numel() <= FEW:
+    if values.is_cpu and values.dtype in (torch.float64, torch.float32):
         return all_finite_in(values.numpy())
     return math.isfinite(values.sum().item())
 
 
 def all_finite_in(values: np.ndarray) -> bool:
-    """The same of float64 numbers in NumPy."""
-    if values.size <= FEW:
+    """The same in NumPy. A sum in torch takes longer: where there are few numbers for the call, where many for threads.
+
+    Few numbers are summed as squares, by BLAS. Threads of torch wait for each other in a loop, milliseconds where
+    another process has a core.
+    """
+    if values.size <= FEW and values.dtype == np.float64:
         return math.isfinite(np.vdot(values, values))
-    return math.isfinite(torch.from_numpy(values).sum().item())
+    with np.errstate(invalid="ignore", over="ignore"):
+        return math.isfinite(values.sum())
 
 
 def batch_shape(scores: Tensor, shape: Sequence[int]) -> torch.Size:

@@ -330,6 +330,14 @@ def test_rows_too_nearly_dependent_are_refused(gap):
         value[0].backward()
 
 
+def test_a_tangent_without_batch_has_a_number_for_a_parameter_that_is_one():
+    x, total = cp.Variable(2, nonneg=True), cp.Parameter(name="total")
+    compiled = ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == total]))
+    near = compiled.project(torch.tensor([0.3, 0.1], dtype=torch.float64), total=1.0)
+    tangent = compiled.tangent(near, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(tangent.parameters["total"], torch.tensor(0.5, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("unit", [1e-1, 1e-3, 1e-5, 1e-7])
 def test_auxiliary_variables_in_other_units(unit):
     x, y = cp.Variable(2), cp.Variable(2)
