@@ -20,6 +20,7 @@ __all__ = ["MARKS", "RULES", "Corpus", "Measure", "Result", "Run", "train"]
 RULES: dict[str, ol.AbstractRule] = {
     "pipeline": ol.Pipeline(),
     "ste": ol.StraightThrough(),
+    "structured_attention": ol.StructuredAttention(),
     "spigot": ol.Spigot(step_size=1.0),
     "sparsemap": ol.SparseMAP(),
 }

@@ -213,7 +213,7 @@ def test_scores_of_a_sentence_do_not_depend_on_its_batch():
     sentences = sample_corpus(6, max_words=7, seed=0)
     vocabulary = Vocabulary.of(sentences)
     torch.manual_seed(0)
-    model = SemanticParser(vocabulary, ol.SparseMAP(), clip_norm=1.0, signal=1.0).eval()
+    model = SemanticParser(vocabulary, ol.StructuredAttention(), clip_norm=1.0, signal=1.0).eval()
 
     def scores(part: list[Sentence]) -> torch.Tensor:
         batch = Batch.of(part, [False] * len(part), vocabulary)
@@ -223,7 +223,7 @@ def test_scores_of_a_sentence_do_not_depend_on_its_batch():
     torch.testing.assert_close(scores(sentences), torch.cat([scores([s]) for s in sentences]))
 
 
-@pytest.mark.parametrize(("name", "soft"), [("spigot", False), ("sparsemap", True)])
+@pytest.mark.parametrize(("name", "soft"), [("spigot", False), ("structured_attention", True), ("sparsemap", True)])
 def test_roles_see_a_hard_or_a_soft_tree(name, soft):
     sentences = sample_corpus(5, max_words=6, seed=1)
     vocabulary = Vocabulary.of(sentences)
