@@ -41,8 +41,8 @@ class Vocabulary:
 class Batch:
     """Padded tensors of some sentences; position 0 is the root, words are 1 … n.
 
-    ``heads`` is 0 and ``has_tree`` False where the tree is not to be seen. ``roles[b, p, a]`` is the label of
-    argument a of predicate p, 0 for none, -1 where there is no such pair.
+    ``has_tree`` is False where the tree is not to be seen. ``roles[b, p, a]`` is the label of argument a of predicate
+    p, 0 for none, -1 where there is no such pair.
     """
 
     words: Tensor
@@ -56,22 +56,20 @@ class Batch:
     @classmethod
     def of(cls, sentences: Sequence[Sentence], has_tree: Sequence[bool], vocabulary: Vocabulary) -> Batch:
         """Pad to the longest sentence."""
-        size = 1 + max(len(s) for s in sentences)
-        shape = (len(sentences), size)
-        words, tags, heads = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
-        predicates = torch.zeros(shape, dtype=torch.bool)
-        roles = torch.full((*shape, size), -1, dtype=torch.long)
         unknown = len(vocabulary.words) + 1
-        for b, sentence in enumerate(sentences):
-            inside = slice(1, len(sentence) + 1)
-            words[b, inside] = torch.tensor([vocabulary.words.get(w.lower(), unknown) for w in sentence.words])
-            tags[b, inside] = torch.tensor([vocabulary.tags.get(t, 0) for t in sentence.tags])
-            heads[b, inside] = torch.tensor(sentence.heads)
-            for predicate in sentence.predicates:
-                predicates[b, predicate] = True
-                roles[b, predicate, inside] = 0
-            for (predicate, argument), label in sentence.roles.items():
-                roles[b, predicate, argument] = vocabulary.labels.get(label, 0)
+        words = _padded([[vocabulary.words.get(w.lower(), unknown) for w in s.words] for s in sentences])
+        tags = _padded([[vocabulary.tags.get(t, 0) for t in s.tags] for s in sentences])
+        heads = _padded([s.heads for s in sentences])
+        predicates = _padded([[k in s.predicates for k in range(1, len(s) + 1)] for s in sentences]).bool()
+        is_word = _padded([[1] * len(s) for s in sentences]).bool()
+        roles = torch.where(predicates[:, :, None] & is_word[:, None], 0, -1)
+        labelled = [
+            (b, predicate, argument, vocabulary.labels.get(label, 0))
+            for b, sentence in enumerate(sentences)
+            for (predicate, argument), label in sentence.roles.items()
+        ]
+        b, p, a, label = torch.tensor(labelled, dtype=torch.long).reshape(-1, 4).unbind(1)
+        roles[b, p, a] = label
         lengths = torch.tensor([len(s) for s in sentences])
         return cls(words, tags, predicates, lengths, heads, torch.tensor(list(has_tree)), roles)
 
@@ -80,6 +78,11 @@ class Batch:
         """``(batch, positions)``, without root and padding."""
         position = torch.arange(self.words.shape[1])
         return (position >= 1) & (position <= self.lengths[:, None])
+
+    @property
+    def gold_roles(self) -> Tensor:
+        """``(predicates of the batch, argument)``, as :meth:`SemanticParser.role_scores` scores them."""
+        return self.roles[self.predicates]
 
     @property
     def gold_trees(self) -> Tensor:
@@ -93,6 +96,12 @@ class Batch:
         """Some words become unknown, so that the unknown word is trained too."""
         dropped = (torch.rand(self.words.shape, generator=generator) < rate) & self.is_word
         return replace(self, words=self.words.masked_fill(dropped, unknown))
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """A row per sentence, 0 at the root and behind the last word."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[0, *row, *[0] * (longest - len(row))] for row in rows])
 
 
 class Encoder(nn.Module):
@@ -140,6 +149,7 @@ class RoleScorer(nn.Module):
 
     For a pair (p, a) the tree z gives: a is a child of p, its parent, a sibling, a grandchild, a grandparent. For
     each word it gives its expected parent, ``zᵀ r``. All of it is a product with z, so that a gradient flows to z.
+    Only the rows of predicates are scored; one word in five is a predicate in PropBank.
     """
 
     def __init__(self, width: int, hidden: int, labels: int) -> None:
@@ -151,12 +161,13 @@ class RoleScorer(nn.Module):
         self.content = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, labels)
 
-    def forward(self, states: Tensor, tree: Tensor) -> Tensor:
+    def forward(self, states: Tensor, tree: Tensor, predicates: Tensor) -> Tensor:
         up = tree.transpose(1, 2)
         with_parent = torch.cat([states, up @ states], dim=-1)
-        relations = torch.stack([tree, up, up @ tree, tree @ tree, up @ up], dim=-1)
-        mixed = self.predicate(with_parent)[:, :, None] + self.argument(with_parent)[:, None]
-        mixed = mixed + self.relation(relations) + self.gates(relations) * self.content(states)[:, None]
+        b, p = torch.nonzero(predicates, as_tuple=True)
+        relations = torch.stack([tree, up, up @ tree, tree @ tree, up @ up], dim=-1)[b, p]
+        mixed = self.predicate(with_parent[b, p])[:, None] + self.argument(with_parent)[b]
+        mixed = mixed + self.relation(relations) + self.gates(relations) * self.content(states)[b]
         return self.out(torch.relu(mixed))
 
 
@@ -204,5 +215,5 @@ class SemanticParser(nn.Module):
         return gradient * (self.clip_norm / norm)[:, None, None]
 
     def role_scores(self, batch: Batch, tree: Tensor) -> Tensor:
-        """``(batch, predicate, argument, label)``; label 0 is none."""
-        return self.roles(self.semantics(batch), tree)
+        """``(predicates of the batch, argument, label)``; label 0 is none."""
+        return self.roles(self.semantics(batch), tree, batch.predicates)

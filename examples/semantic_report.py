@@ -19,7 +19,7 @@ from rich.table import Table
 from scipy import stats
 from semantic_training import MARKS, RULES, Result
 
-__all__ = ["markdown", "mean_and_interval", "plot_results", "plot_trees", "table", "write_csv"]
+__all__ = ["markdown", "mean_and_interval", "plot_results", "plot_trees", "summary", "table", "write_csv"]
 
 COLUMNS = ("tree attachment", "semantic F1", "labelled F1", "seconds / epoch")
 COLORS = dict(zip((*RULES, *MARKS), plt.get_cmap("tab10").colors, strict=False))
@@ -57,12 +57,18 @@ def _cell(values: Sequence[float]) -> str:
 def table(results: Sequence[Result], title: str) -> Table:
     """Mean and 95 % interval over seeds, for a terminal."""
     made = Table(title=title)
-    made.add_column("rule")
+    made.add_column("rule", no_wrap=True)
     for column in COLUMNS:
         made.add_column(column, justify="right")
     for name, mine in _rows(results).items():
         made.add_row(name, *(_cell(_values(mine, column)) for column in COLUMNS))
     return made
+
+
+def summary(result: Result) -> str:
+    """A run in a line."""
+    measures = ", ".join(f"{column} {_cell(_values([result], column))}" for column in COLUMNS)
+    return f"{result.run.name}, seed {result.run.seed}: {measures}"
 
 
 def markdown(results: Sequence[Result]) -> str:

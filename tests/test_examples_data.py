@@ -12,7 +12,7 @@ from dependency_data import FormatError, Sentence, read_sdp, sample_corpus
 from scipy import stats
 from semantic_parser import Batch, SemanticParser, Vocabulary
 from semantic_report import mean_and_interval, plot_results, plot_trees, write_csv
-from semantic_training import Measure, Result, Run, evaluate
+from semantic_training import RULES, Measure, Result, Run, evaluate
 
 import optlayers as ol
 
@@ -146,6 +146,9 @@ def test_a_batch_holds_the_sentences(tmp_path):
     assert torch.equal(batch.gold_trees, expected)
     assert batch.is_word.sum(dim=1).tolist() == [4, 1]
     assert (batch.roles >= 0).sum().item() == 2 * 4  # pairs: two predicates, four words
+    assert torch.equal(batch.gold_roles, batch.roles[0, [2, 4]])
+    assert batch.words[1].tolist() == [0, vocabulary.words.get("yes", len(vocabulary.words) + 1), 0, 0, 0]
+    assert torch.equal(batch.heads, torch.tensor([[0, *sentences[0].heads], [0, 0, 0, 0, 0]]))
     names = {number: label for label, number in vocabulary.labels.items()}
     found = {(p, a): names[label] for p, a in sentences[0].roles if (label := batch.roles[0, p, a].item())}
     assert found == sentences[0].roles
@@ -168,7 +171,7 @@ def test_measures_by_hand(tmp_path):
         arc_scores=lambda batch: heads,
         best_tree=lambda arcs, sizes: arcs,
         build_tree=lambda arcs, batch: arcs,
-        role_scores=lambda batch, tree: torch.nn.functional.one_hot(labels, 3).float(),
+        role_scores=lambda batch, tree: torch.nn.functional.one_hot(labels, 3).float()[batch.predicates],
     )
     run = Run("spigot", 0, epochs=1, tree_fraction=1.0, tree_weight=1.0, signal=1.0, clip_norm=1.0)
     measure = evaluate(model, [sentence], vocabulary, run)
@@ -206,7 +209,34 @@ def test_the_other_loss_is_not_scaled_by_the_signal():
     assert torch.equal(arcs.grad, torch.full_like(arcs, 3.0))
 
 
-@pytest.mark.parametrize("rule", [ol.StraightThrough(), ol.Spigot(), ol.SparseMAP()], ids=repr)
+def test_scores_of_a_sentence_do_not_depend_on_its_batch():
+    sentences = sample_corpus(6, max_words=7, seed=0)
+    vocabulary = Vocabulary.of(sentences)
+    torch.manual_seed(0)
+    model = SemanticParser(vocabulary, ol.StructuredAttention(), clip_norm=1.0, signal=1.0).eval()
+
+    def scores(part: list[Sentence]) -> torch.Tensor:
+        batch = Batch.of(part, [False] * len(part), vocabulary)
+        found = model.role_scores(batch, model.build_tree(model.arc_scores(batch), batch))
+        return found[batch.gold_roles >= 0]
+
+    torch.testing.assert_close(scores(sentences), torch.cat([scores([s]) for s in sentences]))
+
+
+@pytest.mark.parametrize(("name", "soft"), [("spigot", False), ("structured_attention", True), ("sparsemap", True)])
+def test_roles_see_a_hard_or_a_soft_tree(name, soft):
+    sentences = sample_corpus(5, max_words=6, seed=1)
+    vocabulary = Vocabulary.of(sentences)
+    batch = Batch.of(sentences, [False] * 5, vocabulary)
+    torch.manual_seed(0)
+    model = SemanticParser(vocabulary, RULES[name], clip_norm=1.0, signal=1.0).eval()
+    tree = model.build_tree(model.arc_scores(batch), batch)
+    heads = batch.is_word.float()
+    assert torch.allclose(tree.sum(1), heads, atol=1e-6)
+    assert bool(((tree > 1e-6) & (tree < 1 - 1e-6)).any()) == soft
+
+
+@pytest.mark.parametrize("rule", [rule for name, rule in RULES.items() if name != "pipeline"], ids=repr)
 def test_roles_teach_the_parser_through_the_layer(rule):
     one_word = Sentence(("Yes",), ("UH",), (0,), frozenset(), {})  # its tree has nothing left to decide
     sentences = [one_word, *sample_corpus(5, max_words=6, seed=1)]

@@ -5,7 +5,7 @@ import csv
 import pytest
 from dependency_data import FormatError, sample_corpus
 from semantic_training import MARKS, RULES, Corpus, Run, train
-from syntax_to_semantics import arguments, load_corpus, main, planned
+from syntax_to_semantics import SIGNAL, arguments, load_corpus, main, planned
 
 TINY = ["--max-words", "4", "--train-sentences", "24", "--dev-sentences", "8", "--epochs", "1", "--jobs", "1"]
 
@@ -18,9 +18,11 @@ def test_every_rule_and_mark_runs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.png", "runs.csv", "table.md", "trees.png"]
     with (tmp_path / "runs.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == len(results)
+    rows = [line.split(" | ")[0] for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
+    assert rows == [f"| {name}" for name in ("no tree", *RULES, "gold tree")]
 
 
-@pytest.mark.parametrize("name", ["spigot", "sparsemap"])
+@pytest.mark.parametrize("name", ["structured_attention", "spigot", "sparsemap"])
 def test_a_run_is_reproducible(name):
     sentences = sample_corpus(32, max_words=4, seed=0)
     run = Run(name, seed=5, epochs=1, tree_fraction=0.5, tree_weight=1.0, signal=1.0, clip_norm=1.0)
@@ -29,9 +31,11 @@ def test_a_run_is_reproducible(name):
 
 
 def test_every_rule_gets_the_same_budget():
-    runs = planned(arguments(["--seeds", "0", "1", "--signal", "ste=0.5"]))
+    runs = planned(arguments(["--seeds", "0", "1", "--signal", "ste=0.5", "structured_attention=0.25"]))
     assert len(runs) == 2 * (len(RULES) + len(MARKS))
     assert {r.signal for r in runs if r.name == "ste"} == {0.5}
+    assert {r.signal for r in runs if r.name == "structured_attention"} == {0.25}
+    assert set(SIGNAL) == set(RULES)
     assert len({(r.epochs, r.tree_fraction, r.tree_weight, r.clip_norm, r.learning_rate) for r in runs}) == 1
 
 
