@@ -336,8 +336,8 @@ class CompiledPolytope:
         if failed is not None:
             mine = np.where(failed[:, None], 0.0, mine)
         if answer.pullback is not None:
-            scored, parameters = answer.pullback(mine)
-            ok = np.ones(len(direction), dtype=bool) if failed is None else ~failed
+            scored, parameters, right = answer.pullback(mine)
+            ok = right if failed is None else right & ~failed
         else:
             scored, parameters, ok = pull_back(form, answer, instances, mine, failed)
         if failed is not None:

@@ -18,6 +18,9 @@ VERTEX_LIMIT = 5000
 """So many vertices are enumerated at most."""
 DIMENSION_LIMIT = 8
 """Vertices that are not 0/1 are found by convex hulls, which have too many facets in more dimensions."""
+PROBES = 256
+HULL_DIMENSIONS, HULL_POINTS = 6, 200
+"""Up to these the hull of vertices is cheap."""
 WHOLE = 1e-6
 """Entries of a vertex this close to 0 or 1 are that number."""
 
@@ -41,9 +44,32 @@ def enumerate_vertices(maximize: Maximize, size: int) -> Float64[np.ndarray, "ve
         return np.zeros((0, size))
     first = _vertices(maximize, np.zeros((1, size)))
     found = _by_splitting(maximize, first)
-    if found is None:
+    if found is None or _something_is_better(maximize, found):
         found = _by_hulls(maximize, first)
     return found[np.lexsort(found.T[::-1])]
+
+
+def _something_is_better(maximize: Maximize, found: np.ndarray) -> bool:
+    """Whether the polytope reaches beyond these vertices, which are all of 0 and 1: then it has others.
+
+    In few dimensions every facet of their hull is tried, which proves that there is nothing beyond. In more, random
+    objectives are, of which many find a polytope that is not integral.
+    """
+    size = found.shape[1]
+    generator = np.random.default_rng(1)
+    tried = generator.standard_normal((PROBES, size))
+    tried[::2] = np.sign(tried[::2])
+    around = _directions(found)
+    if 0 < len(around) <= HULL_DIMENSIONS and len(found) <= HULL_POINTS:
+        tried = np.vstack([tried, _outward(found @ around.T) @ around])
+    best = (_vertices(maximize, tried) * tried).sum(1)
+    return bool((best > (tried @ found.T).max(1) + WHOLE * np.abs(tried).sum(1)).any())
+
+
+def _directions(points: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the differences of some points."""
+    _, lengths, axes = np.linalg.svd(points - points[0], full_matrices=False)
+    return axes[lengths > WHOLE * max(1.0, float(lengths.max(initial=0.0)))]
 
 
 def _vertices(maximize: Maximize, scores: np.ndarray) -> np.ndarray:
@@ -55,11 +81,11 @@ def _vertices(maximize: Maximize, scores: np.ndarray) -> np.ndarray:
 def _by_splitting(maximize: Maximize, first: np.ndarray) -> np.ndarray | None:
     """Vertices of 0 and 1; None when another one is met."""
     size, found = first.shape[1], [first[0]]
+    if not np.isin(first, (0.0, 1.0)).all():
+        return None
     # (vertex, fixed): all structures that agree with the vertex on the first ``fixed`` parts, of which it is known.
     waiting = [(first[0], 0)]
     while waiting:
-        if not all(np.isin(v, (0.0, 1.0)).all() for v, _ in waiting):
-            return None
         scores, fixed = [], []
         for vertex, start in waiting:
             signs = np.where(vertex == 1.0, 1.0, -1.0)
@@ -72,6 +98,8 @@ def _by_splitting(maximize: Maximize, first: np.ndarray) -> np.ndarray | None:
         if not scores:
             break
         wanted_ones, vertices = np.stack(scores), _vertices(maximize, np.stack(scores))
+        if not np.isin(vertices, (0.0, 1.0)).all():
+            return None
         there = (vertices * wanted_ones).sum(1) >= (wanted_ones == 1.0).sum(1) - WHOLE
         waiting = [(vertices[k], fixed[k]) for k in np.flatnonzero(there)]
         found += [vertex for vertex, _ in waiting]
@@ -102,16 +130,23 @@ def _by_hulls(maximize: Maximize, first: np.ndarray) -> np.ndarray:
                 f"marginals need the sum over all vertices, but these are not 0/1 and have more than {DIMENSION_LIMIT} "
                 "dimensions, too many to enumerate; declare the polytope with log_partition="
             )
-    points = np.unique(np.stack(found), axis=0)
+    points = _distinct(np.stack(found))
     if len(directions) == 0:
         return points
     while True:
         normals = _outward(points @ directions.T) @ directions
-        ends = np.unique(np.vstack([points, _vertices(maximize, normals)]), axis=0)
+        ends = _distinct(np.vstack([points, _vertices(maximize, normals)]))
         if len(ends) == len(points):
             return points[_extreme(points @ directions.T)]
         points = ends
         _refuse_many(len(points))
+
+
+def _distinct(points: np.ndarray) -> np.ndarray:
+    """Points that are rounding apart are one."""
+    size = max(1.0, float(np.abs(points).max(initial=0.0)))
+    _, first = np.unique(np.round(points / size, 9), axis=0, return_index=True)
+    return points[np.sort(first)]
 
 
 def _outward(points: np.ndarray) -> np.ndarray:

@@ -169,8 +169,9 @@ class OptLayer(nn.Module):
             return shaped
         further, _ = inputs.split_named(form.auxiliaries, parameters)
         auxiliary, _ = inputs.auxiliary_scores(form.auxiliaries, further, batch)
-        parts = [scores.reshape(len(flat.value), -1)]
-        parts += [a.reshape(len(flat.value), -1) for a in auxiliary.values()]
+        count = len(flat.value)
+        parts = [scores.reshape(count, form.structure_size)]
+        parts += [auxiliary[spec.name].reshape(count, math.prod(spec.shape)) for spec in form.auxiliaries]
         vector = torch.cat([part.to("cpu", torch.float64) for part in parts], dim=1)
         vector = torch.where(torch.isneginf(vector), 0.0, vector)
         vertices, weights = differentiable_weights(decomposition, vector, form.structure_size)

@@ -25,6 +25,8 @@ def differentiable_weights(
     """
     dense, given = decomposition.dense()
     vertices, weights = torch.from_numpy(dense), torch.from_numpy(given)
+    if weights.numel() == 0:
+        return vertices, weights
     there = weights > 0.0
     structures = vertices[:, :, :structure_size]
     products = structures @ structures.mT

@@ -231,12 +231,15 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
     mine, theirs, second = (_in_a_row(s.value, s.scored) for s in (found, best, again))
     points = torch.where(found.ok.reshape(-1, *[1] * len(polytope.shape)), found.value, best.value).nan_to_num()
     outside = distance(polytope, points, **named)
-    for k in range(samples):
+    proved = [k for k in range(samples) if Status(int(best.status[k])) in (Status.OPTIMAL, Status.INFEASIBLE)]
+    assert 2 * len(proved) >= samples, "HiGHS proves too few of its answers to this declaration to compare with"
+    integral = bool((theirs[best.ok] - theirs[best.ok].round()).abs().max() <= 1e-6) if best.ok.any() else False
+    for k in proved:
         what = f"oracle {name}, on sample {k}: "
         status, expected = Status(int(found.status[k])), Status(int(best.status[k]))
-        assert expected in (Status.OPTIMAL, Status.INFEASIBLE), f"HiGHS ends with {expected.name} on sample {k}"
         if expected is Status.INFEASIBLE:
-            assert status is expected, what + "it answers, but no structure does without the forbidden parts"
+            assert status is not Status.OPTIMAL, what + "it answers, but no structure does without the forbidden parts"
+            assert status is expected, what + f"{status.name}, {found.reasons.get(k, status.meaning)}"
             continue
         assert status is Status.OPTIMAL, what + f"{status.name}, {found.reasons.get(k, status.meaning)}"
         assert torch.equal(mine[k], second[k]), what + "it gives different answers to the same scores"
@@ -246,8 +249,7 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
         size = 1.0 + float((usable.abs() * torch.maximum(mine[k].abs(), theirs[k].abs())).sum())
         assert abs(lost) <= 1e-9 * size, what + f"it misses the best score by {lost:.6g}"
         fraction = float((mine[k] - mine[k].round()).abs().max())
-        whole = torch.equal(theirs[k], theirs[k].round())
-        assert fraction == 0.0 or not whole, what + f"its structure is not integral, an entry is {fraction:.3g} off"
+        assert fraction == 0.0 or not integral, what + f"its structure is not integral, an entry is {fraction:.3g} off"
 
 
 def _in_a_row(structure: Tensor, auxiliary: Mapping[str, Tensor]) -> Tensor:

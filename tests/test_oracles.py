@@ -63,7 +63,8 @@ def test_projections_with_forbidden_parts(entry):
         theirs = ol.Solution(theirs.value, mine.status, theirs.primal_residual, theirs.gap)
     assert torch.equal(mine.status, theirs.status)
     good = mine.ok
-    assert (mine.value[good] - theirs.value[good]).abs().max() <= 1e-7 if good.any() else True
+    assert good.any() or entry.name.startswith("ranking") or entry.name.endswith((" one", "one word", "of all"))
+    assert ((mine.value - theirs.value)[good].abs() <= 1e-7).all()
     assert (oracle.maximize(scores).status == mine.status).all()
 
 
@@ -169,6 +170,9 @@ def test_an_instance_does_not_see_its_batch(threads):
         torch.set_num_threads(before)
 
 
+P8 = polytopes.arborescence(8)
+
+
 def test_a_start_changes_the_work_and_not_the_answer():
     compiled = ol.compile_polytope(polytopes.arborescence(8))
     scores = scores_for((9, 9), 6).flatten(1)
@@ -177,7 +181,19 @@ def test_a_start_changes_the_work_and_not_the_answer():
     near = vertex - 0.1 * scores_for((9, 9), 6, seed=7).flatten(1)
     cold, warm = bound.project(near), bound.project(near, starts=bound.maximize(-scores).value)
     assert (cold.value - warm.value).abs().max() <= 1e-12 and cold.all_ok and warm.all_ok
-    assert not torch.equal(cold.value, vertex)
+    asked = []
+
+    def counting(scores):
+        asked.append(0)
+        return polytopes.arborescence(8).oracle(scores)
+
+    counted = ol.compile_polytope(ol.Polytope(P8.variable, P8.constraints, oracle=counting)).bind({}, None, 6)
+    counts = []
+    for starts in (None, vertex):
+        asked.clear()
+        counted.project(near, starts=starts)
+        counts.append(len(asked))
+    assert counts[1] < counts[0]  # the answer is near the vertex
 
 
 @numba.njit
@@ -338,8 +354,12 @@ class TestBadOracles:
             return np.eye(3)[np.nan_to_num(scores, neginf=-1e300).argmax()]
 
         everything = torch.full((1, 3), -torch.inf)
-        solution = ol.compile_polytope(self.declared(careless, hidden=False)).maximize(everything)
-        assert solution.status == ol.Status.INFEASIBLE or "left the polytope" in solution.failures[0].reason
+        solution = ol.compile_polytope(self.declared(careless)).maximize(everything)
+        assert solution.status == ol.Status.INFEASIBLE
+        some = ol.compile_polytope(self.declared(lambda scores: np.eye(3)[0])).maximize(
+            torch.tensor([[-torch.inf, 0.0, 0.0]])
+        )
+        assert some.status == ol.Status.INACCURATE and "left the polytope by 1" in some.failures[0].reason
 
     def test_too_few_steps_are_said(self):
         compiled = ol.compile_polytope(polytopes.arborescence(6), projector=ol.ActiveSet(iteration_limit=2))
@@ -349,10 +369,155 @@ class TestBadOracles:
     def test_no_oracle_and_no_parameters(self):
         with pytest.raises(ol.DeclarationError, match="ActiveSet needs an oracle"):
             ol.compile_polytope(polytopes.simplex(3).without_oracle(), projector=ol.ActiveSet())
-        with pytest.raises(ol.DeclarationError, match=r"no derivative with respect to parameters.*\['budget'\]"):
-            ol.compile_polytope(polytopes.subset(3), projector=ol.ActiveSet())
         with pytest.raises(TypeError, match="takes a declaration with an oracle"):
             check_oracle(polytopes.simplex(3).without_oracle())
+
+
+def test_parameters_enter_projections_over_vertices_and_have_no_derivative():
+    layer = ol.OptLayer(polytopes.subset(6), ol.SparseMAP(), projector=ol.ActiveSet())
+    rows = ol.OptLayer(polytopes.subset(6), ol.SparseMAP())
+    scores, budget = scores_for((6,), 4).requires_grad_(), torch.tensor([0.0, 2.0, 3.0, 6.0]).requires_grad_()
+    found, expected = layer(scores, budget=budget), rows(scores, budget=budget)
+    assert (found - expected).abs().max() <= 1e-12
+    mine = torch.autograd.grad(found.square().sum(), (scores, budget))
+    theirs = torch.autograd.grad(expected.square().sum(), (scores, budget))
+    assert (mine[0] - theirs[0]).abs().max() <= 1e-12 and mine[1].isnan().all()
+
+
+def test_oracles_that_write_to_their_arguments():
+    @numba.njit
+    def greedy(scores):
+        x = np.zeros(len(scores))
+        for _ in range(2):
+            best = np.argmax(scores)
+            x[best] = 1.0
+            scores[best] = -np.inf
+        return x
+
+    x, hidden = cp.Variable(5), cp.Variable(5)
+    polytope = ol.Polytope(x, [x == hidden, hidden >= 0, hidden <= 1, cp.sum(hidden) == 2], oracle=greedy)
+    scores, direction = scores_for((5,), 6), scores_for((5,), 6, seed=8)
+    mine, theirs = (ol.compile_polytope(p) for p in (polytope, polytope.without_oracle()))
+    found, expected = mine.project(scores).check(), theirs.project(scores).check()
+    assert (found.value - expected.value).abs().max() <= 1e-12
+    assert (mine.tangent(found, direction).scores - theirs.tangent(expected, direction).scores).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e-3, 1e4])
+def test_polytopes_of_any_size(size):
+    x, hidden = cp.Variable(4), cp.Variable(4, nonneg=True)
+
+    def corner(scores):
+        return size * np.eye(4)[scores.argmax()]
+
+    compiled = ol.compile_polytope(ol.Polytope(x, [x == size * hidden, cp.sum(hidden) == 1], oracle=corner))
+    scores, direction = scores_for((4,), 12), scores_for((4,), 12, seed=9)
+    found = compiled.project(size * scores).check()
+    unit = ol.compile_polytope(polytopes.simplex(4).without_oracle())
+    expected = unit.project(scores).check()
+    assert (found.value / size - expected.value).abs().max() <= 1e-9
+    tangents = compiled.tangent(found, direction).scores, unit.tangent(expected, direction).scores
+    assert (tangents[0] - tangents[1]).abs().max() <= 1e-9
+
+
+def test_noise_next_to_forbidden_parts():
+    def noisy(scores):
+        best = np.full(3, 1e-12)
+        best[scores.argmax()] = 1.0 - 2e-12
+        return best
+
+    x, hidden = cp.Variable(3), cp.Variable(3, nonneg=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x == hidden, cp.sum(hidden) == 1], oracle=noisy))
+    scores = torch.tensor([[0.3, 0.2, -torch.inf]], dtype=torch.float64)
+    for solution in (compiled.project(scores), compiled.maximize(scores)):
+        assert solution.value.isfinite().all() and solution.value[0, 2] == 0
+    assert (compiled.project(scores).value - torch.tensor([[0.55, 0.45, 0.0]])).abs().max() <= 1e-6
+
+
+def test_ctrl_c_passes_through_compiled_code():
+    calls = []
+
+    def interrupted(scores):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return np.eye(3)[scores.argmax()]
+
+    compiled = ol.compile_polytope(TestBadOracles.declared(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        compiled.project(torch.zeros(4, 3))
+    assert compiled.project(scores_for((3,), 4)).all_ok
+
+
+def test_a_derivative_without_the_oracle_is_said_to_be_missing():
+    broken = []
+
+    def moody(scores):
+        if broken:
+            raise RuntimeError("not today")
+        return np.eye(4)[scores.argmax()]
+
+    x, hidden = cp.Variable(4), cp.Variable(4, nonneg=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x == hidden, cp.sum(hidden) == 1], oracle=moody))
+    found = compiled.project(torch.tensor([[1.25, 0.25, 0.25, 0.25]], dtype=torch.float64)).check()
+    direction = scores_for((4,), 1)
+    assert compiled.tangent(found, direction).ok.all()
+    broken.append(True)
+    assert not compiled.tangent(found, direction).ok.any()
+
+
+def test_an_oracle_may_ask_for_a_batch_of_its_own():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        inner = ol.compile_polytope(polytopes.simplex(4))
+
+        def nested(scores):
+            return inner.maximize(torch.from_numpy(scores).expand(128, 4)).value[0].numpy()
+
+        x, hidden = cp.Variable(4), cp.Variable(4, nonneg=True)
+        compiled = ol.compile_polytope(ol.Polytope(x, [x == hidden, cp.sum(hidden) == 1], oracle=nested))
+        assert compiled.maximize(scores_for((4,), 256)).all_ok and compiled.project(scores_for((4,), 16)).all_ok
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_empty_batches_and_copies_of_solutions():
+    import copy
+    import pickle
+
+    for polytope in (polytopes.arborescence(4), polytopes.permutahedron(3)):
+        layer = ol.OptLayer(polytope, ol.SparseMAP())
+        for batch in ((0,), (0, 2), (2, 0)):
+            solution = layer.solve(torch.zeros(*batch, *polytope.shape))
+            assert solution.value.shape == (*batch, *polytope.shape) and solution.weights.numel() == 0
+    compiled = ol.compile_polytope(polytopes.arborescence(4))
+    scores, direction = scores_for((5, 5), 3), scores_for((5, 5), 3, seed=1)
+    solution = compiled.project(scores)
+    expected = compiled.tangent(solution, direction).scores
+    assert torch.equal(copy.deepcopy(solution).value, solution.value)
+    again = pickle.loads(pickle.dumps(solution.answer))
+    mine = again.pullback(direction.flatten(1).numpy()[:, compiled.projection_form.kept])[0]
+    assert np.array_equal(mine, expected.flatten(1).numpy()[:, compiled.projection_form.kept])
+
+
+def test_an_oracle_that_was_called_with_other_types_before():
+    @numba.njit
+    def best(scores):
+        x = np.zeros_like(scores)
+        x[np.argmax(scores)] = 1
+        return x
+
+    best(np.zeros(3, np.float32))
+    x = cp.Variable(3, nonneg=True)
+    assert ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == 1], oracle=best)).maximize(torch.zeros(2, 3)).all_ok
+
+    @numba.njit
+    def untyped(scores):
+        return scores.no_such_thing
+
+    with pytest.raises(TypeError, match="numba cannot compile oracle untyped"):
+        ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == 1], oracle=untyped))
 
 
 def test_nothing_is_left_when_everything_is_forbidden():

@@ -152,3 +152,5 @@ def test_general_solvers_agree_on_scored_variables():
         assert torch.equal(found.value, best), maximizer
     with pytest.raises(ol.DeclarationError, match="auxiliary columns; use InteriorPoint"):
         ol.compile_polytope(polytope, projector=ol.DualNewton())
+    with pytest.raises(ol.DeclarationError, match=r"\['transition'\] are scored too"):
+        ol.compile_polytope(polytope, projector=ol.CvxpyLayers())

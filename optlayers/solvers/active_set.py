@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from jaxtyping import Float64
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Decomposition, Instances
@@ -31,8 +32,8 @@ class ActiveSet(AbstractProjector):
     it: ``solution.vertices`` and ``solution.weights``. The gap is the best that the oracle finds above the answer; a
     vertex that is worse than the answer itself shows that the oracle does not maximize.
 
-    Derivatives are those of the half-space form, also where the active vertices do not span the face; they reach
-    scores, but no parameters.
+    Derivatives are those of the half-space form, also where the active vertices do not span the face. They reach
+    scores; those of parameters are NaN, for an oracle does not say how its vertices move: :class:`Auto` knows.
 
     Parameters
     ----------
@@ -55,21 +56,14 @@ class ActiveSet(AbstractProjector):
             raise DeclarationError(
                 "ActiveSet needs an oracle: declare it by Polytope(..., oracle=...), or give ActiveSet(function=...)"
             )
-        if form.parameter_count:
-            names = [p.name for p in form.parameters]
-            raise DeclarationError(
-                f"ActiveSet has no derivative with respect to parameters, but the polytope declares {names}; use "
-                "Auto() or InteriorPoint()"
-            )
         return _State(form, OracleCall(function, form.polytope))
 
     def project(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
         answer, certificate = Answer.of_whole(form, count), Certificate.room(count)
-        answer.certificate = certificate
+        answer.certificate, point = certificate, answer.scored_vectors
         codes = np.empty(count, np.int64)
-        # The scores are read again for the derivative; until then they may have been written to.
-        question = Question.of(form, call, instances.with_scores(instances.scores.copy()))
+        question = Question.of(form, call, instances)
         starts = np.zeros((0, form.size)) if instances.starts is None else form.expand(instances.starts)
         pieces: dict[int, tuple[np.ndarray, ...]] = {}
 
@@ -81,7 +75,7 @@ class ActiveSet(AbstractProjector):
                 which,
                 self.iteration_limit,
                 FEASIBLE,
-                answer.whole,
+                point,
                 codes,
                 certificate.residual,
                 certificate.gap,
@@ -99,9 +93,12 @@ class ActiveSet(AbstractProjector):
                 )
 
         for_each_chunk(work, count)
+        call.interrupt()
         self._judge(call, codes, answer, certificate)
         answer.decomposition = Decomposition.joined([pieces[k] for k in sorted(pieces)], form.size)
-        answer.pullback = _Pullback(state, question, answer, answer.decomposition)
+        # The scores are read again for the derivative; until then the caller may have written to them.
+        asked = instances.with_scores(instances.scores.copy())
+        answer.pullback = _Pullback(state, asked, point, answer.decomposition)
         return answer
 
     def _judge(self, call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Certificate) -> None:
@@ -112,6 +109,12 @@ class ActiveSet(AbstractProjector):
             if codes[k] == min_norm_point.LIMIT:
                 answer.status[k] = Status.LIMIT
                 answer.reasons.pop(int(k), None)
+            elif codes[k] == min_norm_point.INEXACT:
+                answer.status[k] = Status.INACCURATE
+                answer.reasons[int(k)] = (
+                    f"the vertices of oracle {call.name} are too nearly dependent to end with a gap below "
+                    f"{certificate.gap[k]:.3g} (entries of very different size?); use projector=optlayers.Auto()"
+                )
             elif codes[k] == min_norm_point.NOT_MAXIMAL:
                 answer.status[k] = Status.FAILED
                 answer.reasons[int(k)] = (
@@ -133,27 +136,32 @@ class _Pullback:
     """The derivative of a batch of projections; see :mod:`optlayers.solvers.kernels.min_norm_point`."""
 
     state: _State
-    question: Question
-    answer: Answer
-    decomposition: Decomposition
+    instances: Instances
+    point: Float64[np.ndarray, "batch size"]
+    vertices: Decomposition
 
-    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        form, vertices = self.state.form, self.decomposition
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        form, call, vertices = self.state.form, self.state.call, self.vertices
         whole, out = np.zeros((len(direction), form.size)), np.zeros((len(direction), form.size))
+        right = np.zeros(len(direction), dtype=np.bool_)
         whole[:, form.kept] = direction
+        question = Question.of(form, call, self.instances)
         kept = min_norm_point.Kept(vertices.weight, vertices.start, vertices.index, vertices.value)
 
         def work(which: np.ndarray) -> None:
             min_norm_point.pull_back(
-                *self.question.arguments,
+                *question.arguments,
                 form.structure_size,
-                self.answer.whole,
+                self.point,
                 vertices.first,
                 kept,
                 whole,
                 which,
                 out,
+                right,
             )
 
         for_each_chunk(work, len(direction))
-        return out[:, form.kept], np.zeros((len(direction), 0))
+        call.interrupt()
+        unknown = np.full((len(direction), form.parameter_count), np.nan)
+        return out[:, form.kept], unknown, right

@@ -132,9 +132,9 @@ class Answer:
     ``dual``, which is at hand already where ``certificate`` is set. ``free`` marks the columns that may move in the
     tangent of a projection; without it, a projection is polished to its active set. A solver of sets that are
     not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
-    direction ``(batch, scored)`` to gradients of scores and of parameters. So does one that works on vertices; its
-    ``decomposition`` comes along. Solvers that answer for the scored vector as a ``whole`` give points without
-    columns. ``reasons`` say why instances failed.
+    direction ``(batch, scored)`` to gradients of scores and of parameters, and says for which instances. So does one
+    that works on vertices; its ``decomposition`` comes along. Solvers that answer for the scored vector as a ``whole``
+    give points without columns. ``reasons`` say why instances failed.
     """
 
     point: Float64[np.ndarray, "batch columns"]
@@ -144,10 +144,17 @@ class Answer:
     certificate: Certificate | None = None
     residual: Float64[np.ndarray, " batch"] | None = None
     gap: Float64[np.ndarray, " batch"] | None = None
-    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
     decomposition: Decomposition | None = None
     whole: Float64[np.ndarray, "batch size"] | None = None
     reasons: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def scored_vectors(self) -> Float64[np.ndarray, "batch size"]:
+        """The ``whole`` of a solver that gives it."""
+        if self.whole is None:
+            raise RuntimeError("this answer is a point of the standard form")
+        return self.whole
 
     def replace(self, index: np.ndarray, other: Answer, which: np.ndarray) -> None:
         """Take over the answers ``which`` of ``other`` for the instances ``index``."""

@@ -106,14 +106,14 @@ def solve_possible(
 class _Scattered:
     """A pullback of some instances of a batch; the others get 0."""
 
-    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
     rest: np.ndarray
 
-    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scored, parameters = self.pullback(direction[self.rest])
-        whole = np.zeros((len(direction), scored.shape[1])), np.zeros((len(direction), parameters.shape[1]))
-        whole[0][self.rest], whole[1][self.rest] = scored, parameters
-        return whole
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        parts = self.pullback(direction[self.rest])
+        scores, parameters, right = (np.zeros((len(direction), *part.shape[1:]), part.dtype) for part in parts)
+        scores[self.rest], parameters[self.rest], right[self.rest] = parts
+        return scores, parameters, right
 
 
 def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.ndarray) -> Answer:

@@ -18,7 +18,7 @@ from cvxpylayers.torch import CvxpyLayer
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
-from optlayers.standard_form import StandardForm
+from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["CvxpyLayers"]
 
@@ -48,6 +48,11 @@ class CvxpyLayers(AbstractProjector):
             raise ValueError(f"tolerance must be between 0 and 1, but got {self.tolerance}")
 
     def prepare(self, form: StandardForm) -> _State:
+        if form.auxiliaries:
+            raise DeclarationError(
+                f"CvxpyLayers projects the structure alone, but {[s.name for s in form.auxiliaries]} are scored too; "
+                "use Auto(), or ActiveSet() over an oracle"
+            )
         return _State(form, self.tolerance)
 
     def project(self, state: _State, instances: Instances) -> Answer:
@@ -183,7 +188,7 @@ class _Pullback:
         self.inputs = [v for v in inputs if v.requires_grad]
         self.solved = solved
 
-    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         wanted = torch.tensor(direction).reshape(self.point.shape)
         wanted[~self.solved] = 0.0
         gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
@@ -192,4 +197,5 @@ class _Pullback:
             np.zeros((batch, v[0].numel())) if g is None else g.reshape(batch, -1).numpy()
             for g, v in zip(gradients, self.inputs, strict=True)
         ]
-        return flat[0], np.concatenate(flat[1:], axis=1) if flat[1:] else np.zeros((batch, 0))
+        parameters = np.concatenate(flat[1:], axis=1) if flat[1:] else np.zeros((batch, 0))
+        return flat[0], parameters, self.solved.numpy()

@@ -39,7 +39,7 @@ class Oracle(AbstractMaximizer):
 
     Parameters
     ----------
-    function : see ``oracle`` of :class:`optlayers.Polytope`. Entries that the constraints fix have the score 0.
+    function : see ``oracle`` of :class:`optlayers.Polytope`. Entries that the constraints fix may have any score.
     verify : check every answer against all constraints, and its value against the best one, by HiGHS. That takes
         longer than to ask HiGHS in the first place; it is for finding out where an oracle goes wrong.
     """
@@ -70,6 +70,7 @@ class Oracle(AbstractMaximizer):
             )
 
         for_each_chunk(work, count, smallest=WORTH_A_THREAD)
+        call.interrupt()
         judge(call, codes, answer, certificate)
         if state.reference is not None:
             _verify(state, instances, answer, certificate)
@@ -106,12 +107,10 @@ class _State:
 
 def _verify(state: _State, instances: Instances, answer: Answer, certificate: Certificate) -> None:
     """Complete structures by auxiliary values, which there are none of outside of the polytope, and find the gap."""
-    if answer.whole is None:
-        raise RuntimeError("oracles give scored vectors")
     form, inside = state.form, np.flatnonzero(answer.status == Status.OPTIMAL)
     mine = instances.take(inside)
     lower, upper = mine.lower.copy(), mine.upper.copy()
-    held = answer.whole[inside][:, form.kept]
+    held = answer.scored_vectors[inside][:, form.kept]
     # Rounded structures get the room of the tolerance on either side.
     lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
     anywhere = replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
@@ -136,7 +135,8 @@ def judge(call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Cert
         code = int(codes[k])
         if code == oracles.FOUND:
             answer.status[k] = Status.INACCURATE
-            answer.reasons[k] = f"oracle {call.name} left the polytope by {certificate.residual[k]:.3g}; {ADVICE}"
+            if not certificate.gap[k] > 0.0 or not certificate.residual[k] <= FEASIBLE:
+                answer.reasons[k] = f"oracle {call.name} left the polytope by {certificate.residual[k]:.3g}; {ADVICE}"
         elif code == oracles.NOTHING:
             answer.status[k] = Status.INFEASIBLE
             answer.reasons[k] = f"oracle {call.name} finds no structure without the forbidden parts"

@@ -112,6 +112,7 @@ class OracleCall:
 
     def __init__(self, function: Callable[..., Any], polytope: Polytope) -> None:
         self.function = function
+        self._polytope = polytope
         self.name = getattr(function, "__name__", repr(function))
         constants = [np.ascontiguousarray(c) for c in getattr(function, "constants", ())]
         shapes = [polytope.shape, *(tuple(v.shape) for v in polytope.scored)]
@@ -128,6 +129,7 @@ class OracleCall:
         compiled = isinstance(body, numba.core.registry.CPUDispatcher)
         self._shapes, self._arguments, self._constants = shapes, arguments, constants
         self._complaints: dict[int, str] = {}
+        self._interrupts: list[BaseException] = []
         self._numbers = itertools.count(FIRST_COMPLAINT)
         if compiled:
             kinds = tuple(
@@ -145,6 +147,15 @@ class OracleCall:
             np.array([place for _, place, _ in arguments], dtype=np.int64),
             np.array([length for _, _, s in arguments for length in s], dtype=np.int64),
         )
+
+    def __reduce__(self) -> tuple[type[OracleCall], tuple[Callable[..., Any], Polytope]]:
+        # Addresses hold in one process only.
+        return OracleCall, (self.function, self._polytope)
+
+    def interrupt(self) -> None:
+        """Raise what has interrupted the oracle (KeyboardInterrupt, say), now that compiled code has returned."""
+        if self._interrupts:
+            raise self._interrupts.pop()
 
     def complaint(self, code: int) -> str:
         """What is wrong with an answer, from the number that the kernel got; every number is asked for once."""
@@ -169,6 +180,9 @@ class OracleCall:
             _array(out, np.float64, (sum(int(np.prod(s, dtype=int)) for s in self._shapes),))[:] = self._flat(parts)
         except Exception as error:  # whatever a user's function raises belongs to this instance
             return self._complain(f"raised {type(error).__name__}: {error}")
+        except BaseException as error:  # Ctrl-C and the like cannot pass through compiled code; see interrupt()
+            self._interrupts.append(error)
+            return RAISED
         return FOUND
 
     def _flat(self, parts: Sequence[Any]) -> np.ndarray:

@@ -15,6 +15,7 @@ __all__ = ["for_each_chunk"]
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
+_here = threading.local()
 
 
 def _forget_after_fork() -> None:
@@ -41,7 +42,7 @@ def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: 
     worker is raised here, after all of them have ended.
     """
     threads = max(1, min(torch.get_num_threads(), count // smallest))
-    if threads == 1:
+    if threads == 1 or getattr(_here, "works", False):  # an oracle may ask for a batch: its thread must not wait
         work(np.arange(count))
         return
     # More pieces than threads even out instances of different difficulty.
@@ -49,13 +50,22 @@ def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: 
     ends = np.unique(np.round(np.linspace(0, count, pieces + 1) / multiple).astype(int) * multiple)
     ends[-1] = count
     waiting = iter([np.arange(a, b) for a, b in pairwise(ends) if a < b])
-    futures = [_pool(threads - 1).submit(_work_off, work, waiting) for _ in range(threads - 1)]
+    futures = [_pool(threads - 1).submit(_help, work, waiting) for _ in range(threads - 1)]
     try:
         _work_off(work, waiting)
     finally:
-        errors = [error for future in futures if (error := future.exception()) is not None]
+        # What has not begun finds nothing to do; on a busy machine it would only be waited for.
+        errors = [error for future in futures if not future.cancel() and (error := future.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+def _help(work: Callable[[np.ndarray], None], waiting: Iterator[np.ndarray]) -> None:
+    _here.works = True
+    try:
+        _work_off(work, waiting)
+    finally:
+        _here.works = False
 
 
 def _work_off(work: Callable[[np.ndarray], None], waiting: Iterator[np.ndarray]) -> None:

@@ -31,24 +31,27 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, sides, violation
+from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, rooms, sides, violation
 
-__all__ = ["DONE", "LIMIT", "NOT_MAXIMAL", "OUTSIDE", "decompose", "pull_back"]
+__all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "OUTSIDE", "decompose", "pull_back"]
 
-DONE, LIMIT, OUTSIDE, NOT_MAXIMAL = 0, 5, 6, 7
+DONE, LIMIT, OUTSIDE, NOT_MAXIMAL, INEXACT = 0, 5, 6, 7, 8
 """Ends of an instance, besides the codes of :mod:`optlayers.solvers.kernels.oracles`."""
 DEPENDENT = 1e-11
 """A squared pivot below this part of its diagonal entry belongs to a vertex in the affine hull of the others."""
 ROUNDING = 4e-15
 """A gap below this, relative to the sums that it is a difference of, is rounding."""
+CLOSED = 1e-9
+"""Where vertices are too nearly dependent to go on, a gap below this is as good as closed."""
 WORSE = 1e-9
 """A vertex that is worse by more than this, relative to these sums, is no maximum."""
-ON_FACE = 1e-12
-"""A vertex whose value misses the best by less than this, relative to the size of the objective, is on the face."""
+ON_FACE = 1e-13
+"""A vertex that misses the best value by less than this, relative to what it is the difference of, is on the face."""
+DIFFERENCE = 1e-3
 NEAR_FACE = (1e8, 1e10, 1e12)
 """How much more the objective of the face weighs than the direction, first, and when a vertex beside the face came."""
 GAIN = 1e-14
-"""Progress along a direction of unit size that is more than rounding, relative to these weights."""
+"""Progress along the direction that is more than rounding, relative to these weights and to what it is a sum of."""
 FIRST_PLACES = 16
 
 
@@ -155,6 +158,16 @@ def _square(a, slot):  # type: ignore[no-untyped-def]
     for e in range(a.stored[slot, 1]):
         total += a.value[slot, e] * a.value[slot, e]
     return total
+
+
+@part
+def _start_factor(a, second):  # type: ignore[no-untyped-def]
+    """Factor the first vertex alone; ω, which is of the size of products, so that no scale of vertices is special."""
+    shift = max(_square(a, a.order[0]), _square(a, second))
+    if shift == 0.0:
+        shift = 1.0  # both are 0 but for auxiliary variables
+    a.factor[0, 0] = np.sqrt(shift + _square(a, a.order[0]))
+    return shift
 
 
 @part
@@ -295,18 +308,21 @@ def _minor_cycles(a, active, full, size, x, goal):  # type: ignore[no-untyped-de
 
 
 @part
-def _judge(a, slot, goal, x):  # type: ignore[no-untyped-def]
-    """By how much the new vertex is better than the point, and the size of the sums that this is the difference of."""
+def _judge(a, slot, goal, x, size):  # type: ignore[no-untyped-def]
+    """By how much the new vertex is better than the point, and the size of the sums that this is the difference of.
+
+    The gradient is itself a difference, of scores and the point, and no more exact than these.
+    """
     stay_apart()
-    best, here, scale = 0.0, 0.0, 1.0
+    best, here, scale = 0.0, 0.0, 0.0
     for e in range(a.stored[slot, 0]):
-        product = a.value[slot, e] * goal[a.entry[slot, e]]
-        best += product
-        scale += abs(product)
+        i, value = a.entry[slot, e], a.value[slot, e]
+        best += value * goal[i]
+        scale += abs(value) * (abs(goal[i]) + (abs(x[i]) if i < size else 0.0))
     for i in range(len(x)):
         if x[i] != 0.0:
             here += goal[i] * x[i]
-            scale += abs(goal[i] * x[i])
+            scale += abs(x[i]) * (abs(goal[i]) + (abs(x[i]) if i < size else 0.0))
     return best - here, scale
 
 
@@ -318,21 +334,21 @@ def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
         a.weight[active] = 0.0
         return active + 1
     if size == len(out):
-        return 0  # all active vertices are equally good, and so is what they make up: the rest is rounding
+        return 0  # all active vertices are equally good, and so is what they make up
     gone, moved = _exchange(a, active)
     if gone < 0:
         return 0
     _delete(a, active, gone)
     a.order[active - 1], a.order[active] = a.order[active], a.order[active - 1]
     if not _append(a, active - 1, out, shift):
-        return -active
+        return 0
     a.weight[active - 1] = moved
     return active
 
 
 @part
 def _project(  # type: ignore[no-untyped-def]
-    a, call, rows, k, theta, addresses, room, full, goal, out, x, size, limit, feasible, status, residual, gap, relative
+    a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, feasible, status, residual, gap, relative
 ):
     """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices."""
     stay_apart()
@@ -344,15 +360,13 @@ def _project(  # type: ignore[no-untyped-def]
     for i in range(len(a.order)):
         a.order[i] = i
     _store(a, out, size, 0)
-    shift = 1.0 + _square(a, 0)  # of the size of the products, so that the factor stays well conditioned
-    _append(a, 0, out, shift)
     a.weight[0] = 1.0
-    active, stalls = 1, 0
+    active, stalls, shift = 1, 0, 0.0
     status[k] = LIMIT
     for _ in range(limit):
         _mix(a, active, a.weight, x)
         _gradient(full, x, size, goal)
-        code = ask(call, goal, theta[k], addresses, out)
+        code = ask(call, goal, theta[k], asking, out)
         far = violation(rows, k, out, room) if code == FOUND else 0.0
         residual[k] = max(residual[k], far)
         if code != FOUND or not far <= feasible * scale_of_rows:
@@ -365,14 +379,18 @@ def _project(  # type: ignore[no-untyped-def]
                 a.order[i] = i
         slot = a.order[active]
         _store(a, out, size, slot)
-        better, scale = _judge(a, slot, goal, x)
+        better, scale = _judge(a, slot, goal, x, size)
         gap[k] = better
         if better < -WORSE * scale:
             relative[k] = np.inf
             status[k] = NOT_MAXIMAL
             return a, active
+        if not np.isfinite(better) or not np.isfinite(scale):
+            relative[k] = np.inf
+            status[k] = INEXACT
+            return a, active
         gap[k] = max(better, 0.0)
-        relative[k] = max(residual[k] / scale_of_rows, gap[k] / scale)
+        relative[k] = max(residual[k] / scale_of_rows, gap[k] / (1.0 + scale))
         known = False
         for i in range(active):
             known = known or _same(a, slot, a.order[i])
@@ -380,10 +398,13 @@ def _project(  # type: ignore[no-untyped-def]
             status[k] = DONE
             return a, active
         if not known:
+            if shift == 0.0:
+                shift = _start_factor(a, slot)
             taken = _take_in(a, active, out, size, shift)
-            if taken <= 0:
-                status[k] = DONE if taken == 0 else LIMIT
-                return a, active if taken == 0 else active - 1
+            if taken == 0:
+                status[k] = DONE if better <= CLOSED * scale else INEXACT
+                relative[k] = relative[k] if status[k] == DONE else np.inf
+                return a, active
             active = taken
         active = _minor_cycles(a, active, full, size, x, goal)
         # A vertex that helps only by rounding is dropped again at once, and would come back for ever.
@@ -392,7 +413,8 @@ def _project(  # type: ignore[no-untyped-def]
             stays = stays or a.order[i] == slot
         stalls = 0 if stays else stalls + 1
         if stalls > 2:
-            status[k] = DONE
+            status[k] = DONE if better <= CLOSED * scale else INEXACT
+            relative[k] = relative[k] if status[k] == DONE else np.inf
             return a, active
     return a, active
 
@@ -444,7 +466,7 @@ def decompose(  # type: ignore[no-untyped-def]
     """
     entries = point.shape[1]
     full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
-    addresses, room = np.empty(len(call.source), np.int64), np.empty(rows.rhs.shape[1])
+    asking, room = rooms(call, entries, theta.shape[1]), np.empty(rows.rhs.shape[1])
     a = _room(FIRST_PLACES, entries)
     kept, vertices = Kept(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
     counts = np.zeros(len(which), np.int64)
@@ -456,12 +478,12 @@ def decompose(  # type: ignore[no-untyped-def]
             for i in range(entries):
                 out[i] = starts[k, i]
         else:
-            code = ask(call, full, theta[k], addresses, out)
+            code = ask(call, full, theta[k], asking, out)
         residual[k], gap[k], relative[k], status[k] = np.nan, np.nan, np.inf, code
         active = 0
         if code == FOUND:
             a, active = _project(
-                a, call, rows, k, theta, addresses, room, full, goal, out, x, size, limit, feasible, status,
+                a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, feasible, status,
                 residual, gap, relative,
             )  # fmt: skip
         if active == 0:
@@ -477,30 +499,32 @@ def decompose(  # type: ignore[no-untyped-def]
 
 @jit
 def pull_back(  # type: ignore[no-untyped-def]
-    call, rows, scores, forbidden, theta, size, point, first, kept, direction, which, out
+    call, rows, scores, forbidden, theta, size, point, first, kept, direction, which, out, right
 ):
     """The derivative applied to ``direction`` ``(batch, entries)``, for the instances ``which``, written to ``out``.
 
-    Vertices of instance k are ``first[k]:first[k + 1]`` of ``kept``.
+    Vertices of instance k are ``first[k]:first[k + 1]`` of ``kept``. ``right`` says where the oracle answered.
     """
     entries = point.shape[1]
     full, goal, found, rest = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
-    addresses = np.empty(len(call.source), np.int64)
+    asking = rooms(call, entries, theta.shape[1])
     a = _room(FIRST_PLACES, entries)
     for k in which:
         length = 0.0
         for i in range(entries):
             out[k, i] = 0.0
             length = max(length, abs(direction[k, i]))
-        if length == 0.0:
+        right[k] = True
+        if length == 0.0 or first[k] == first[k + 1]:
             continue
         fill_scores(rows, k, scores, forbidden, full)
         a, active, shift = _taken_up(a, kept, first[k], first[k + 1], size, found)
-        largest_goal = 1.0
+        largest_goal = 0.0
         _gradient(full, point[k], size, goal)
         for i in range(entries):
             if not np.isinf(goal[i]):
-                largest_goal = max(largest_goal, abs(goal[i]))
+                # Where scores and point are nearly equal their difference is rounding, not to be blown up.
+                largest_goal = max(largest_goal, abs(goal[i]), DIFFERENCE * abs(point[k, i]) if i < size else 0.0)
         sign, tried = 1.0, 0
         while True:
             for i in range(active):
@@ -516,12 +540,17 @@ def pull_back(  # type: ignore[no-untyped-def]
                 break
             if active == len(a.order):
                 a = _enlarged(a)
-            extends = _further(
-                call, theta[k], addresses, goal, point[k], rest, sign / largest, size, largest_goal, full, found
+            answered, extends = _further(
+                call, theta[k], asking, goal, point[k], rest, sign / largest, size, largest_goal, full, found
             )
+            if not answered:
+                right[k] = False
+                break
             if extends:
                 a.order[active] = active
                 _store(a, found, size, active)
+                if active == 1:
+                    shift = _start_factor(a, active)
                 extends = _append(a, active, found, shift)
             if extends:
                 active, tried = active + 1, 0
@@ -533,7 +562,7 @@ def pull_back(  # type: ignore[no-untyped-def]
 def _taken_up(a, kept, first, last, size, dense):  # type: ignore[no-untyped-def]
     """Factor the vertices that a projection ended with."""
     stay_apart()
-    active, shift = 0, 1.0
+    active, shift = 0, 0.0
     for i in range(len(dense)):
         dense[i] = 0.0
     for v in range(first, last):
@@ -547,38 +576,44 @@ def _taken_up(a, kept, first, last, size, dense):  # type: ignore[no-untyped-def
             dense[i] = kept.value[start + e]
             structure += 1 if i < size else 0
         a.stored[active, 0], a.stored[active, 1] = stored, structure
-        if active == 0:
-            shift = 1.0 + _square(a, 0)
-        taken = _append(a, active, dense, shift)
+        if active == 1:
+            shift = _start_factor(a, 1)
+        taken = active == 0 or _append(a, active, dense, shift)
         for e in range(stored):
             dense[kept.entry[start + e]] = 0.0
         active += 1 if taken else 0
+    if active == 1:
+        shift = _start_factor(a, 0)
     return a, active, shift
 
 
 @part
 def _further(  # type: ignore[no-untyped-def]
-    call, theta, addresses, goal, point, rest, scale, size, largest_goal, asked, found
+    call, theta, asking, goal, point, rest, scale, regularized, largest_goal, asked, found
 ):
-    """Whether the face has a vertex further along ``scale * rest``; then it is ``found``.
+    """Whether the oracle answers, and whether the face has a vertex further along ``scale * rest``, which is ``found``.
 
     ``asked`` is overwritten, but for forbidden parts, which it holds -inf at.
     """
     stay_apart()
     for weight in NEAR_FACE:
+        share = weight / largest_goal if largest_goal > 0.0 else 0.0
         for i in range(len(goal)):
             if not np.isinf(asked[i]):
-                asked[i] = weight * (goal[i] / largest_goal) + (scale * rest[i] if i < size else 0.0)
-        if ask(call, asked, theta, addresses, found) != FOUND:
-            return False
-        missed, gained, total = 0.0, 0.0, 1.0
+                asked[i] = share * goal[i] + (scale * rest[i] if i < regularized else 0.0)
+        if ask(call, asked, theta, asking, found) != FOUND:
+            return False, False
+        missed, size_of_missed, gained, size_of_gained = 0.0, 0.0, 0.0, 0.0
         for i in range(len(goal)):
             moved = found[i] - point[i]
             if moved != 0.0 and not np.isinf(asked[i]):
                 missed -= goal[i] * moved
-                total += abs(goal[i]) * (abs(found[i]) + abs(point[i]))
-                if i < size:
+                size = abs(found[i]) + abs(point[i])
+                size_of_missed += abs(goal[i]) * size
+                if i < regularized:
+                    size_of_missed += abs(point[i]) * size
                     gained += scale * rest[i] * moved
-        if missed <= ON_FACE * total:
-            return gained > GAIN * weight
-    return False
+                    size_of_gained += abs(scale * rest[i]) * size
+        if missed <= ON_FACE * size_of_missed:
+            return True, gained > GAIN * weight * size_of_gained
+    return True, False

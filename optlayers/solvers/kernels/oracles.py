@@ -31,6 +31,7 @@ __all__ = [
     "fill_scores",
     "kinds_of",
     "maximize",
+    "rooms",
     "sides",
     "trampoline",
     "violation",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 FOUND, NOTHING, RAISED, WRONG_SHAPE = 0, 1, 2, 3
+UNUSED = 1e-7
+"""An answer that is below this at a forbidden part does without it."""
 SCORES, THETA, CONSTANT = 0, 1, 2
 """Where an argument comes from: the scores or the parameters of the instance, or an array that all share."""
 
@@ -166,20 +169,39 @@ def _enter(_: Any, function: Any, oracle: Any, table: Any, shapes: Any, out: Any
 
 
 @part
-def ask(call, scores, theta, addresses, out):  # type: ignore[no-untyped-def]
-    """One question: ``call`` is the oracle, ``addresses`` room for its arguments; NaN everywhere is no structure."""
+def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
+    """One question. ``call`` is the oracle, ``room`` what :func:`rooms` made; NaN everywhere is no structure.
+
+    The oracle gets copies: one that writes to its arguments must not change those of the kernel.
+    """
     stay_apart()
+    given, addresses = room
+    for i in range(len(scores)):
+        given[i] = scores[i]
+    for i in range(len(theta)):
+        given[len(scores) + i] = theta[i]
     for position in range(len(call.source)):
         base = call.place[position]
         if call.source[position] == SCORES:
-            base = scores.ctypes.data + 8 * base
+            base = given.ctypes.data + 8 * base
         elif call.source[position] == THETA:
-            base = theta.ctypes.data + 8 * base
+            base = given.ctypes.data + 8 * (len(scores) + base)
         addresses[position] = base
     code = _enter(call.address[0], call.address[1], addresses.ctypes.data, call.shapes.ctypes.data, out.ctypes.data)
-    if code == FOUND and len(out) and np.isnan(out[0]):
-        return NOTHING
-    return code
+    if code != FOUND:
+        return code
+    missing = 0
+    for i in range(len(out)):
+        missing += 1 if np.isnan(out[i]) else 0
+        if scores[i] == -np.inf and abs(out[i]) <= UNUSED:
+            out[i] = 0.0  # next to a score of -inf nothing else is small
+    return NOTHING if missing == len(out) and missing > 0 else FOUND
+
+
+@part
+def rooms(call, scores, theta):  # type: ignore[no-untyped-def]
+    """Room for the arguments of an oracle and for their addresses."""
+    return np.empty(scores + theta), np.empty(len(call.source), np.int64)
 
 
 @part
@@ -235,11 +257,11 @@ def sides(rows, k):  # type: ignore[no-untyped-def]
 def maximize(call, rows, scores, forbidden, theta, which, point, code, residual, relative):  # type: ignore[no-untyped-def]
     """Ask for the instances ``which``; ``point`` ``(batch, size)`` gets the flat structures."""
     full = np.empty(point.shape[1])
-    addresses = np.empty(len(call.source), np.int64)
+    asking = rooms(call, len(full), theta.shape[1])
     room = np.empty(rows.rhs.shape[1])
     for k in which:
         fill_scores(rows, k, scores, forbidden, full)
-        code[k] = ask(call, full, theta[k], addresses, point[k])
+        code[k] = ask(call, full, theta[k], asking, point[k])
         residual[k], relative[k] = np.nan, np.inf
         if code[k] == FOUND:
             residual[k] = violation(rows, k, point[k], room)
