@@ -70,20 +70,21 @@ def judge_marginals(
     total: Float64[Tensor, " batch"],
 ) -> Solution:
     """Certified where there are structures, and where the marginals satisfy those rows that can be checked."""
-    residual = distance_from_rows(form, instances, marginals.cpu().numpy())
-    scale = 1.0 + np.abs(instances.rhs).max(axis=1, initial=0.0)
-    status = np.where(residual <= INSIDE * scale, Status.OPTIMAL, Status.INACCURATE).astype(np.int8)
-    reasons = {
-        int(k): f"the marginals of log_partition leave the polytope by {residual[k]:.3g}"
-        for k in np.flatnonzero(status != Status.OPTIMAL)
-    }
-    for k in np.flatnonzero(~torch.isfinite(total).cpu().numpy()):
-        status[k] = Status.INFEASIBLE
-        reasons[int(k)] = "no structure does without the forbidden parts"
+    residual, relative = distance_from_rows(form, instances, marginals.cpu().numpy())
+    sums = total.cpu().numpy()
+    status, reasons = np.zeros(len(sums), dtype=np.int8), {}
+    if np.count_nonzero(relative <= INSIDE) < len(sums) or not np.isfinite(sums).all():
+        for k in np.flatnonzero(~(relative <= INSIDE)):
+            status[k] = Status.INACCURATE
+            reasons[int(k)] = f"the marginals of log_partition leave the polytope by {residual[k]:.3g}"
+        for k in np.flatnonzero(~np.isfinite(sums)):
+            status[k] = Status.INFEASIBLE
+            reasons[int(k)] = "no structure does without the forbidden parts"
+    home = marginals.device
     return Solution(
         marginals,
-        torch.from_numpy(status).to(marginals.device),
-        torch.from_numpy(residual).to(marginals.device),
-        torch.full_like(total, torch.nan),
+        torch.from_numpy(status).to(home),
+        torch.from_numpy(residual).to(home),
+        torch.from_numpy(np.full(len(sums), np.nan)).to(home),
         reasons,
     )

@@ -12,17 +12,23 @@ the weight of the words among its heads, and only the last word's that of its ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from optlayers.kernel_cache import cached_njit
+from optlayers.solvers.pool import for_each_chunk
+from polytopes._compiled import compiled
 from polytopes._logspace import log_add, log_sum
 
 __all__ = ["log_partition"]
 
+WORTH_A_THREAD = 1e5
+"""Arithmetic operations."""
 SMALLEST = 1e-100
 """An elimination in plain numbers is trusted while its t, of columns with a largest weight of 1, are larger than this:
 what underflows is then nothing in comparison, and derivatives do not overflow."""
@@ -68,7 +74,7 @@ class _Eliminated(torch.autograd.Function):
         value = scores.new_zeros(len(scores))
         marginals = torch.zeros_like(scores, memory_format=torch.contiguous_format)
         trusted = torch.zeros(len(scores), dtype=torch.bool)
-        _fill_marginals(_numpy(scores), single_root, value.numpy(), marginals.numpy(), trusted.numpy())
+        _in_threads(lambda s, *out: _fill_marginals(s, single_root, *out), _numpy(scores), value, marginals, trusted)
         return value, marginals, trusted
 
     @staticmethod
@@ -95,7 +101,13 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(scores: Tensor, direction: Tensor, trusted: Tensor, single_root: bool) -> Tensor:
         turned = torch.zeros_like(scores, memory_format=torch.contiguous_format)
-        _fill_derivatives(_numpy(scores), _numpy(direction), trusted.numpy(), single_root, turned.numpy())
+        _in_threads(
+            lambda s, d, t, out: _fill_derivatives(s, d, t, single_root, out),
+            _numpy(scores),
+            torch.from_numpy(_numpy(direction)),
+            trusted,
+            turned,
+        )
         return turned
 
     @staticmethod
@@ -107,11 +119,23 @@ class _Turned(torch.autograd.Function):
         raise NotImplementedError("log_partition of an arborescence is differentiable twice, not three times")
 
 
+def _in_threads(fill: Callable[..., None], scores: np.ndarray, *tensors: Tensor) -> None:
+    """Call ``fill`` on pieces of a batch of trees."""
+    arrays = [tensor.numpy() for tensor in tensors]
+
+    def work(which: np.ndarray) -> None:
+        if len(which):
+            piece = slice(which[0], which[-1] + 1)
+            fill(scores[piece], *(array[piece] for array in arrays))
+
+    for_each_chunk(work, len(scores), smallest=math.ceil(WORTH_A_THREAD / scores.shape[1] ** 3))
+
+
 def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _fill_marginals(scores, single_root, value, marginals, trusted):  # type: ignore[no-untyped-def]
     nodes = scores.shape[1]
     weight = np.empty((nodes, nodes))
@@ -130,7 +154,7 @@ def _fill_marginals(scores, single_root, value, marginals, trusted):  # type: ig
                         marginals[b, h, m] = weight[h, m] * slope[h, m]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _fill_derivatives(scores, direction, trusted, single_root, turned):  # type: ignore[no-untyped-def]
     """Of the marginals along a direction, which is their covariance times it: the imaginary part of marginals at
     ``scores + i STEP direction`` (Squire and Trapp, 1998)."""
@@ -156,7 +180,7 @@ def _fill_derivatives(scores, direction, trusted, single_root, turned):  # type:
                     turned[b, h, m] = (weight[h, m] * slope[h, m]).imag / STEP
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _weigh(scores, single_root, weight):  # type: ignore[no-untyped-def]
     """Weights of the arcs, such that every word's heaviest is 1, and for a single root that of the root's arcs by
     itself; and the log of the factor that this takes out of the sum."""
@@ -187,7 +211,7 @@ def _weigh(scores, single_root, weight):  # type: ignore[no-untyped-def]
     return shift + root
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _eliminate(left, single_root, total):  # type: ignore[no-untyped-def]
     """In place; ``total`` is every word's t. Whether none of them is too small."""
     for k in range(len(left) - 1, 0, -1):
@@ -205,7 +229,7 @@ def _eliminate(left, single_root, total):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@cached_njit(Path(__file__).parent, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _slopes(left, single_root, total, slope):  # type: ignore[no-untyped-def]
     """Derivatives of the log sum by the weights, by going through the elimination backwards."""
     nodes = len(left)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import cvxpy as cp
-import numba
 import numpy as np
 import scipy.sparse as sp
 
 from optlayers import Polytope
+from polytopes._compiled import compiled
 from polytopes._matrix_tree import log_partition
 from polytopes._sizes import at_least_one
 
@@ -113,19 +113,19 @@ def _ones(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> sp.csr
     return sp.csr_array((np.ones(len(row)), (row, column)), shape=shape)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def best_tree(scores):  # type: ignore[no-untyped-def]
     """A best tree; any number of words may hang from the root."""
     return _edmonds(scores, False)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def best_tree_of_one_root(scores):  # type: ignore[no-untyped-def]
     """A best one of the trees in which a single word hangs from the root."""
     return _edmonds(scores, True)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _edmonds(scores, single_root):  # type: ignore[no-untyped-def]
     """The algorithm of Chu and Liu (1965) and Edmonds (1967) on a growing path, O(n²) in all (Tarjan, 1977).
 
@@ -184,7 +184,7 @@ def _edmonds(scores, single_root):  # type: ignore[no-untyped-def]
     return _expand(nodes, made, head, entered, whole)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _merge(path, top, node, nodes, gain, word, win, label, node_of, on_path, whole, made):  # type: ignore[no-untyped-def]
     """Make one node, in the row ``node``, of the path from there to its top; where the path then ends."""
     best, into = gain[node], word[node]
@@ -211,7 +211,7 @@ def _merge(path, top, node, nodes, gain, word, win, label, node_of, on_path, who
     return top - 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _expand(nodes, made, head, entered, whole):  # type: ignore[no-untyped-def]
     """The tree, from the last cycle to the words: the arc into a cycle replaces that of the word it enters."""
     tree = np.zeros((nodes, nodes))

@@ -7,13 +7,13 @@ from collections import defaultdict
 from functools import partial
 
 import cvxpy as cp
-import numba
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from optlayers import Polytope
+from polytopes._compiled import compiled
 from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
@@ -114,7 +114,7 @@ def _matrix(entries: list[tuple[int, int, float]], shape: tuple[int, int]) -> sp
     return sp.csr_array((np.array(value, float), (np.array(row, int), np.array(column, int))), shape=shape)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def best_projective_tree(scores):  # type: ignore[no-untyped-def]
     """A best projective tree; any number of words may hang from the root. NaN where there is none without -inf."""
     nodes = len(scores)
@@ -126,7 +126,7 @@ def best_projective_tree(scores):  # type: ignore[no-untyped-def]
     return tree
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def best_projective_tree_of_one_root(scores):  # type: ignore[no-untyped-def]
     """A best one of the projective trees in which a single word hangs from the root."""
     nodes = len(scores)
@@ -145,7 +145,7 @@ def best_projective_tree_of_one_root(scores):  # type: ignore[no-untyped-def]
     return tree
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _eisner(scores, first):  # type: ignore[no-untyped-def]
     """Best scores of spans from ``first`` on: triangles in ``chart[0]``, headed by the first word i at (i, j) or read
     from the last at (j, i) of ``chart[1]``; trapezoids in ``chart[2]`` and ``chart[3]`` likewise.
@@ -177,7 +177,7 @@ def _eisner(scores, first):  # type: ignore[no-untyped-def]
     return chart
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _read(chart, tree, start, end, rightward):  # type: ignore[no-untyped-def]
     """Put the arcs of a best triangle into the tree: its first best split, then those of its parts."""
     right, left, right_arc = chart[0], chart[1], chart[2]

@@ -59,12 +59,14 @@ def impossible_instances(
 
 def distance_from_rows(
     form: StandardForm, instances: Instances, structures: Float64[np.ndarray, "batch size"]
-) -> Float64[np.ndarray, " batch"]:
-    """The largest violation of a bound, of a fixed entry, or of a row that needs no unscored auxiliary variable."""
-    rows, scored = Rows.of(form, instances), np.ascontiguousarray(structures)
-    residual = np.empty(len(scored))
-    oracles.violations(rows, scored, residual)
-    return residual
+) -> tuple[Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"]]:
+    """The largest violation of a bound, of a fixed entry, or of a row that needs no unscored auxiliary variable.
+
+    And the same relative to the right-hand sides.
+    """
+    residual, relative = np.empty(len(structures)), np.empty(len(structures))
+    oracles.violations(Rows.of(form, instances), np.ascontiguousarray(structures), residual, relative)
+    return residual, relative
 
 
 def solve_possible(

@@ -270,8 +270,9 @@ def maximize(call, rows, scores, forbidden, theta, which, point, code, residual,
 
 
 @jit
-def violations(rows, structures, residual):  # type: ignore[no-untyped-def]
-    """By how much each of some flat structures violates its rows and bounds."""
+def violations(rows, structures, residual, relative):  # type: ignore[no-untyped-def]
+    """By how much each of some flat structures violates its rows and bounds, and that relative to right-hand sides."""
     room = np.empty(rows.rhs.shape[1])
     for k in range(len(structures)):
         residual[k] = violation(rows, k, structures[k], room)
+        relative[k] = residual[k] / sides(rows, k)
