@@ -1,0 +1,57 @@
+"""Agreement with libraries made for one structure, at sizes that cannot be enumerated."""
+
+import entmax
+import pytest
+import torch
+import torch_struct
+
+import optlayers as ol
+import polytopes
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("projector", [None, ol.ActiveSet(), ol.InteriorPoint()], ids=repr)
+def test_projections_onto_the_simplex_are_sparsemax(projector, scale):
+    scores, weights = (scale * draw(40, 50)).requires_grad_(), draw(40, 50, seed=1)
+    mine = ol.OptLayer(polytopes.simplex(50), ol.SparseMAP(), projector=projector)(scores)
+    theirs = entmax.sparsemax(scores, dim=1)
+    assert (mine - theirs).abs().max() <= 1e-10 * max(1.0, scale)
+    gradients = [torch.autograd.grad((value * weights).sum(), scores)[0] for value in (mine, theirs)]
+    assert (gradients[0] - gradients[1]).abs().max() <= 1e-10
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch_struct")
+def test_marginals_of_chains_are_those_of_torch_struct():
+    edges = draw(8, 20, 10, 10)
+    edges[:, 0] = 0.0
+    marginals = ol.OptLayer(polytopes.sequence(20, 10), ol.StructuredAttention())(edges)
+    theirs = torch_struct.LinearChainCRF(edges[:, 1:].mT.contiguous()).marginals.mT
+    assert (marginals[:, 1:] - theirs).abs().max() <= 1e-10
+    states = ol.OptLayer(polytopes.linear_chain(20, 10), ol.StructuredAttention())(
+        draw(8, 20, 10) * 0, transition=edges
+    )
+    assert (states[:, 1:] - theirs.sum(2)).abs().max() <= 1e-10
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch_struct")
+@pytest.mark.parametrize(
+    ("polytope", "model", "tolerance"),
+    [
+        # torch-struct adds 1e-5 to the weight of every arc.
+        (polytopes.arborescence(20), torch_struct.NonProjectiveDependencyCRF, 1e-4),
+        (polytopes.projective_tree(20), torch_struct.DependencyCRF, 1e-10),
+    ],
+    ids=["arborescence", "projective tree"],
+)
+def test_marginals_of_trees_are_those_of_torch_struct(polytope, model, tolerance):
+    scores = draw(6, 21, 21)
+    mine = ol.OptLayer(polytope, ol.StructuredAttention())(scores)
+    root = torch.eye(20, dtype=torch.bool)  # arcs from the root are on the diagonal there
+    arcs = torch.where(root, scores[:, :1, 1:], scores[:, 1:, 1:]).requires_grad_()
+    theirs = model(arcs, multiroot=False).marginals.detach()
+    assert (mine[:, 0, 1:] - theirs.diagonal(dim1=1, dim2=2)).abs().max() <= tolerance
+    assert (mine[:, 1:, 1:] - theirs.masked_fill(root, 0.0)).abs().max() <= tolerance
