@@ -69,7 +69,8 @@ class Structure(Problem):
         flat = value.detach().reshape(len(value), -1).numpy()
         if flat.shape[1] != form.size:
             return np.nan
-        return float(distance_from_rows(form, make_instances(form, np.zeros((len(flat), 0)), None), flat).max())
+        residual, _ = distance_from_rows(form, make_instances(form, np.zeros((len(flat), 0)), None), flat)
+        return float(residual.max())
 
 
 def structure(

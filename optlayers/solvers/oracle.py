@@ -92,8 +92,13 @@ class Question:
         else:
             forbidden = np.ascontiguousarray(instances.forbidden[:, : form.scored])
         # A row for every instance, also where all rows are one in memory.
-        scores, theta = (np.require(a, requirements=("C", "W")) for a in (instances.scores, instances.parameters))
+        scores, theta = _rows_of_their_own(instances.scores), _rows_of_their_own(instances.parameters)
         return cls((call.call, Rows.of(form, instances), scores, forbidden, theta))
+
+
+def _rows_of_their_own(array: np.ndarray) -> np.ndarray:
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
 
 
 @final

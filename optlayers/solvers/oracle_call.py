@@ -54,6 +54,8 @@ class Rows(NamedTuple):
     column: np.ndarray
     """``(size,)`` the column of every entry, -1 for the fixed ones."""
     fixed: np.ndarray
+    may_be_zero: np.ndarray
+    """``(size,)`` entries that violate nothing of their own when they are 0, whatever the instance."""
     start: np.ndarray
     row: np.ndarray
     equalities: np.ndarray
@@ -88,9 +90,15 @@ class Rows(NamedTuple):
         numbers = (form.matrix.data, form.rhs.constant, form.lower.constant, form.upper.constant)
         loose = np.zeros(form.rows, dtype=np.bool_)
         loose[form.matrix.indices[form.matrix.indptr[form.scored] : form.matrix.indptr[form.unslacked]]] = True
+        may_be_zero = form.fixed == 0.0
+        if form.bounds_are_constant:
+            may_be_zero[form.kept] = (numbers[2] <= 0.0)[: form.scored] & (numbers[3] >= 0.0)[: form.scored]
+        else:
+            may_be_zero[form.kept] = False
         return cls(
             column,
             np.array(form.fixed),
+            may_be_zero,
             np.array(form.matrix.indptr, dtype=np.int32),
             np.array(form.matrix.indices, dtype=np.int32),
             np.array([form.equalities]),

@@ -176,8 +176,10 @@ def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
     """
     stay_apart()
     given, addresses = room
+    forbids = 0
     for i in range(len(scores)):
         given[i] = scores[i]
+        forbids += 1 if scores[i] == -np.inf else 0
     for i in range(len(theta)):
         given[len(scores) + i] = theta[i]
     for position in range(len(call.source)):
@@ -190,12 +192,16 @@ def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
     code = _enter(call.address[0], call.address[1], addresses.ctypes.data, call.shapes.ctypes.data, out.ctypes.data)
     if code != FOUND:
         return code
+    if forbids > 0:
+        for i in range(len(out)):
+            if scores[i] == -np.inf and abs(out[i]) <= UNUSED:
+                out[i] = 0.0  # next to a score of -inf nothing else is small
+    if len(out) == 0 or not np.isnan(out[0]):
+        return FOUND
     missing = 0
     for i in range(len(out)):
         missing += 1 if np.isnan(out[i]) else 0
-        if scores[i] == -np.inf and abs(out[i]) <= UNUSED:
-            out[i] = 0.0  # next to a score of -inf nothing else is small
-    return NOTHING if missing == len(out) and missing > 0 else FOUND
+    return NOTHING if missing == len(out) else FOUND
 
 
 @part
@@ -215,6 +221,8 @@ def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
         room[i] = 0.0
     for i in range(len(out)):
         value = out[i]
+        if value == 0.0 and rows.may_be_zero[i]:
+            continue
         if np.isnan(value):
             return np.nan
         j = rows.column[i]
