@@ -45,7 +45,7 @@ def linear_chain(steps: int, states: int) -> Polytope:
     tensor([1, 0, 0])
     """
     at_least_one(steps=steps, states=states)
-    x = cp.Variable((steps, states))
+    x = cp.Variable((steps, states), nonneg=True)
     v = cp.Variable((steps, states, states), nonneg=True, name="transition")
     entered, left = cp.sum(v, axis=1), cp.sum(v, axis=2)
     constraints = [x == entered, cp.sum(v[0, 0]) == 1]
