@@ -83,7 +83,8 @@ def structure(
 def chain(steps: int, states: int) -> Structure:
     """Tag sequences; all of a batch share the scores of transitions."""
     generator = torch.Generator().manual_seed(1)
-    transition = torch.randn(steps - 1, states, states, generator=generator, dtype=torch.float64)
+    transition = torch.randn(steps, states, states, generator=generator, dtype=torch.float64)
+    transition[0] = 0.0  # no score for the start
     return structure("linear chain", (steps, states), linear_chain, {"transition": transition})
 
 
@@ -117,7 +118,7 @@ def _project_on_rows(problem: Problem) -> Solve:
 
 def _potentials(problem: Problem, scores: Tensor) -> Tensor:
     """Of transitions (state after, state before); the first one has the score of the first state too."""
-    edges = scores[:, 1:, :, None] + problem.parameters["transition"].transpose(-1, -2)
+    edges = scores[:, 1:, :, None] + problem.parameters["transition"][1:].transpose(-1, -2)
     return torch.cat([edges[:, :1] + scores[:, :1, None, :], edges[:, 1:]], dim=1)
 
 
