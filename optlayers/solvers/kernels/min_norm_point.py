@@ -48,6 +48,7 @@ WORSE = 1e-9
 ON_FACE = 1e-13
 """A vertex that misses the best value by less than this, relative to what it is the difference of, is on the face."""
 DIFFERENCE = 1e-3
+"""An objective is taken to be at least this part of the point, of which its own entries carry the rounding."""
 NEAR_FACE = (1e8, 1e10, 1e12)
 """How much more the objective of the face weighs than the direction, first, and when a vertex beside the face came."""
 GAIN = 1e-14
