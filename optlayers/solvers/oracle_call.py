@@ -134,12 +134,11 @@ class OracleCall:
         dtypes = ["f8"] * (len(shapes) + len(parameters)) + [c.dtype.str[1:] for c in constants]
         dimensions = tuple(len(s) for _, _, s in arguments)
         body = function.function if isinstance(function, CompiledOracle) else function
-        compiled = isinstance(body, numba.core.registry.CPUDispatcher)
         self._shapes, self._arguments, self._constants = shapes, arguments, constants
         self._complaints: dict[int, str] = {}
         self._interrupts: list[BaseException] = []
         self._numbers = itertools.count(FIRST_COMPLAINT)
-        if compiled:
+        if isinstance(body, numba.core.registry.CPUDispatcher):
             kinds = tuple(
                 types.Array(from_dtype(np.dtype(dtype)), dimension, "C")
                 for dtype, dimension in zip(dtypes, dimensions, strict=True)
@@ -148,7 +147,6 @@ class OracleCall:
         else:
             self._callback = _CALLBACK(self._enter)
             addresses = (ctypes.cast(self._callback, ctypes.c_void_p).value or 0, 0)
-        self.compiled = compiled
         self.call = Call(
             np.array(addresses, dtype=np.int64),
             np.array([source for source, _, _ in arguments], dtype=np.int64),

@@ -38,8 +38,6 @@ PROXIMAL = 1e-8
 """Curvature lent to columns that have neither bounds nor curvature, for one step at a time."""
 SHORTER = 0.995
 """Share of the way to the nearest bound."""
-STALLED = 1e-9
-"""Steps below this do not help any more."""
 
 
 @jit
