@@ -9,6 +9,7 @@ from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
     AbstractRule,
     AbstractVertexRule,
+    Context,
     Gradient,
     Hard,
     Pipeline,
@@ -51,6 +52,7 @@ __all__ = [
     "Clarabel",
     "CompiledOracle",
     "CompiledPolytope",
+    "Context",
     "CvxpyLayers",
     "DeclarationError",
     "Decomposition",

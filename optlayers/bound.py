@@ -10,6 +10,7 @@ from typing import final
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from optlayers.polytope import Polytope
 from optlayers.solution import Solution, all_of
 
 __all__ = ["AbstractBoundPolytope", "Tangent"]
@@ -53,6 +54,19 @@ class AbstractBoundPolytope(ABC):
 
         ``starts`` are vertices near the answers, if some are known: a solver may begin there.
         """
+
+    @property
+    @abstractmethod
+    def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
+        """Parts whose scores can matter: neither forbidden nor fixed by the constraints. One row may serve all."""
+
+    @abstractmethod
+    def repeated(self, times: int) -> AbstractBoundPolytope:
+        """The batch so many times, one after the other: a batch of ``times * batch`` instances."""
+
+    @abstractmethod
+    def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
+        """Another polytope of the same shape, with the forbidden parts and the parameters of this batch."""
 
     @abstractmethod
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:

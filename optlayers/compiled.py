@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -95,6 +96,21 @@ def _refuse_unbounded(form: StandardForm) -> None:
         )
 
 
+def _refuse_misfit(form: StandardForm, relaxation: StandardForm) -> None:
+    """A relaxation takes the scores and parameters of the polytope that it is one of."""
+    if relaxation.shape != form.shape:
+        raise ValueError(f"the relaxation has shape {relaxation.shape}, but the polytope has shape {form.shape}")
+    known = {spec.name: spec.shape for spec in form.parameters}
+    for spec in relaxation.parameters:
+        if known.get(spec.name) != spec.shape:
+            raise ValueError(
+                f"the relaxation declares parameter {spec.name} of shape {spec.shape}; the polytope, whose numbers it "
+                f"gets, has {known or 'no parameters'}"
+            )
+    if relaxation.size != form.size:
+        raise ValueError("a relaxation declares the same scored= variables as the polytope, in the same order")
+
+
 def _refuse_empty(compiled: CompiledPolytope) -> None:
     form = compiled.rows
     if form is None:
@@ -129,6 +145,7 @@ class CompiledPolytope:
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
         self._on_devices: dict[torch.device, DeviceArrays] = {}
         self._vertices: dict[bytes, np.ndarray] = {}
+        self._relaxations: WeakKeyDictionary[Polytope, CompiledPolytope] = WeakKeyDictionary()
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
@@ -379,6 +396,38 @@ class CompiledPolytope:
     ) -> BoundPolytope:
         """The same for the solvers of the CPU, with all parameters as one vector."""
         return BoundPolytope(self, theta.numpy(), None if forbidden is None else forbidden.numpy(), precision)
+
+    def relaxation(self, polytope: Polytope) -> CompiledPolytope:
+        """Another polytope of the same shape, compiled once.
+
+        Raises
+        ------
+        ValueError : when its shape is another one, or it declares parameters or scored variables that this one has not.
+        """
+        if polytope not in self._relaxations:  # two threads may both compile it; either serves
+            compiled = compile_polytope(polytope, tolerance=self.tolerance)
+            _refuse_misfit(self.projection_form, compiled.projection_form)
+            self._relaxations[polytope] = compiled
+        return self._relaxations[polytope]
+
+    def bind_relaxed(
+        self,
+        relaxation: Polytope,
+        theta: Float64[Tensor, "batch parameters"],
+        forbidden: Bool[Tensor, "batch size"] | None,
+        precision: float,
+    ) -> AbstractBoundPolytope:
+        """The relaxation with the parameters and the forbidden parts of a batch of this polytope."""
+        compiled = self.relaxation(relaxation)
+        given = {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in self.projection_form.parameters}
+        device = compiled.home(theta.device)
+        return compiled.bind(
+            {s.name: given[s.name].to(device) for s in compiled.projection_form.parameters},
+            None if forbidden is None else forbidden.to(device),
+            len(theta),
+            precision,
+            device,
+        )
 
     def stays_on(self, device: torch.device) -> bool:
         """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""

@@ -19,6 +19,7 @@ __all__ = [
     "auxiliary_scores",
     "batch_shape",
     "check_finite",
+    "check_generator",
     "check_scores",
     "corner",
     "flatten_parameter",
@@ -48,6 +49,15 @@ def check_scores(scores: Tensor, name: str = "scores") -> None:
         raise TypeError(f"{name} must be a torch.Tensor, but got {type(scores).__name__}")
     if scores.dtype not in DTYPES:
         raise TypeError(f"{name} must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
+
+
+def check_generator(generator: Any) -> None:
+    """Random numbers come from a :class:`torch.Generator`, or from torch's own for None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator or None, but got {type(generator).__name__}; make one by "
+            "torch.Generator().manual_seed(0)"
+        )
 
 
 def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None, name: str = "scores") -> bool:
@@ -179,9 +189,11 @@ def padded(flat: Float[Tensor, "batch structure_size"], size: int) -> Float[Tens
     return torch.nn.functional.pad(flat, (0, missing)) if missing else flat
 
 
-def of_structure(flat: Float[Tensor, "batch size"], structure_size: int) -> Float[Tensor, "batch structure_size"]:
+def of_structure(
+    flat: Float[Tensor, "*apart batch size"], structure_size: int
+) -> Float[Tensor, "*apart batch structure_size"]:
     """The part of a scored vector that is the structure."""
-    return flat if flat.shape[1] == structure_size else flat[:, :structure_size]
+    return flat if flat.shape[-1] == structure_size else flat[..., :structure_size]
 
 
 def split_forbidden(

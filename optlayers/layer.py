@@ -17,8 +17,9 @@ from torch.autograd.function import once_differentiable
 from optlayers import inputs
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.mixture import differentiable_weights
+from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
-from optlayers.rules.base import AbstractRule
+from optlayers.rules.base import AbstractRule, Context
 from optlayers.solution import Failure, Solution, SolveError
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer
 
@@ -31,8 +32,8 @@ OnFailure = Literal["raise", "nan"]
 class OptLayer(nn.Module):
     """From scores to structures of a polytope, with a gradient.
 
-    The layer has no weights. It may be copied, pickled, saved as a whole, shared between threads and used inside
-    ``DistributedDataParallel``.
+    The layer has no weights; what a rule adapts is a buffer, which ``state_dict`` saves. It may be copied, pickled,
+    saved as a whole, shared between threads and used inside ``DistributedDataParallel``.
 
     Parameters
     ----------
@@ -76,35 +77,38 @@ class OptLayer(nn.Module):
         self._maximizer, self._projector = maximizer, projector
         self._family = polytope if isinstance(polytope, Family) else None
         self._sizes = _Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
+        for name, value in rule.initial_state().items():
+            self.register_buffer(f"rule_{name}", value)
+        self._only: _Ready | None = None if isinstance(polytope, Family) else self._ready(polytope, rule)
+
+    def _ready(self, polytope: Polytope | CompiledPolytope, rule: AbstractRule) -> _Ready:
         if isinstance(polytope, Polytope):
-            self._compiled: CompiledPolytope | None = self._compile(polytope)
-        else:
-            self._compiled = self._checked(polytope) if isinstance(polytope, CompiledPolytope) else None
+            polytope = compile_polytope(polytope, maximizer=self._maximizer, projector=self._projector)
+        rule.check(polytope)
+        return _Ready(polytope, rule)
 
-    def _compile(self, polytope: Polytope) -> CompiledPolytope:
-        return self._checked(compile_polytope(polytope, maximizer=self._maximizer, projector=self._projector))
-
-    def _checked(self, compiled: CompiledPolytope) -> CompiledPolytope:
-        if self.rule.maximizes and not compiled.has_vertices:
-            raise ValueError(
-                f"{self.rule!r} asks for the best vertex, but the declared set is not polyhedral and has no vertices; "
-                "use a rule that only projects, such as SparseMAP()"
-            )
-        return compiled
+    def _of_size(self, *size: int) -> _Ready:
+        family = self._family
+        if family is None:
+            if size or self._only is None:
+                raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
+            return self._only
+        return self._sizes.get(size, lambda: self._ready(family(*size), self.rule.of_size(*size)))
 
     def compiled(self, *size: int) -> CompiledPolytope:
         """The compiled polytope; of a family, the one for a size."""
-        if self._family is None:
-            if size or self._compiled is None:
-                raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
-            return self._compiled
-        family = self._family
-        return self._sizes.get(size, lambda: self._compile(family(*size)))
+        return self._of_size(*size).compiled
 
     def forward(
-        self, scores: Float[Tensor, "*batch_and_shape"], *, sizes: Any = None, **parameters: Any
-    ) -> Float[Tensor, "*batch_and_shape"]:
-        """Structures for a batch of scores.
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        *,
+        sizes: Any = None,
+        objective: Callable[[Tensor], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+        **parameters: Any,
+    ) -> Float[Tensor, "*batch_and_shape"] | Float[Tensor, "*batch"]:
+        """Structures for a batch of scores, or the losses that an objective gives them.
 
         Parameters
         ----------
@@ -112,6 +116,13 @@ class OptLayer(nn.Module):
             forbids a part. For a family the largest shape: an instance takes the leading corner of its own shape.
         sizes : for a family, the size of every instance, ``(*batch,)`` integers, or ``(*batch, k)`` for k sizes. An
             instance of size 0 has no parts: its structure is padding.
+        objective : from structures ``(*batch, *shape)`` to one loss per instance, ``(*batch,)``, each of its own
+            structure alone. With one, the layer returns these losses (for rules that draw several structures,
+            their mean), and what lies behind the objective gets its gradient as usual. Rules that look at the loss at
+            more than one structure need it: :class:`ScoreFunction`, and :class:`Spigot` with several steps. For other
+            rules, ``layer(scores, objective=f)`` is ``f(layer(scores))``.
+        generator : what random numbers are drawn from by rules that draw; by default torch's own, see
+            ``torch.manual_seed``.
         parameters : a tensor per declared parameter, ``shape`` for all instances or ``(*batch, *shape)`` for each
             its own; of a family, again the leading corner. Likewise the scores of every auxiliary variable that is
             declared as ``scored``.
@@ -119,7 +130,7 @@ class OptLayer(nn.Module):
         Returns
         -------
         Structures in the shape, dtype and device of the scores. The padding of a family is exactly 0, and so is its
-        gradient.
+        gradient. With an objective, losses ``(*batch,)``.
 
         Raises
         ------
@@ -128,13 +139,29 @@ class OptLayer(nn.Module):
             not fit.
         """
         inputs.check_scores(scores)
+        inputs.check_generator(generator)
+        if self.rule.needs_objective and objective is None:
+            raise TypeError(
+                f"{self.rule!r} works with losses: call layer(scores, objective=f), where f takes structures and gives "
+                "one loss per instance"
+            )
         if self._family is not None:
-            return self._solve_mixed(self._family, scores, sizes, parameters)
+            return self._solve_mixed(self._family, scores, sizes, parameters, generator, objective)
         if sizes is not None:
             raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-        return self._solve(self.compiled(), scores, parameters, None)
+        ready = self._of_size()
+        if objective is None:
+            return self._solve(ready, scores, parameters, _Wishes(generator))
+        recorded = Objective(objective, inputs.batch_shape(scores, ready.compiled.shape), scores)
+        return recorded(self._solve(ready, scores, parameters, _Wishes(generator, recorded)), self.rule.apart)
 
-    def solve(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
+    def solve(
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        *,
+        generator: torch.Generator | None = None,
+        **parameters: Any,
+    ) -> Solution:
         """The same structures with their verdicts, and their gradient.
 
         Where the rule's answer is a mixture of vertices (:class:`SparseMAP` over :class:`ActiveSet`), the solution has
@@ -146,8 +173,10 @@ class OptLayer(nn.Module):
         inputs.check_scores(scores)
         if self._family is not None:
             raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")
+        if self.rule.apart is not None:
+            raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         found: list[Solution] = []
-        value = self._solve(self.compiled(), scores, parameters, None, found.append)
+        value = self._solve(self._of_size(), scores, parameters, _Wishes(generator, found=found.append))
         return self._with_gradients(found[0], value, scores, parameters)
 
     def _with_gradients(self, flat: Solution, value: Tensor, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
@@ -179,15 +208,9 @@ class OptLayer(nn.Module):
         structures = vertices[:, :, : form.structure_size].reshape(*batch, most, *form.shape).to(value)
         return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
 
-    def _solve(
-        self,
-        compiled: CompiledPolytope,
-        scores: Tensor,
-        parameters: Mapping[str, Any],
-        positions: Tensor | None,
-        found: Callable[[Solution], None] | None = None,
-    ) -> Tensor:
-        """One polytope; ``positions`` are the batch indices of the instances where they are a part of a batch."""
+    def _solve(self, ready: _Ready, scores: Tensor, parameters: Mapping[str, Any], wishes: _Wishes) -> Tensor:
+        """One polytope."""
+        compiled, positions = ready.compiled, wishes.positions
         batch = inputs.batch_shape(scores, compiled.shape)
         forbids = inputs.check_finite(scores, len(batch), positions)
         form = compiled.projection_form
@@ -196,9 +219,12 @@ class OptLayer(nn.Module):
         given = inputs.parameter_tensors(form.parameters, parameters, batch, positions)
         precision = inputs.precision(given.values()) if given else inputs.DOUBLE
         home = compiled.home(scores.device)
+        objective = None
+        if wishes.objective is not None:
+            objective = FlatObjective(wishes.objective, wishes.rows, wishes.corner, form.structure_size, home)
         call = _Call(
             compiled,
-            self.rule,
+            ready.rule,
             self.on_failure,
             tuple(given),
             batch,
@@ -206,15 +232,35 @@ class OptLayer(nn.Module):
             positions,
             precision,
             home,
-            found,
+            wishes.found,
+            Context(wishes.generator, self._state(), objective),
         )
         return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
 
-    def _solve_mixed(self, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Tensor:
+    def _state(self) -> dict[str, Tensor]:
+        return {name.removeprefix("rule_"): value for name, value in self._buffers.items() if value is not None}
+
+    def _solve_mixed(
+        self,
+        family: Family,
+        scores: Tensor,
+        sizes: Any,
+        parameters: Mapping[str, Any],
+        generator: torch.Generator | None,
+        function: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
         table, batch = inputs.size_table(sizes, scores, family.takes)
+        objective = None if function is None else Objective(function, batch, scores)
+        structures = self._structures_of_sizes(scores, table, batch, parameters, _Wishes(generator, objective))
+        return structures if objective is None else objective(structures, self.rule.apart)
+
+    def _structures_of_sizes(
+        self, scores: Tensor, table: Tensor, batch: torch.Size, parameters: Mapping[str, Any], wishes: _Wishes
+    ) -> Tensor:
         flat = scores.reshape(len(table), *scores.shape[len(batch) :])
+        apart = () if self.rule.apart is None else (self.rule.apart,)
         if len(table) == 0:
-            return scores * 0.0  # empty, and part of the graph
+            return (scores * 0.0).expand(*apart, *scores.shape)  # empty, and part of the graph
         parts, order = [], []
         failures: list[Failure] = []
         for size in torch.unique(table, dim=0):
@@ -222,29 +268,55 @@ class OptLayer(nn.Module):
             order.append(rows)
             if not bool(size.all()):
                 nothing = flat[rows.to(flat.device)]
-                parts.append(nothing.masked_fill(torch.ones_like(nothing, dtype=torch.bool), 0.0))  # part of the graph
+                nothing = nothing.masked_fill(torch.ones_like(nothing, dtype=torch.bool), 0.0)  # part of the graph
+                parts.append(nothing.expand(*apart, *nothing.shape))
                 continue
-            compiled = self.compiled(*size.tolist())
+            ready = self._of_size(*size.tolist())
+            compiled = ready.compiled
             corner = inputs.corner(compiled.shape, flat.shape[1:], tuple(size.tolist()))
             form = compiled.projection_form
             mine = inputs.parameter_corners((*form.parameters, *form.auxiliaries), parameters, rows, batch)
             positions = torch.stack(torch.unravel_index(rows, batch), dim=1)
-            padded = flat.new_zeros(len(rows), *flat.shape[1:])
+            padded = flat.new_zeros(*apart, len(rows), *flat.shape[1:])
+            place: tuple[Any, ...] = (..., *corner)
+            mine_alone = replace(wishes, positions=positions, rows=rows, corner=corner)
             try:
-                padded[(slice(None), *corner)] = self._solve(
-                    compiled, flat[rows.to(flat.device)][(slice(None), *corner)], mine, positions
-                )
+                padded[place] = self._solve(ready, flat[rows.to(flat.device)][place], mine, mine_alone)
             except SolveError as error:
                 failures += error.failures  # of this size; the others are looked at before the batch is given up
             parts.append(padded)
         if failures:
             raise SolveError(sorted(failures, key=lambda f: f.index), len(table))
-        place = torch.argsort(torch.cat(order)).to(flat.device)
-        return torch.cat(parts)[place].reshape(scores.shape)
+        back = torch.argsort(torch.cat(order)).to(flat.device)
+        return torch.cat(parts, dim=len(apart)).index_select(len(apart), back).reshape(*apart, *scores.shape)
 
     def extra_repr(self) -> str:
         what = self._family if self._family is not None else self.compiled().polytope
         return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}"
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A compiled polytope and the rule for its size."""
+
+    compiled: CompiledPolytope
+    rule: AbstractRule
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What a call asks for besides structures.
+
+    Of a part of a batch: ``positions`` are its indices in the batch, ``rows`` its flat ones, ``corner`` its place in
+    the room of an instance.
+    """
+
+    generator: torch.Generator | None = None
+    objective: Objective | None = None
+    found: Callable[[Solution], None] | None = None
+    positions: Tensor | None = None
+    rows: Tensor | None = None
+    corner: tuple[slice, ...] = ()
 
 
 class _Cache:
@@ -252,13 +324,13 @@ class _Cache:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.kept: OrderedDict[tuple[int, ...], CompiledPolytope] = OrderedDict()
+        self.kept: OrderedDict[tuple[int, ...], _Ready] = OrderedDict()
         self.lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[_Cache], tuple[int]]:
         return _Cache, (self.size,)
 
-    def get(self, key: tuple[int, ...], make: Callable[[], CompiledPolytope]) -> CompiledPolytope:
+    def get(self, key: tuple[int, ...], make: Callable[[], _Ready]) -> _Ready:
         """The entry of ``key``, made when it is missing."""
         with self.lock:
             if key in self.kept:
@@ -290,11 +362,13 @@ class _Call:
     """Where the instances are solved."""
     found: Callable[[Solution], None] | None
     """Who wants to see the solution."""
+    context: Context
 
     def flat(self, value: Tensor, auxiliary: Sequence[Tensor] = ()) -> Tensor:
         """Scores or their gradient as they are solved: float64, a row per instance."""
         size = math.prod(self.compiled.shape)
-        flat = inputs.moved(value.detach(), (math.prod(self.batch), size), torch.float64, self.home)
+        rows = math.prod(value.shape[: value.ndim - len(self.compiled.shape)])
+        flat = inputs.moved(value.detach(), (rows, size), torch.float64, self.home)
         return inputs.with_auxiliary(flat, auxiliary, len(self.batch), self.home) if auxiliary else flat
 
     def failed(self, solution: Solution) -> Tensor | None:
@@ -327,7 +401,7 @@ class _Solve(torch.autograd.Function):
             for name, value in zip(call.names, parameters, strict=True)
         }
         bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
-        solution, saved = call.rule.forward(bound, flat)
+        solution, saved = call.rule.forward(bound, flat, call.context)
         failed = call.failed(solution)
         if call.found is not None:
             call.found(solution)
@@ -336,7 +410,8 @@ class _Solve(torch.autograd.Function):
             value = value.masked_fill(failed[:, None], torch.nan)
         ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
         ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *named)]
-        return inputs.moved(value, scores.shape, scores.dtype, scores.device)
+        apart = scores.shape if call.rule.apart is None else (call.rule.apart, *scores.shape)
+        return inputs.moved(value, apart, scores.dtype, scores.device)
 
     @staticmethod
     @once_differentiable
@@ -346,12 +421,15 @@ class _Solve(torch.autograd.Function):
         flat = inputs.padded(call.flat(grad), form.size)
         # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
         finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
+        if call.rule.apart is not None:
+            flat = flat.reshape(call.rule.apart, -1, form.size)
+            finite = None if finite is None else finite.reshape(flat.shape[:2]).all(dim=0)
         failed: Tensor | None = ctx.failed
         if finite is not None:
             flat = flat.masked_fill(~finite[:, None], 0.0)
         if failed is not None:
             flat = flat.masked_fill(failed[:, None], 0.0)
-        result = call.rule.backward(ctx.bound, ctx.saved, flat)
+        result = call.rule.backward(ctx.bound, ctx.saved, flat, call.context)
         for solution in result.solutions:
             if ctx.failed is not None:
                 solution = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.marginals import log_partition
+from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Answer
 from optlayers.solvers.batch import CONSISTENT
@@ -180,6 +181,22 @@ class DevicePolytope(AbstractBoundPolytope):
             answer.free[index] = torch.from_numpy(other.answer.free).to(device)
         reasons = {int(index[k]): reason for k, reason in other.reasons.items()}
         return replace(solution, reasons=reasons)
+
+    @property
+    def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
+        """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
+        parts = torch.zeros_like(self.arrays.fixed, dtype=torch.bool)[None]
+        parts[:, self.arrays.kept] = True
+        return parts if self.forbidden is None else parts & ~self.forbidden
+
+    def repeated(self, times: int) -> DevicePolytope:
+        """The batch so many times; see :class:`AbstractBoundPolytope`."""
+        forbidden = None if self.forbidden is None else self.forbidden.repeat(times, 1)
+        return DevicePolytope(self.compiled, self.theta.repeat(times, 1), forbidden, self.precision)
+
+    def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
+        """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
+        return self.compiled.bind_relaxed(relaxation, self.theta, self.forbidden, self.precision)
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers import inputs
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.diagnosis import explain_infeasible
 from optlayers.marginals import judge_marginals, log_partition
+from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
@@ -24,7 +25,7 @@ from optlayers.standard_form import StandardForm
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
 
-__all__ = ["BoundPolytope"]
+__all__ = ["BoundPolytope", "movable_parts"]
 
 EXPLAINED = 3
 """So many infeasible instances of a batch are explained; an explanation costs a linear program."""
@@ -44,6 +45,7 @@ class BoundPolytope(AbstractBoundPolytope):
         self.compiled = compiled
         self.theta = theta
         self.forbidden = forbidden
+        self.precision = precision
         rows = compiled.rows or compiled.projection_form
         vertices = compiled.maximizer_form or rows
         made: dict[int, Instances] = {}
@@ -95,6 +97,23 @@ class BoundPolytope(AbstractBoundPolytope):
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
         return self.compiled.flat_tangent(solution, direction)
+
+    @property
+    def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
+        """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
+        return movable_parts(self.compiled.projection_form, self.forbidden)
+
+    def repeated(self, times: int) -> BoundPolytope:
+        """The batch so many times; see :class:`AbstractBoundPolytope`."""
+        if times == 1:
+            return self
+        forbidden = None if self.forbidden is None else np.tile(self.forbidden, (times, 1))
+        return BoundPolytope(self.compiled, np.tile(self.theta, (times, 1)), forbidden, self.precision)
+
+    def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
+        """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
+        forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
+        return self.compiled.bind_relaxed(relaxation, torch.from_numpy(self.theta), forbidden, self.precision)
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
@@ -183,6 +202,15 @@ class BoundPolytope(AbstractBoundPolytope):
             f"{form.entry_name(part)} is forbidden (its score is -inf), but the constraints fix it at "
             f"{form.fixed[part]:.6g}"
         )
+
+
+def movable_parts(
+    form: StandardForm, forbidden: Bool[np.ndarray, "batch size"] | None
+) -> Bool[Tensor, "batch_or_1 size"]:
+    """Parts that are neither forbidden nor fixed by the constraints, on the CPU."""
+    kept = np.zeros((1, form.size), dtype=bool)
+    kept[:, form.kept] = True
+    return torch.from_numpy(kept if forbidden is None else kept & ~forbidden)
 
 
 def _kept(form: StandardForm, scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch scored"]:

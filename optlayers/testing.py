@@ -337,7 +337,8 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
 
     Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change
     when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: an oracle that is a
-    lambda cannot), come for empty batches and for strided scores, and are 0 for forbidden parts.
+    lambda cannot), come for empty batches and for strided scores, and are 0 for forbidden parts. A rule that draws gets
+    the same seed each time; one that works with losses gets linear ones.
     """
     layer = OptLayer(polytope, rule)
     scores = _draw(polytope.shape, samples, seed)
@@ -350,17 +351,30 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
         copies["pickled"] = pickle.loads(pickle.dumps(layer))
     for what, other in copies.items():
         _same(_through(other, scores, weights, parameters), (value, gradient), f"{rule!r}, {what},")
-    alone = [_through(layer, scores[k : k + 1], weights[k : k + 1], parameters) for k in range(samples)]
-    together = tuple(torch.cat(parts) for parts in zip(*alone, strict=True))
-    _same(together, (value, gradient), f"{rule!r}, one instance at a time,")
+    _check_independence(layer, scores, weights, (value, gradient), parameters)
     strided = torch.stack([scores, scores], dim=-1)[..., 0]
     _same(_through(layer, strided, weights, parameters), (value, gradient), f"{rule!r} on strided scores")
     _check_forbidden(layer, scores, weights, value, parameters)
     empty = _through(layer, scores[:0], weights[:0], parameters)
-    assert empty[0].shape == empty[1].shape == scores[:0].shape, f"{rule!r} on an empty batch"
+    assert empty[0].shape == value[:0].shape and empty[1].shape == scores[:0].shape, f"{rule!r} on an empty batch"
     single = scores.to(torch.float32)
     low, low_gradient = _through(layer, single, weights.to(torch.float32), parameters)
     assert low.dtype == low_gradient.dtype == torch.float32, f"{rule!r} changes float32 to {low.dtype}"
+
+
+def _check_independence(
+    layer: OptLayer, scores: Tensor, weights: Tensor, expected: tuple[Tensor, Tensor], parameters: dict[str, Any]
+) -> None:
+    """Each instance alone, or, as what is drawn depends on the size of a batch, next to others."""
+    for k in range(len(scores)):
+        mine = slice(k, k + 1)
+        if layer.rule.draws:
+            others = scores.roll(1, dims=0) + 1.0
+            others[mine] = scores[mine]
+            found = tuple(part[mine] for part in _through(layer, others, weights, parameters))
+        else:
+            found = _through(layer, scores[mine], weights[mine], parameters)
+        _same(found, tuple(part[mine] for part in expected), f"{layer.rule!r}, instance {k} in another batch,")
 
 
 def _can_be_pickled(oracle: Any) -> bool:
@@ -375,12 +389,14 @@ def _check_forbidden(
     layer: OptLayer, scores: Tensor, weights: Tensor, value: Tensor, parameters: dict[str, Any]
 ) -> None:
     """Forbid one part per instance that its answer does without, so that the instance stays feasible."""
-    unused = (value == 0).flatten(1)
+    used = value if layer.rule.apart is None else value.abs().sum(dim=1)
+    unused = (used == 0).flatten(1)
     having = unused.any(dim=1)
     part = unused.to(torch.int8).argmax(dim=1)
     masked = scores.flatten(1).clone()
     masked[having, part[having]] = -torch.inf
     found, gradient = _through(layer, masked.reshape(scores.shape), weights, parameters)
+    found = found if layer.rule.apart is None else found.abs().sum(dim=1)
     hidden = torch.isinf(masked).reshape(scores.shape)
     assert bool((found[hidden] == 0).all()), f"{layer.rule!r} uses a forbidden part"
     assert bool((gradient[hidden] == 0).all()), f"{layer.rule!r} gives a forbidden part a gradient"
@@ -388,10 +404,23 @@ def _check_forbidden(
 
 
 def _through(layer: OptLayer, scores: Tensor, weights: Tensor, parameters: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    leaf = scores.detach().requires_grad_()
-    value = layer(leaf, **parameters)
-    (gradient,) = torch.autograd.grad((value * weights).sum(), leaf)
-    return value.detach(), gradient
+    """Structures (several of an instance as ``(batch, apart, *shape)``) and the gradient of <weights, structure>.
+
+    From the state that the layer is in, which stays as it is.
+    """
+    if layer.rule.initial_state():
+        layer = copy.deepcopy(layer)
+    leaf, seen = scores.detach().requires_grad_(), []
+
+    def linear(structures: Tensor) -> Tensor:
+        seen.append(structures.detach())
+        return (structures * weights).flatten(1).sum(1)
+
+    generator = torch.Generator().manual_seed(0) if layer.rule.draws else None
+    losses = layer(leaf, objective=linear, generator=generator, **parameters)
+    values = seen[0] if layer.rule.apart is None else torch.stack(seen[: layer.rule.apart], dim=1)
+    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return values, gradient
 
 
 def _same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], what: str) -> None:

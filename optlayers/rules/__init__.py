@@ -1,6 +1,6 @@
 """Backward rules, a file each."""
 
-from optlayers.rules.base import AbstractRule, AbstractVertexRule, Gradient
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 from optlayers.rules.hard import Hard
 from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.sparsemap import SparseMAP
@@ -11,6 +11,7 @@ from optlayers.rules.structured_attention import StructuredAttention
 __all__ = [
     "AbstractRule",
     "AbstractVertexRule",
+    "Context",
     "Gradient",
     "Hard",
     "Pipeline",

@@ -5,15 +5,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
+from optlayers.objective import FlatObjective
 from optlayers.solution import Solution
 
-__all__ = ["AbstractRule", "AbstractVertexRule", "Gradient"]
+if TYPE_CHECKING:
+    from optlayers.compiled import CompiledPolytope
+
+__all__ = ["AbstractRule", "AbstractVertexRule", "Context", "Gradient"]
+
+
+@final
+@dataclass(frozen=True)
+class Context:
+    """What a call of the layer brings besides scores, for its forward pass and for the backward pass that follows.
+
+    ``generator`` is what random numbers are drawn from, None for torch's own. ``state`` are the buffers of the layer
+    that the rule asked for by ``initial_state``, to be changed in place. ``objective`` is the loss as a function of
+    structures, where the layer was called with one.
+    """
+
+    generator: torch.Generator | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    objective: FlatObjective | None = None
 
 
 @final
@@ -32,27 +52,59 @@ class Gradient:
 class AbstractRule(ABC):
     """A forward map from scores to structures and a gradient for it.
 
-    A rule is a value: a frozen dataclass whose fields are its hyperparameters. It speaks to ``maximize``, ``project``
-    and ``tangent`` of a :class:`optlayers.AbstractBoundPolytope`, in which parameters and forbidden parts are filled in
-    already. All tensors are ``(batch, size)`` float64 on the CPU.
+    A rule is a value: a frozen dataclass whose fields are its hyperparameters. It speaks to ``maximize``, ``project``,
+    ``tangent`` and the other questions of a :class:`optlayers.AbstractBoundPolytope`, in which parameters and forbidden
+    parts are filled in already. All tensors are ``(batch, size)`` float64 on one device. What it draws comes from the
+    context, and what it learns lives there.
     """
 
     maximizes: bool = True
     """Whether the rule asks for vertices; sets that are not polyhedral have none."""
+    draws: bool = False
+    """Whether the rule draws random numbers."""
+    needs_objective: bool = False
+    """Whether the rule works with losses, so that the layer must be called with an objective."""
+    apart: int | None = None
+    """How many structures per instance go forward one by one, each to the objective; None for a single one."""
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """Tensors that adapt from call to call, by name; the layer keeps them as buffers. Most rules have none."""
+        return {}
+
+    def of_size(self, *size: int) -> AbstractRule:
+        """The rule for one size of a family; most rules are the same for all."""
+        return self
+
+    def check(self, compiled: CompiledPolytope) -> None:
+        """Raise ValueError for a polytope that lacks what the rule needs, when the layer is made."""
+        if self.maximizes and not compiled.has_vertices:
+            raise ValueError(
+                f"{self!r} asks for the best vertex, but the declared set is not polyhedral and has no vertices; "
+                "use a rule that only projects, such as SparseMAP()"
+            )
 
     @abstractmethod
-    def forward(self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
-        """The structures with their verdicts, and what ``backward`` needs."""
+    def forward(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> tuple[Solution, Any]:
+        """The structures with their verdicts, and what ``backward`` needs.
+
+        A rule with structures ``apart`` gives a value ``(apart, batch, size)``, with a verdict for each instance.
+        """
 
     @abstractmethod
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """From the gradient of the loss with respect to the structures to that of the scores."""
 
 
 class AbstractVertexRule(AbstractRule):
     """A rule whose forward map is the best vertex; it saves ``(scores, vertex)``."""
 
-    def forward(self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
+    def forward(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> tuple[Solution, Any]:
         """The best vertex."""
         solution = polytope.maximize(scores)
         return solution, (scores, solution.value)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, AbstractVertexRule, Gradient
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
+
+if TYPE_CHECKING:
+    from optlayers.compiled import CompiledPolytope
 
 __all__ = ["Hard"]
 
@@ -32,10 +35,39 @@ class Hard(AbstractVertexRule):
     def __post_init__(self) -> None:
         if not isinstance(self.rule, AbstractRule):
             raise TypeError(f"Hard wraps a rule such as SparseMAP(), but got {self.rule!r}")
+        if self.rule.apart is not None:
+            raise TypeError(
+                f"Hard wraps rules that give one structure, but {self.rule!r} gives several; use it as it is"
+            )
 
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """Whether the wrapped rule draws random numbers."""
+        return self.rule.draws
+
+    @property
+    def needs_objective(self) -> bool:  # type: ignore[override]
+        """Whether the wrapped rule works with losses."""
+        return self.rule.needs_objective
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """That of the wrapped rule."""
+        return self.rule.initial_state()
+
+    def of_size(self, *size: int) -> Hard:
+        """Around the rule for this size."""
+        return replace(self, rule=self.rule.of_size(*size))
+
+    def check(self, compiled: CompiledPolytope) -> None:
+        """Refuse a polytope without vertices, and what the wrapped rule refuses."""
+        super().check(compiled)
+        self.rule.check(compiled)
+
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """The wrapped rule's gradient."""
         scores, _ = saved
-        solution, soft = self.rule.forward(polytope, scores)
-        gradient = self.rule.backward(polytope, soft, grad)
+        solution, soft = self.rule.forward(polytope, scores, context)
+        gradient = self.rule.backward(polytope, soft, grad, context)
         return replace(gradient, solutions=(solution, *gradient.solutions))

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Gradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 
 __all__ = ["Pipeline"]
 
@@ -23,6 +23,8 @@ class Pipeline(AbstractVertexRule):
     What comes before the layer learns from its own losses alone. Use it as the baseline, and for evaluation.
     """
 
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """Zero."""
         return Gradient(torch.zeros_like(grad))

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, Gradient
+from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
 __all__ = ["SparseMAP"]
@@ -35,12 +35,16 @@ class SparseMAP(AbstractRule):
 
     maximizes = False
 
-    def forward(self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
+    def forward(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> tuple[Solution, Any]:
         """The projection."""
         solution = polytope.project(scores)
         return solution, solution
 
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
         verdict = saved if tangent.all_ok else saved.failing(~tangent.ok, TOO_DEPENDENT)

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Gradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 
 __all__ = ["Spigot"]
 
@@ -44,7 +44,9 @@ class Spigot(AbstractVertexRule):
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, but got {self.clip_norm}")
 
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """The displacement of the projected step."""
         _, vertex = saved
         step = self.step_size * self._clipped(grad)

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Gradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 
 __all__ = ["StraightThrough"]
 
@@ -27,6 +27,8 @@ class StraightThrough(AbstractVertexRule):
     or propagating gradients through stochastic neurons for conditional computation.
     """
 
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """The gradient as it arrived."""
         return Gradient(grad)

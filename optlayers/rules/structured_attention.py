@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, Gradient
+from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
 __all__ = ["StructuredAttention"]
@@ -34,7 +34,9 @@ class StructuredAttention(AbstractRule):
 
     maximizes = False
 
-    def forward(self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
+    def forward(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> tuple[Solution, Any]:
         """The marginals."""
         with torch.enable_grad():
             leaf = scores.detach().requires_grad_()
@@ -42,7 +44,9 @@ class StructuredAttention(AbstractRule):
             (marginals,) = torch.autograd.grad(total.sum(), leaf)
         return polytope.verdict(marginals, total.detach()), scores
 
-    def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
         """The covariance applied to the gradient."""
         with torch.enable_grad():
             leaf = saved.detach().requires_grad_()
