@@ -175,9 +175,11 @@ EXACT = [
 def test_gradients_are_those_of_the_expected_loss(entry: Entry, baseline):
     vertices = torch.tensor(entry.vertices).flatten(1)
     scores, target = draw(*entry.polytope.shape, seed=6), draw(*entry.polytope.shape, seed=7)
+    middle = (torch.tensor(entry.vertices) * target).flatten(1).sum(1).median()
 
     def loss(z):  # not linear, and without a derivative
-        return 2.0 + ((z * target).flatten(-len(target.shape)).sum(-1) > 0.2).double() * 3.0 + z.flatten(1)[:, -1]
+        value = (z * target).flatten(1).sum(1)
+        return 2.0 + 3.0 * (value > middle).double() + value.square()
 
     value, gradient = exact(vertices, scores.flatten(), loss(torch.tensor(entry.vertices)))
     assert gradient.abs().max() > 0.1
@@ -187,7 +189,7 @@ def test_gradients_are_those_of_the_expected_loss(entry: Entry, baseline):
     losses.sum().backward()
     for found, expected in ((losses.detach(), value), (leaf.grad.flatten(1), gradient)):
         error = found.std(dim=0) / math.sqrt(len(found))
-        assert ((found.mean(dim=0) - expected).abs() <= SIGMAS * error + 1e-12).all() and error.max() < 0.1
+        assert ((found.mean(dim=0) - expected).abs() <= SIGMAS * error + 1e-12).all() and error.max() < 0.2
 
 
 def test_gradients_reach_auxiliary_scores_of_a_chain():
@@ -196,6 +198,7 @@ def test_gradients_reach_auxiliary_scores_of_a_chain():
     structures, pairs = torch.zeros(8, steps, states).double(), torch.zeros(8, steps, states, states).double()
     for k, path in enumerate(paths):
         structures[k, range(steps), list(path)] = 1.0
+        pairs[k, 0, 0, path[0]] = 1.0
         for t in range(1, steps):
             pairs[k, t, path[t - 1], path[t]] = 1.0
     scores, transition, target = draw(steps, states), draw(steps, states, states, seed=1), draw(steps, states, seed=2)
@@ -210,10 +213,9 @@ def test_gradients_reach_auxiliary_scores_of_a_chain():
     layer = ol.OptLayer(polytope, ol.ScoreFunction(samples=4))
     layer(into, transition=along, objective=loss, generator=seeded()).sum().backward()
     found = torch.cat([into.grad.flatten(1), along.grad.flatten(1)], dim=1)
-    used = torch.cat([torch.ones(6, dtype=torch.bool), pairs.flatten(1).any(dim=0)])
     error = found.std(dim=0) / math.sqrt(len(found))
-    assert ((found.mean(dim=0) - gradient).abs() <= SIGMAS * error + 1e-12)[used].all()
-    assert gradient[6:].abs().max() > 0.05 and error.max() < 0.1
+    assert ((found.mean(dim=0) - gradient).abs() <= SIGMAS * error + 1e-12).all()
+    assert gradient[6:].abs().max() > 0.05 and error.max() < 0.2
 
 
 def test_baselines_reduce_the_variance():
