@@ -3,6 +3,7 @@ r"""Structures drawn exactly from the Gibbs distribution :math:`p(v) \propto e^{
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import final
 
 import numpy as np
 import torch
@@ -65,6 +66,7 @@ def sample(
         return _with_samples(solution, drawn, None)
     drawn, whole = _by_chain_rule(
         lambda rows, asked: marginals_and_total(lambda leaf: total_of(rows, leaf), asked)[0],
+        _Choices(form, theta),
         scores,
         marginals,
         samples,
@@ -106,45 +108,104 @@ def _by_vertices(
 
 def _by_chain_rule(
     marginals_of: Callable[[Tensor, Tensor], Tensor],
+    choices: _Choices,
     scores: Float64[Tensor, "batch size"],
     first: Float64[Tensor, "batch size"],
     samples: int,
     generator: torch.Generator | None,
 ) -> tuple[Float64[Tensor, "samples batch size"], Bool[Tensor, "samples batch"]]:
-    r"""One part after the other, given those before, and whether what comes out is 0 or 1 everywhere.
+    r"""One question after the other, given the answers before, and whether what comes out is 0 or 1 everywhere.
 
-    The next part is the open one whose marginal is nearest to 1/2. Which it is depends on what was drawn before and on
-    nothing else, so that the chain rule holds. A part that is left out gets the score -inf. For one that is taken in,
-    :math:`C = 40 - \log p` is added to its score, where p is the probability of all that was drawn so far: the
-    structures that lack such a part then weigh less than :math:`e^{-40}` of those that have them all, whatever the size
-    of the scores.
+    A question is which of the open parts to take where the declaration says that it is exactly one of some, and else
+    whether to take the part whose marginal is nearest to 1/2. Which one is asked depends on the answers before and on
+    nothing else, so that the chain rule holds. A part that is left out gets the score -inf, which holds the one that is
+    taken of several. To the score of a single one that is taken, :math:`C = 40 - \log p` is added, where p is the
+    probability of all answers so far: the structures that lack such a part then weigh less than :math:`e^{-40}` of
+    those that have them all, whatever the size of the scores.
     """
     batch, size = scores.shape
     count = samples * batch
     values = first.repeat(samples, 1)
     taken = torch.zeros(count, size, dtype=torch.bool, device=scores.device)
-    left = torch.zeros_like(taken)
+    left, held = torch.zeros_like(taken), torch.zeros_like(taken)
     log_past = scores.new_zeros(count)
     rows = torch.arange(count, device=scores.device)
     for _ in range(size):
-        marginals = values[rows]
-        away = (marginals - 0.5).abs()
-        away = away.masked_fill(taken[rows] | left[rows] | ~(away < 0.5 - SURE), torch.inf)
-        nearest, part = away.min(dim=1)
-        open_ones = torch.isfinite(nearest)
-        rows, part, marginals = rows[open_ones], part[open_ones], marginals[open_ones]
+        unknown = ((values[rows] - 0.5).abs() < 0.5 - SURE) & ~taken[rows] & ~left[rows]
+        rows, unknown = _where_any(rows, unknown)
         if len(rows) == 0:
             break
         # All rows draw, those that are done too: what one draws does not depend on the others.
         numbers = uniform((count,), generator, scores.device)[rows]
-        chance = marginals.gather(1, part[:, None])[:, 0]
-        takes = numbers < chance
-        taken[rows, part], left[rows, part] = takes, ~takes
-        log_past[rows] += torch.log(torch.where(takes, chance, 1.0 - chance))
-        instance = rows % batch
-        asked = scores[instance] + (MARGIN - log_past[rows])[:, None] * taken[rows]
-        values[rows] = marginals_of(instance, asked.masked_fill(left[rows], -torch.inf))
-    drawn = values.round()
-    drawn = torch.where(taken, 1.0, drawn.masked_fill(left, 0.0))
-    whole = ((drawn - values).abs() <= ROUNDING).all(dim=1) & (drawn.abs() <= 1.0).all(dim=1)
-    return drawn.reshape(samples, batch, size), whole.reshape(samples, batch)
+        asked, single = choices.question(rows % batch, values[rows], unknown)
+        share = (values[rows] * asked).cumsum(dim=1)
+        whole = torch.where(single, 1.0, share[:, -1])
+        # Below the whole, so that one of the parts of a choice is always found.
+        wanted = torch.minimum(numbers * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+        place = torch.searchsorted(share, wanted[:, None], right=True)
+        takes = place[:, 0] < size  # else the single part is left out
+        answer = torch.zeros_like(asked).scatter_(1, place.clamp(max=size - 1), takes[:, None])
+        chance = (values[rows] * answer).sum(dim=1) / whole
+        log_past[rows] += torch.log(torch.where(takes, chance, 1.0 - share[:, -1]))
+        taken[rows] |= answer
+        held[rows] |= answer & single[:, None]
+        left[rows] |= asked & ~answer
+        raised = scores[rows % batch] + (MARGIN - log_past[rows])[:, None] * held[rows]
+        values[rows] = marginals_of(rows % batch, raised.masked_fill(left[rows], -torch.inf))
+    drawn = torch.where(taken, 1.0, values.round().masked_fill(left, 0.0))
+    whole_numbers = ((drawn - values).abs() <= ROUNDING) & (drawn >= 0.0) & (drawn <= 1.0)
+    return drawn.reshape(samples, batch, size), whole_numbers.all(dim=1).reshape(samples, batch)
+
+
+def _where_any(rows: Int64[Tensor, " rows"], flags: Bool[Tensor, "rows size"]) -> tuple[Tensor, Tensor]:
+    kept = flags.any(dim=1)
+    return rows[kept], flags[kept]
+
+
+@final
+class _Choices:
+    """Equalities between parts with coefficients of 1 and -1: once they say "one of these", they are a question."""
+
+    def __init__(self, form: StandardForm, theta: Float64[Tensor, "batch parameters"]) -> None:
+        matrix = form.matrix.tocsr()
+        lengths = np.diff(matrix.indptr)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        strange = (np.abs(matrix.data) != 1.0) | (matrix.indices >= form.scored)
+        usable = (lengths > 0) & (np.bincount(row, strange, minlength=len(lengths)) == 0) & form.matrix_is_constant
+        usable[form.equalities :] = False
+        self.rhs = torch.from_numpy(form.rhs(theta.cpu().numpy())[:, usable]).to(theta.device)
+        kept = usable[row]
+        entries = np.stack([(np.cumsum(usable) - 1)[row[kept]], form.kept[matrix.indices[kept]]])
+        positive = matrix.data[kept] > 0
+
+        def of_sign(which: np.ndarray) -> Tensor:
+            index = torch.from_numpy(np.ascontiguousarray(entries[:, which]))
+            ones = torch.ones(index.shape[1], dtype=torch.float64)
+            shape = (int(usable.sum()), form.size)
+            return torch.sparse_coo_tensor(index, ones, shape, device=theta.device, check_invariants=True).coalesce()
+
+        self.plus, self.minus = of_sign(positive), of_sign(~positive)
+
+    def question(
+        self,
+        instance: Int64[Tensor, " rows"],
+        values: Float64[Tensor, "rows size"],
+        unknown: Bool[Tensor, "rows size"],
+    ) -> tuple[Bool[Tensor, "rows size"], Bool[Tensor, " rows"]]:
+        """The parts that are asked about, and whether it is a single one, which may be left out."""
+        nearest = (values - 0.5).abs().masked_fill(~unknown, torch.inf).argmin(dim=1, keepdim=True)
+        asked = torch.zeros_like(unknown).scatter_(1, nearest, True)
+        single = torch.ones_like(unknown[:, 0])
+        if self.rhs.shape[1] == 0:
+            return asked, single
+        known = values.round().masked_fill(unknown, 0.0)
+        rest = self.rhs[instance] - (self.plus @ known.T - self.minus @ known.T).T
+        some = unknown.to(torch.float64).T
+        above, below = (self.plus @ some).T, (self.minus @ some).T
+        one = torch.where(
+            (rest == 1.0) & (below == 0.0), above, torch.where((rest == -1.0) & (above == 0.0), below, 0.0)
+        )
+        many, which = one.max(dim=1)
+        groups = (self.plus + self.minus).index_select(0, which).to_dense() > 0.0
+        single = many < 1.5
+        return torch.where(single[:, None], asked, groups & unknown), single
