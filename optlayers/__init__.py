@@ -7,16 +7,27 @@ from optlayers.layer import OptLayer
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
+    IMLE,
+    AbstractNoise,
     AbstractRule,
     AbstractVertexRule,
+    AdaptiveIMLE,
     Context,
+    Gaussian,
     Gradient,
+    Gumbel,
+    GumbelStraightThrough,
     Hard,
+    PerturbAndMAP,
+    PerturbedAdditive,
+    PerturbedMultiplicative,
     Pipeline,
+    ScoreFunction,
     SparseMAP,
     Spigot,
     StraightThrough,
     StructuredAttention,
+    SumOfGamma,
 )
 from optlayers.solution import Failure, Solution, SolveError, Status
 from optlayers.solvers import (
@@ -39,6 +50,17 @@ from optlayers.solvers import (
 from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = [
+    "AbstractNoise",
+    "AdaptiveIMLE",
+    "Gaussian",
+    "Gumbel",
+    "GumbelStraightThrough",
+    "IMLE",
+    "PerturbAndMAP",
+    "PerturbedAdditive",
+    "PerturbedMultiplicative",
+    "ScoreFunction",
+    "SumOfGamma",
     "AbstractBoundPolytope",
     "AbstractMaximizer",
     "AbstractProjector",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
@@ -77,6 +78,17 @@ class AbstractBoundPolytope(ABC):
         """Log of the sum of ``exp <scores, v>`` over the vertices v, differentiable twice; -inf where there are none.
 
         By the function of the declaration, else by enumeration; ValueError where there are too many vertices.
+        """
+
+    @abstractmethod
+    def sample(
+        self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
+    ) -> Solution:
+        """Vertices v drawn exactly, with probabilities in proportion to ``exp <scores, v>``.
+
+        The value is ``(samples, batch, size)``, the verdict of an instance that of :meth:`verdict`. Where the
+        declaration has a log-partition function, vertices must be 0/1; else they are enumerated. ``generator`` None is
+        torch's own. See :mod:`optlayers.sampling`.
         """
 
     @abstractmethod

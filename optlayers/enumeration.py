@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.solution import Solution, Status
 
-__all__ = ["VERTEX_LIMIT", "enumerate_vertices", "log_sum_over"]
+__all__ = ["VERTEX_LIMIT", "enumerate_vertices", "log_sum_over", "log_weights"]
 
 VERTEX_LIMIT = 5000
 """So many vertices are enumerated at most."""
@@ -169,16 +169,24 @@ def _refuse_many(count: int) -> None:
         )
 
 
+def log_weights(
+    vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
+) -> Float64[Tensor, "batch vertices"]:
+    """The products ``<scores, v>``; -inf for vertices that use a part of score -inf."""
+    forbidden = torch.isneginf(scores)
+    values = scores.masked_fill(forbidden, 0.0) @ vertices.T
+    used = (forbidden.to(values.dtype) @ (vertices != 0.0).to(values.dtype).T) > 0.5
+    return values.masked_fill(used, -torch.inf)
+
+
 def log_sum_over(
     vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
 ) -> Float64[Tensor, " batch"]:
     """Log of the sum of ``exp <scores, v>``; vertices that use a part of score -inf have none."""
     if len(vertices) == 0:
         return torch.where(torch.ones_like(scores[:, 0], dtype=torch.bool), -torch.inf, scores.sum(dim=1))
-    forbidden = torch.isneginf(scores)
-    values = scores.masked_fill(forbidden, 0.0) @ vertices.T
-    used = (forbidden.to(values.dtype) @ (vertices != 0.0).to(values.dtype).T) > 0.5
+    values = log_weights(vertices, scores)
     # Without any vertex left the sum is 0; a -inf everywhere would have NaN for a derivative.
-    nothing = used.all(dim=1)
-    total = torch.logsumexp(values.masked_fill(used & ~nothing[:, None], -torch.inf), dim=1)
+    nothing = torch.isneginf(values).all(dim=1)
+    total = torch.logsumexp(values.masked_fill(nothing[:, None], 0.0), dim=1)
     return torch.where(nothing, -torch.inf, total)

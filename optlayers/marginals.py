@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.enumeration import log_sum_over
@@ -15,7 +15,7 @@ from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import distance_from_rows
 from optlayers.standard_form import StandardForm
 
-__all__ = ["judge_marginals", "log_partition"]
+__all__ = ["by_value", "judge_marginals", "log_partition", "marginals_and_total"]
 
 INSIDE = 1e-7
 """Marginals may violate rows by so much, relative to right-hand sides."""
@@ -51,16 +51,33 @@ def _sum_over_vertices(
     scores: Float64[Tensor, "batch size"],
     vertices: Callable[[np.ndarray], np.ndarray],
 ) -> Float64[Tensor, " batch"]:
-    """By enumeration, once per value of the parameters."""
-    distinct, which = np.unique(theta.cpu().numpy(), axis=0, return_inverse=True)
     if len(scores) == 0:
         return scores.sum(dim=1)  # empty, and part of the graph
     total = scores.new_zeros(len(scores))
-    for position, values in enumerate(distinct):
-        rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == position)).to(scores.device)
-        mine = torch.from_numpy(vertices(values)).to(scores.device)
+    for rows, mine in by_value(theta, vertices):
         total = total.index_put((rows,), log_sum_over(mine, scores[rows]))
     return total
+
+
+def by_value(
+    theta: Float64[Tensor, "batch parameters"], vertices: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[tuple[Int64[Tensor, " rows"], Float64[Tensor, "vertices size"]]]:
+    """The instances of each value of the parameters, with the vertices, which are enumerated once for them."""
+    distinct, which = np.unique(theta.cpu().numpy(), axis=0, return_inverse=True)
+    for position, values in enumerate(distinct):
+        rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == position)).to(theta.device)
+        yield rows, torch.from_numpy(vertices(values)).to(theta.device)
+
+
+def marginals_and_total(
+    log_partition_of: Callable[[Tensor], Tensor], scores: Float64[Tensor, "batch size"]
+) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, " batch"]]:
+    """The gradient of a log-partition function, and its value."""
+    with torch.enable_grad():
+        leaf = scores.detach().requires_grad_()
+        total = log_partition_of(leaf)
+        (marginals,) = torch.autograd.grad(total.sum(), leaf)
+    return marginals, total.detach()
 
 
 def judge_marginals(

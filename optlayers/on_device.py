@@ -14,6 +14,7 @@ from torch import Tensor
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.marginals import log_partition
 from optlayers.polytope import Polytope
+from optlayers.sampling import sample
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Answer
 from optlayers.solvers.batch import CONSISTENT
@@ -206,6 +207,13 @@ class DevicePolytope(AbstractBoundPolytope):
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
         return log_partition(self.form, self.theta, self.forbidden, scores, self.compiled.vertices)
+
+    def sample(
+        self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
+    ) -> Solution:
+        """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
+        vertices = self.compiled.vertices
+        return sample(self.form, self.theta, self.forbidden, scores, samples, generator, vertices, self.verdict)
 
     def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""

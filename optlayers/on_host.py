@@ -16,6 +16,7 @@ from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.diagnosis import explain_infeasible
 from optlayers.marginals import judge_marginals, log_partition
 from optlayers.polytope import Polytope
+from optlayers.sampling import sample
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
@@ -122,9 +123,18 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
+        return log_partition(self.compiled.projection_form, *self._given(), scores, self.compiled.vertices)
+
+    def sample(
+        self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
+    ) -> Solution:
+        """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
+        form, vertices = self.compiled.projection_form, self.compiled.vertices
+        return sample(form, *self._given(), scores, samples, generator, vertices, self.verdict)
+
+    def _given(self) -> tuple[Float64[Tensor, "batch parameters"], Bool[Tensor, "batch size"] | None]:
         theta = torch.from_numpy(np.ascontiguousarray(self.theta))
-        forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
-        return log_partition(self.compiled.projection_form, theta, forbidden, scores, self.compiled.vertices)
+        return theta, None if self.forbidden is None else torch.from_numpy(self.forbidden)
 
     def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""

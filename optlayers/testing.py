@@ -338,10 +338,10 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change
     when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: an oracle that is a
     lambda cannot), come for empty batches and for strided scores, and are 0 for forbidden parts. A rule that draws gets
-    the same seed each time; one that works with losses gets linear ones.
+    the same seed each time; one that works with losses gets linear ones; one that takes no zeros gets 0.1 instead.
     """
     layer = OptLayer(polytope, rule)
-    scores = _draw(polytope.shape, samples, seed)
+    scores = _taken_by(rule, _draw(polytope.shape, samples, seed))
     weights = _draw(polytope.shape, samples, seed + 1).roll(2, dims=0).clamp(-3, 3)
     value, gradient = _through(layer, scores, weights, parameters)
     assert bool(contains(polytope, value, **parameters).all()), f"{rule!r} leaves the polytope"
@@ -362,6 +362,10 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     assert low.dtype == low_gradient.dtype == torch.float32, f"{rule!r} changes float32 to {low.dtype}"
 
 
+def _taken_by(rule: AbstractRule, scores: Tensor) -> Tensor:
+    return scores if rule.takes_zero else scores.masked_fill(scores == 0.0, 0.1)
+
+
 def _check_independence(
     layer: OptLayer, scores: Tensor, weights: Tensor, expected: tuple[Tensor, Tensor], parameters: dict[str, Any]
 ) -> None:
@@ -369,7 +373,7 @@ def _check_independence(
     for k in range(len(scores)):
         mine = slice(k, k + 1)
         if layer.rule.draws:
-            others = scores.roll(1, dims=0) + 1.0
+            others = _taken_by(layer.rule, scores.roll(1, dims=0) + 1.0)
             others[mine] = scores[mine]
             found = tuple(part[mine] for part in _through(layer, others, weights, parameters))
         else:

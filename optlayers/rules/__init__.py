@@ -1,14 +1,32 @@
 """Backward rules, a file each."""
 
+from optlayers.rules.adaptive_imle import AdaptiveIMLE
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
+from optlayers.rules.gumbel_straight_through import GumbelStraightThrough
 from optlayers.rules.hard import Hard
+from optlayers.rules.imle import IMLE
+from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, SumOfGamma
+from optlayers.rules.perturb_and_map import PerturbAndMAP
+from optlayers.rules.perturbed import PerturbedAdditive, PerturbedMultiplicative
 from optlayers.rules.pipeline import Pipeline
+from optlayers.rules.score_function import ScoreFunction
 from optlayers.rules.sparsemap import SparseMAP
 from optlayers.rules.spigot import Spigot
 from optlayers.rules.straight_through import StraightThrough
 from optlayers.rules.structured_attention import StructuredAttention
 
 __all__ = [
+    "AbstractNoise",
+    "AdaptiveIMLE",
+    "Gaussian",
+    "Gumbel",
+    "GumbelStraightThrough",
+    "IMLE",
+    "PerturbAndMAP",
+    "PerturbedAdditive",
+    "PerturbedMultiplicative",
+    "ScoreFunction",
+    "SumOfGamma",
     "AbstractRule",
     "AbstractVertexRule",
     "Context",

@@ -64,6 +64,8 @@ class AbstractRule(ABC):
     """Whether the rule draws random numbers."""
     needs_objective: bool = False
     """Whether the rule works with losses, so that the layer must be called with an objective."""
+    takes_zero: bool = True
+    """Whether a score of 0 is a score like any other."""
     apart: int | None = None
     """How many structures per instance go forward one by one, each to the objective; None for a single one."""
 

@@ -50,6 +50,11 @@ class Hard(AbstractVertexRule):
         """Whether the wrapped rule works with losses."""
         return self.rule.needs_objective
 
+    @property
+    def takes_zero(self) -> bool:  # type: ignore[override]
+        """Whether the wrapped rule takes scores of 0."""
+        return self.rule.takes_zero
+
     def initial_state(self) -> dict[str, Tensor]:
         """That of the wrapped rule."""
         return self.rule.initial_state()

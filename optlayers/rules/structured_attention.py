@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
+from optlayers.marginals import marginals_and_total
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
@@ -38,11 +39,7 @@ class StructuredAttention(AbstractRule):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The marginals."""
-        with torch.enable_grad():
-            leaf = scores.detach().requires_grad_()
-            total = polytope.log_partition(leaf)
-            (marginals,) = torch.autograd.grad(total.sum(), leaf)
-        return polytope.verdict(marginals, total.detach()), scores
+        return polytope.verdict(*marginals_and_total(polytope.log_partition, scores)), scores
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
