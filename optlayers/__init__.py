@@ -9,6 +9,7 @@ from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
     AbstractRule,
     AbstractVertexRule,
+    AdaptiveStep,
     Context,
     Gradient,
     Hard,
@@ -46,6 +47,7 @@ __all__ = [
     "AbstractSolver",
     "AbstractVertexRule",
     "ActiveSet",
+    "AdaptiveStep",
     "Answer",
     "Auto",
     "BoundPolytope",
