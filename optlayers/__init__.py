@@ -7,6 +7,7 @@ from optlayers.layer import OptLayer
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
+    LPGD,
     AbstractRule,
     AbstractVertexRule,
     AdaptiveStep,
@@ -73,6 +74,7 @@ __all__ = [
     "Instances",
     "InteriorPoint",
     "Interpolation",
+    "LPGD",
     "OptLayer",
     "Oracle",
     "Pipeline",

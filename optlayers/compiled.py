@@ -278,6 +278,7 @@ class CompiledPolytope:
                 spec.name: solution.value[:, spec.span].reshape((*batch, *spec.shape)).to(scores.device, scores.dtype)
                 for spec in form.auxiliaries
             },
+            projects=solution.projects,
         )
 
     def tangent(self, solution: Solution, direction: Float[Tensor, "*batch_and_shape"]) -> Tangent:

@@ -1,6 +1,5 @@
 """Rules that ask the solver twice, or look through a normalization: their definitions and what holds exactly."""
 
-import cvxpy as cp
 import pytest
 import torch
 from catalogue import CATALOGUE
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 import optlayers as ol
 from optlayers import enumeration
 from optlayers.testing import check_rule
-from polytopes import arborescence, cube, linear_chain, matching, simplex, subset
+from polytopes import arborescence, cube, linear_chain, matching, simplex
 
 entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])
 seeds = st.integers(0, 10_000)

@@ -4,6 +4,7 @@ from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Grad
 from optlayers.rules.hard import Hard
 from optlayers.rules.identity import Identity
 from optlayers.rules.interpolation import Interpolation
+from optlayers.rules.lpgd import LPGD
 from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.sparsemap import SparseMAP
 from optlayers.rules.spigot import AdaptiveStep, Spigot
@@ -21,6 +22,7 @@ __all__ = [
     "Hard",
     "Identity",
     "Interpolation",
+    "LPGD",
     "Pipeline",
     "SparseMAP",
     "Spigot",
