@@ -99,5 +99,19 @@ class AbstractBoundPolytope(ABC):
         """
 
     @abstractmethod
+    def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
+        r"""The gradient of optimal values with respect to every parameter, ``(batch, *shape)``.
+
+        Of :math:`\max_{x \in P(\theta)} \langle s, x \rangle` for a solution of ``maximize``, of
+        :math:`\max_{x \in P(\theta)} \langle s, x \rangle - \tfrac12 \|x\|^2` for one of ``project``: by the envelope
+        theorem it needs no more than the dual point. Where several dual points are optimal, the value has a kink, and
+        this is the supergradient that belongs to the one that was found. Instances without a certified answer get 0.
+
+        Raises
+        ------
+        ValueError : for an answer without a dual point, such as that of an oracle.
+        """
+
+    @abstractmethod
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""

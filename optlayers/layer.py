@@ -222,6 +222,7 @@ class OptLayer(nn.Module):
         objective = None
         if wishes.objective is not None:
             objective = FlatObjective(wishes.objective, wishes.rows, wishes.corner, form.structure_size, home)
+        needs_parameters = torch.is_grad_enabled() and any(value.requires_grad for value in given.values())
         call = _Call(
             compiled,
             ready.rule,
@@ -233,7 +234,7 @@ class OptLayer(nn.Module):
             precision,
             home,
             wishes.found,
-            Context(wishes.generator, self._state(), objective),
+            Context(wishes.generator, self._state(), objective, needs_parameters),
         )
         return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
 

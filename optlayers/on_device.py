@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -146,7 +146,7 @@ class DevicePolytope(AbstractBoundPolytope):
         good = (answer.relative <= self.compiled.tolerance) & self.possible & known
         status = torch.where(good, 0, 5).to(torch.int8)
         solution = Solution(value, status, answer.residual, answer.gap, {}, answer, None, form)
-        solution = replace(solution, instances=DeviceInstances(problem, self.masked))
+        solution = replace(solution, instances=DeviceInstances(problem, self.masked), projects=projection)
         open_ones = torch.nonzero(~good)[:, 0]
         return self._on_the_host(solution, scores, open_ones, projection=projection) if len(open_ones) else solution
 
@@ -222,6 +222,11 @@ class DevicePolytope(AbstractBoundPolytope):
         judged = host.verdict(marginals, total)
         return replace(judged, status=judged.status.masked_fill(~self.possible, int(Status.INFEASIBLE)))
 
+    def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
+        """The gradient of optimal values with respect to parameters; see :class:`AbstractBoundPolytope`."""
+        theta = value_gradient_on_device(self.arrays, solution)
+        return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in self.form.parameters}
+
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""
         return self.compiled.flat_tangent(solution, direction)
@@ -266,6 +271,25 @@ def pull_back_on_device(
         entries = -(dual[:, arrays.row] * p[:, arrays.column] + q[:, arrays.row] * point[:, arrays.column])
         theta = theta + entries @ arrays.matrix_map
     return scores, theta, ok
+
+
+def value_gradient_on_device(arrays: DeviceArrays, solution: Solution) -> Float64[Tensor, "batch parameters"]:
+    """The gradient of optimal values with respect to θ; the formulas are in :mod:`optlayers.solvers.derivative`."""
+    form, answer, instances = arrays.form, solution.answer, solution.instances
+    if not isinstance(answer, DenseAnswer) or not isinstance(instances, DeviceInstances):
+        raise RuntimeError("answers of a device are dense")
+    problem, good = instances.problem, (solution.status == 0)[:, None]
+    dual, point = torch.where(good, answer.dual, 0.0), torch.where(good, answer.point, 0.0)
+    dual[:, form.equalities :].clamp_(min=0.0)
+    reduced = problem.linear - problem.curvature * point - (dual[:, None, :] @ problem.matrix)[:, 0, :]
+    if instances.masked is not None:
+        reduced = reduced.masked_fill(instances.masked, 0.0)
+    theta = arrays.transposed("rhs", dual)
+    theta = theta + arrays.transposed("upper", reduced.clamp(min=0.0))
+    theta = theta + arrays.transposed("lower", reduced.clamp(max=0.0))
+    if not form.matrix_is_constant:
+        theta = theta - (dual[:, arrays.row] * point[:, arrays.column]) @ arrays.matrix_map
+    return torch.where(good, theta, 0.0)
 
 
 def _slice(problem: DenseProblem, piece: slice) -> DenseProblem:

@@ -21,6 +21,7 @@ from optlayers.solution import Solution, Status
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
 from optlayers.solvers.certified import maximize_certified, project_certified
+from optlayers.solvers.derivative import value_gradient
 from optlayers.standard_form import StandardForm
 
 if TYPE_CHECKING:
@@ -98,6 +99,22 @@ class BoundPolytope(AbstractBoundPolytope):
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
         return self.compiled.flat_tangent(solution, direction)
+
+    def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
+        """The gradient of optimal values with respect to parameters; see :class:`AbstractBoundPolytope`."""
+        answer, instances, form = solution.answer, solution.instances, solution.form
+        if not isinstance(answer, Answer) or not isinstance(instances, Instances) or form is None:
+            raise ValueError("value_gradient takes a solution that maximize() or project() returned")
+        if answer.whole is not None or answer.residual is not None:
+            what = "projector" if solution.projects else "maximizer"
+            solver = self.compiled.projector if solution.projects else self.compiled.maximizer
+            raise ValueError(
+                f"gradients of parameters need the dual point of an answer, and {solver!r} gives none: ask for a "
+                f"solver that does by {what}=ol.Auto(), or detach the parameters"
+            )
+        failed = None if solution.all_ok else ~solution.ok.numpy()
+        theta = torch.from_numpy(value_gradient(form, answer, instances, failed, form.curved * solution.projects))
+        return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in form.parameters}
 
     @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
@@ -179,6 +196,7 @@ class BoundPolytope(AbstractBoundPolytope):
             answer,
             instances,
             form,
+            projects=projection,
         )
 
     def _reasons(

@@ -135,6 +135,8 @@ class Solution:
     scored: Mapping[str, Tensor] = field(default_factory=dict)
     mixture: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     """Vertices and weights where the latter have a gradient."""
+    projects: bool = field(default=False, repr=False)
+    """Whether it answers ``project``."""
 
     @property
     def vertices(self) -> Float[Tensor, "*batch most *shape"]:

@@ -4,14 +4,19 @@ from optlayers.rules.adaptive_imle import AdaptiveIMLE
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 from optlayers.rules.gumbel_straight_through import GumbelStraightThrough
 from optlayers.rules.hard import Hard
+from optlayers.rules.identity import Identity
 from optlayers.rules.imle import IMLE
+from optlayers.rules.interpolation import Interpolation
+from optlayers.rules.lpgd import LPGD
 from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, SumOfGamma
 from optlayers.rules.perturb_and_map import PerturbAndMAP
 from optlayers.rules.perturbed import PerturbedAdditive, PerturbedMultiplicative
 from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.score_function import ScoreFunction
 from optlayers.rules.sparsemap import SparseMAP
-from optlayers.rules.spigot import Spigot
+from optlayers.rules.spigot import AdaptiveStep, Spigot
+from optlayers.rules.spigot_ce import SpigotCE
+from optlayers.rules.spigot_eg import SpigotEG
 from optlayers.rules.straight_through import StraightThrough
 from optlayers.rules.structured_attention import StructuredAttention
 
@@ -29,12 +34,18 @@ __all__ = [
     "SumOfGamma",
     "AbstractRule",
     "AbstractVertexRule",
+    "AdaptiveStep",
     "Context",
     "Gradient",
     "Hard",
+    "Identity",
+    "Interpolation",
+    "LPGD",
     "Pipeline",
     "SparseMAP",
     "Spigot",
+    "SpigotCE",
+    "SpigotEG",
     "StraightThrough",
     "StructuredAttention",
 ]

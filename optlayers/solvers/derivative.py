@@ -14,7 +14,7 @@ from optlayers.solvers.plan import plan_of
 from optlayers.solvers.rescue import solve_slowly
 from optlayers.standard_form import StandardForm
 
-__all__ = ["pull_back"]
+__all__ = ["pull_back", "value_gradient"]
 
 
 def pull_back(
@@ -60,6 +60,34 @@ def pull_back(
         parameters += (form.matrix_map.T @ np.where(right[:, None], entries, 0.0).T).T
     parameters[~right] = 0.0
     return p[:, : form.scored], parameters, right
+
+
+def value_gradient(
+    form: StandardForm, answer: Answer, instances: Instances, failed: Bool[np.ndarray, " batch"] | None, curved: int
+) -> Float64[np.ndarray, "batch parameters"]:
+    r"""The gradient of optimal values with respect to θ; 0 for instances that ``failed`` (None where none did).
+
+    It is that of the bound :math:`b^\top y + \sum_i \max_{l_i \le z_i \le u_i} (c - A^\top y)_i z_i` at the optimal z
+    and y (see :func:`optlayers.solvers.certificate.certify`): y for b, the reduced costs for the bounds that they point
+    to, and :math:`-y z^\top` for A. The first ``curved`` columns have :math:`-\tfrac12 z_i^2` in the objective.
+    """
+    dual, point = answer.dual.copy(), answer.point
+    dual[:, form.equalities :] = np.maximum(dual[:, form.equalities :], 0.0)
+    if failed is not None:
+        dual, point = np.where(failed[:, None], 0.0, dual), np.where(failed[:, None], 0.0, point)
+    reduced = -times_transpose(form, instances, dual)
+    reduced[:, : form.scored] += instances.scores
+    reduced[:, :curved] -= point[:, :curved]
+    if instances.forbidden is not None:
+        reduced[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
+    theta = form.rhs.transposed(dual)
+    theta += form.upper.transposed(np.maximum(reduced, 0.0)) + form.lower.transposed(np.minimum(reduced, 0.0))
+    if not form.matrix_is_constant:
+        entries = -dual[:, form.matrix.indices] * point[:, form.entry_column]
+        theta += (form.matrix_map.T @ entries.T).T
+    if failed is not None:
+        theta[failed] = 0.0
+    return theta
 
 
 def _solve(
