@@ -4,6 +4,18 @@ from optlayers import testing
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
+from optlayers.losses import (
+    AbstractFenchelYoungLoss,
+    AbstractLoss,
+    CRFLoss,
+    PerturbedFenchelYoungLoss,
+    Prediction,
+    SparseMAPLoss,
+    SPOPlusLoss,
+    StructuredHingeLoss,
+    StructuredPerceptronLoss,
+    regret,
+)
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
@@ -40,6 +52,8 @@ from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = [
     "AbstractBoundPolytope",
+    "AbstractFenchelYoungLoss",
+    "AbstractLoss",
     "AbstractMaximizer",
     "AbstractProjector",
     "AbstractRule",
@@ -49,6 +63,7 @@ __all__ = [
     "Answer",
     "Auto",
     "BoundPolytope",
+    "CRFLoss",
     "Clarabel",
     "CompiledOracle",
     "CompiledPolytope",
@@ -69,16 +84,23 @@ __all__ = [
     "Oracle",
     "Pipeline",
     "Polytope",
+    "PerturbedFenchelYoungLoss",
+    "Prediction",
+    "SPOPlusLoss",
     "Solution",
     "SolveError",
     "SparseMAP",
+    "SparseMAPLoss",
     "Spigot",
     "StandardForm",
     "Status",
     "StraightThrough",
     "StructuredAttention",
+    "StructuredHingeLoss",
+    "StructuredPerceptronLoss",
     "Tangent",
     "compile_polytope",
+    "regret",
     "testing",
 ]
 __version__ = "0.1.0"

@@ -1,0 +1,117 @@
+"""Noise that rules add to scores."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.rules.samples import check_count, check_positive
+
+__all__ = ["AbstractNoise", "Gaussian", "Gumbel", "SumOfGamma", "check_noise"]
+
+
+class AbstractNoise(ABC):
+    """A distribution over the real numbers, drawn from independently for every part. A noise is a value."""
+
+    has_score: bool = True
+    """Whether :meth:`score` is known."""
+
+    def draw(
+        self, shape: Sequence[int], generator: torch.Generator | None, device: torch.device
+    ) -> Float64[Tensor, "*shape"]:
+        """Numbers of unit scale on ``device``, drawn where the generator lives; torch's own for None."""
+        home = device if generator is None else generator.device
+        return self._draw(torch.empty(*shape, dtype=torch.float64, device=home), generator).to(device)
+
+    @abstractmethod
+    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+        """Numbers in the room, which may be overwritten."""
+
+    @abstractmethod
+    def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        r"""Minus the derivative of the log density, :math:`-\nabla \log \rho(z)`; its mean is 0."""
+
+
+@final
+@dataclass(frozen=True)
+class Gaussian(AbstractNoise):
+    r"""Standard normal noise. Its score is z itself."""
+
+    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+        return room.normal_(generator=generator)
+
+    def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """The noise."""
+        return noise
+
+
+@final
+@dataclass(frozen=True)
+class Gumbel(AbstractNoise):
+    r"""Standard Gumbel noise of location 0, with the density :math:`e^{-z - e^{-z}}`; its mean is 0.5772.
+
+    The largest of scores with this noise is distributed like the softmax (Gumbel, 1954).
+    """
+
+    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+        return room.exponential_(generator=generator).log_().neg_()
+
+    def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        r""":math:`1 - e^{-z}`."""
+        return -torch.expm1(-noise)
+
+
+@final
+@dataclass(frozen=True)
+class SumOfGamma(AbstractNoise):
+    r"""Noise whose sum over the k parts of a structure is nearly Gumbel, for structures that all have k parts.
+
+    With s terms, :math:`\frac1k (\sum_{i=1}^s \Gamma(1/k, k/i) - \log s)`, by shape and scale. The best structure under
+    this noise is then closer to one drawn from the Gibbs distribution than with a Gumbel for every part. Its density is
+    not known, so rules that differentiate the density do not take it.
+
+    Parameters
+    ----------
+    parts : k, how many parts a structure has: the words of a tree, the steps of a sequence, the budget of a subset.
+    terms : s, 10 by default; the sum is exactly Gumbel in the limit of many.
+
+    References
+    ----------
+    Niepert, Minervini and Franceschi (2021), Implicit MLE: backpropagating through discrete exponential family
+    distributions, NeurIPS.
+    """
+
+    parts: float
+    terms: int = 10
+
+    has_score = False
+
+    def __post_init__(self) -> None:
+        check_positive(parts=self.parts)
+        check_count(terms=self.terms)
+
+    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+        shape = torch.full_like(room, 1.0 / self.parts)
+        room.fill_(-math.log(self.terms) / self.parts)
+        for i in range(1, self.terms + 1):
+            # torch.distributions draws by the same function, but takes no generator.
+            room.add_(torch._standard_gamma(shape, generator=generator), alpha=1.0 / i)
+        return room
+
+    def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """Not known."""
+        raise NotImplementedError("the density of SumOfGamma is not known, nor is its score")
+
+
+def check_noise(noise: Any) -> None:
+    """A noise is a value such as ``Gumbel()``."""
+    if not isinstance(noise, AbstractNoise):
+        hint = f"; make it a value: {noise.__name__}()" if isinstance(noise, type) else ""
+        raise TypeError(f"noise must be Gaussian(), Gumbel() or SumOfGamma(parts), but got {noise!r}{hint}")
