@@ -11,8 +11,9 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import Question, Reduction
+from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
+from optlayers.losses.question import Question
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.structured_attention import StructuredAttention

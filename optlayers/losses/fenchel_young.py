@@ -6,15 +6,16 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.layer import OptLayer
-from optlayers.losses.base import AbstractLoss, Question, closed_form, dot, finite
-from optlayers.losses.targets import Target, check_membership, read_target
+from optlayers.losses.base import AbstractLoss, closed_form
+from optlayers.losses.question import Question, dot, finite
+from optlayers.losses.targets import Target, read_target
 from optlayers.solution import Solution, SolveError, Status
 
 __all__ = [
@@ -52,9 +53,6 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     López and Berthet (2023), Differentiable clustering with perturbed spanning forests, NeurIPS.
     """
 
-    twice: ClassVar[bool] = True
-    """Whether the loss has second derivatives."""
-
     @abstractmethod
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The structures of finite or forbidding scores; ``draws`` is what the loss drew, None for most."""
@@ -70,8 +68,7 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     ) -> Float64[Tensor, "*batch"]:
         """One loss per instance, with the gradient of the scores."""
         against = read_target(question, target, scores)
-        if self.validate:
-            check_membership(question, self._best, self._nearest, against)
+        self.check_membership(question, against)
         found = self.predict(question, scores, draws)
         if against.structure is not None:
             known = scored(question, scores, against.structure)
@@ -79,7 +76,7 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         else:
             with admitting():
                 known = self.predict(question, admitted(scores, against), draws)
-        return between(scores, found, known, twice=self.twice)
+        return between(scores, found, known)
 
     def forward(
         self, scores: Float[Tensor, "*batch_and_shape"], target: Tensor, *, sizes: Any = None, **parameters: Any
@@ -105,11 +102,11 @@ class AbstractFenchelYoungLoss(AbstractLoss):
 
 
 def between(
-    scores: Float64[Tensor, "*batch_and_shape"], found: Prediction, known: Prediction, *, twice: bool = True
+    scores: Float64[Tensor, "*batch_and_shape"], found: Prediction, known: Prediction
 ) -> Float64[Tensor, "*batch"]:
     """What was found is worth more than what is known: by how much, with the gradient of the scores."""
     difference = (found.structure - known.structure).masked_fill(scores.detach() == -torch.inf, 0.0)
-    return closed_form(found.value - known.value, scores, difference, twice=twice)
+    return closed_form(found.value - known.value, scores, difference)
 
 
 def decide(layer: OptLayer, question: Question, scores: Float64[Tensor, "*batch_and_shape"]) -> Prediction:

@@ -9,9 +9,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import AbstractLoss, Question, Reduction, dot
+from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.fenchel_young import Prediction, admitted, admitting, between, decide, scored
-from optlayers.losses.targets import Target, check_membership, of_instance, read_target
+from optlayers.losses.question import Question, dot
+from optlayers.losses.targets import Target, of_instance, read_target
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.pipeline import Pipeline
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -105,8 +106,7 @@ class StructuredHingeLoss(AbstractLoss):
         double = question.double(scores)
         against = read_target(question, target, double)
         slope = self._slope(question, against, cost, double)
-        if self.validate:
-            check_membership(question, self._best, self._nearest, against)
+        self.check_membership(question, against)
         augmented = double + slope
         found = decide(self.layer, question, augmented)
         if cost is None:

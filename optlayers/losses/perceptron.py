@@ -9,8 +9,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import Question, Reduction
+from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, decide
+from optlayers.losses.question import Question
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.pipeline import Pipeline
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector

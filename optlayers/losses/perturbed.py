@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64
@@ -12,8 +12,9 @@ from torch import Tensor
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.inputs import check_generator
-from optlayers.losses.base import Question, Reduction
+from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
+from optlayers.losses.question import Question
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
@@ -58,8 +59,6 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
     (True, True)
     """
 
-    twice: ClassVar[bool] = False
-
     def __init__(
         self,
         polytope: Polytope | CompiledPolytope | Family,
@@ -102,7 +101,7 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         """The mean of best vertices under noise."""
         home, seed = draws
         generator = torch.Generator(home).manual_seed(seed)
-        return split_value(question, question.ask(self.layer, scores.detach(), generator))
+        return split_value(question, question.ask(self.layer, scores, generator))
 
     def regularizer(
         self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
@@ -142,5 +141,5 @@ class _PerturbedMaximum(AbstractRule):
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context
     ) -> Gradient:
-        """Refused."""
-        raise NotImplementedError("the loss has its gradient in closed form, and no second derivative")
+        """Asked for by second derivatives alone, since the loss has its gradient in closed form."""
+        raise NotImplementedError("PerturbedFenchelYoungLoss has no second derivatives; SparseMAPLoss and CRFLoss have")

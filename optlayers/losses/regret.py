@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
-from optlayers.losses.base import dot, finite, question_of, refuse_scored, true_values
+from optlayers.losses.question import dot, finite, question_of, refuse_scored, true_values
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.pipeline import Pipeline
 

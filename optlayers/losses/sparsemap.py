@@ -8,8 +8,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import Question, Reduction, dot, finite
+from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction
+from optlayers.losses.question import Question, dot, finite
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.sparsemap import SparseMAP
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -24,9 +25,10 @@ class SparseMAPLoss(AbstractFenchelYoungLoss):
     .. math:: \max_{z \in P} \big(\langle s, z \rangle - \tfrac12 \|z\|^2\big) + \tfrac12 \|y\|^2 - \langle s, y \rangle
 
     The gradient is :math:`\Pi_P(s) - y`, sparse, and the second derivative that of the projection. The loss is 0
-    exactly when :math:`\Pi_P(s) = y`: when the target scores at least :math:`\tfrac12 \|y - y'\|^2` more than any other
-    structure y'. On the simplex it is the sparsemax loss. The temperature is the scale of the scores. Arguments are
-    those of :class:`AbstractLoss`, without a rule.
+    exactly when :math:`\Pi_P(s) = y`: when the target scores at least :math:`\langle y, y - y' \rangle` more than any
+    other structure y', which is :math:`\tfrac12 \|y - y'\|^2` where all structures are equally long. On the simplex it
+    is the sparsemax loss. The temperature is the scale of the scores. Arguments are those of :class:`AbstractLoss`,
+    without a rule.
 
     References
     ----------

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import AbstractLoss, Question, Reduction, finite, true_values
+from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.fenchel_young import between, decide, scored
-from optlayers.losses.targets import check_membership, read_target
+from optlayers.losses.question import Question, finite, true_values
+from optlayers.losses.targets import read_target
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.pipeline import Pipeline
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -97,6 +98,5 @@ class SPOPlusLoss(AbstractLoss):
         given = read_target(question, decisions, scores, "decisions")
         if given.structure is None:
             raise TypeError("decisions must be structures, but got a boolean mask; pass decisions.float()")
-        if self.validate:
-            check_membership(question, self._best, self._nearest, given, "decisions")
+        self.check_membership(question, given, "decisions")
         return given.structure

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.layer import OptLayer
-from optlayers.losses.base import Question
+from optlayers.losses.question import Question
 
 __all__ = ["Target", "check_membership", "of_instance", "read_target"]
 
@@ -77,13 +77,13 @@ def of_instance(index: tuple[int, ...]) -> str:
 
 @torch.no_grad()
 def check_membership(
-    question: Question, best: OptLayer | None, nearest: OptLayer, target: Target, name: str = "target"
+    question: Question, best: OptLayer | None, nearest: OptLayer, target: Target, accuracy: float, name: str
 ) -> None:
     r"""Refuse a target outside the polytope, saying by how much.
 
     A y of 0 and 1 is the only point of the unit cube with the largest :math:`\langle 2y - 1, z \rangle`. So where the
     best vertex is y itself, y is in the polytope, and in polytopes within the cube that is so for all of them. What is
-    left over is projected.
+    left over is projected, to the ``accuracy`` of the projector where that is coarse.
     """
     y = target.structure
     if y is None or y.numel() == 0:
@@ -94,7 +94,7 @@ def check_membership(
         if bool((missed <= TOLERANCE).all()):
             return
     distance = (question.ask(nearest, y) - y).flatten(head).norm(dim=-1)
-    allowed = max(TOLERANCE, target.precision) * y.flatten(head).norm(dim=-1).clamp_min(1.0)
+    allowed = max(TOLERANCE, target.precision, accuracy) * y.flatten(head).norm(dim=-1).clamp_min(1.0)
     outside = distance > allowed
     if bool(outside.any()):
         where = tuple(torch.nonzero(outside)[0].tolist()) if head else ()
