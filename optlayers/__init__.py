@@ -4,6 +4,18 @@ from optlayers import testing
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
+from optlayers.losses import (
+    AbstractFenchelYoungLoss,
+    AbstractLoss,
+    CRFLoss,
+    PerturbedFenchelYoungLoss,
+    Prediction,
+    SparseMAPLoss,
+    SPOPlusLoss,
+    StructuredHingeLoss,
+    StructuredPerceptronLoss,
+    regret,
+)
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
@@ -68,6 +80,8 @@ __all__ = [
     "ScoreFunction",
     "SumOfGamma",
     "AbstractBoundPolytope",
+    "AbstractFenchelYoungLoss",
+    "AbstractLoss",
     "AbstractMaximizer",
     "AbstractProjector",
     "AbstractRule",
@@ -78,6 +92,7 @@ __all__ = [
     "Answer",
     "Auto",
     "BoundPolytope",
+    "CRFLoss",
     "Clarabel",
     "CompiledOracle",
     "CompiledPolytope",
@@ -101,9 +116,13 @@ __all__ = [
     "Oracle",
     "Pipeline",
     "Polytope",
+    "PerturbedFenchelYoungLoss",
+    "Prediction",
+    "SPOPlusLoss",
     "Solution",
     "SolveError",
     "SparseMAP",
+    "SparseMAPLoss",
     "Spigot",
     "SpigotCE",
     "SpigotEG",
@@ -111,8 +130,11 @@ __all__ = [
     "Status",
     "StraightThrough",
     "StructuredAttention",
+    "StructuredHingeLoss",
+    "StructuredPerceptronLoss",
     "Tangent",
     "compile_polytope",
+    "regret",
     "testing",
 ]
 __version__ = "0.1.0"

@@ -79,7 +79,16 @@ class OptLayer(nn.Module):
         self._sizes = _Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
         for name, value in rule.initial_state().items():
             self.register_buffer(f"rule_{name}", value)
+        self._compiled_elsewhere: Callable[..., CompiledPolytope] | None = None
         self._only: _Ready | None = None if isinstance(polytope, Family) else self._ready(polytope, rule)
+
+    def with_rule(self, rule: AbstractRule) -> OptLayer:
+        """A layer with another rule over the same polytopes, compiled once for both."""
+        if self._family is None:
+            return OptLayer(self.compiled(), rule, on_failure=self.on_failure)
+        other = OptLayer(self._family, rule, on_failure=self.on_failure)
+        other._compiled_elsewhere = self.compiled
+        return other
 
     def _ready(self, polytope: Polytope | CompiledPolytope, rule: AbstractRule) -> _Ready:
         if isinstance(polytope, Polytope):
@@ -93,7 +102,13 @@ class OptLayer(nn.Module):
             if size or self._only is None:
                 raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
             return self._only
-        return self._sizes.get(size, lambda: self._ready(family(*size), self.rule.of_size(*size)))
+        declared = self._compiled_elsewhere or family
+        return self._sizes.get(size, lambda: self._ready(declared(*size), self.rule.of_size(*size)))
+
+    @property
+    def family(self) -> Family | None:
+        """The family that the layer is over, None for a single polytope."""
+        return self._family
 
     def compiled(self, *size: int) -> CompiledPolytope:
         """The compiled polytope; of a family, the one for a size."""

@@ -1,0 +1,117 @@
+"""What losses share: how they are made, the gradient in closed form, the reduction."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from optlayers.compiled import CompiledPolytope
+from optlayers.layer import OptLayer
+from optlayers.losses.question import Question, question_of, refuse_scored
+from optlayers.losses.targets import Target, check_membership
+from optlayers.polytope import Family, Polytope
+from optlayers.rules.base import AbstractRule
+from optlayers.rules.pipeline import Pipeline
+from optlayers.rules.sparsemap import SparseMAP
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+
+__all__ = ["AbstractLoss", "Reduction", "closed_form"]
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class AbstractLoss(nn.Module, ABC):
+    """A loss over structures of a polytope, one per instance, whose gradient is a difference of structures.
+
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
+    rule : what gives the structures of predictions.
+    reduction : ``"mean"`` or ``"sum"`` over instances (the mean of an empty batch is NaN, as in torch), or ``"none"``
+        for one loss per instance.
+    validate : whether targets that are no points of the polytope are refused. This costs a best vertex per instance,
+        and a projection for those batches that hold targets of other numbers than 0 and 1.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
+    """
+
+    def __init__(
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        rule: AbstractRule,
+        *,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        maximizer: AbstractMaximizer | None = None,
+        projector: AbstractProjector | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f'reduction is "mean", "sum" or "none", but got {reduction!r}')
+        self.reduction: Reduction = reduction
+        self.validate = validate
+        self.layer = OptLayer(polytope, rule, maximizer=maximizer, projector=projector)
+        polyhedral = projector is None or projector.polyhedral_only
+        if self.layer.family is None:
+            compiled = self.layer.compiled()
+            polyhedral = compiled.has_vertices
+            projector = compiled.projector
+            refuse_scored(compiled)
+        self._nearest = self.layer.with_rule(SparseMAP())
+        self._accuracy = 0.0 if projector is None else projector.accuracy
+        self._best = self.layer.with_rule(Pipeline()) if polyhedral else None
+
+    def question(self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores") -> Question:
+        """The polytopes of a batch of scores; what does not fit is refused."""
+        return question_of(self.layer, scores, sizes, parameters, name)
+
+    def check_membership(self, question: Question, target: Target, name: str = "target") -> None:
+        """Refuse targets outside the polytope, where they are to be validated."""
+        if self.validate:
+            check_membership(question, self._best, self._nearest, target, self._accuracy, name)
+
+    def reduced(self, losses: Float64[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch"]:
+        """One number, or one per instance, in the dtype of the scores."""
+        if self.reduction == "mean":
+            losses = losses.mean()
+        elif self.reduction == "sum":
+            losses = losses.sum()
+        return losses.to(like.dtype)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}, validate={self.validate}"
+
+
+def closed_form(
+    losses: Float64[Tensor, "*batch"],
+    scores: Float64[Tensor, "*batch_and_shape"],
+    difference: Float64[Tensor, "*batch_and_shape"],
+) -> Float64[Tensor, "*batch"]:
+    """Losses whose gradient with respect to the scores is ``difference``, and whose second derivatives are its own."""
+    return _ClosedForm.apply(scores, losses.detach(), _Slope(difference))
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """Hides a tensor from autograd: as an input it would be asked for a gradient of 0, at the price of its backward."""
+
+    difference: Tensor
+
+    def times(self, grad: Tensor) -> Tensor:
+        return grad.reshape(*grad.shape, *[1] * (self.difference.ndim - grad.ndim)) * self.difference
+
+
+class _ClosedForm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, losses: Tensor, slope: _Slope) -> Tensor:
+        ctx.slope = slope
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.slope.times(grad), None, None

@@ -1,0 +1,145 @@
+"""The Fenchel-Young loss of perturbed optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from optlayers.bound import AbstractBoundPolytope
+from optlayers.compiled import CompiledPolytope
+from optlayers.inputs import check_generator
+from optlayers.losses.base import Reduction
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
+from optlayers.losses.question import Question
+from optlayers.polytope import Family, Polytope
+from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
+from optlayers.rules.samples import check_count, check_positive, mean_of_samples, with_one_verdict
+from optlayers.solution import Solution
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+
+__all__ = ["PerturbedFenchelYoungLoss"]
+
+
+@final
+class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
+    r"""The Fenchel-Young loss of the maximum under noise, from samples of it.
+
+    .. math:: \frac1K \sum_k \max_{z \in P} \langle s + \varepsilon Z_k, z \rangle - \langle s, y \rangle
+
+    The regularizer is that whose conjugate is the mean of the maximum; its value :math:`\Omega(y)`, which does not
+    depend on the scores, is not known and left out, so that the loss may be negative. (Against a mask of admissible
+    parts nothing is left out: both terms are means, over the same noise.) The gradient is
+    :math:`\frac1K \sum_k \hat z(s + \varepsilon Z_k) - y`, exact for these samples and without bias for the loss. It
+    needs nothing but best vertices, K of them per instance in one batch. Second derivatives are refused.
+
+    Parameters
+    ----------
+    polytope, reduction, validate, maximizer, projector : see :class:`AbstractLoss`.
+    samples : K.
+    scale : ε, positive.
+    noise : ``Gaussian()``, ``Gumbel()``, …
+
+    References
+    ----------
+    Berthet, Blondel, Teboul, Cuturi, Vert and Bach (2020), Learning with differentiable perturbed optimizers, NeurIPS.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from polytopes import simplex
+    >>> loss = PerturbedFenchelYoungLoss(simplex(3), samples=200, scale=0.5)
+    >>> scores = torch.zeros(3, requires_grad=True)
+    >>> loss(scores, torch.tensor([1, 0, 0]), generator=torch.Generator().manual_seed(0)).backward()
+    >>> scores.grad.sum().abs().item() < 1e-6, scores.grad[0].item() < -0.5
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        *,
+        samples: int = 10,
+        scale: float = 1.0,
+        noise: AbstractNoise | None = None,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        maximizer: AbstractMaximizer | None = None,
+        projector: AbstractProjector | None = None,
+    ) -> None:
+        rule = _PerturbedMaximum(samples, scale, Gaussian() if noise is None else noise)
+        super().__init__(
+            polytope, rule, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
+        )
+
+    def forward(
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        target: Tensor,
+        *,
+        sizes: Any = None,
+        generator: torch.Generator | None = None,
+        **parameters: Any,
+    ) -> Tensor:
+        """The loss of scores against a target; noise is drawn from ``generator``, torch's own for None.
+
+        The other arguments and the errors are those of :meth:`AbstractFenchelYoungLoss.forward`.
+        """
+        check_generator(generator)
+        question = self.question(scores, sizes, parameters)
+        double = question.double(scores)
+        home = "cpu" if generator is None else generator.device
+        # A seed, so that both terms of a masked loss see the same noise.
+        seed = int(torch.randint(2**62, (), generator=generator, device=home))
+        return self.reduced(self.losses(question, double, target, (home, seed)), scores)
+
+    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
+        """The mean of best vertices under noise."""
+        home, seed = draws
+        generator = torch.Generator(home).manual_seed(seed)
+        return split_value(question, question.ask(self.layer, scores, generator))
+
+    def regularizer(
+        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
+    ) -> Float64[Tensor, "*batch"]:
+        """Not known, and left out."""
+        return torch.zeros(question.batch, dtype=structure.dtype, device=structure.device)
+
+
+@final
+@dataclass(frozen=True)
+class _PerturbedMaximum(AbstractRule):
+    """The mean of best vertices under noise, and the mean of their values. It goes forward only."""
+
+    samples: int
+    scale: float
+    noise: AbstractNoise
+
+    draws = True
+    apart = 2
+
+    def __post_init__(self) -> None:
+        check_count(samples=self.samples)
+        check_positive(scale=self.scale)
+        check_noise(self.noise)
+
+    def forward(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> tuple[Solution, Any]:
+        """The means over samples."""
+        noise = self.noise.draw((self.samples, *scores.shape), context.generator, scores.device)
+        perturbed = scores + self.scale * noise
+        best = polytope.repeated(self.samples).maximize(perturbed.flatten(0, 1))
+        solution = with_one_verdict(best, self.samples)
+        values = (perturbed * solution.value).sum(-1).mean(0)
+        return with_value(mean_of_samples(solution), values), None
+
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context
+    ) -> Gradient:
+        """Asked for by second derivatives alone, since the loss has its gradient in closed form."""
+        raise NotImplementedError("PerturbedFenchelYoungLoss has no second derivatives; SparseMAPLoss and CRFLoss have")

@@ -1,0 +1,71 @@
+"""The SparseMAP loss."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.compiled import CompiledPolytope
+from optlayers.losses.base import Reduction
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction
+from optlayers.losses.question import Question, dot, finite
+from optlayers.polytope import Family, Polytope
+from optlayers.rules.sparsemap import SparseMAP
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+
+__all__ = ["SparseMAPLoss"]
+
+
+@final
+class SparseMAPLoss(AbstractFenchelYoungLoss):
+    r"""The Fenchel-Young loss of :math:`\Omega = \tfrac12 \|\cdot\|^2` on the polytope.
+
+    .. math:: \max_{z \in P} \big(\langle s, z \rangle - \tfrac12 \|z\|^2\big) + \tfrac12 \|y\|^2 - \langle s, y \rangle
+
+    The gradient is :math:`\Pi_P(s) - y`, sparse, and the second derivative that of the projection. The loss is 0
+    exactly when :math:`\Pi_P(s) = y`: when the target scores at least :math:`\langle y, y - y' \rangle` more than any
+    other structure y', which is :math:`\tfrac12 \|y - y'\|^2` where all structures are equally long. On the simplex it
+    is the sparsemax loss. The temperature is the scale of the scores. Arguments are those of :class:`AbstractLoss`,
+    without a rule.
+
+    References
+    ----------
+    Niculae, Martins, Blondel and Cardie (2018), SparseMAP: differentiable sparse structured inference, ICML.
+    Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from polytopes import simplex
+    >>> scores = torch.tensor([0.5, 0.0, 0.0], requires_grad=True)
+    >>> loss = SparseMAPLoss(simplex(3))(scores, torch.tensor([1, 0, 0]))
+    >>> round(loss.item(), 4), torch.autograd.grad(loss, scores)[0]
+    (0.0833, tensor([-0.3333,  0.1667,  0.1667]))
+    """
+
+    def __init__(
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        *,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        maximizer: AbstractMaximizer | None = None,
+        projector: AbstractProjector | None = None,
+    ) -> None:
+        super().__init__(
+            polytope, SparseMAP(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
+        )
+
+    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
+        """The nearest points."""
+        point = question.ask(self.layer, scores)
+        there = point.detach()
+        return Prediction(point, dot(finite(scores.detach()) - 0.5 * there, there, question.batch))
+
+    def regularizer(
+        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
+    ) -> Float64[Tensor, "*batch"]:
+        """Half of the squared norm."""
+        return 0.5 * dot(structure, structure, question.batch)

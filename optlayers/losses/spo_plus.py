@@ -1,0 +1,102 @@
+"""SPO+, the surrogate of the regret."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from optlayers.compiled import CompiledPolytope
+from optlayers.losses.base import AbstractLoss, Reduction
+from optlayers.losses.fenchel_young import between, decide, scored
+from optlayers.losses.question import Question, finite, true_values
+from optlayers.losses.targets import read_target
+from optlayers.polytope import Family, Polytope
+from optlayers.rules.pipeline import Pipeline
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+
+__all__ = ["SPOPlusLoss"]
+
+
+@final
+class SPOPlusLoss(AbstractLoss):
+    r"""A convex upper bound of the regret of deciding by predicted scores ŝ when the true ones are s.
+
+    .. math:: \max_{z \in P} \langle 2 \hat s - s, z \rangle - \langle 2 \hat s - s, z^* \rangle,
+              \qquad z^* = \operatorname{argmax}_{z \in P} \langle s, z \rangle
+
+    The gradient of ŝ is :math:`2 (\hat z(2 \hat s - s) - z^*)`. The paper minimizes costs c = −s, ĉ = −ŝ, and its loss
+    :math:`\max_z \langle c - 2 \hat c, z \rangle + 2 \langle \hat c, z^*\rangle - \langle c, z^* \rangle` becomes
+    this one by those two signs. It is 0 at ŝ = s. Where either of the scores is ``-inf``, the part is forbidden.
+
+    Arguments are those of :class:`AbstractLoss`, without a rule.
+
+    References
+    ----------
+    Elmachtoub and Grigas (2022), Smart "predict, then optimize", Management Science.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from polytopes import simplex
+    >>> predicted = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> loss = SPOPlusLoss(simplex(2))(predicted, torch.tensor([3.0, 2.0]))
+    >>> loss.item(), torch.autograd.grad(loss, predicted)[0].tolist()
+    (3.0, [-2.0, 2.0])
+    """
+
+    def __init__(
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        *,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        maximizer: AbstractMaximizer | None = None,
+        projector: AbstractProjector | None = None,
+    ) -> None:
+        super().__init__(
+            polytope, Pipeline(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
+        )
+
+    def forward(
+        self,
+        predicted: Float[Tensor, "*batch_and_shape"],
+        true_scores: Float[Tensor, "*batch_and_shape"],
+        *,
+        decisions: Tensor | None = None,
+        sizes: Any = None,
+        **parameters: Any,
+    ) -> Tensor:
+        """The loss of predicted scores.
+
+        Parameters
+        ----------
+        predicted, true_scores : ``(*batch, *shape)``; the latter have no gradient.
+        decisions : best structures of the true scores, where they are known. They are checked to lie in the polytope
+            (which takes as long as finding them; ``validate=False`` trusts them), but not to be the best.
+        sizes, parameters : see :meth:`AbstractFenchelYoungLoss.forward`.
+
+        Raises
+        ------
+        SolveError, TypeError, ValueError : see :meth:`AbstractFenchelYoungLoss.forward`.
+        """
+        question = self.question(predicted, sizes, parameters, "predicted")
+        guess = question.double(predicted, "predicted")
+        truth = true_values(question, true_scores, predicted)
+        forbidden = (guess.detach() == -torch.inf) | (truth == -torch.inf)
+        doubled = (2.0 * finite(guess) - finite(truth)).masked_fill(forbidden, -torch.inf)
+        if decisions is None:
+            best = question.ask(self.layer, truth.masked_fill(forbidden, -torch.inf)).detach()
+        else:
+            best = self._known(question, decisions, doubled)
+        found = decide(self.layer, question, doubled)
+        return self.reduced(between(doubled, found, scored(question, doubled, best)), predicted)
+
+    def _known(self, question: Question, decisions: Tensor, scores: Tensor) -> Tensor:
+        given = read_target(question, decisions, scores, "decisions")
+        if given.structure is None:
+            raise TypeError("decisions must be structures, but got a boolean mask; pass decisions.float()")
+        self.check_membership(question, given, "decisions")
+        return given.structure
