@@ -405,7 +405,9 @@ class CompiledPolytope:
         ValueError : when its shape is another one, or it declares parameters or scored variables that this one has not.
         """
         if polytope not in self._relaxations:  # two threads may both compile it; either serves
-            compiled = compile_polytope(polytope, tolerance=self.tolerance)
+            # Where scores stay on an accelerator, they stay there for the relaxation too.
+            auto = Auto(tolerance=self.tolerance) if self._stays else None
+            compiled = compile_polytope(polytope, maximizer=auto, projector=auto, tolerance=self.tolerance)
             _refuse_misfit(self.projection_form, compiled.projection_form)
             self._relaxations[polytope] = compiled
         return self._relaxations[polytope]
@@ -431,8 +433,10 @@ class CompiledPolytope:
 
     def stays_on(self, device: torch.device) -> bool:
         """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
-        if device.type == "cpu":
-            return False
+        return device.type != "cpu" and self._stays
+
+    @property
+    def _stays(self) -> bool:
         return isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto) and self.rows is not None
 
     def home(self, device: torch.device) -> torch.device:

@@ -3,6 +3,7 @@
 from polytopes.arborescence import arborescence
 from polytopes.cube import cube
 from polytopes.dag_path import dag_path, grid_arcs, grid_path
+from polytopes.head_choice import head_choice
 from polytopes.linear_chain import linear_chain
 from polytopes.matching import matching, partial_matching, rectangular_matching
 from polytopes.permutahedron import permutahedron
@@ -18,6 +19,7 @@ __all__ = [
     "edge_scores",
     "grid_arcs",
     "grid_path",
+    "head_choice",
     "linear_chain",
     "matching",
     "partial_matching",

@@ -74,6 +74,15 @@ def trees(words: int, single_root: bool) -> Iterator[np.ndarray]:
             yield tree
 
 
+def head_choices(words: int) -> Iterator[np.ndarray]:
+    """Also with cycles."""
+    for heads in itertools.product(range(words + 1), repeat=words):
+        if all(head != word for word, head in enumerate(heads, start=1)):
+            choice = np.zeros((words + 1, words + 1))
+            choice[list(heads), np.arange(1, words + 1)] = 1.0
+            yield choice
+
+
 def projective_trees(words: int, single_root: bool) -> Iterator[np.ndarray]:
     """Trees without crossing arcs, the root in front."""
     for tree in trees(words, single_root):
@@ -124,6 +133,7 @@ CATALOGUE = [
     entry("grid path of one row", polytopes.grid_path(1, 4), grid_paths(1, 4)),
     entry("ranking", polytopes.permutahedron(4), rankings(4)),
     entry("ranking of one", polytopes.permutahedron(1), rankings(1)),
+    entry("head choice", polytopes.head_choice(3), head_choices(3)),
     entry("tree", polytopes.arborescence(3), trees(3, True)),
     entry("tree of one word", polytopes.arborescence(1), trees(1, True)),
     entry("tree of four words", polytopes.arborescence(4), trees(4, True)),

@@ -22,6 +22,7 @@ from polytopes import (
     edge_scores,
     grid_arcs,
     grid_path,
+    head_choice,
     linear_chain,
     matching,
     partial_matching,
@@ -47,6 +48,14 @@ def decisions(size: int) -> Iterator[np.ndarray]:
 
 def subsets(size: int, budget: int) -> Iterator[np.ndarray]:
     yield from (bits for bits in decisions(size) if bits.sum() == budget)
+
+
+def heads(words: int) -> Iterator[np.ndarray]:
+    for chosen in itertools.product(range(words + 1), repeat=words):
+        if all(h != m for m, h in enumerate(chosen, start=1)):
+            x = np.zeros((words + 1, words + 1))
+            x[list(chosen), np.arange(1, words + 1)] = 1
+            yield x
 
 
 def partial_matchings(rows: int, columns: int) -> Iterator[np.ndarray]:
@@ -163,6 +172,7 @@ CASES = [
         Case(f"subset({n}) of {k}", partial(subset, n), partial(subsets, n, k), math.comb(n, k), {"budget": k})
         for n, k in ((1, 1), (4, 0), (4, 4), (5, 2))
     ],
+    *[Case(f"head_choice({n})", partial(head_choice, n), partial(heads, n), n**n) for n in (1, 2, 3)],
     *[
         Case(f"matching({n})", partial(matching, n), partial(full_matchings, n, n), math.factorial(n))
         for n in (1, 2, 3, 4)
@@ -278,6 +288,7 @@ def test_the_whole_catalogue_is_enumerated():
         (partial(linear_chain, states=5), (4,), (4, 5)),
         (grid_path, (3, 4), (17,)),
         (permutahedron, (3,), (3,)),
+        (head_choice, (3,), (4, 4)),
         (arborescence, (3,), (4, 4)),
         (partial(arborescence, single_root=False), (3,), (4, 4)),
         (projective_tree, (3,), (4, 4)),

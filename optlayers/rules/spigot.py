@@ -1,18 +1,94 @@
-"""SPIGOT: a projected step, pulled back."""
+"""SPIGOT: projected steps, pulled back."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
 
-from jaxtyping import Float64
+import torch
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
+from optlayers.inputs import all_finite
+from optlayers.objective import FlatObjective
+from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
+from optlayers.rules.hyperparameters import at_least_one, positive
+from optlayers.solution import Solution
 
-__all__ = ["Spigot"]
+if TYPE_CHECKING:
+    from optlayers.compiled import CompiledPolytope
+
+__all__ = ["AdaptiveStep", "Spigot"]
+
+SHORTEST, LONGEST = 1e-12, 1e12
+"""Steps that adapt stay between these."""
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveStep:
+    r"""A step size η that adapts so that the polytope cuts off the same part of steps throughout training.
+
+    Of a step :math:`-\eta g` from :math:`\hat z`, a displacement d remains after the projection. Measured in the
+    direction of d, the step asked for :math:`\eta \langle g, d \rangle / \|d\|` and travelled :math:`\|d\|`; the
+    quotient over a batch,
+
+    .. math:: \kappa = \frac{\sum \|d\|^2}{\eta \sum \langle g, d \rangle} \in (0, 1],
+
+    is 1 for short steps, which the tangent cone at :math:`\hat z` alone bends (Moreau, 1962), and tends to 0 for long
+    ones, which end at the worst structure whatever their length. After every backward pass
+
+    .. math:: \log \eta \leftarrow \log \eta + \text{rate} \cdot (\kappa - \text{target}),
+
+    so η grows while steps stay inside and shrinks when most of them is cut off. What g asks for outside of the tangent
+    cone (of every constant added to g on a simplex, say) counts for nothing, and so do instances that cannot move:
+    neither makes η vanish as a layer learns. To adapt by such feedback is the idea of adaptive implicit maximum
+    likelihood (Minervini et al., 2023), which holds the number of changed parts.
+
+    η is a buffer ``rule_step_size`` of the layer, for all sizes of a family; it stays between 1e-12 and 1e12.
+
+    Parameters
+    ----------
+    start : the first η.
+    target : the κ that is kept, between 0 and 1.
+    rate : how fast; 0.1 lets η double in 14 passes at most when target is 0.5.
+
+    References
+    ----------
+    Minervini, Franceschi and Niepert (2023), Adaptive perturbation-based gradient estimation for discrete latent
+    variable models, AAAI. Moreau (1962), Décomposition orthogonale d'un espace hilbertien selon deux cônes mutuellement
+    polaires.
+    """
+
+    start: float = 1.0
+    target: float = 0.5
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        positive(start=self.start, target=self.target, rate=self.rate)
+        if not self.target < 1:
+            raise ValueError(f"target must be between 0 and 1, but got {self.target}")
+
+    def adapt(
+        self,
+        step_size: Tensor,
+        displacement: Float64[Tensor, "batch size"],
+        grad: Float64[Tensor, "batch size"],
+        usable: Bool[Tensor, " batch"],
+    ) -> None:
+        """Change the buffer ``step_size``, with which the displacement was made."""
+        travelled = displacement.square().sum(dim=1)[usable].sum()
+        asked = float(step_size) * (displacement * grad).sum(dim=1)[usable].sum()
+        if not (travelled > 0.0 and asked > 0.0):
+            return  # nothing could move
+        change = self.rate * (float(travelled / asked) - self.target)
+        bounds = torch.finfo(step_size.dtype)
+        step_size.mul_(math.exp(change)).clamp_(max(SHORTEST, bounds.tiny), min(LONGEST, bounds.max))
 
 
 @final
@@ -25,34 +101,108 @@ class Spigot(AbstractVertexRule):
     leaves the polytope, it asks only for what some structure (in the convex hull) can give. Over an oracle the
     projection starts from the decision. Scored auxiliary variables are no part of distances and get no gradient.
 
+    With several ``steps`` the decision is improved by projected gradient descent,
+    :math:`z_{k+1} = \Pi_P(z_k - \eta \nabla L(z_k))` from :math:`z_0 = \hat z`, and the gradient is
+    :math:`\hat z - z_K`. The first gradient is the one that arrives; for the others the layer is called with the loss,
+    ``layer(scores, objective=f)``. An instance whose loss has a gradient that is not finite on the way gets NaN.
+
     Parameters
     ----------
-    step_size : η, positive. The paper takes 1.
-    clip_norm : clip the Euclidean norm of each instance's g to this before the step, as the paper does; None does not.
+    step_size : η, positive. The paper takes 1. An :class:`AdaptiveStep` adapts, by the first of several steps.
+    clip_norm : clip the Euclidean norm of each instance's gradient to this before a step, as the paper does; None does
+        not.
+    relaxation : another polytope of the same shape that contains this one, onto which steps are projected in its place;
+        the paper projects the heads of each word onto a simplex (``polytopes.head_choice``). It gets the parameters
+        and forbidden parts of the polytope. For a layer over a Family, a Family of the same sizes.
+    steps : K.
 
     References
     ----------
     Peng, Thomson and Smith (2018), Backpropagating through structured argmax using a SPIGOT, ACL.
+    Mihaylova, Niculae and Martins (2020), Understanding the mechanics of SPIGOT: surrogate gradients for latent
+    structure learning, EMNLP (several steps).
     """
 
-    step_size: float = 1.0
+    step_size: float | AdaptiveStep = 1.0
     clip_norm: float | None = None
+    relaxation: Polytope | Family | None = None
+    steps: int = 1
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size must be positive and finite, but got {self.step_size}")
+        if isinstance(self.step_size, str) or self.step_size is AdaptiveStep:
+            raise TypeError(f"step_size must be a number or a value AdaptiveStep(), but got {self.step_size!r}")
+        if not isinstance(self.step_size, AdaptiveStep):
+            positive(step_size=self.step_size)
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, but got {self.clip_norm}")
+        if self.relaxation is not None and not isinstance(self.relaxation, (Polytope, Family)):
+            raise TypeError(f"relaxation must be a Polytope or a Family, but got {type(self.relaxation).__name__}")
+        at_least_one(steps=self.steps)
+
+    @property
+    def needs_objective(self) -> bool:  # type: ignore[override]
+        """Whether there are later steps, which need the loss."""
+        return self.steps > 1
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """The step size, where it adapts."""
+        if not isinstance(self.step_size, AdaptiveStep):
+            return {}
+        return {"step_size": torch.tensor(self.step_size.start, dtype=torch.float64)}
+
+    def of_size(self, *size: int) -> Spigot:
+        """With the relaxation of this size."""
+        return replace(self, relaxation=self.relaxation(*size)) if isinstance(self.relaxation, Family) else self
+
+    def check(self, compiled: CompiledPolytope) -> None:
+        """Refuse a polytope without vertices, and a relaxation of another shape or with other parameters."""
+        super().check(compiled)
+        if isinstance(self.relaxation, Family):
+            raise TypeError(
+                f"the relaxation is a {self.relaxation!r}, but the layer has one polytope, of shape {compiled.shape}: "
+                "give a Polytope, or a Family for the layer too"
+            )
+        if self.relaxation is not None:
+            compiled.relaxation(self.relaxation)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
-        """The displacement of the projected step."""
+        """The displacement of the projected steps."""
         _, vertex = saved
-        step = self.step_size * self._clipped(grad)
-        structure = polytope.structure(vertex)
-        pulled_back = polytope.project(structure - step, starts=vertex)
-        return Gradient(structure - polytope.structure(pulled_back.value), solutions=(pulled_back,))
+        structure, size, slope = polytope.structure(vertex), self._size(context.state), self._clipped(grad)
+        project = self._projection(polytope, vertex)
+        solution = project(structure - size * slope)
+        displacement = structure - polytope.structure(solution.value)
+        if isinstance(self.step_size, AdaptiveStep):
+            usable = solution.ok & torch.isfinite(displacement).all(dim=1)
+            self.step_size.adapt(context.state["step_size"], displacement, slope, usable)
+        if self.steps == 1:
+            return Gradient(displacement, solutions=(solution,))
+        gradient = self._objective(context).gradient
+        solutions, finite = [solution], torch.ones_like(solution.status, dtype=torch.bool)
+        for _ in range(self.steps - 1):
+            point = polytope.structure(solutions[-1].value)
+            slope = gradient(point)
+            if not all_finite(slope):  # it ends its own instance, and no solver sees it
+                finite &= torch.isfinite(slope).all(dim=1)
+                slope = slope.masked_fill(~finite[:, None], 0.0)
+            solutions.append(project(point - size * self._clipped(slope)))
+        displacement = structure - polytope.structure(solutions[-1].value)
+        return Gradient(displacement.masked_fill(~finite[:, None], torch.nan), solutions=tuple(solutions))
+
+    def _projection(self, polytope: AbstractBoundPolytope, vertex: Tensor) -> Callable[[Tensor], Solution]:
+        if isinstance(self.relaxation, Polytope):
+            return polytope.relaxed(self.relaxation).project  # of which the decision need be no vertex
+        return partial(polytope.project, starts=vertex)
+
+    def _objective(self, context: Context) -> FlatObjective:
+        if context.objective is None:
+            raise TypeError(f"{self!r} works with losses: call layer(scores, objective=f)")
+        return context.objective
+
+    def _size(self, state: Mapping[str, Tensor]) -> float:
+        return float(state["step_size"] if isinstance(self.step_size, AdaptiveStep) else self.step_size)
 
     def _clipped(self, grad: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         if self.clip_norm is None:

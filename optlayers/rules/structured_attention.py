@@ -13,7 +13,16 @@ from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
-__all__ = ["StructuredAttention"]
+__all__ = ["StructuredAttention", "marginals"]
+
+
+def marginals(polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+    """The marginals with their verdict, without a graph."""
+    with torch.enable_grad():
+        leaf = scores.detach().requires_grad_()
+        total = polytope.log_partition(leaf)
+        (found,) = torch.autograd.grad(total.sum(), leaf)
+    return polytope.verdict(found, total.detach())
 
 
 @final
@@ -38,11 +47,7 @@ class StructuredAttention(AbstractRule):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The marginals."""
-        with torch.enable_grad():
-            leaf = scores.detach().requires_grad_()
-            total = polytope.log_partition(leaf)
-            (marginals,) = torch.autograd.grad(total.sum(), leaf)
-        return polytope.verdict(marginals, total.detach()), scores
+        return marginals(polytope, scores), scores
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
@@ -50,8 +55,8 @@ class StructuredAttention(AbstractRule):
         """The covariance applied to the gradient."""
         with torch.enable_grad():
             leaf = saved.detach().requires_grad_()
-            (marginals,) = torch.autograd.grad(polytope.log_partition(leaf).sum(), leaf, create_graph=True)
-        if not marginals.requires_grad:  # one structure, or none: marginals do not depend on the scores
+            (means,) = torch.autograd.grad(polytope.log_partition(leaf).sum(), leaf, create_graph=True)
+        if not means.requires_grad:  # one structure, or none: marginals do not depend on the scores
             return Gradient(torch.zeros_like(grad))
-        (product,) = torch.autograd.grad(marginals, leaf, grad)
+        (product,) = torch.autograd.grad(means, leaf, grad)
         return Gradient(product)

@@ -1,0 +1,249 @@
+"""Rules that ask the solver twice, or look through a normalization: their definitions and what holds exactly."""
+
+import cvxpy as cp
+import pytest
+import torch
+from catalogue import CATALOGUE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import optlayers as ol
+from optlayers import enumeration
+from optlayers.testing import check_rule
+from polytopes import arborescence, cube, linear_chain, matching, simplex, subset
+
+entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])
+seeds = st.integers(0, 10_000)
+COMPILED = {e.name: ol.compile_polytope(e.polytope) for e in CATALOGUE}
+RULES = [ol.SpigotCE(0.7), ol.SpigotEG(0.7), ol.Interpolation(2.0), ol.Identity()]
+
+
+def draw(shape, seed, count=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, count, *shape, generator=generator, dtype=torch.float64)
+
+
+def through(polytope, rule, scores, signal, **given):
+    leaf = scores.clone().requires_grad_()
+    value = ol.OptLayer(polytope, rule)(leaf, **given)
+    (found,) = torch.autograd.grad(value, leaf, signal)
+    return value.detach(), found
+
+
+def inner(first, second):
+    return (first * second).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_rules_keep_their_contract(rule, entry):
+    check_rule(rule, entry.polytope, **entry.parameters)
+
+
+def test_step_sizes_and_strengths_are_checked():
+    for rule, name in ((ol.SpigotCE, "step_size"), (ol.SpigotEG, "step_size"), (ol.Interpolation, "strength")):
+        for bad in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=f"{name} must be positive and finite, but got {bad}"):
+                rule(bad)
+        with pytest.raises(TypeError, match=f"{name} must be a number, but got 'one'"):
+            rule("one")
+    with pytest.raises(TypeError, match="center must be True or False, but got 1"):
+        ol.Identity(center=1)
+
+
+# Steps from marginals
+
+
+@given(entries, seeds, st.sampled_from([0.1, 1.0, 5.0]))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_steps_from_marginals_are_what_they_are_called(entry, seed, step):
+    scores, signal = draw(entry.polytope.shape, seed)
+    compiled = COMPILED[entry.name]
+    attention = ol.OptLayer(compiled, ol.StructuredAttention())
+    means = attention(scores, **entry.parameters)
+    value, euclidean = through(compiled, ol.SpigotCE(step), scores, signal, **entry.parameters)
+    assert torch.equal(value, compiled.maximize(scores, **entry.parameters).value)
+    near = compiled.project(means - step * signal, **entry.parameters).value
+    torch.testing.assert_close(euclidean, means - near, atol=1e-7, rtol=0)
+    assert (inner(euclidean, signal) >= inner(euclidean, euclidean) / step - 1e-8).all()
+    value, entropic = through(compiled, ol.SpigotEG(step), scores, signal, **entry.parameters)
+    assert torch.equal(value, compiled.maximize(scores, **entry.parameters).value)
+    expected = means - attention(scores - step * signal, **entry.parameters)
+    torch.testing.assert_close(entropic, expected, atol=1e-12, rtol=0)
+    assert (inner(entropic, signal) >= -1e-12).all()  # marginals are monotone
+
+
+@given(entries, seeds)
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_short_exponentiated_steps_tend_to_structured_attention(entry, seed):
+    scores, signal = draw(entry.polytope.shape, seed)
+    compiled, step = COMPILED[entry.name], 1e-6
+    _, found = through(compiled, ol.SpigotEG(step), scores, signal, **entry.parameters)
+    _, expected = through(compiled, ol.StructuredAttention(), scores, signal, **entry.parameters)
+    torch.testing.assert_close(found / step, expected, atol=1e-4, rtol=0)
+
+
+def test_steps_on_the_simplex_are_those_of_softmax_and_sparsemax():
+    scores, signal = draw((5,), 0)
+    means = torch.softmax(scores, 1)
+    _, found = through(simplex(5), ol.SpigotEG(0.5), scores, signal)
+    step = means * torch.exp(-0.5 * signal)  # multiplicative, then normalized
+    torch.testing.assert_close(found, means - step / step.sum(1, keepdim=True))
+    _, found = through(simplex(5), ol.SpigotCE(1e5), scores, signal)
+    worst = torch.nn.functional.one_hot(signal.argmin(1), 5)
+    torch.testing.assert_close(found, means - worst, atol=1e-8, rtol=0)
+
+
+def test_marginals_of_scored_auxiliaries_have_steps_in_the_entropy_alone():
+    scores, signal = draw((3, 2), 1)
+    transition = draw((3, 2, 2), 2)[0].requires_grad_()
+    for rule, moves in ((ol.SpigotCE(), False), (ol.SpigotEG(), True)):
+        value = ol.OptLayer(linear_chain(3, 2), rule)(scores.requires_grad_(), transition=transition)
+        of_structure, of_pairs = torch.autograd.grad(value, (scores, transition), signal)
+        assert of_structure.abs().max() > 1e-3
+        assert bool((of_pairs != 0).any()) == moves
+
+
+@pytest.mark.parametrize("rule", [ol.SpigotCE(), ol.SpigotEG()])
+def test_marginals_of_too_many_vertices_are_refused_with_what_to_do(rule, monkeypatch):
+    monkeypatch.setattr(enumeration, "VERTEX_LIMIT", 100)
+    value = ol.OptLayer(matching(5), rule)(torch.zeros(5, 5, requires_grad=True))
+    with pytest.raises(ValueError, match=r"more than 100, too many to enumerate; declare the polytope with log_part"):
+        value.sum().backward()
+
+
+# Interpolation
+
+
+@given(entries, seeds, st.sampled_from([0.3, 3.0, 30.0]))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_interpolation_is_on_the_right_side(entry, seed, strength):
+    """Against the gradient, a linear loss goes down."""
+    scores, signal = draw(entry.polytope.shape, seed)
+    compiled = COMPILED[entry.name]
+    value, found = through(compiled, ol.Interpolation(strength), scores, signal, **entry.parameters)
+    better = compiled.maximize(scores - strength * signal, **entry.parameters).value
+    torch.testing.assert_close(found, (value - better) / strength)
+    moves = (found != 0).flatten(1).any(1)
+    assert (inner(found, signal)[moves] > 0).all()
+    longest = compiled.maximize(-signal, **entry.parameters).value
+    _, far = through(compiled, ol.Interpolation(1e7), scores, signal, **entry.parameters)
+    torch.testing.assert_close(1e7 * far, value - longest, atol=1e-6, rtol=0)
+
+
+def test_a_step_against_the_interpolated_gradient_lowers_a_linear_loss():
+    scores, signal = draw((4, 4), 3, count=40)
+    value, found = through(matching(4), ol.Interpolation(1.0), scores, signal)
+    moves = (found != 0).flatten(1).any(1)
+    assert moves.sum() > 20
+    after = ol.compile_polytope(matching(4)).maximize(scores - 5.0 * found).value
+    assert (inner(after, signal) < inner(value, signal))[moves].all()
+
+
+def test_interpolation_reaches_the_scores_of_auxiliaries():
+    scores, signal = draw((3, 2), 4)
+    transition = draw((3, 2, 2), 5)[0]
+    compiled = ol.compile_polytope(linear_chain(3, 2))
+    leaves = scores.clone().requires_grad_(), transition.clone().requires_grad_()
+    value = ol.OptLayer(compiled, ol.Interpolation(4.0))(leaves[0], transition=leaves[1])
+    found = torch.autograd.grad(value, leaves, signal)
+    before = compiled.maximize(scores, transition=transition)
+    after = compiled.maximize(scores - 4.0 * signal, transition=transition)
+    torch.testing.assert_close(found[0], (before.value - after.value) / 4.0)
+    torch.testing.assert_close(found[1], (before.scored["transition"] - after.scored["transition"]) / 4.0)
+    assert found[1].abs().max() > 0
+
+
+# Identity
+
+
+def written_out(scores, center, normalize):
+    """The normalization in torch, for polytopes all of whose parts can move."""
+    flat = scores.flatten(1)
+    if center:
+        flat = flat - flat.mean(1, keepdim=True)
+    if normalize:
+        flat = flat / flat.norm(dim=1, keepdim=True)
+    return flat.reshape(scores.shape)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_identity_differentiates_the_normalization(center, normalize):
+    scores, signal = draw((3, 3), 6)
+    for size in (1.0, 1e-200, 1e200):
+        leaf = (size * scores).requires_grad_()
+        normalized = written_out(scores, center, normalize)
+        value, found = through(matching(3), ol.Identity(center, normalize), leaf.detach(), signal)
+        assert torch.equal(value, ol.compile_polytope(matching(3)).maximize(normalized).value)
+        reference = scores.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(written_out(reference, center, normalize), reference, signal)
+        torch.testing.assert_close(found * (size if normalize else 1.0), expected)
+
+
+def test_identity_without_normalization_is_straight_through():
+    scores, signal = draw((3, 3), 7)
+    for found, expected in zip(
+        through(matching(3), ol.Identity(center=False, normalize=False), scores, signal),
+        through(matching(3), ol.StraightThrough(), scores, signal),
+        strict=True,
+    ):
+        assert torch.equal(found, expected)
+
+
+@given(entries, seeds)
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_identity_asks_for_nothing_that_changes_no_decision(entry, seed):
+    """Gradients are orthogonal to the scores and to constants, over the parts that can move."""
+    scores, signal = draw(entry.polytope.shape, seed)
+    compiled = COMPILED[entry.name]
+    value, found = through(compiled, ol.Identity(), scores, signal, **entry.parameters)
+    torch.testing.assert_close(inner(found, scores), torch.zeros(3).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.flatten(1).sum(1), torch.zeros(3).double(), atol=1e-12, rtol=0)
+    fixed = torch.tensor(entry.vertices)
+    fixed = (fixed == fixed[0]).all(0)
+    if fixed.flatten().any() and "one state" not in entry.name:
+        assert (found[:, fixed] == 0).all()
+    same_size = len({v.sum() for v in entry.vertices}) == 1
+    if same_size:  # centring changes no decision
+        assert torch.equal(value, compiled.maximize(scores, **entry.parameters).value)
+
+
+def test_identity_leaves_out_forbidden_parts():
+    scores, signal = draw((4, 4), 8)
+    scores[:, 0, 1] = -torch.inf
+    _, found = through(arborescence(3), ol.Identity(), scores, signal)
+    parts = torch.ones(4, 4, dtype=torch.bool).fill_diagonal_(False)
+    parts[:, 0], parts[0, 1] = False, False
+    assert (found[:, ~parts] == 0).all()
+    reference = scores[:, parts].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(written_out(reference, True, True), reference, signal[:, parts])
+    torch.testing.assert_close(found[:, parts], expected)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e9, -3.7])
+def test_identity_of_equal_scores_has_a_finite_gradient(constant):
+    scores, signal = draw((5,), 9)
+    equal = torch.full_like(scores, constant)
+    value, found = through(simplex(5), ol.Identity(), equal, signal)
+    assert torch.equal(value, ol.compile_polytope(simplex(5)).maximize(torch.zeros_like(scores)).value)
+    torch.testing.assert_close(found, signal - signal.mean(1, keepdim=True))
+    _, found = through(simplex(1), ol.Identity(), torch.full((2, 1), constant), torch.ones(2, 1))
+    assert (found == 0).all()
+    _, found = through(cube(5), ol.Identity(center=False), torch.zeros_like(scores), signal)
+    assert torch.equal(found, signal)
+
+
+def test_identity_scales_auxiliary_scores_with_the_rest():
+    scores, signal = draw((3, 2), 10)
+    transition = draw((3, 2, 2), 11)[0]
+    chain = ol.compile_polytope(linear_chain(3, 2))
+    leaves = scores.clone().requires_grad_(), transition.clone().requires_grad_()
+    value = ol.OptLayer(chain, ol.Identity())(leaves[0], transition=leaves[1])
+    assert torch.equal(value.detach(), chain.maximize(scores, transition=transition).value)
+    found = torch.autograd.grad(value, leaves, signal)
+    torch.testing.assert_close(found[0].flatten(1).sum(1), torch.zeros(3).double(), atol=1e-12, rtol=0)
+    movable = chain.bind({}, None, 1).movable[0, 6:].reshape(3, 2, 2)
+    along = inner(found[0], scores) + inner(found[1], transition * movable)
+    torch.testing.assert_close(along, torch.zeros(3).double(), atol=1e-12, rtol=0)
+    assert found[1].abs().max() > 0
