@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
@@ -75,20 +75,17 @@ class AdaptiveStep:
             raise ValueError(f"target must be between 0 and 1, but got {self.target}")
 
     def adapt(
-        self,
-        step_size: Tensor,
-        displacement: Float64[Tensor, "batch size"],
-        grad: Float64[Tensor, "batch size"],
-        usable: Bool[Tensor, " batch"],
+        self, step_size: Tensor, displacement: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"]
     ) -> None:
         """Change the buffer ``step_size``, with which the displacement was made."""
-        travelled = displacement.square().sum(dim=1)[usable].sum()
-        asked = float(step_size) * (displacement * grad).sum(dim=1)[usable].sum()
+        size, moved = step_size.item(), displacement.reshape(-1)
+        travelled = torch.dot(moved, moved).item()
+        asked = size * torch.dot(moved, grad.reshape(-1)).item()
         if not (travelled > 0.0 and asked > 0.0):
             return  # nothing could move
-        change = self.rate * (float(travelled / asked) - self.target)
         bounds = torch.finfo(step_size.dtype)
-        step_size.mul_(math.exp(change)).clamp_(max(SHORTEST, bounds.tiny), min(LONGEST, bounds.max))
+        wanted = size * math.exp(self.rate * (travelled / asked - self.target))
+        step_size.fill_(min(max(wanted, SHORTEST, bounds.tiny), LONGEST, bounds.max))
 
 
 @final
@@ -175,8 +172,8 @@ class Spigot(AbstractVertexRule):
         solution = project(structure - size * slope)
         displacement = structure - polytope.structure(solution.value)
         if isinstance(self.step_size, AdaptiveStep):
-            usable = solution.ok & torch.isfinite(displacement).all(dim=1)
-            self.step_size.adapt(context.state["step_size"], displacement, slope, usable)
+            rows = slice(None) if solution.all_ok else solution.ok
+            self.step_size.adapt(context.state["step_size"], displacement[rows], slope[rows])
         if self.steps == 1:
             return Gradient(displacement, solutions=(solution,))
         gradient = self._objective(context).gradient
