@@ -327,7 +327,8 @@ class _Solve(torch.autograd.Function):
             for name, value in zip(call.names, parameters, strict=True)
         }
         bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
-        solution, saved = call.rule.forward(bound, flat)
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)):  # says to the rule whether backward may be asked for
+            solution, saved = call.rule.forward(bound, flat)
         failed = call.failed(solution)
         if call.found is not None:
             call.found(solution)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -36,6 +37,7 @@ class Hard(AbstractVertexRule):
     def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The wrapped rule's gradient."""
         scores, _ = saved
-        solution, soft = self.rule.forward(polytope, scores)
+        with torch.enable_grad():  # it is asked to go backward at once
+            solution, soft = self.rule.forward(polytope, scores)
         gradient = self.rule.backward(polytope, soft, grad)
         return replace(gradient, solutions=(solution, *gradient.solutions))

@@ -35,19 +35,31 @@ class StructuredAttention(AbstractRule):
     maximizes = False
 
     def forward(self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> tuple[Solution, Any]:
-        """The marginals."""
-        with torch.enable_grad():
-            leaf = scores.detach().requires_grad_()
-            total = polytope.log_partition(leaf)
-            (marginals,) = torch.autograd.grad(total.sum(), leaf)
-        return polytope.verdict(marginals, total.detach()), scores
+        """The marginals; where gradients are recorded, with the graph of how they came about."""
+        recorded = torch.is_grad_enabled()
+        total, marginals, leaf = _marginals(polytope, scores, differentiable=recorded)
+        # What the caller gets, and may write to, is not what the graph holds.
+        value = marginals.detach().clone() if recorded else marginals
+        return polytope.verdict(value, total), (marginals, leaf) if recorded else scores
 
     def backward(self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"]) -> Gradient:
         """The covariance applied to the gradient."""
-        with torch.enable_grad():
-            leaf = saved.detach().requires_grad_()
-            (marginals,) = torch.autograd.grad(polytope.log_partition(leaf).sum(), leaf, create_graph=True)
+        if isinstance(saved, Tensor):
+            _, marginals, leaf = _marginals(polytope, saved, differentiable=True)
+        else:
+            marginals, leaf = saved
         if not marginals.requires_grad:  # one structure, or none: marginals do not depend on the scores
             return Gradient(torch.zeros_like(grad))
-        (product,) = torch.autograd.grad(marginals, leaf, grad)
+        (product,) = torch.autograd.grad(marginals, leaf, grad, retain_graph=True)
         return Gradient(product)
+
+
+def _marginals(
+    polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], *, differentiable: bool
+) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, "batch size"], Float64[Tensor, "batch size"]]:
+    """Log sums, marginals, and the scores that these are differentiable with respect to."""
+    with torch.enable_grad():
+        leaf = scores.detach().requires_grad_()
+        total = polytope.log_partition(leaf)
+        (marginals,) = torch.autograd.grad(total.sum(), leaf, create_graph=differentiable)
+    return total.detach(), marginals, leaf
