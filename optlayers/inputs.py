@@ -121,7 +121,9 @@ def moved(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch
     """The same numbers in another shape and dtype, elsewhere; a tensor that has all of that already is not touched."""
     if value.dtype is not dtype or value.device != device:
         value = value.to(device, dtype)
-    return value if value.shape == shape else value.reshape(shape)
+    if value.shape == shape:
+        return value
+    return value.reshape(*shape) if shape else value.reshape(())  # torch takes much longer over a torch.Size
 
 
 def split_named(

@@ -237,7 +237,9 @@ class OptLayer(nn.Module):
         objective = None
         if wishes.objective is not None:
             objective = FlatObjective(wishes.objective, wishes.rows, wishes.corner, form.structure_size, home)
-        needs_parameters = torch.is_grad_enabled() and any(value.requires_grad for value in given.values())
+        recorded = torch.is_grad_enabled()
+        needs_parameters = recorded and any(value.requires_grad for value in given.values())
+        needs_scores = recorded and any(value.requires_grad for value in (scores, *auxiliary.values()))
         call = _Call(
             compiled,
             ready.rule,
@@ -249,7 +251,7 @@ class OptLayer(nn.Module):
             precision,
             home,
             wishes.found,
-            Context(wishes.generator, self._state(), objective, needs_parameters),
+            Context(wishes.generator, self._state(), objective, needs_scores or needs_parameters, needs_parameters),
         )
         return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
 

@@ -70,14 +70,14 @@ def by_value(
 
 
 def marginals_and_total(
-    log_partition_of: Callable[[Tensor], Tensor], scores: Float64[Tensor, "batch size"]
+    log_partition_of: Callable[[Tensor], Tensor], scores: Float64[Tensor, "batch size"], *, differentiable: bool = False
 ) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, " batch"]]:
-    """The gradient of a log-partition function, and its value."""
+    """The gradient of a log-partition function, and its value; with a graph on ``scores`` where ``differentiable``."""
     with torch.enable_grad():
-        leaf = scores.detach().requires_grad_()
+        leaf = scores if differentiable else scores.detach().requires_grad_()
         total = log_partition_of(leaf)
-        (marginals,) = torch.autograd.grad(total.sum(), leaf)
-    return marginals, total.detach()
+        (means,) = torch.autograd.grad(total.sum(), leaf, create_graph=differentiable)
+    return means, total.detach()
 
 
 def judge_marginals(

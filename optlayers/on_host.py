@@ -243,7 +243,8 @@ def movable_parts(
 
 def _kept(form: StandardForm, scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch scored"]:
     """The scores that are not fixed, a row per instance in memory."""
-    return np.ascontiguousarray(scores.numpy() if form.keeps_all else scores.numpy().take(form.kept, axis=1))
+    array = scores.numpy()
+    return np.ascontiguousarray(array if form.keeps_all else array.take(form.kept, axis=1, mode="clip"))
 
 
 def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,9 +21,11 @@ def assign(cost):  # type: ignore[no-untyped-def]
     Columns without a row keep the price 0, which makes the answer optimal for rectangles too (Crouse, 2016).
     """
     rows, columns = cost.shape
-    price = np.zeros(columns)
-    column_of, row_of = np.full(rows, -1), np.full(columns, -1)
-    free = np.arange(rows)
+    table, numbers = np.full((5, columns), -1), np.zeros((2, columns))  # in few pieces: to allocate takes time
+    column_of, row_of, free, before, order = table[0, :rows], table[1], table[2], table[3], table[4]
+    price, shortest = numbers[0], numbers[1]
+    for i in range(rows):
+        free[i] = i
     count = rows
     if rows == columns:  # every column is taken in the end, and may have its price from the start
         price[:] = np.inf
@@ -46,8 +48,6 @@ def assign(cost):  # type: ignore[no-untyped-def]
                 count += 1
     for _ in range(2):
         count = _auction(cost, price, column_of, row_of, free, count)
-    shortest, before = np.empty(columns), np.empty(columns, np.int64)
-    order = np.empty(columns, np.int64)
     for k in range(count):
         if not _augment(cost, price, column_of, row_of, free[k], shortest, before, order):
             column_of[0] = -1
@@ -69,12 +69,11 @@ def _auction(cost, price, column_of, row_of, free, count):  # type: ignore[no-un
             lowest = next_lowest = np.inf
             for j in range(columns):
                 reduced = cost[i, j] - price[j]
-                if reduced < next_lowest:
-                    if reduced < lowest:
-                        second, next_lowest = best, lowest
-                        best, lowest = j, reduced
-                    else:
-                        second, next_lowest = j, reduced
+                # Without branches, which no processor could predict.
+                lower, low = reduced < lowest, reduced < next_lowest
+                second = best if lower else j if low else second
+                next_lowest = lowest if lower else reduced if low else next_lowest
+                best, lowest = j if lower else best, reduced if lower else lowest
             if second < 0:  # one column at most: no price is too low for it, and paths decide
                 free[left] = i
                 left += 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,17 @@ from polytopes._logspace import log_add, log_sum
 
 __all__ = ["log_partition"]
 
-WORTH_A_THREAD = 1e5
+WORTH_A_THREAD = 3e5
 """Arithmetic operations."""
 SMALLEST = 1e-100
 """An elimination in plain numbers is trusted while its t, of columns with a largest weight of 1, are larger than this:
 what underflows is then nothing in comparison, and derivatives do not overflow."""
-STEP = 1e-100
-"""Of derivatives by a complex step; the rounding is that of products, whatever its size."""
 WELL_CONDITIONED = 1e4
 """Condition number up to which a Laplacian is factored: there log sums and marginals are right to 1e-12, and the
 covariances of arcs to 1e-9, as compared with the elimination."""
+
+_reordered = cached_njit(Path(__file__).parent, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+"""Sums may be taken in any order, and so in vectors."""
 
 
 def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
@@ -48,7 +50,7 @@ def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
     batch, nodes = scores.shape[:-2], scores.shape[-1]
     flat = scores.reshape(math.prod(batch), nodes, nodes).to(torch.float64)
     if scores.device.type == "cpu":
-        value, _, trusted = _Eliminated.apply(flat, single_root)
+        value, _, trusted, _ = _Eliminated.apply(flat, single_root)
     else:
         value, _, trusted = _Factored.apply(_arcs(flat), single_root)
     if not trusted.all():
@@ -66,31 +68,37 @@ def _arcs(scores: Tensor) -> Tensor:
 class _Eliminated(torch.autograd.Function):
     """Scores to the log sum, to marginals, and to whether to trust them; all are 0 for instances not trusted.
 
-    Marginals are an output so that their derivatives, too, are looked for here.
+    Marginals are an output so that their derivatives, too, are looked for here. The numbers of the elimination,
+    ``(3, batch, nodes, nodes)``, are one so that these need not eliminate again; see :func:`_fill_marginals`.
     """
 
     @staticmethod
-    def forward(scores: Tensor, single_root: bool) -> tuple[Tensor, Tensor, Tensor]:
-        value = scores.new_zeros(len(scores))
-        marginals = torch.zeros_like(scores, memory_format=torch.contiguous_format)
+    def forward(scores: Tensor, single_root: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        scores = scores.detach().contiguous()
+        value = scores.new_empty(len(scores))
+        numbers = scores.new_zeros(3, *scores.shape)
+        weight, left, slope = numbers
+        marginals = torch.zeros_like(scores)
         trusted = torch.zeros(len(scores), dtype=torch.bool)
-        _in_threads(lambda s, *out: _fill_marginals(s, single_root, *out), _numpy(scores), value, marginals, trusted)
-        return value, marginals, trusted
+        _in_threads(partial(_fill_exponents, single_root), scores, value, weight)
+        weight.exp_()  # in vectors, which numba does not do
+        _in_threads(partial(_fill_marginals, single_root), weight, left, slope, value, marginals, trusted)
+        return value, marginals, trusted, numbers
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         scores, ctx.single_root = inputs
-        _, marginals, trusted = output
-        ctx.mark_non_differentiable(trusted)
+        _, marginals, trusted, numbers = output
+        ctx.mark_non_differentiable(trusted, numbers)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(scores, marginals, trusted)
+        ctx.save_for_backward(scores, marginals, trusted, numbers)
 
     @staticmethod
-    def backward(ctx: Any, value: Tensor | None, direction: Tensor | None, _: None) -> Any:
-        scores, marginals, trusted = ctx.saved_tensors
+    def backward(ctx: Any, value: Tensor | None, direction: Tensor | None, *_: None) -> Any:
+        scores, marginals, trusted, numbers = ctx.saved_tensors
         result = None if value is None else value[:, None, None] * marginals
         if direction is not None:
-            turned = _Turned.apply(scores, direction, trusted, ctx.single_root)
+            turned = _Turned.apply(scores, direction, trusted, numbers, ctx.single_root)
             result = turned if result is None else result + turned
         return result, None
 
@@ -99,15 +107,10 @@ class _Turned(torch.autograd.Function):
     """The derivatives of marginals along a direction, which have none by the scores."""
 
     @staticmethod
-    def forward(scores: Tensor, direction: Tensor, trusted: Tensor, single_root: bool) -> Tensor:
+    def forward(scores: Tensor, direction: Tensor, trusted: Tensor, numbers: Tensor, single_root: bool) -> Tensor:
         turned = torch.zeros_like(scores, memory_format=torch.contiguous_format)
-        _in_threads(
-            lambda s, d, t, out: _fill_derivatives(s, d, t, single_root, out),
-            _numpy(scores),
-            torch.from_numpy(_numpy(direction)),
-            trusted,
-            turned,
-        )
+        fill = partial(_fill_derivatives, single_root)
+        _in_threads(fill, *numbers, direction.detach().contiguous(), trusted, turned)
         return turned
 
     @staticmethod
@@ -119,139 +122,165 @@ class _Turned(torch.autograd.Function):
         raise NotImplementedError("log_partition of an arborescence is differentiable twice, not three times")
 
 
-def _in_threads(fill: Callable[..., None], scores: np.ndarray, *tensors: Tensor) -> None:
-    """Call ``fill`` on pieces of a batch of trees."""
+def _in_threads(fill: Callable[..., None], *tensors: Tensor) -> None:
+    """Call ``fill`` on pieces of a batch of trees; the first tensor is ``(batch, nodes, nodes)``."""
     arrays = [tensor.numpy() for tensor in tensors]
 
     def work(which: np.ndarray) -> None:
         if len(which):
             piece = slice(which[0], which[-1] + 1)
-            fill(scores[piece], *(array[piece] for array in arrays))
+            fill(*(array[piece] for array in arrays))
 
-    for_each_chunk(work, len(scores), smallest=math.ceil(WORTH_A_THREAD / scores.shape[1] ** 3))
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+    batch, nodes = arrays[0].shape[:2]
+    for_each_chunk(work, batch, smallest=math.ceil(WORTH_A_THREAD / nodes**3))
 
 
 @compiled
-def _fill_marginals(scores, single_root, value, marginals, trusted):  # type: ignore[no-untyped-def]
+def _fill_exponents(single_root, scores, value, exponent):  # type: ignore[no-untyped-def]
+    """Logs of weights such that every word's heaviest is 1, and for a single root that of the root's arcs by itself;
+    and as ``value`` the log of the factor that this takes out of the sum."""
     nodes = scores.shape[1]
-    weight = np.empty((nodes, nodes))
-    left, slope = np.empty_like(weight), np.empty_like(weight)
-    total = np.empty(nodes)
+    highest = np.empty(nodes)
     for b in range(len(scores)):
-        shift = _weigh(scores[b], single_root, weight)
-        left[:] = weight
-        trusted[b] = _eliminate(left, single_root, total)
-        if trusted[b]:
-            _slopes(left, single_root, total, slope)
-            value[b] = shift + np.log(total[1:]).sum()
-            for h in range(nodes):
-                for m in range(1, nodes):
-                    if h != m:
-                        marginals[b, h, m] = weight[h, m] * slope[h, m]
+        highest[:] = -np.inf
+        for h in range(1 if single_root else 0, nodes):
+            for m in range(1, nodes):
+                if h != m and scores[b, h, m] > highest[m]:
+                    highest[m] = scores[b, h, m]
+        shift = 0.0
+        for m in range(1, nodes):
+            if highest[m] == -np.inf:
+                highest[m] = 0.0
+            shift += highest[m]
+        root = 0.0
+        if single_root:
+            root = -np.inf
+            for m in range(1, nodes):
+                root = max(root, scores[b, 0, m] - highest[m])
+            if root == -np.inf:
+                root = 0.0
+        for h in range(nodes):
+            extra = root if h == 0 else 0.0
+            for m in range(1, nodes):
+                exponent[b, h, m] = scores[b, h, m] - highest[m] - extra
+            exponent[b, h, h] = exponent[b, h, 0] = -np.inf
+        value[b] = shift + root
 
 
 @compiled
-def _fill_derivatives(scores, direction, trusted, single_root, turned):  # type: ignore[no-untyped-def]
-    """Of the marginals along a direction, which is their covariance times it: the imaginary part of marginals at
-    ``scores + i STEP direction`` (Squire and Trapp, 1998)."""
-    nodes = scores.shape[1]
-    real = np.empty((nodes, nodes))
-    weight = np.zeros((nodes, nodes), dtype=np.complex128)
-    left, slope = np.empty_like(weight), np.empty_like(weight)
-    total = np.empty(nodes, dtype=np.complex128)
-    for b in range(len(scores)):
+def _fill_marginals(single_root, weight, left, slope, value, marginals, trusted):  # type: ignore[no-untyped-def]
+    """From weights what is left of them when each word is eliminated, with its t on the diagonal; the derivatives of
+    the log sum by the weights; and the log sum, added to ``value``, and the marginals."""
+    nodes = weight.shape[1]
+    for b in range(len(weight)):
+        left[b] = weight[b]
+        trusted[b] = _eliminate(left[b], single_root)
+        if not trusted[b]:
+            value[b] = 0.0
+            continue
+        _differentiate(left[b], single_root, slope[b])
+        for m in range(1, nodes):
+            value[b] += np.log(left[b, m, m])
+        for h in range(nodes):
+            for m in range(1, nodes):
+                marginals[b, h, m] = weight[b, h, m] * slope[b, h, m]
+
+
+@compiled
+def _fill_derivatives(single_root, weight, left, slope, direction, trusted, turned):  # type: ignore[no-untyped-def]
+    """Of the marginals along a direction, which is their covariance times it."""
+    nodes = weight.shape[1]
+    left_turned, slope_turned = np.empty((nodes, nodes)), np.empty((nodes, nodes))
+    for b in range(len(weight)):
         if not trusted[b]:
             continue
-        _weigh(scores[b], single_root, real)
+        for h in range(nodes):
+            for m in range(nodes):
+                left_turned[h, m] = weight[b, h, m] * direction[b, h, m]
+        _eliminate_turned(left[b], single_root, left_turned)
+        _differentiate_turned(left[b], slope[b], single_root, left_turned, slope_turned)
         for h in range(nodes):
             for m in range(1, nodes):
-                if h != m:
-                    weight[h, m] = real[h, m] * complex(1.0, STEP * direction[b, h, m])
-        left[:] = weight
-        _eliminate(left, single_root, total)
-        _slopes(left, single_root, total, slope)
-        for h in range(nodes):
-            for m in range(1, nodes):
-                if h != m:
-                    turned[b, h, m] = (weight[h, m] * slope[h, m]).imag / STEP
+                turned[b, h, m] = weight[b, h, m] * (direction[b, h, m] * slope[b, h, m] + slope_turned[h, m])
 
 
 @compiled
-def _weigh(scores, single_root, weight):  # type: ignore[no-untyped-def]
-    """Weights of the arcs, such that every word's heaviest is 1, and for a single root that of the root's arcs by
-    itself; and the log of the factor that this takes out of the sum."""
-    nodes = len(scores)
-    first = 1 if single_root else 0
-    highest = np.full(nodes, -np.inf)
-    for h in range(first, nodes):
-        for m in range(1, nodes):
-            if h != m and scores[h, m] > highest[m]:
-                highest[m] = scores[h, m]
-    shift = 0.0
-    for m in range(1, nodes):
-        if highest[m] == -np.inf:
-            highest[m] = 0.0
-        shift += highest[m]
-    weight[:, 0] = 0.0
-    root = 0.0
-    if single_root:
-        root = -np.inf
-        for m in range(1, nodes):
-            root = max(root, scores[0, m] - highest[m])
-        if root == -np.inf:
-            root = 0.0
-    for h in range(nodes):
-        extra = root if h == 0 else 0.0
-        for m in range(1, nodes):
-            weight[h, m] = 0.0 if h == m else np.exp(scores[h, m] - highest[m] - extra)
-    return shift + root
-
-
-@compiled
-def _eliminate(left, single_root, total):  # type: ignore[no-untyped-def]
-    """In place; ``total`` is every word's t. Whether none of them is too small."""
+def _eliminate(left, single_root):  # type: ignore[no-untyped-def]
+    """In place; every word's t goes to the diagonal. Whether none of them is too small."""
     for k in range(len(left) - 1, 0, -1):
-        weight = 0.0 * left[0, k]
+        total = 0.0
         for h in range(1 if single_root and k > 1 else 0, k):
-            weight += left[h, k]
-        if not weight.real > SMALLEST:
+            total += left[h, k]
+        if not total > SMALLEST:
             return False
-        total[k] = weight
-        inverse, modifiers = 1.0 / weight, left[k]
+        left[k, k] = total
         for h in range(k):
-            share, row = left[h, k] * inverse, left[h]
+            share = left[h, k] / total
             for m in range(1, k):
-                row[m] += share * modifiers[m]
+                left[h, m] += share * left[k, m]
     return True
 
 
-@cached_njit(Path(__file__).parent, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _slopes(left, single_root, total, slope):  # type: ignore[no-untyped-def]
+@compiled
+def _eliminate_turned(left, single_root, turned):  # type: ignore[no-untyped-def]
+    """How ``left`` moves when weights do, as ``turned`` says; in place."""
+    for k in range(len(left) - 1, 0, -1):
+        total = 0.0
+        for h in range(1 if single_root and k > 1 else 0, k):
+            total += turned[h, k]
+        turned[k, k] = total
+        inverse = 1.0 / left[k, k]
+        for h in range(k):
+            share = left[h, k] * inverse
+            share_turned = (turned[h, k] - share * total) * inverse
+            for m in range(1, k):
+                turned[h, m] += share_turned * left[k, m] + share * turned[k, m]
+
+
+@_reordered
+def _differentiate(left, single_root, slope):  # type: ignore[no-untyped-def]
     """Derivatives of the log sum by the weights, by going through the elimination backwards."""
     nodes = len(left)
     slope[:] = 0.0
-    gain = np.empty_like(total)
+    gain = np.empty(nodes)
     for k in range(1, nodes):
-        inverse, modifiers, out = 1.0 / total[k], left[k], slope[k]
-        mean = 0.0 * inverse
+        inverse, mean = 1.0 / left[k, k], 0.0
         for h in range(k):
-            share, row = left[h, k] * inverse, slope[h]
-            inner = 0.0 * inverse
+            share = left[h, k] * inverse
+            inner = 0.0
             for m in range(1, k):
-                inner += row[m] * modifiers[m]
-            for m in range(1, k):
-                out[m] += share * row[m]
+                inner += slope[h, m] * left[k, m]
+                slope[k, m] += share * slope[h, m]
             gain[h] = inner
             mean += share * inner
         for h in range(k):
             slope[h, k] = (1.0 + gain[h] - mean) * inverse
         if single_root and k > 1:
             slope[0, k] = gain[0] * inverse
-        out[k] = 0.0
+
+
+@_reordered
+def _differentiate_turned(left, slope, single_root, left_turned, turned):  # type: ignore[no-untyped-def]
+    """How ``slope`` moves when ``left`` does."""
+    nodes = len(left)
+    turned[:] = 0.0
+    gain_turned = np.empty(nodes)
+    for k in range(1, nodes):
+        inverse, total_turned, mean_turned = 1.0 / left[k, k], left_turned[k, k], 0.0
+        for h in range(k):
+            share = left[h, k] * inverse
+            share_turned = (left_turned[h, k] - share * total_turned) * inverse
+            inner = inner_turned = 0.0
+            for m in range(1, k):
+                inner += slope[h, m] * left[k, m]
+                inner_turned += turned[h, m] * left[k, m] + slope[h, m] * left_turned[k, m]
+                turned[k, m] += share_turned * slope[h, m] + share * turned[h, m]
+            gain_turned[h] = inner_turned
+            mean_turned += share_turned * inner + share * inner_turned
+        for h in range(k):
+            # The root of a single one has no mean; see the derivatives themselves.
+            mean = 0.0 if single_root and k > 1 and h == 0 else mean_turned
+            turned[h, k] = (gain_turned[h] - mean - slope[h, k] * total_turned) * inverse
 
 
 class _Factored(torch.autograd.Function):

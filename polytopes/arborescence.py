@@ -15,6 +15,11 @@ from polytopes._sizes import at_least_one
 
 __all__ = ["arborescence"]
 
+WAITING, ON_PATH, IN_TREE = 0, 1, 2
+"""What may be said of a node."""
+SETTLED = -1
+"""In place of the head of a node whose arc is in the tree, or is replaced."""
+
 
 def arborescence(words: int, *, single_root: bool = True) -> Polytope:
     r"""Dependency trees over ``words`` words and a dummy root: shape ``(words + 1, words + 1)``.
@@ -146,23 +151,22 @@ def _edmonds(scores, single_root):  # type: ignore[no-untyped-def]
             word[m, h] = m
         gain[m, m] = -np.inf
     # Nodes in the order in which they were made: words, then cycles. An arc enters each: from head, into entered.
-    head = np.zeros(2 * nodes, dtype=np.int64)
-    entered, whole = np.zeros_like(head), np.zeros_like(head)
-    label = np.arange(nodes)  # row -> node
-    node_of = np.arange(nodes)  # word -> row
-    path = np.empty_like(label)
-    in_tree = np.zeros(nodes, dtype=np.bool_)
-    on_path = np.zeros_like(in_tree)
+    table = np.zeros((7, 2 * nodes), dtype=np.int64)  # in one piece: to allocate takes as long as a row
+    head, entered, whole = table[0], table[1], table[2]
+    label, node_of = table[3], table[4]  # row -> node, word -> row
+    path, state = table[5], table[6]
+    for m in range(nodes):
+        label[m] = node_of[m] = m
     win = np.empty(nodes)
-    in_tree[0] = True
+    state[0] = IN_TREE
     made, roots = nodes, 0
     for start in range(1, nodes):
         top = -1
         node = node_of[start]
-        while not in_tree[node]:
+        while state[node] != IN_TREE:
             top += 1
             path[top] = node
-            on_path[node] = True
+            state[node] = ON_PATH
             best, chosen = -np.inf, 0
             row = gain[node]
             for h in range(1 if single_root else 0, nodes):
@@ -175,18 +179,20 @@ def _edmonds(scores, single_root):  # type: ignore[no-untyped-def]
                 return np.full((nodes, nodes), np.nan)
             head[label[node]], entered[label[node]], win[node] = chosen, word[node, chosen], best
             node = node_of[chosen]
-            if on_path[node]:
-                top = _merge(path, top, node, nodes, gain, word, win, label, node_of, on_path, whole, made)
+            if state[node] == ON_PATH:
+                top = _merge(path, top, node, nodes, gain, word, win, label, node_of, state, whole, made)
                 made += 1
         for k in range(top + 1):
-            in_tree[path[k]] = True
-            on_path[path[k]] = False
+            state[path[k]] = IN_TREE
     return _expand(nodes, made, head, entered, whole)
 
 
 @compiled
-def _merge(path, top, node, nodes, gain, word, win, label, node_of, on_path, whole, made):  # type: ignore[no-untyped-def]
-    """Make one node, in the row ``node``, of the path from there to its top; where the path then ends."""
+def _merge(path, top, node, nodes, gain, word, win, label, node_of, state, whole, made):  # type: ignore[no-untyped-def]
+    """Make one node, in the row ``node``, of the path from there to its top; where the path then ends.
+
+    Loops choose without branches, which no processor could predict.
+    """
     best, into = gain[node], word[node]
     for h in range(nodes):
         best[h] -= win[node]
@@ -196,18 +202,17 @@ def _merge(path, top, node, nodes, gain, word, win, label, node_of, on_path, who
         top -= 1
         row, words, offset = gain[other], word[other], win[other]
         for h in range(nodes):
-            if row[h] - offset > best[h]:
-                best[h], into[h] = row[h] - offset, words[h]
+            won = row[h] - offset
+            into[h] = words[h] if won > best[h] else into[h]
+            best[h] = won if won > best[h] else best[h]
         whole[label[other]] = made
-        on_path[other] = False
+        state[other] = WAITING
         for m in range(1, nodes):
-            if node_of[m] == other:
-                node_of[m] = node
+            node_of[m] = node if node_of[m] == other else node_of[m]
     for h in range(1, nodes):
-        if node_of[h] == node:
-            best[h] = -np.inf
+        best[h] = -np.inf if node_of[h] == node else best[h]
     label[node] = made
-    on_path[node] = False
+    state[node] = WAITING
     return top - 1
 
 
@@ -215,12 +220,12 @@ def _merge(path, top, node, nodes, gain, word, win, label, node_of, on_path, who
 def _expand(nodes, made, head, entered, whole):  # type: ignore[no-untyped-def]
     """The tree, from the last cycle to the words: the arc into a cycle replaces that of the word it enters."""
     tree = np.zeros((nodes, nodes))
-    settled = np.zeros(made, dtype=np.bool_)
     for node in range(made - 1, 0, -1):
-        if not settled[node]:
-            tree[head[node], entered[node]] = 1.0
-            inner = entered[node]
-            while inner != 0 and not settled[inner]:
-                settled[inner] = True
-                inner = whole[inner]
+        if head[node] == SETTLED:
+            continue
+        tree[head[node], entered[node]] = 1.0
+        inner = entered[node]
+        while inner != 0 and head[inner] != SETTLED:
+            head[inner] = SETTLED
+            inner = whole[inner]
     return tree

@@ -9,6 +9,7 @@ from catalogue import CATALOGUE
 import optlayers as ol
 import polytopes
 from optlayers import enumeration
+from optlayers.rules.base import AbstractVertexRule
 
 each_structure = pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 
@@ -70,6 +71,66 @@ def test_hard_decides_and_learns_through_marginals():
     assert torch.equal(value, ol.OptLayer(polytopes.arborescence(5), ol.Pipeline())(scores))
     gradients = [torch.autograd.grad((v * direction).sum(), scores)[0] for v in (value, soft(scores))]
     assert torch.equal(*gradients) and gradients[0].abs().max() > 1e-3
+
+
+class LogSum(torch.autograd.Function):
+    """A log sum whose derivative is the result of an operation that keeps it for its own derivative."""
+
+    @staticmethod
+    def forward(ctx, scores):
+        ctx.save_for_backward(scores)
+        return torch.logsumexp(scores, 1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (scores,) = ctx.saved_tensors
+        return torch.exp(torch.log_softmax(scores, 1) + torch.log(grad)[:, None])
+
+
+def test_the_sum_is_taken_once_for_marginals_and_their_gradients():
+    x, asked = cp.Variable(4, nonneg=True), []
+
+    def counted(scores):
+        asked.append(len(scores))
+        return LogSum.apply(scores)
+
+    polytope = ol.Polytope(x, [cp.sum(x) == 1], log_partition=counted)
+    scores, direction = scores_for((4,), 3).requires_grad_(), scores_for((4,), 3, seed=1)
+    expected = torch.autograd.grad((torch.softmax(scores, 1) * direction).sum(), scores)[0]
+    for rule in (ol.StructuredAttention(), ol.Hard(ol.StructuredAttention())):
+        asked.clear()
+        value = ol.OptLayer(polytope, rule)(scores)
+        with torch.no_grad():
+            value.zero_()  # the caller's, and no part of what backward needs
+        for _ in range(2):
+            found = torch.autograd.grad(value, scores, direction, retain_graph=True)[0]
+            assert (found - expected).abs().max() <= 1e-14
+        assert len(asked) == (2 if isinstance(rule, ol.Hard) else 1)
+
+
+def test_graphs_of_marginals_are_kept_only_where_a_gradient_may_be_asked_for():
+    recorded = []
+
+    class Listening(AbstractVertexRule):
+        def forward(self, polytope, scores):
+            recorded.append(torch.is_grad_enabled())
+            return super().forward(polytope, scores)
+
+        def backward(self, polytope, saved, grad):
+            raise NotImplementedError
+
+    layer = ol.OptLayer(polytopes.simplex(3), Listening())
+    layer(torch.zeros(2, 3))
+    layer(torch.zeros(2, 3, requires_grad=True))
+    assert recorded == [False, True] and torch.is_grad_enabled()
+    bound = ol.compile_polytope(polytopes.simplex(3)).bind({}, None, 2)
+    scores = scores_for((3,), 2)
+    with torch.no_grad():
+        _, saved = ol.StructuredAttention().forward(bound, scores)
+    assert saved is scores
+    alone = ol.StructuredAttention().backward(bound, saved, scores).scores
+    _, kept = ol.StructuredAttention().forward(bound, scores)
+    assert torch.equal(alone, ol.StructuredAttention().backward(bound, kept, scores).scores)
 
 
 def test_mixed_lengths_and_dtypes():

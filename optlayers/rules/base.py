@@ -28,12 +28,14 @@ class Context:
 
     ``generator`` is what random numbers are drawn from, None for torch's own. ``state`` are the buffers of the layer
     that the rule asked for by ``initial_state``, to be changed in place. ``objective`` is the loss as a function of
-    structures, where the layer was called with one. ``needs_parameters`` says whether a parameter waits for a gradient.
+    structures, where the layer was called with one. ``needs_gradient`` says whether a backward pass may follow, and
+    ``needs_parameters`` whether a parameter waits for a gradient.
     """
 
     generator: torch.Generator | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
     objective: FlatObjective | None = None
+    needs_gradient: bool = False
     needs_parameters: bool = False
 
 

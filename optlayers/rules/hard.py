@@ -73,6 +73,7 @@ class Hard(AbstractVertexRule):
     ) -> Gradient:
         """The wrapped rule's gradient."""
         scores, _ = saved
-        solution, soft = self.rule.forward(polytope, scores, context)
-        gradient = self.rule.backward(polytope, soft, grad, context)
+        now = replace(context, needs_gradient=True)
+        solution, soft = self.rule.forward(polytope, scores, now)
+        gradient = self.rule.backward(polytope, soft, grad, now)
         return replace(gradient, solutions=(solution, *gradient.solutions))

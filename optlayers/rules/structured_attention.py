@@ -43,17 +43,23 @@ class StructuredAttention(AbstractRule):
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
-        """The marginals."""
-        return marginals(polytope, scores), scores
+        """The marginals; where a gradient may be asked for, with the graph of how they came about."""
+        if not context.needs_gradient:
+            return marginals(polytope, scores), (None, scores)
+        leaf = scores.detach().requires_grad_()
+        means, total = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
+        # What the caller gets, and may write to, is not what the graph holds.
+        return polytope.verdict(means.detach().clone(), total), (means, leaf)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """The covariance applied to the gradient."""
-        with torch.enable_grad():
-            leaf = saved.detach().requires_grad_()
-            (means,) = torch.autograd.grad(polytope.log_partition(leaf).sum(), leaf, create_graph=True)
+        means, leaf = saved
+        if means is None:
+            leaf = leaf.detach().requires_grad_()
+            means, _ = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
         if not means.requires_grad:  # one structure, or none: marginals do not depend on the scores
             return Gradient(torch.zeros_like(grad))
-        (product,) = torch.autograd.grad(means, leaf, grad)
+        (product,) = torch.autograd.grad(means, leaf, grad, retain_graph=True)
         return Gradient(product)
