@@ -84,8 +84,8 @@ def test_perfect_predictions_have_no_regret_and_least_squares_makes_them(name):
 
 def test_decision_losses_by_hand():
     known = Known(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[1.0, 0.0, 1.0]]))
-    decided = torch.tensor([[0.0, 1.0, 1.0]], requires_grad=True)
-    assert (regret(decided, known).item(), hamming(decided, known).item()) == (2.0, 2.0)
+    decided = torch.tensor([[0.0, 1.0, 0.0]], requires_grad=True)
+    assert (regret(decided, known).item(), hamming(decided, known).item()) == (4.0, 3.0)
     assert torch.autograd.grad(regret(decided, known), decided)[0].tolist() == [[-3.0, -1.0, -2.0]]
 
 
@@ -109,6 +109,13 @@ def test_the_chosen_candidate_is_the_best_on_dev():
     assert found["dev"] == min(c["dev"] for c in candidates)
     assert {**found, "seconds": 0.0} == {**again, "seconds": 0.0}
     assert ticks == sorted(ticks) and ticks[-1] == 1.0 and len(ticks) == 6
+
+
+def test_every_learning_rate_keeps_its_best_epoch():
+    # Longer runs begin as the shorter ones do.
+    runs = [Run("shortest path", 4, 0.5, "spo+", 0, epochs, sizes=(100, 50, 50)) for epochs in (1, 2, 3, 4)]
+    kept = torch.tensor([[c["dev"] for c in train(run, lambda part: None)["candidates"]] for run in runs])
+    assert (kept.diff(dim=0) <= 0).all() and (kept[-1] < kept[0]).any()
 
 
 def test_every_method_runs(tmp_path):
