@@ -112,25 +112,26 @@ def test_graphs_of_marginals_are_kept_only_where_a_gradient_may_be_asked_for():
     recorded = []
 
     class Listening(AbstractVertexRule):
-        def forward(self, polytope, scores):
-            recorded.append(torch.is_grad_enabled())
-            return super().forward(polytope, scores)
+        def forward(self, polytope, scores, context):
+            recorded.append(context.needs_gradient)
+            return super().forward(polytope, scores, context)
 
-        def backward(self, polytope, saved, grad):
+        def backward(self, polytope, saved, grad, context):
             raise NotImplementedError
 
     layer = ol.OptLayer(polytopes.simplex(3), Listening())
     layer(torch.zeros(2, 3))
     layer(torch.zeros(2, 3, requires_grad=True))
-    assert recorded == [False, True] and torch.is_grad_enabled()
+    assert recorded == [False, True]
     bound = ol.compile_polytope(polytopes.simplex(3)).bind({}, None, 2)
-    scores = scores_for((3,), 2)
-    with torch.no_grad():
-        _, saved = ol.StructuredAttention().forward(bound, scores)
-    assert saved is scores
-    alone = ol.StructuredAttention().backward(bound, saved, scores).scores
-    _, kept = ol.StructuredAttention().forward(bound, scores)
-    assert torch.equal(alone, ol.StructuredAttention().backward(bound, kept, scores).scores)
+    scores, rule = scores_for((3,), 2), ol.StructuredAttention()
+    alone, later = ol.Context(), ol.Context(needs_gradient=True)
+    _, (graph, kept) = rule.forward(bound, scores, alone)
+    assert graph is None and kept is scores
+    _, saved = rule.forward(bound, scores, later)
+    assert saved[0].requires_grad
+    again = rule.backward(bound, (None, scores), scores, alone).scores
+    assert torch.equal(again, rule.backward(bound, saved, scores, later).scores)
 
 
 def test_mixed_lengths_and_dtypes():
