@@ -17,8 +17,9 @@ from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction,
 from optlayers.losses.question import Question
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
-from optlayers.rules.samples import check_count, check_positive, mean_of_samples, with_one_verdict
+from optlayers.rules.samples import mean_of_samples, with_one_verdict
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
@@ -123,8 +124,8 @@ class _PerturbedMaximum(AbstractRule):
     apart = 2
 
     def __post_init__(self) -> None:
-        check_count(samples=self.samples)
-        check_positive(scale=self.scale)
+        at_least_one(samples=self.samples)
+        positive(scale=self.scale)
         check_noise(self.noise)
 
     def forward(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gumbel, check_noise
-from optlayers.rules.samples import check_count, check_positive, mean_of_samples, with_one_verdict
+from optlayers.rules.samples import mean_of_samples, with_one_verdict
 from optlayers.solution import Solution
 
 __all__ = ["AdaptiveIMLE"]
@@ -67,8 +68,8 @@ class AdaptiveIMLE(AbstractRule):
     draws = True
 
     def __post_init__(self) -> None:
-        check_count(samples=self.samples)
-        check_positive(target=self.target, scale=self.scale, initial=self.initial, step=self.step)
+        at_least_one(samples=self.samples)
+        positive(target=self.target, scale=self.scale, initial=self.initial, step=self.step)
         check_noise(self.noise)
         if isinstance(self.decay, bool) or not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay must be at least 0 and below 1, but got {self.decay}")

@@ -11,8 +11,8 @@ from torch import Tensor
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hard import Hard
+from optlayers.rules.hyperparameters import positive
 from optlayers.rules.noise import Gumbel
-from optlayers.rules.samples import check_positive
 from optlayers.rules.structured_attention import StructuredAttention
 from optlayers.solution import Solution
 
@@ -44,7 +44,7 @@ class GumbelStraightThrough(AbstractVertexRule):
     draws = True
 
     def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature)
+        positive(temperature=self.temperature)
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

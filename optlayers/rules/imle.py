@@ -11,8 +11,9 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gumbel, check_noise
-from optlayers.rules.samples import check_count, check_positive, mean_of_samples, with_one_verdict
+from optlayers.rules.samples import mean_of_samples, with_one_verdict
 from optlayers.solution import Solution
 
 __all__ = ["IMLE"]
@@ -50,8 +51,8 @@ class IMLE(AbstractRule):
     draws = True
 
     def __post_init__(self) -> None:
-        check_count(samples=self.samples)
-        check_positive(strength=self.strength, scale=self.scale)
+        at_least_one(samples=self.samples)
+        positive(strength=self.strength, scale=self.scale)
         check_noise(self.noise)
 
     def forward(

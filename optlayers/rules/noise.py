@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.rules.samples import check_count, check_positive
+from optlayers.rules.hyperparameters import at_least_one, positive
 
 __all__ = ["AbstractNoise", "Gaussian", "Gumbel", "SumOfGamma", "check_noise"]
 
@@ -94,8 +94,8 @@ class SumOfGamma(AbstractNoise):
     has_score = False
 
     def __post_init__(self) -> None:
-        check_positive(parts=self.parts)
-        check_count(terms=self.terms)
+        positive(parts=self.parts)
+        at_least_one(terms=self.terms)
 
     def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
         shape = torch.full_like(room, 1.0 / self.parts)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.hyperparameters import positive
 from optlayers.rules.noise import AbstractNoise, Gumbel, check_noise
-from optlayers.rules.samples import check_positive
 from optlayers.rules.straight_through import StraightThrough
 from optlayers.solution import Solution
 
@@ -56,7 +56,7 @@ class PerturbAndMAP(AbstractRule):
             raise TypeError(
                 f"PerturbAndMAP wraps rules that give one structure, but {self.rule!r} gives several; use it as it is"
             )
-        check_positive(scale=self.scale)
+        positive(scale=self.scale)
         check_noise(self.noise)
 
     @property

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
-from optlayers.rules.samples import check_count, check_positive, less_mean_of_others, mean_of_samples, with_one_verdict
+from optlayers.rules.samples import less_mean_of_others, mean_of_samples, with_one_verdict
 from optlayers.solution import Solution
 
 __all__ = ["AbstractPerturbed", "PerturbedAdditive", "PerturbedMultiplicative"]
@@ -35,7 +36,7 @@ class AbstractPerturbed(AbstractRule):
     control_variate: bool
 
     def _check_samples(self) -> None:
-        check_count(samples=self.samples)
+        at_least_one(samples=self.samples)
         if self.control_variate and self.samples < 2:
             raise ValueError(
                 f"samples must be at least 2 with a control variate, the mean of the others, but got {self.samples}; "
@@ -111,7 +112,7 @@ class PerturbedAdditive(AbstractPerturbed):
 
     def __post_init__(self) -> None:
         self._check_samples()
-        check_positive(scale=self.scale)
+        positive(scale=self.scale)
         check_noise(self.noise)
         if not self.noise.has_score:
             raise ValueError(
@@ -162,7 +163,7 @@ class PerturbedMultiplicative(AbstractPerturbed):
 
     def __post_init__(self) -> None:
         self._check_samples()
-        check_positive(scale=self.scale)
+        positive(scale=self.scale)
 
     def _draw(self, shape: tuple[int, ...], context: Context, device: torch.device) -> Samples:
         return Gaussian().draw(shape, context.generator, device)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -12,25 +10,7 @@ from torch import Tensor
 
 from optlayers.solution import Solution
 
-__all__ = ["check_count", "check_positive", "less_mean_of_others", "mean_of_samples", "with_one_verdict"]
-
-
-def check_count(least: int = 1, **named: Any) -> None:
-    """Integers of at least so much, each by its name."""
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, but got {value!r} of type {type(value).__name__}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, but got {value}")
-
-
-def check_positive(**named: Any) -> None:
-    """Positive and finite numbers, each by its name."""
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, but got {value!r} of type {type(value).__name__}")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive and finite, but got {value}")
+__all__ = ["less_mean_of_others", "mean_of_samples", "with_one_verdict"]
 
 
 def with_one_verdict(solution: Solution, samples: int) -> Solution:

@@ -12,7 +12,8 @@ from torch import Tensor
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.marginals import marginals_and_total
 from optlayers.rules.base import AbstractRule, Context, Gradient
-from optlayers.rules.samples import check_count, less_mean_of_others
+from optlayers.rules.hyperparameters import at_least_one
+from optlayers.rules.samples import less_mean_of_others
 from optlayers.solution import Solution
 
 __all__ = ["ScoreFunction"]
@@ -56,7 +57,7 @@ class ScoreFunction(AbstractRule):
     needs_objective = True
 
     def __post_init__(self) -> None:
-        check_count(samples=self.samples)
+        at_least_one(samples=self.samples)
         if self.baseline and self.samples < 2:
             raise ValueError(
                 f"samples must be at least 2 with a baseline, the mean of the others, but got {self.samples}; or set "
