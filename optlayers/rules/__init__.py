@@ -1,6 +1,6 @@
 """Backward rules, a file each."""
 
-from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient, SecondGradient
 from optlayers.rules.hard import Hard
 from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.sparsemap import SparseMAP
@@ -15,6 +15,7 @@ __all__ = [
     "Gradient",
     "Hard",
     "Pipeline",
+    "SecondGradient",
     "SparseMAP",
     "Spigot",
     "StraightThrough",

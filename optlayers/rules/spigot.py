@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Context, Gradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.rules.sparsemap import differentiate
 
 __all__ = ["Spigot"]
 
@@ -59,3 +61,22 @@ class Spigot(AbstractVertexRule):
             return grad
         norm = grad.norm(dim=1, keepdim=True).clamp_min(self.clip_norm)
         return grad * (self.clip_norm / norm)
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """The decision is constant nearby, and the pulled back step moves by the derivative of the projection."""
+        _, vertex = saved
+        structure = polytope.structure(vertex)
+        with torch.enable_grad():
+            leaf = grad.detach().requires_grad_()
+            step = self.step_size * self._clipped(leaf)
+        pulled_back = polytope.project(structure - step.detach(), starts=vertex)
+        tangent, verdict = differentiate(polytope, pulled_back, polytope.structure(direction.scores))
+        (found,) = torch.autograd.grad(step, leaf, polytope.structure(tangent.scores))
+        return SecondGradient(found, depends_on_parameters=True, solutions=(verdict,))

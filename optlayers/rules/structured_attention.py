@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.solution import Solution
 
 __all__ = ["StructuredAttention"]
@@ -55,3 +55,23 @@ class StructuredAttention(AbstractRule):
             return Gradient(torch.zeros_like(grad))
         (product,) = torch.autograd.grad(marginals, leaf, grad)
         return Gradient(product)
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """The covariance applied to the direction, and the third derivative of the log-partition function."""
+        with torch.enable_grad():
+            leaf = saved.detach().requires_grad_()
+            (marginals,) = torch.autograd.grad(polytope.log_partition(leaf).sum(), leaf, create_graph=True)
+            if not marginals.requires_grad:
+                return SecondGradient(torch.zeros_like(grad), depends_on_parameters=True)
+            (product,) = torch.autograd.grad(marginals, leaf, direction.scores, create_graph=True)
+        if not product.requires_grad:
+            return SecondGradient(product, depends_on_parameters=True)
+        (bent,) = torch.autograd.grad((product * grad).sum(), leaf)
+        return SecondGradient(product.detach(), bent, depends_on_parameters=True)
