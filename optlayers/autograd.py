@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -25,6 +26,7 @@ __all__ = ["Call", "OnFailure", "structures_of", "transforms_active"]
 
 OnFailure = Literal["raise", "nan"]
 Gradients = tuple[Tensor | None, ...]
+EXACT: AbstractContextManager[None] = nullcontext()
 
 
 def transforms_active() -> bool:
@@ -79,11 +81,6 @@ class Call:
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Call:
         """The call for ``size`` times the batch; ``batched`` says which tensors differ between these."""
-        if self.found is not None:
-            raise TypeError(
-                "solve() gives verdicts as numbers, which vmap cannot carry; call the layer itself under vmap, or "
-                "solve() with the whole batch: it takes any number of batch dimensions"
-            )
         if self.rule.draws and randomness != "different":
             raise RuntimeError(
                 f"{self.rule!r} draws random numbers, others for every instance: use "
@@ -287,13 +284,19 @@ def _at_once(call: Call) -> bool:
     return call.result is not None and not torch.is_grad_enabled() and not transforms_active()
 
 
+def _exactly(call: Call) -> AbstractContextManager[None]:
+    """Without autocast, which would let functions of users run in a low precision."""
+    kind = call.home.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else EXACT
+
+
 class _Forward(torch.autograd.Function):
     """The layer; its tensors are scores, scores of auxiliary variables, and parameters."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if _at_once(ctx.call):
-            return None, *_pull_back(ctx.call, grad)
+            return None, *_PullBack.forward(ctx.call, grad)
         return None, *_PullBack.apply(ctx.call, grad, *ctx.saved_tensors)
 
     @staticmethod
@@ -317,7 +320,8 @@ class _Plain(_Forward):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> Tensor:
-        value = _solve(call, *tensors)
+        with _exactly(call):
+            value = _solve(call, *tensors)
         ctx.call = call
         ctx.save_for_backward(*tensors)
         return value
@@ -329,7 +333,8 @@ class _Transformed(_Forward):
 
     @staticmethod
     def forward(call: Call, *tensors: Tensor) -> Tensor:
-        return _solve(call, *tensors)
+        with _exactly(call):
+            return _solve(call, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Tensor) -> None:
@@ -343,7 +348,8 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, grad: Tensor, *tensors: Tensor) -> Gradients:
-        return _pull_back(call, grad)
+        with _exactly(call):
+            return _pull_back(call, grad)
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Gradients) -> None:
@@ -357,7 +363,7 @@ class _PullBack(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         wanted, (grad, *tensors) = ctx.needs_input_grad[2:], ctx.saved_tensors
         if _at_once(ctx.call):
-            return None, *_pull_back_twice(ctx.call, wanted, grad, directions)
+            return None, *_PullBackTwice.forward(ctx.call, wanted, grad, *tensors, *directions)
         return None, *_PullBackTwice.apply(ctx.call, wanted, grad, *tensors, *directions)
 
     @staticmethod
@@ -379,7 +385,8 @@ class _PullBackTwice(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, wanted: tuple[bool, ...], grad: Tensor, *tensors: Tensor | None) -> Gradients:
-        return _pull_back_twice(call, wanted, grad, tensors[len(wanted) :])
+        with _exactly(call):
+            return _pull_back_twice(call, wanted, grad, tensors[len(wanted) :])
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Gradients) -> None:

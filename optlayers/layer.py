@@ -203,6 +203,11 @@ class OptLayer(nn.Module):
         inputs.check_scores(scores)
         if self._family is not None:
             raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")
+        if transforms_active():
+            raise NotImplementedError(
+                "solve() gives verdicts, which are numbers, and cannot be transformed by torch.func (vmap, grad, ...); "
+                "call the layer itself, or solve() outside of transforms with the whole batch"
+            )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         found: list[Solution] = []

@@ -62,17 +62,22 @@ class SparseMAP(AbstractRule):
         """J is constant nearby and symmetric, so the gradient depends on g alone, by J."""
         if not polytope.polyhedral:
             raise NotImplementedError(f"{self!r} has a second derivative on polyhedral sets only")
-        tangent, verdict = differentiate(polytope, saved, direction.scores)
-        found = tangent.scores
-        if direction.parameters:
-            found = found + self._along_parameters(polytope, saved, direction.parameters)
+        structure = polytope.structure(direction.scores)
+        tangent, verdict = differentiate(polytope, saved, structure)
+        found, auxiliary = tangent.scores, direction.scores - structure
+        if direction.parameters or auxiliary.any():
+            found = found + self._row_by_row(polytope, saved, auxiliary, direction.parameters)
         return SecondGradient(found, depends_on_parameters=not polytope.parameters_shift, solutions=(verdict,))
 
-    def _along_parameters(
-        self, polytope: AbstractBoundPolytope, solution: Solution, direction: Mapping[str, Tensor]
+    def _row_by_row(
+        self,
+        polytope: AbstractBoundPolytope,
+        solution: Solution,
+        auxiliary: Float64[Tensor, "batch size"],
+        parameters: Mapping[str, Tensor],
     ) -> Float64[Tensor, "batch size"]:
-        """How the projection moves when parameters move; row by row, since solvers pull directions back only."""
-        if not polytope.parameters_shift:
+        """How the projection moves with parameters and auxiliary scores; solvers pull directions back only."""
+        if parameters and not polytope.parameters_shift:
             raise NotImplementedError(
                 f"{self!r} has no second derivative through the gradients of parameters that enter the constraint "
                 "matrix or a curved constraint; detach them, or take one derivative only"
@@ -81,9 +86,10 @@ class SparseMAP(AbstractRule):
         for part in range(solution.value.shape[1]):
             row = torch.zeros_like(solution.value)
             row[:, part] = 1.0
-            pulled_back = polytope.tangent(solution, row).parameters
-            for name, along in direction.items():
-                moved[:, part] += (pulled_back[name] * along).flatten(1).sum(1)
+            pulled_back = polytope.tangent(solution, row)
+            moved[:, part] = (pulled_back.scores * auxiliary).sum(1)
+            for name, along in parameters.items():
+                moved[:, part] += (pulled_back.parameters[name] * along).flatten(1).sum(1)
         return moved
 
 

@@ -25,7 +25,8 @@ class StructuredAttention(AbstractRule):
     :math:`\operatorname{Cov}[z]\, g`; both are exact. The polytope brings the function with its declaration
     (``log_partition=``), or its vertices are enumerated, up to a stated number. Every part that some structure has is
     positive: dense where :class:`SparseMAP` is sparse. On the simplex it is the softmax. The temperature is the scale
-    of the scores. ``Hard(StructuredAttention())`` decides for the best vertex and learns through marginals.
+    of the scores. ``Hard(StructuredAttention())`` decides for the best vertex and learns through marginals. A second
+    derivative (``create_graph=True``) takes the third one of the log-partition function.
 
     References
     ----------
@@ -70,8 +71,13 @@ class StructuredAttention(AbstractRule):
             (marginals,) = torch.autograd.grad(polytope.log_partition(leaf).sum(), leaf, create_graph=True)
             if not marginals.requires_grad:
                 return SecondGradient(torch.zeros_like(grad), depends_on_parameters=True)
-            (product,) = torch.autograd.grad(marginals, leaf, direction.scores, create_graph=True)
-        if not product.requires_grad:
-            return SecondGradient(product, depends_on_parameters=True)
-        (bent,) = torch.autograd.grad((product * grad).sum(), leaf)
+            # A function that is differentiable just twice says so when its direction has a gradient.
+            along = direction.scores.detach().requires_grad_()
+            (product,) = torch.autograd.grad(marginals, leaf, along, create_graph=True)
+            (bent,) = torch.autograd.grad((product * grad).sum(), leaf, allow_unused=True)
+        if bent is None:
+            raise NotImplementedError(
+                f"{self!r} has a second derivative where the log-partition function is differentiable three times, "
+                "but that of this polytope is not"
+            )
         return SecondGradient(product.detach(), bent, depends_on_parameters=True)
