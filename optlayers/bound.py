@@ -61,6 +61,16 @@ class AbstractBoundPolytope(ABC):
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter: neither forbidden nor fixed by the constraints. One row may serve all."""
 
+    @property
+    @abstractmethod
+    def polyhedral(self) -> bool:
+        """Whether the set is polyhedral: projections are then piecewise affine in the scores."""
+
+    @property
+    @abstractmethod
+    def parameters_shift(self) -> bool:
+        """Whether parameters enter right-hand sides and bounds alone: projections are then piecewise affine in them."""
+
     @abstractmethod
     def repeated(self, times: int) -> AbstractBoundPolytope:
         """The batch so many times, one after the other: a batch of ``times * batch`` instances."""

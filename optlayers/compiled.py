@@ -192,6 +192,19 @@ class CompiledPolytope:
         """Whether the declared set is polyhedral."""
         return self.maximizer_form is not None
 
+    @property
+    def polyhedral(self) -> bool:
+        """Whether the declared set is polyhedral, whoever answers for it."""
+        return self.projector.polyhedral_only or self.form is not None
+
+    @property
+    def parameters_shift(self) -> bool:
+        """Whether parameters enter right-hand sides and bounds alone, asked of all rows of the declaration."""
+        if not self.projection_form.parameters:
+            return True
+        form = self.projection_form if self._projects_on_rows else self.form
+        return form is not None and form.matrix_is_constant
+
     def __getstate__(self) -> dict[str, Any]:
         given = ("forms", "polytope", "maximizer", "projector", "tolerance")
         return {name: self.__dict__[name] for name in given}  # what solvers made of them is made again

@@ -17,9 +17,12 @@ __all__ = [
     "all_finite",
     "all_finite_in",
     "auxiliary_scores",
+    "auxiliary_tensors",
     "batch_shape",
+    "check_auxiliary",
     "check_finite",
     "check_generator",
+    "check_parameters",
     "check_scores",
     "corner",
     "flatten_parameter",
@@ -29,6 +32,7 @@ __all__ = [
     "of_structure",
     "padded",
     "parameter_corners",
+    "parameter_shapes",
     "parameter_tensors",
     "precision",
     "size_table",
@@ -39,6 +43,7 @@ __all__ = [
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DOUBLE = torch.finfo(torch.float64).eps
+NONE: frozenset[str] = frozenset()
 FEW = 8192
 """BLAS starts threads for more than 10,000 numbers."""
 
@@ -63,7 +68,7 @@ def check_generator(generator: Any) -> None:
 def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None = None, name: str = "scores") -> bool:
     """Refuse NaN and +inf, saying where; whether some part is forbidden, by -inf.
 
-    ``positions`` ``(instances, k)`` are the indices that a user knows the instances by, where they are not their own.
+    ``positions`` ``(*batch, k)`` are the indices that a user knows the instances by, where they are not their own.
     """
     if all_finite(scores):
         return False
@@ -147,7 +152,21 @@ def auxiliary_scores(
     ------
     TypeError, ValueError : as for the scores themselves; scores that are missing.
     """
-    found, forbids = {}, False
+    found, once = auxiliary_tensors(specs, given, batch)
+    forbids = False
+    for name, scores in found.items():
+        forbids |= check_auxiliary(name, scores, len(batch), name in once, positions)
+    return found, forbids
+
+
+def auxiliary_tensors(
+    specs: Sequence[ScoredSpec], given: Mapping[str, Any], batch: torch.Size
+) -> tuple[dict[str, Tensor], frozenset[str]]:
+    """The same before a look at the numbers, and the names of those that are given once for all instances."""
+    if not specs:
+        return {}, NONE
+    found: dict[str, Tensor] = {}
+    once = set()
     for spec in specs:
         name = spec.name
         if name not in given:
@@ -160,9 +179,19 @@ def auxiliary_scores(
                 f"{name} has shape {tuple(scores.shape)}, but it is declared with shape {spec.shape} and the batch is "
                 f"{tuple(batch)}: give {spec.shape} for all instances or {(*batch, *spec.shape)} for each its own"
             )
-        forbids |= check_finite(scores, head, positions if head else None, name)
+        if head == 0:
+            once.add(name)
         found[name] = scores.expand(*batch, *spec.shape)
-    return found, forbids
+    return found, frozenset(once)
+
+
+def check_auxiliary(
+    name: str, scores: Tensor, batch_dimensions: int, once: bool, positions: Tensor | None = None
+) -> bool:
+    """Refuse NaN and +inf in the scores of an auxiliary variable; whether some part is forbidden."""
+    if not once:
+        return check_finite(scores, batch_dimensions, positions, name)
+    return bool(scores.numel()) and check_finite(scores[(0,) * batch_dimensions], 0, None, name)
 
 
 def flatten_scored(
@@ -218,7 +247,7 @@ def precision(values: Iterable[Tensor]) -> float:
 
 def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
     if positions is not None:
-        index = positions[index[0]].tolist()
+        index = positions[tuple(index)].tolist()
     return int(index[0]) if len(index) == 1 else tuple(index)
 
 
@@ -235,6 +264,13 @@ def size_table(
     if sizes is None:
         raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
     table = torch.as_tensor(sizes).detach().cpu()
+    try:
+        table.tolist()
+    except RuntimeError as error:
+        raise TypeError(
+            "sizes must be plain integers, but under vmap they have no values; keep them out of vmap (all samples then "
+            "have the same sizes), or give the layer the whole batch"
+        ) from error
     if table.numel() == 0:
         table = table.to(torch.int64)  # an empty list has no dtype to complain of
     if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
@@ -298,6 +334,13 @@ def parameter_tensors(
     TypeError : for missing or unexpected names, and for values that are not real numbers.
     ValueError : for wrong shapes, values that are not finite, and signs that differ from the declared one.
     """
+    found = parameter_shapes(specs, given, batch)
+    check_parameters(specs, found.values(), len(batch), positions)
+    return found
+
+
+def parameter_shapes(specs: Sequence[ParameterSpec], given: Mapping[str, Any], batch: torch.Size) -> dict[str, Tensor]:
+    """The same before a look at the numbers."""
     if not specs and not given:
         return {}
     expected = [spec.name for spec in specs]
@@ -305,10 +348,18 @@ def parameter_tensors(
     if missing or extra:
         told = "; ".join(f"{what} {names}" for what, names in (("missing", missing), ("unexpected", extra)) if names)
         raise TypeError(f"parameters do not match the declaration: {told}; the polytope declares {expected}")
-    return {spec.name: _parameter(spec, given[spec.name], batch, positions) for spec in specs}
+    return {spec.name: _parameter(spec, given[spec.name], batch) for spec in specs}
 
 
-def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size, positions: Tensor | None) -> Tensor:
+def check_parameters(
+    specs: Sequence[ParameterSpec], given: Iterable[Tensor], batch_dimensions: int, positions: Tensor | None = None
+) -> None:
+    """Refuse parameters ``(*batch, *shape)`` that are not finite or lack the declared sign, saying where."""
+    for spec, value in zip(specs, given, strict=True):
+        _check_values(spec, value.detach(), batch_dimensions, positions)
+
+
+def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size) -> Tensor:
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"parameter {spec.name} must be real, but got {tensor.dtype}")
@@ -318,11 +369,9 @@ def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size, positions: Te
     if head < 0 or tuple(tensor.shape[head:]) != spec.shape or head > len(batch):
         raise ValueError(_shape_message(spec, tensor, batch))
     try:
-        full = tensor.broadcast_to((*batch, *spec.shape))
+        return tensor.broadcast_to((*batch, *spec.shape))
     except RuntimeError:
         raise ValueError(_shape_message(spec, tensor, batch)) from None
-    _check_values(spec, full.detach(), len(batch), positions)
-    return full
 
 
 def _shape_message(spec: ParameterSpec, tensor: Tensor, batch: torch.Size) -> str:

@@ -1,20 +1,21 @@
-"""OptLayer, and the only torch.autograd.Function."""
+"""OptLayer, over one polytope or a family of them."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from functools import partial
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from optlayers import inputs
+from optlayers.autograd import Call, OnFailure, structures_of, transforms_active
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.mixture import differentiable_weights
 from optlayers.objective import FlatObjective, Objective
@@ -25,15 +26,14 @@ from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer
 
 __all__ = ["OptLayer"]
 
-OnFailure = Literal["raise", "nan"]
-
 
 @final
 class OptLayer(nn.Module):
     """From scores to structures of a polytope, with a gradient.
 
     The layer has no weights; what a rule adapts is a buffer, which ``state_dict`` saves. It may be copied, pickled,
-    saved as a whole, shared between threads and used inside ``DistributedDataParallel``.
+    saved as a whole, shared between threads and used inside ``DistributedDataParallel``. Models that contain it may be
+    transformed by ``torch.func`` and compiled by ``torch.compile``, for which the layer is a break in the graph.
 
     Parameters
     ----------
@@ -153,6 +153,18 @@ class OptLayer(nn.Module):
         TypeError, ValueError : see :meth:`CompiledPolytope.maximize`; sizes that are missing, not asked for, or do
             not fit.
         """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._forward)(scores, sizes, objective, generator, parameters)
+        return self._forward(scores, sizes, objective, generator, parameters)
+
+    def _forward(
+        self,
+        scores: Tensor,
+        sizes: Any,
+        objective: Callable[[Tensor], Tensor] | None,
+        generator: torch.Generator | None,
+        parameters: Mapping[str, Any],
+    ) -> Tensor:
         inputs.check_scores(scores)
         inputs.check_generator(generator)
         if self.rule.needs_objective and objective is None:
@@ -161,14 +173,27 @@ class OptLayer(nn.Module):
                 "one loss per instance"
             )
         if self._family is not None:
-            return self._solve_mixed(self._family, scores, sizes, parameters, generator, objective)
-        if sizes is not None:
+            table, batch = inputs.size_table(sizes, scores, self._family.takes)
+            solve = partial(self._structures_of_sizes, scores, table, batch, parameters)
+        elif sizes is not None:
             raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-        ready = self._of_size()
+        else:
+            ready = self._of_size()
+            if objective is None:
+                return self._solve(ready, scores, parameters, _Wishes(generator))
+            batch = inputs.batch_shape(scores, ready.compiled.shape)
+            solve = partial(self._solve, ready, scores, parameters)
         if objective is None:
-            return self._solve(ready, scores, parameters, _Wishes(generator))
-        recorded = Objective(objective, inputs.batch_shape(scores, ready.compiled.shape), scores)
-        return recorded(self._solve(ready, scores, parameters, _Wishes(generator, recorded)), self.rule.apart)
+            return solve(_Wishes(generator))
+        recorded = Objective(objective, batch, scores)
+        if not transforms_active():
+            return recorded(solve(_Wishes(generator, recorded)), self.rule.apart)
+        if self.rule.needs_objective:
+            raise NotImplementedError(
+                f"{self.rule!r} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
+                "backward() or torch.autograd.grad, and give the layer the whole batch"
+            )
+        return recorded.mean(solve(_Wishes(generator)), self.rule.apart)
 
     def solve(
         self,
@@ -185,9 +210,19 @@ class OptLayer(nn.Module):
 
         Arguments and errors are those of :meth:`forward`, but for families, whose instances have different polytopes.
         """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._solution)(scores, generator, parameters)
+        return self._solution(scores, generator, parameters)
+
+    def _solution(self, scores: Tensor, generator: torch.Generator | None, parameters: Mapping[str, Any]) -> Solution:
         inputs.check_scores(scores)
         if self._family is not None:
             raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")
+        if transforms_active():
+            raise NotImplementedError(
+                "solve() gives verdicts, which are numbers, and cannot be transformed by torch.func (vmap, grad, ...); "
+                "call the layer itself, or solve() outside of transforms with the whole batch"
+            )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         found: list[Solution] = []
@@ -212,7 +247,7 @@ class OptLayer(nn.Module):
         if decomposition is None:
             return shaped
         further, _ = inputs.split_named(form.auxiliaries, parameters)
-        auxiliary, _ = inputs.auxiliary_scores(form.auxiliaries, further, batch)
+        auxiliary, _ = inputs.auxiliary_tensors(form.auxiliaries, further, batch)
         count = len(flat.value)
         parts = [scores.reshape(count, form.structure_size)]
         parts += [auxiliary[spec.name].reshape(count, math.prod(spec.shape)) for spec in form.auxiliaries]
@@ -225,14 +260,12 @@ class OptLayer(nn.Module):
 
     def _solve(self, ready: _Ready, scores: Tensor, parameters: Mapping[str, Any], wishes: _Wishes) -> Tensor:
         """One polytope."""
-        compiled, positions = ready.compiled, wishes.positions
+        compiled = ready.compiled
         batch = inputs.batch_shape(scores, compiled.shape)
-        forbids = inputs.check_finite(scores, len(batch), positions)
         form = compiled.projection_form
         further, parameters = inputs.split_named(form.auxiliaries, parameters)
-        auxiliary, more_forbids = inputs.auxiliary_scores(form.auxiliaries, further, batch, positions)
-        given = inputs.parameter_tensors(form.parameters, parameters, batch, positions)
-        precision = inputs.precision(given.values()) if given else inputs.DOUBLE
+        auxiliary, once = inputs.auxiliary_tensors(form.auxiliaries, further, batch)
+        given = inputs.parameter_shapes(form.parameters, parameters, batch)
         home = compiled.home(scores.device)
         objective = None
         if wishes.objective is not None:
@@ -240,37 +273,22 @@ class OptLayer(nn.Module):
         recorded = torch.is_grad_enabled()
         needs_parameters = recorded and any(value.requires_grad for value in given.values())
         needs_scores = recorded and any(value.requires_grad for value in (scores, *auxiliary.values()))
-        call = _Call(
+        call = Call(
             compiled,
             ready.rule,
             self.on_failure,
-            tuple(given),
             batch,
-            forbids or more_forbids,
-            positions,
-            precision,
+            once,
+            wishes.positions,
+            inputs.precision(given.values()) if given else inputs.DOUBLE,
             home,
             wishes.found,
             Context(wishes.generator, self._state(), objective, needs_scores or needs_parameters, needs_parameters),
         )
-        return _Solve.apply(call, scores, *auxiliary.values(), *given.values())
+        return structures_of(call, scores, *auxiliary.values(), *given.values())
 
     def _state(self) -> dict[str, Tensor]:
         return {name.removeprefix("rule_"): value for name, value in self._buffers.items() if value is not None}
-
-    def _solve_mixed(
-        self,
-        family: Family,
-        scores: Tensor,
-        sizes: Any,
-        parameters: Mapping[str, Any],
-        generator: torch.Generator | None,
-        function: Callable[[Tensor], Tensor] | None,
-    ) -> Tensor:
-        table, batch = inputs.size_table(sizes, scores, family.takes)
-        objective = None if function is None else Objective(function, batch, scores)
-        structures = self._structures_of_sizes(scores, table, batch, parameters, _Wishes(generator, objective))
-        return structures if objective is None else objective(structures, self.rule.apart)
 
     def _structures_of_sizes(
         self, scores: Tensor, table: Tensor, batch: torch.Size, parameters: Mapping[str, Any], wishes: _Wishes
@@ -361,111 +379,3 @@ class _Cache:
             while len(self.kept) > self.size:
                 self.kept.popitem(last=False)
             return kept
-
-
-@dataclass(slots=True)
-class _Call:
-    """What one application of the layer needs besides tensors."""
-
-    compiled: CompiledPolytope
-    rule: AbstractRule
-    on_failure: OnFailure
-    names: tuple[str, ...]
-    batch: torch.Size
-    forbids: bool
-    """Whether a score is -inf."""
-    positions: Tensor | None
-    precision: float
-    home: torch.device
-    """Where the instances are solved."""
-    found: Callable[[Solution], None] | None
-    """Who wants to see the solution."""
-    context: Context
-
-    def flat(self, value: Tensor, auxiliary: Sequence[Tensor] = ()) -> Tensor:
-        """Scores or their gradient as they are solved: float64, a row per instance."""
-        size = math.prod(self.compiled.shape)
-        rows = math.prod(value.shape[: value.ndim - len(self.compiled.shape)])
-        flat = inputs.moved(value.detach(), (rows, size), torch.float64, self.home)
-        return inputs.with_auxiliary(flat, auxiliary, len(self.batch), self.home) if auxiliary else flat
-
-    def failed(self, solution: Solution) -> Tensor | None:
-        """Which instances have no certified answer, flat, None for none; with ``"raise"`` it raises."""
-        if solution.all_ok:
-            return None
-        failed = ~solution.ok
-        if self.on_failure == "raise":
-            failures = replace(solution, status=solution.status.reshape(self.batch)).failures
-            if self.positions is not None:  # each under its index in the batch that the user handed in
-                failures = [replace(f, index=tuple(self.positions[f.index[0]].tolist())) for f in failures]
-            raise SolveError(failures, len(failed))
-        return failed
-
-
-class _Solve(torch.autograd.Function):
-    """Flat float64 inside, on the CPU or an accelerator; the dtype, device and shape of the scores outside."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call, scores: Tensor, *named: Tensor) -> Tensor:
-        form = call.compiled.projection_form
-        auxiliary, parameters = named[: len(form.auxiliaries)], named[len(form.auxiliaries) :]
-        flat, forbidden = call.flat(scores, auxiliary), None
-        if call.forbids:
-            flat, forbidden = inputs.split_forbidden(flat)
-        elif flat.data_ptr() == scores.data_ptr():
-            flat = flat.clone()  # what is saved for backward must not change with the caller's tensor
-        given = {
-            name: inputs.flatten_parameter(value, len(flat), len(call.batch), call.home)
-            for name, value in zip(call.names, parameters, strict=True)
-        }
-        bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
-        solution, saved = call.rule.forward(bound, flat, call.context)
-        failed = call.failed(solution)
-        if call.found is not None:
-            call.found(solution)
-        value = inputs.of_structure(solution.value, form.structure_size)
-        if failed is not None:
-            value = value.masked_fill(failed[:, None], torch.nan)
-        ctx.call, ctx.bound, ctx.saved, ctx.failed, ctx.forbidden = call, bound, saved, failed, forbidden
-        ctx.like = [(v.shape, v.dtype, v.device) for v in (scores, *named)]
-        apart = scores.shape if call.rule.apart is None else (call.rule.apart, *scores.shape)
-        return inputs.moved(value, apart, scores.dtype, scores.device)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        call: _Call = ctx.call
-        form = call.compiled.projection_form
-        flat = inputs.padded(call.flat(grad), form.size)
-        # NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
-        finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
-        if call.rule.apart is not None:
-            flat = flat.reshape(call.rule.apart, -1, form.size)
-            finite = None if finite is None else finite.reshape(flat.shape[:2]).all(dim=0)
-        failed: Tensor | None = ctx.failed
-        if finite is not None:
-            flat = flat.masked_fill(~finite[:, None], 0.0)
-        if failed is not None:
-            flat = flat.masked_fill(failed[:, None], 0.0)
-        result = call.rule.backward(ctx.bound, ctx.saved, flat, call.context)
-        for solution in result.solutions:
-            if ctx.failed is not None:
-                solution = replace(solution, status=solution.status.masked_fill(ctx.failed, 0))
-            more = call.failed(solution)
-            failed = more if failed is None else failed if more is None else failed | more
-        gradients = [result.scores] + [result.parameters.get(name) for name in call.names]
-        out = [None if g is None else _finish(g, failed, finite) for g in gradients]
-        if ctx.forbidden is not None and out[0] is not None:
-            out[0] = out[0].masked_fill(ctx.forbidden, 0.0)
-        if form.auxiliaries and out[0] is not None:
-            spans = [slice(0, form.structure_size), *(spec.span for spec in form.auxiliaries)]
-            out[:1] = [out[0][:, span] for span in spans]
-        return None, *(None if g is None else inputs.moved(g, *like) for g, like in zip(out, ctx.like, strict=True))
-
-
-def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Tensor:
-    """0 for instances without an answer, NaN where the incoming gradient was not finite."""
-    rows = [-1] + [1] * (gradient.ndim - 1)
-    if finite is not None:
-        gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)
-    return gradient if failed is None else gradient.masked_fill(failed.reshape(rows), 0.0)

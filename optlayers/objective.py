@@ -39,10 +39,16 @@ class Objective:
         self, structures: Float[Tensor, "*apart_batch_and_shape"], apart: int | None
     ) -> Float[Tensor, "*batch"]:
         """The losses of one structure per instance, or their mean over ``apart`` ones."""
-        each = structures[None] if apart is None else structures
-        losses = torch.stack([self.evaluate(one) for one in each])
+        losses = self._each(structures, apart)
         self.structures = structures.detach()
         return _Recorded.apply(self, losses, structures)
+
+    def mean(self, structures: Float[Tensor, "*apart_batch_and_shape"], apart: int | None) -> Float[Tensor, "*batch"]:
+        """The same without a record, for rules that do not look at losses."""
+        return self._each(structures, apart).mean(dim=0)
+
+    def _each(self, structures: Tensor, apart: int | None) -> Tensor:
+        return torch.stack([self.evaluate(one) for one in (structures[None] if apart is None else structures)])
 
     def evaluate(self, structures: Float[Tensor, "*batch_and_shape"]) -> Float[Tensor, "*batch"]:
         """The losses, refused unless there is one for every instance."""

@@ -190,6 +190,16 @@ class DevicePolytope(AbstractBoundPolytope):
         parts[:, self.arrays.kept] = True
         return parts if self.forbidden is None else parts & ~self.forbidden
 
+    @property
+    def polyhedral(self) -> bool:
+        """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
+        return self.compiled.polyhedral
+
+    @property
+    def parameters_shift(self) -> bool:
+        """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
+        return self.compiled.parameters_shift
+
     def repeated(self, times: int) -> DevicePolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         forbidden = None if self.forbidden is None else self.forbidden.repeat(times, 1)

@@ -121,6 +121,16 @@ class BoundPolytope(AbstractBoundPolytope):
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
         return movable_parts(self.compiled.projection_form, self.forbidden)
 
+    @property
+    def polyhedral(self) -> bool:
+        """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
+        return self.compiled.polyhedral
+
+    @property
+    def parameters_shift(self) -> bool:
+        """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
+        return self.compiled.parameters_shift
+
     def repeated(self, times: int) -> BoundPolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         if times == 1:

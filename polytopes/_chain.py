@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from polytopes._compiled import compiled
-from polytopes._logspace import finite_or_zero
+from polytopes._logspace import finite_or_zero, log_sum
+from polytopes._third import third_derivatives
 
 __all__ = ["best_states", "chain_log_partition"]
 
@@ -72,7 +72,7 @@ def best_states(unary, transition):  # type: ignore[no-untyped-def]
 
 
 def chain_log_partition(first: Tensor, edges: Tensor) -> Tensor:
-    """The log of the sum over all paths, ``(*batch,)``, differentiable twice; -inf where there is no path."""
+    """The log of the sum over all paths, ``(*batch,)``, differentiable three times; -inf where there is no path."""
     result: Tensor = _LogPartition.apply(first, edges)
     return result
 
@@ -104,14 +104,32 @@ class _Marginals(torch.autograd.Function):
         inner = (a - total[..., None, None]).unsqueeze(-1) + edges
         inner += b.unsqueeze(-2)
         inner.exp_()
-        ctx.save_for_backward(edges, begun, ended, start, inner)
+        ctx.save_for_backward(first, edges, begun, ended, start, inner)
         return start, inner
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, to_first: Tensor, to_edges: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         """The covariance of parts times a direction."""
-        edges, begun, ended, start, inner = ctx.saved_tensors
+        first, edges = _Turned.apply(*ctx.saved_tensors, to_first, to_edges)
+        return first, edges, None, None, None
+
+
+class _Turned(torch.autograd.Function):
+    """The covariance of parts times a direction."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        first: Tensor,
+        edges: Tensor,
+        begun: Tensor,
+        ended: Tensor,
+        start: Tensor,
+        inner: Tensor,
+        to_first: Tensor,
+        to_edges: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(first, edges, to_first, to_edges)
         sums = torch.stack([begun, ended.flip(0)], 1)
         # The share of every state before in the sum after, in both directions of time.
         share = _both_ways(edges)
@@ -126,10 +144,24 @@ class _Marginals(torch.autograd.Function):
             change[t + 1] += gain[t]
         begins, ends = change[:, 0], change[:, 1].flip(0)
         whole = (start * (begins[0] + ends[0])).sum(-1)
-        first = start * (begins[0] + ends[0] - whole[..., None])
+        turned = start * (begins[0] + ends[0] - whole[..., None])
         towards = to_edges + (begins[:-1].movedim(0, -2) - whole[..., None, None]).unsqueeze(-1)
         towards += ends[1:].movedim(0, -2).unsqueeze(-2)
-        return first, towards * inner, None, None, None
+        return turned, towards * inner
+
+    @staticmethod
+    def backward(ctx: Any, grad_first: Tensor, grad_edges: Tensor) -> tuple[Tensor | None, ...]:
+        first, edges, to_first, to_edges = ctx.saved_tensors
+        found = third_derivatives(_recursion, (first, edges), (to_first, to_edges), (grad_first, grad_edges))
+        return (*found[:2], None, None, None, None, *found[2:])
+
+
+def _recursion(first: Tensor, edges: Tensor) -> Tensor:
+    """The log partition by operations that torch differentiates itself."""
+    begun = first
+    for step in edges.unbind(-3):
+        begun = log_sum(begun.unsqueeze(-1) + step, -2)
+    return log_sum(begun, -1)
 
 
 def _sums(first: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:

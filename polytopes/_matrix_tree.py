@@ -25,6 +25,7 @@ from optlayers.kernel_cache import cached_njit
 from optlayers.solvers.pool import for_each_chunk
 from polytopes._compiled import compiled
 from polytopes._logspace import log_add, log_sum
+from polytopes._third import third_derivatives
 
 __all__ = ["log_partition"]
 
@@ -104,7 +105,7 @@ class _Eliminated(torch.autograd.Function):
 
 
 class _Turned(torch.autograd.Function):
-    """The derivatives of marginals along a direction, which have none by the scores."""
+    """The derivatives of marginals along a direction."""
 
     @staticmethod
     def forward(scores: Tensor, direction: Tensor, trusted: Tensor, numbers: Tensor, single_root: bool) -> Tensor:
@@ -115,11 +116,19 @@ class _Turned(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
+        scores, direction, trusted, _, ctx.single_root = inputs
+        ctx.save_for_backward(scores, direction, trusted)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        raise NotImplementedError("log_partition of an arborescence is differentiable twice, not three times")
+        scores, direction, trusted = ctx.saved_tensors
+        found = third_derivatives(
+            lambda s: _in_log_domain(_arcs(s), ctx.single_root),
+            (scores,),
+            (direction,),
+            (grad.masked_fill(~trusted[:, None, None], 0.0),),
+        )
+        return *found, None, None, None
 
 
 def _in_threads(fill: Callable[..., None], *tensors: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Backward rules, a file each."""
 
 from optlayers.rules.adaptive_imle import AdaptiveIMLE
-from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient, SecondGradient
 from optlayers.rules.gumbel_straight_through import GumbelStraightThrough
 from optlayers.rules.hard import Hard
 from optlayers.rules.identity import Identity
@@ -42,6 +42,7 @@ __all__ = [
     "Interpolation",
     "LPGD",
     "Pipeline",
+    "SecondGradient",
     "SparseMAP",
     "Spigot",
     "SpigotCE",

@@ -18,7 +18,7 @@ from optlayers.solution import Solution
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
 
-__all__ = ["AbstractRule", "AbstractVertexRule", "Context", "Gradient"]
+__all__ = ["AbstractRule", "AbstractVertexRule", "Context", "Gradient", "SecondGradient"]
 
 
 @final
@@ -49,6 +49,23 @@ class Gradient:
 
     scores: Float64[Tensor, "batch size"]
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    solutions: tuple[Solution, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class SecondGradient:
+    r"""The gradient of :math:`\langle d, \text{backward}(g) \rangle` for a direction d.
+
+    With respect to g ``(batch, size)``, and to the scores and parameters where it is not 0. ``depends_on_parameters``
+    says that the rule's gradient depends on parameters in a way that is not given here. ``solutions`` are the solves
+    behind it.
+    """
+
+    grad: Float64[Tensor, "batch size"]
+    scores: Float64[Tensor, "batch size"] | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    depends_on_parameters: bool = False
     solutions: tuple[Solution, ...] = ()
 
 
@@ -102,6 +119,23 @@ class AbstractRule(ABC):
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """From the gradient of the loss with respect to the structures to that of the scores."""
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """The derivative of ``backward``, pulled back from a direction in the space of its gradients.
+
+        It is asked for by ``create_graph=True`` and a second backward pass. Most rules have none and say so.
+        """
+        raise NotImplementedError(
+            f"{self!r} has no second derivative; SparseMAP(), StructuredAttention(), Spigot() and Hard(...) of these "
+            "have one"
+        )
 
 
 class AbstractVertexRule(AbstractRule):

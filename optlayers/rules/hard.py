@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient, SecondGradient
 
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
@@ -77,3 +77,17 @@ class Hard(AbstractVertexRule):
         solution, soft = self.rule.forward(polytope, scores, now)
         gradient = self.rule.backward(polytope, soft, grad, now)
         return replace(gradient, solutions=(solution, *gradient.solutions))
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """That of the wrapped rule."""
+        scores, _ = saved
+        solution, soft = self.rule.forward(polytope, scores, context)
+        second = self.rule.second_backward(polytope, soft, grad, direction, context)
+        return replace(second, solutions=(solution, *second.solutions))

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Context, Gradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
 
 __all__ = ["Pipeline"]
 
@@ -28,3 +28,14 @@ class Pipeline(AbstractVertexRule):
     ) -> Gradient:
         """Zero."""
         return Gradient(torch.zeros_like(grad))
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """Zero."""
+        return SecondGradient(torch.zeros_like(grad))

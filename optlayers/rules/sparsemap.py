@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.solution import Solution
 
-__all__ = ["SparseMAP"]
+__all__ = ["SparseMAP", "differentiate"]
 
 TOO_DEPENDENT = (
     "its active constraints are too nearly dependent to differentiate; drop or rescale those that nearly repeat others"
@@ -46,6 +48,54 @@ class SparseMAP(AbstractRule):
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
-        tangent = polytope.tangent(saved, grad)
-        verdict = saved if tangent.all_ok else saved.failing(~tangent.ok, TOO_DEPENDENT)
+        tangent, verdict = differentiate(polytope, saved, grad)
         return Gradient(tangent.scores, tangent.parameters, solutions=(verdict,))
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """J is constant nearby and symmetric, so the gradient depends on g alone, by J."""
+        if not polytope.polyhedral:
+            raise NotImplementedError(f"{self!r} has a second derivative on polyhedral sets only")
+        structure = polytope.structure(direction.scores)
+        tangent, verdict = differentiate(polytope, saved, structure)
+        found, auxiliary = tangent.scores, direction.scores - structure
+        if direction.parameters or auxiliary.any():
+            found = found + self._row_by_row(polytope, saved, auxiliary, direction.parameters)
+        return SecondGradient(found, depends_on_parameters=not polytope.parameters_shift, solutions=(verdict,))
+
+    def _row_by_row(
+        self,
+        polytope: AbstractBoundPolytope,
+        solution: Solution,
+        auxiliary: Float64[Tensor, "batch size"],
+        parameters: Mapping[str, Tensor],
+    ) -> Float64[Tensor, "batch size"]:
+        """How the projection moves with parameters and auxiliary scores; solvers pull directions back only."""
+        if parameters and not polytope.parameters_shift:
+            raise NotImplementedError(
+                f"{self!r} has no second derivative through the gradients of parameters that enter the constraint "
+                "matrix or a curved constraint; detach them, or take one derivative only"
+            )
+        moved = torch.zeros_like(solution.value)
+        for part in range(solution.value.shape[1]):
+            row = torch.zeros_like(solution.value)
+            row[:, part] = 1.0
+            pulled_back = polytope.tangent(solution, row)
+            moved[:, part] = (pulled_back.scores * auxiliary).sum(1)
+            for name, along in parameters.items():
+                moved[:, part] += (pulled_back.parameters[name] * along).flatten(1).sum(1)
+        return moved
+
+
+def differentiate(
+    polytope: AbstractBoundPolytope, solution: Solution, direction: Float64[Tensor, "batch size"]
+) -> tuple[Tangent, Solution]:
+    """The derivative of a projection, and the projection with those instances failed that have none."""
+    tangent = polytope.tangent(solution, direction)
+    return tangent, solution if tangent.all_ok else solution.failing(~tangent.ok, TOO_DEPENDENT)

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Context, Gradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
 
 __all__ = ["StraightThrough"]
 
@@ -32,3 +32,14 @@ class StraightThrough(AbstractVertexRule):
     ) -> Gradient:
         """The gradient as it arrived."""
         return Gradient(grad)
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """The direction: the gradient is the identity."""
+        return SecondGradient(direction.scores)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.marginals import marginals_and_total
-from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.solution import Solution
 
 __all__ = ["StructuredAttention", "marginals"]
@@ -31,7 +31,8 @@ class StructuredAttention(AbstractRule):
     :math:`\operatorname{Cov}[z]\, g`; both are exact. The polytope brings the function with its declaration
     (``log_partition=``), or its vertices are enumerated, up to a stated number. Every part that some structure has is
     positive: dense where :class:`SparseMAP` is sparse. On the simplex it is the softmax. The temperature is the scale
-    of the scores. ``Hard(StructuredAttention())`` decides for the best vertex and learns through marginals.
+    of the scores. ``Hard(StructuredAttention())`` decides for the best vertex and learns through marginals. A second
+    derivative (``create_graph=True``) takes the third one of the log-partition function.
 
     References
     ----------
@@ -55,11 +56,44 @@ class StructuredAttention(AbstractRule):
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """The covariance applied to the gradient."""
-        means, leaf = saved
-        if means is None:
-            leaf = leaf.detach().requires_grad_()
-            means, _ = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
+        means, leaf = _with_graph(polytope, saved)
         if not means.requires_grad:  # one structure, or none: marginals do not depend on the scores
             return Gradient(torch.zeros_like(grad))
         (product,) = torch.autograd.grad(means, leaf, grad, retain_graph=True)
         return Gradient(product)
+
+    def second_backward(
+        self,
+        polytope: AbstractBoundPolytope,
+        saved: Any,
+        grad: Float64[Tensor, "batch size"],
+        direction: Gradient,
+        context: Context,
+    ) -> SecondGradient:
+        """The covariance applied to the direction, and the third derivative of the log-partition function."""
+        means, leaf = _with_graph(polytope, saved)
+        if not means.requires_grad:
+            return SecondGradient(torch.zeros_like(grad), depends_on_parameters=True)
+        with torch.enable_grad():
+            # A function that is differentiable just twice says so when its direction has a gradient.
+            along = direction.scores.detach().requires_grad_()
+            (product,) = torch.autograd.grad(means, leaf, along, create_graph=True)
+            (bent,) = torch.autograd.grad((product * grad).sum(), leaf, allow_unused=True, retain_graph=True)
+        if bent is None:
+            raise NotImplementedError(
+                f"{self!r} has a second derivative where the log-partition function is differentiable three times, "
+                "but that of this polytope is not"
+            )
+        return SecondGradient(product.detach(), bent, depends_on_parameters=True)
+
+
+def _with_graph(
+    polytope: AbstractBoundPolytope, saved: tuple[Tensor | None, Tensor]
+) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch size"]]:
+    """Marginals with a graph, and the scores that they are differentiable with respect to."""
+    means, scores = saved
+    if means is not None:
+        return means, scores
+    leaf = scores.detach().requires_grad_()
+    means, _ = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
+    return means, leaf
