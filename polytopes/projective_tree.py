@@ -226,21 +226,21 @@ def crossed_words(tree):  # type: ignore[no-untyped-def]
     or less than one head counts too, and so does a cycle.
     """
     nodes = len(tree)
-    count = 0
+    count = 0.0
     for m in range(1, nodes):
-        heads = 0
+        heads = 0.0
         for h in range(nodes):
-            heads += 1 if tree[h, m] > 0.5 else 0
-        count += abs(heads - 1)
-    if count > 0:
-        return float(count)
+            heads += tree[h, m]
+        count += abs(heads - 1.0)
+    if count > 0.5:
+        return count
     head = heads_of(tree)
     for m in range(1, nodes):
         other = int(head[m])
         low, high = min(m, other), max(m, other)
         for k in range(low + 1, high):
-            count += 0 if low <= head[k] <= high else 1
-    return float(count + unrooted(head))
+            count += 0.0 if low <= head[k] <= high else 1.0
+    return count + unrooted(head)
 
 
 def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
