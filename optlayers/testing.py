@@ -287,7 +287,8 @@ def _check_membership(
     for failure in found.failures:
         assert failure.status is not Status.FAILED, f"{what} fails beside a vertex: {failure.reason}"
     certified = _in_a_row(found.value, found.scored)[found.ok].unique(dim=0)
-    some = certified[torch.randperm(len(certified), generator=torch.Generator().manual_seed(seed))[:samples]]
+    new = certified[~(certified[:, None] == vertices).all(dim=2).any(dim=1)]
+    some = new[torch.randperm(len(new), generator=torch.Generator().manual_seed(seed))[: 2 * samples]]
     variables = [polytope.variable, *polytope.scored]
     given = inputs.parameter_tensors(form_without_rows(polytope).parameters, dict(parameters), torch.Size([len(some)]))
     values = {n: inputs.flatten_parameter(v, len(some), 1) for n, v in given.items()}

@@ -220,10 +220,10 @@ def _read(chart, tree, start, end, rightward):  # type: ignore[no-untyped-def]
 
 @compiled
 def crossed_words(tree):  # type: ignore[no-untyped-def]
-    """How many words under an arc hang from a word that is not: 0 for a projective tree.
+    """How many words, arc by arc, are under an arc and hang from one beyond its ends: 0 for a projective tree.
 
-    That finds all crossings: the words under an arc that hang from words under it hang from an end of it. A word more
-    or less than one head counts too, and so does a cycle.
+    That finds all crossings: from every other word under an arc one gets to an end of it, from head to head, and two
+    arcs that cross would each lead to the other in a cycle. Heads too many or too few count too, and words in a cycle.
     """
     nodes = len(tree)
     count = 0.0
