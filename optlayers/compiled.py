@@ -513,8 +513,24 @@ class CompiledPolytope:
             f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
             f"maximize: {self.maximizer.explain_maximizer(form)}. project: {self.projector.explain_projector(form)}. "
             f"{derivative} Certified to a relative "
-            f"{max(self.tolerance, self.projector.accuracy):g}."
+            f"{max(self.tolerance, self.projector.accuracy):g}.{self._explain_trust()}"
         )
+
+    def _explain_trust(self) -> str:
+        """What certifies that answers of an oracle are structures."""
+        if not self.maximizer.reads_declaration and not self.projector.reads_declaration:
+            return ""
+        integral = " An answer of the oracle must be integral." if self.polytope.integral else ""
+        if not self.forms.hides_variables:
+            return integral
+        membership = self.polytope.membership
+        if membership is None:
+            return integral + (
+                " That it satisfies the rows with unscored auxiliary variables is the oracle's word: no membership "
+                "function is declared."
+            )
+        name = getattr(membership, "__name__", repr(membership))
+        return integral + f" Membership function {name} stands for the rows with unscored auxiliary variables."
 
     def __repr__(self) -> str:
         return f"CompiledPolytope({self.polytope!r}, maximizer={self.maximizer!r}, projector={self.projector!r})"

@@ -39,6 +39,17 @@ class Polytope:
     log_partition : optional :math:`\log \sum_v \exp \langle s, v \rangle` over the vertices v, in torch:
         ``log_partition(scores, *scored, *parameters)`` for batches ``(*batch, *shape)``, returning ``(*batch,)``. It is
         differentiated twice. ``-inf`` where no structure does without the forbidden parts.
+    integral : whether all vertices are integral, for all values of the parameters. An answer of the oracle with a
+        fractional entry is then a wrong one.
+    membership : optional check of the oracle's answers, in Python or compiled by numba, for the constraints that need
+        auxiliary variables without scores: the solver that asks an oracle does not have them.
+        ``membership(structure, *scored, *parameters)`` takes float64 arrays (which it cannot write to when it is
+        compiled) and returns a number: 0 for a structure, else by how much it misses being one. It is asked only about
+        answers that satisfy everything else: the bounds, the constraints among ``variable`` and ``scored``, and
+        integrality where it is declared. Among those it must return 0 at every vertex of the polytope, and more than
+        1e-7 at every point that lies more than 1e-6 outside of it (points inside that are no vertices it may refuse).
+        A simple check that shares no code with the oracle is worth most. Without it, that these constraints hold is
+        the oracle's word.
     scored : auxiliary variables that get scores too, as keyword arguments by their name, but count for nothing in
         distances: a projection maximizes :math:`\langle s, x \rangle + \langle t, v \rangle - \tfrac12 \|x\|^2`
         (LP-SparseMAP: Niculae and Martins, 2020). Transition scores of a tag sequence are an example.
@@ -64,18 +75,25 @@ class Polytope:
         *,
         oracle: Callable[..., Any] | None = None,
         log_partition: Callable[..., Tensor] | None = None,
+        integral: bool = False,
+        membership: Callable[..., Any] | None = None,
         scored: Iterable[cp.Variable] = (),
     ) -> None:
         if not isinstance(variable, cp.Variable):
             raise TypeError(f"a Polytope is declared on a cvxpy Variable, but got {type(variable).__name__}")
-        for name, function in (("oracle", oracle), ("log_partition", log_partition)):
+        functions = {"oracle": oracle, "log_partition": log_partition, "membership": membership}
+        for name, function in functions.items():
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, but got {type(function).__name__}")
+        if not isinstance(integral, bool):
+            raise TypeError(f"integral must be True or False, but got {integral!r} of type {type(integral).__name__}")
         if isinstance(scored, cp.Variable):
             raise TypeError("scored must be a list of cvxpy variables, but got a single one: put it in [ ]")
         self.variable = variable
         self.oracle = oracle
         self.log_partition = log_partition
+        self.integral = integral
+        self.membership = membership
         self.scored = tuple(scored)
         for position, variable in enumerate(self.scored):
             if not isinstance(variable, cp.Variable):
@@ -146,7 +164,14 @@ class Polytope:
     def without_oracle(self) -> Polytope:
         """The same variables and constraints, so that a general solver answers: what an oracle is compared with."""
         constraints = self._constraints[0] if self._constraints else lambda: self.constraints
-        return Polytope(self.variable, constraints, log_partition=self.log_partition, scored=self.scored)
+        return Polytope(
+            self.variable,
+            constraints,
+            log_partition=self.log_partition,
+            integral=self.integral,
+            membership=self.membership,
+            scored=self.scored,
+        )
 
     def __repr__(self) -> str:
         if not self._constraints:  # a line in a log is no reason to build them

@@ -28,17 +28,18 @@ class Status(IntEnum):
 
     OPTIMAL = 0
     """Feasible, and the duality gap is closed, both within the tolerance of the compiled polytope. (That the answer of
-    an oracle is best is the oracle's word: its gap is NaN.)"""
+    an oracle is best is the oracle's word: its gap is NaN. What is known of its feasibility is said at
+    :class:`optlayers.Oracle`.)"""
     INFEASIBLE = 1
     """No point satisfies the constraints of this instance."""
     UNBOUNDED = 2
     """The objective grows without bound."""
     INACCURATE = 3
-    """A point was found, but its residual or its gap exceeds the tolerance."""
+    """A point was found, but its residual or its gap exceeds the tolerance; or an oracle's answer is no structure."""
     LIMIT = 4
     """The solver stopped at its limit of iterations or of time."""
     FAILED = 5
-    """The solver gave up for numerical reasons."""
+    """The solver gave up for numerical reasons, or a function of the declaration failed; the reason says which."""
 
     @property
     def meaning(self) -> str:
@@ -116,7 +117,9 @@ class Solution:
     value : ``(*batch, *shape)``, in the dtype and on the device of the scores. Where ``status`` is not ``OPTIMAL``
         the value must not be trusted.
     status : ``(*batch,)`` int8, a :class:`Status` per instance.
-    primal_residual : ``(*batch,)`` float64, the largest violation of any constraint, in the units of the constraints.
+    primal_residual : ``(*batch,)`` float64, the largest violation of any constraint, in the units of the constraints;
+        of an answer by an oracle also how far it is from integers, if it must be integral, and what the membership
+        function says.
     gap : ``(*batch,)`` float64. For ``maximize``: how far ``<scores, value>`` can be below the maximum. For
         ``project``: an upper bound on ``max_v <s - x, v - x>`` over the polytope, so that the distance of ``x`` from
         the true projection is at most ``sqrt(gap)``. NaN for an oracle, which proves nothing.

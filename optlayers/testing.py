@@ -25,7 +25,7 @@ from optlayers.layer import OptLayer
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.solution import Solution, Status
-from optlayers.solvers import Highs
+from optlayers.solvers import Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
 from optlayers.solvers.batch import make_instances
 from optlayers.standard_form import StandardForm, form_without_rows
@@ -76,22 +76,29 @@ def contains(
 def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
     """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
     batch = inputs.batch_shape(points, polytope.shape)
-    form = form_without_rows(polytope)
-    _, of_the_set = inputs.split_named(form.auxiliaries, parameters)
-    given = inputs.parameter_tensors(form.parameters, of_the_set, batch)
     flat = points.detach().to("cpu", torch.float64).reshape(-1, *polytope.shape)
+    _, of_the_set = inputs.split_named(form_without_rows(polytope).auxiliaries, parameters)
+    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, of_the_set, batch)
     values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
-    center = cp.Parameter(polytope.shape)
-    gap = cp.max(cp.abs(polytope.variable - center))
-    problem = cp.Problem(cp.Minimize(gap), list(polytope.constraints))
-    found = torch.empty(len(flat), dtype=torch.float64)
-    for k, point in enumerate(flat):
-        center.value = point.numpy()
+    return _distances(polytope, [polytope.variable], [flat], values).reshape(batch)
+
+
+def _distances(
+    polytope: Polytope, variables: Sequence[cp.Variable], points: Sequence[Tensor], values: Mapping[str, Tensor]
+) -> Tensor:
+    """Distances of points to the set of values of some variables, ``(points, *shape)`` of each; and of parameters."""
+    centers = [cp.Parameter(variable.shape) for variable in variables]
+    gaps = [cp.max(cp.abs(variable - center)) for variable, center in zip(variables, centers, strict=True)]
+    problem = cp.Problem(cp.Minimize(cp.max(cp.hstack(gaps))), list(polytope.constraints))
+    found = torch.empty(len(points[0]), dtype=torch.float64)
+    for k in range(len(found)):
+        for center, part in zip(centers, points, strict=True):
+            center.value = part[k].numpy()
         for parameter in polytope.parameters:
             parameter.value = values[parameter.name()][k].numpy()
         value = problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND, **_PRECISE)
         found[k] = float("inf") if value is None else float(value)
-    return found.reshape(batch)
+    return found
 
 
 _PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
@@ -170,7 +177,7 @@ def check_polytope(
     polytope : the declaration.
     samples : how many scores are tried.
     seed : of the random scores.
-    integral : whether vertices must be integral; None reports it only.
+    integral : whether vertices must be integral; None reports it only, unless the declaration says ``integral=True``.
     parameters : one value for all samples per declared parameter.
     """
     compiled = compile_polytope(polytope)
@@ -185,6 +192,7 @@ def check_polytope(
         check_oracle(polytope, samples=samples, seed=seed, **parameters)
     whole = bool((best.value - best.value.round()).abs().max() <= 1e-6)
     assert integral is None or integral == whole, f"integral={integral} was expected, but vertices say {whole}"
+    assert whole or not polytope.integral, "the declaration says integral=True, but vertices are fractional"
     gap = float(torch.maximum(best.gap.max(), near.gap.max()))
     return PolytopeReport(samples, whole, farthest, gap, compiled.explain())
 
@@ -198,11 +206,18 @@ def _check_projection(compiled: CompiledPolytope, scores: Tensor, near: Solution
 
 
 def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **named: Any) -> None:
-    """Hold an oracle to its declaration: the best value, a structure of the polytope, whole numbers, the same twice.
+    """Hold an oracle and what its answers are checked by to the declaration.
+
+    Of the oracle: the best value, a structure of the polytope, whole numbers, the same twice.
 
     Scores are random, tied, all equal, large (1000) and extreme (1e-9 and 1e9, also side by side), and some parts are
     forbidden. Each answer is compared with that of HiGHS on the declared constraints, which proves it, and looked for
-    in the declared set by cvxpy. Fractional answers are complained of unless HiGHS finds fractional vertices too.
+    in the declared set by cvxpy. Fractional answers are complained of unless HiGHS finds fractional vertices too; where
+    the declaration says ``integral=True`` it must find none.
+
+    A ``membership`` function must accept the vertices that HiGHS finds. Then entries of them are swapped, copied and
+    changed: all of these points that the solver of the declaration would certify, of which some are tried, must lie in
+    the declared set.
 
     Parameters
     ----------
@@ -214,7 +229,7 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
 
     Raises
     ------
-    AssertionError : naming the oracle, the sample, and what is wrong with its answer.
+    AssertionError : naming the oracle (or the membership function), the sample, and what is wrong with its answer.
     """
     if polytope.oracle is None:
         raise TypeError("check_oracle takes a declaration with an oracle: Polytope(..., oracle=...)")
@@ -233,7 +248,15 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
     outside = distance(polytope, points, **named)
     proved = [k for k in range(samples) if Status(int(best.status[k])) in (Status.OPTIMAL, Status.INFEASIBLE)]
     assert 2 * len(proved) >= samples, "HiGHS proves too few of its answers to this declaration to compare with"
-    integral = bool((theirs[best.ok] - theirs[best.ok].round()).abs().max() <= 1e-6) if best.ok.any() else False
+    fractions = (theirs[best.ok] - theirs[best.ok].round()).abs()
+    integral = bool(fractions.max() <= 1e-6) if len(fractions) else False
+    assert integral or not polytope.integral or not len(fractions), (
+        f"the declaration says integral=True, but HiGHS finds a vertex that is {float(fractions.max()):.3g} off"
+    )
+    if polytope.membership is not None:
+        free = best.ok & ~torch.isneginf(asked).any(dim=1)
+        parameters = {n: value for n, value in named.items() if n not in found.scored}
+        _check_membership(polytope, theirs[free], samples, seed, parameters)
     for k in proved:
         what = f"oracle {name}, on sample {k}: "
         status, expected = Status(int(found.status[k])), Status(int(best.status[k]))
@@ -250,6 +273,73 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
         assert abs(lost) <= 1e-9 * size, what + f"it misses the best score by {lost:.6g}"
         fraction = float((mine[k] - mine[k].round()).abs().max())
         assert fraction == 0.0 or not integral, what + f"its structure is not integral, an entry is {fraction:.3g} off"
+
+
+def _check_membership(
+    polytope: Polytope, vertices: Tensor, samples: int, seed: int, parameters: Mapping[str, Any]
+) -> None:
+    """Give vertices, and points that are made of them, as answers of an oracle, and see which are certified."""
+    what = f"membership function {getattr(polytope.membership, '__name__', repr(polytope.membership))}"
+    vertices = vertices.round() if polytope.integral else vertices
+    for failure in _echoed(polytope, vertices, parameters).failures:
+        raise AssertionError(f"{what} refuses the vertex {vertices[failure.index].tolist()}: {failure.reason}")
+    found = _echoed(polytope, _changed(vertices, 100 * samples, seed), parameters)
+    for failure in found.failures:
+        assert failure.status is not Status.FAILED, f"{what} fails beside a vertex: {failure.reason}"
+    certified = _in_a_row(found.value, found.scored)[found.ok].unique(dim=0)
+    new = certified[~(certified[:, None] == vertices).all(dim=2).any(dim=1)]
+    some = new[torch.randperm(len(new), generator=torch.Generator().manual_seed(seed))[: 2 * samples]]
+    variables = [polytope.variable, *polytope.scored]
+    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, dict(parameters), torch.Size([len(some)]))
+    values = {n: inputs.flatten_parameter(v, len(some), 1) for n, v in given.items()}
+    outside = _distances(polytope, variables, _parts(polytope, some), values)
+    for point, far in zip(some, outside.tolist(), strict=True):
+        assert far <= 1e-6, f"{what} accepts {point.tolist()}, which lies {far:.3g} outside of the polytope"
+
+
+def _echoed(polytope: Polytope, points: Tensor, parameters: Mapping[str, Any]) -> Solution:
+    """What a polytope makes of flat points ``(points, size)`` when its oracle returns them."""
+
+    def echo(*arrays: np.ndarray) -> Any:
+        flat = np.concatenate([array.reshape(-1) for array in arrays[: 1 + len(polytope.scored)]])
+        # Entries that the constraints fix come without scores.
+        whole = form.expand(flat[None, form.kept])
+        answer = tuple(part[0].numpy() for part in _parts(polytope, torch.from_numpy(whole)))
+        return answer if len(answer) > 1 else answer[0]
+
+    compiled = compile_polytope(polytope, maximizer=Oracle(echo))
+    form = compiled.projection_form if compiled.maximizer_form is None else compiled.maximizer_form
+    structure, *scored = _parts(polytope, points)
+    named = {v.name(): part for v, part in zip(polytope.scored, scored, strict=True)}
+    return compiled.maximize(structure, **named, **parameters)
+
+
+def _changed(vertices: Tensor, count: int, seed: int) -> Tensor:
+    """Vertices of which an entry was swapped with another, replaced by it, or moved by 1, once or twice; and mirrored
+    ones: what is as far from a vertex as another vertex, on the other side, is outside of any polytope."""
+    generator = torch.Generator().manual_seed(seed)
+    points = vertices[torch.randint(len(vertices), (count,), generator=generator)]
+    row = torch.arange(count)
+    for share in (1.0, 0.5):
+        changes = torch.rand(count, generator=generator) < share
+        one = torch.multinomial((points != 0) + 1e-9, 1, generator=generator).flatten()
+        other = torch.randint(points.shape[1], (count,), generator=generator)
+        kind = torch.randint(4, (count,), generator=generator)
+        mine, theirs = points[row, one], points[row, other]
+        changed = points.clone()
+        changed[row, one] = torch.where(kind < 2, theirs, mine + 2.0 * (kind - 2.5))
+        changed[row, other] = torch.where((kind == 0) & (one != other), mine, changed[row, other])
+        points = torch.where(changes[:, None], changed, points)
+    return torch.cat([points, (2.0 * vertices[:, None] - vertices).flatten(0, 1)])
+
+
+def _parts(polytope: Polytope, flat: Tensor) -> list[Tensor]:
+    """The structure and the scored auxiliary variables ``(points, *shape)`` of flat points ``(points, size)``."""
+    variables = (polytope.variable, *polytope.scored)
+    return [
+        part.reshape(len(flat), *variable.shape)
+        for variable, part in zip(variables, flat.split([v.size for v in variables], dim=1), strict=True)
+    ]
 
 
 def _in_a_row(structure: Tensor, auxiliary: Mapping[str, Tensor]) -> Tensor:

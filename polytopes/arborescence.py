@@ -10,10 +10,11 @@ import scipy.sparse as sp
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
+from polytopes._heads import heads_of, unrooted
 from polytopes._matrix_tree import log_partition
 from polytopes._sizes import at_least_one
 
-__all__ = ["arborescence"]
+__all__ = ["arborescence", "unrooted_words"]
 
 WAITING, ON_PATH, IN_TREE = 0, 1, 2
 """What may be said of a node."""
@@ -71,6 +72,8 @@ def arborescence(words: int, *, single_root: bool = True) -> Polytope:
         partial(_constraints, x, single_root),
         oracle=best_tree_of_one_root if single_root else best_tree,
         log_partition=partial(log_partition, single_root=single_root),
+        integral=True,
+        membership=unrooted_words,
     )
 
 
@@ -229,3 +232,9 @@ def _expand(nodes, made, head, entered, whole):  # type: ignore[no-untyped-def]
             head[inner] = SETTLED
             inner = whole[inner]
     return tree
+
+
+@compiled
+def unrooted_words(tree):  # type: ignore[no-untyped-def]
+    """How many words hang from each other in a cycle, and not from the root. Each has one head."""
+    return float(unrooted(heads_of(tree)))

@@ -30,7 +30,7 @@ def matching(size: int) -> Polytope:
     """
     at_least_one(size=size)
     x = cp.Variable((size, size), nonneg=True)
-    return Polytope(x, [cp.sum(x, axis=1) == 1, cp.sum(x, axis=0) == 1], oracle=_best_matching)
+    return Polytope(x, [cp.sum(x, axis=1) == 1, cp.sum(x, axis=0) == 1], oracle=_best_matching, integral=True)
 
 
 def partial_matching(rows: int, columns: int) -> Polytope:
@@ -46,7 +46,8 @@ def partial_matching(rows: int, columns: int) -> Polytope:
     """
     at_least_one(rows=rows, columns=columns)
     x = cp.Variable((rows, columns), nonneg=True)
-    return Polytope(x, [cp.sum(x, axis=1) <= 1, cp.sum(x, axis=0) <= 1], oracle=_best_partial_matching)
+    at_most_one = [cp.sum(x, axis=1) <= 1, cp.sum(x, axis=0) <= 1]
+    return Polytope(x, at_most_one, oracle=_best_partial_matching, integral=True)
 
 
 def rectangular_matching(rows: int, columns: int) -> Polytope:
@@ -66,7 +67,7 @@ def rectangular_matching(rows: int, columns: int) -> Polytope:
         constraints = [by_row == 1, by_column == 1]
     else:
         constraints = [by_row == 1, by_column <= 1] if rows < columns else [by_row <= 1, by_column == 1]
-    return Polytope(x, constraints, oracle=_best_matching)
+    return Polytope(x, constraints, oracle=_best_matching, integral=True)
 
 
 @compiled

@@ -7,7 +7,7 @@ from optlayers import Polytope
 from polytopes._compiled import compiled
 from polytopes._sizes import at_least_one
 
-__all__ = ["permutahedron"]
+__all__ = ["missing_ranks", "permutahedron"]
 
 
 def permutahedron(size: int) -> Polytope:
@@ -40,7 +40,7 @@ def permutahedron(size: int) -> Polytope:
         cp.sum(permutation, axis=0) == 1,
         x == permutation @ np.arange(1.0, size + 1.0),
     ]
-    return Polytope(x, constraints, oracle=_ranks)
+    return Polytope(x, constraints, oracle=_ranks, integral=True, membership=missing_ranks)
 
 
 @compiled
@@ -53,3 +53,16 @@ def _ranks(scores):  # type: ignore[no-untyped-def]
     for place in range(size):
         x[order[place]] = size - place
     return x
+
+
+@compiled
+def missing_ranks(ranks):  # type: ignore[no-untyped-def]
+    """How many of the numbers 1 to n are no entry of n integers: 0 for a ranking."""
+    size = len(ranks)
+    given = np.zeros(size, np.bool_)
+    missing = size
+    for rank in ranks:
+        if 0.5 < rank < size + 0.5 and not given[int(np.rint(rank)) - 1]:
+            given[int(np.rint(rank)) - 1] = True
+            missing -= 1
+    return float(missing)

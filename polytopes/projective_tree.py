@@ -14,10 +14,11 @@ from torch import Tensor
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
+from polytopes._heads import heads_of, unrooted
 from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
-__all__ = ["projective_tree"]
+__all__ = ["crossed_words", "projective_tree"]
 
 
 def projective_tree(words: int, *, single_root: bool = True) -> Polytope:
@@ -62,6 +63,8 @@ def projective_tree(words: int, *, single_root: bool = True) -> Polytope:
         partial(_constraints, x, single_root),
         oracle=best_projective_tree_of_one_root if single_root else best_projective_tree,
         log_partition=partial(log_partition, single_root=single_root),
+        integral=True,
+        membership=crossed_words,
     )
 
 
@@ -213,6 +216,31 @@ def _read(chart, tree, start, end, rightward):  # type: ignore[no-untyped-def]
         todo[count + 1, 0], todo[count + 1, 1], todo[count + 1, 2] = low, split, 1
         todo[count + 2, 0], todo[count + 2, 1], todo[count + 2, 2] = split + 1, high, 0
         count += 3
+
+
+@compiled
+def crossed_words(tree):  # type: ignore[no-untyped-def]
+    """How many words, arc by arc, are under an arc and hang from one beyond its ends: 0 for a projective tree.
+
+    That finds all crossings: from every other word under an arc one gets to an end of it, from head to head, and two
+    arcs that cross would each lead to the other in a cycle. Heads too many or too few count too, and words in a cycle.
+    """
+    nodes = len(tree)
+    count = 0.0
+    for m in range(1, nodes):
+        heads = 0.0
+        for h in range(nodes):
+            heads += tree[h, m]
+        count += abs(heads - 1.0)
+    if count > 0.5:
+        return count
+    head = heads_of(tree)
+    for m in range(1, nodes):
+        other = int(head[m])
+        low, high = min(m, other), max(m, other)
+        for k in range(low + 1, high):
+            count += 0.0 if low <= head[k] <= high else 1.0
+    return count + unrooted(head)
 
 
 def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:

@@ -565,6 +565,7 @@ def test_codes_of_kernels_do_not_collide():
     from optlayers.solvers import oracle_call
     from optlayers.solvers.kernels import min_norm_point
 
-    codes = [oracles.FOUND, oracles.NOTHING, oracle_call.RAISED, oracle_call.WRONG_SHAPE]
-    codes += [min_norm_point.LIMIT, min_norm_point.OUTSIDE, min_norm_point.NOT_MAXIMAL]
+    codes = [oracles.FOUND, oracles.NOTHING, oracles.RAISED, oracles.WRONG_SHAPE]
+    codes += [oracles.OUTSIDE, oracles.FRACTIONAL, oracles.MISSED, oracles.UNSTEADY, oracles.NO_AMOUNT]
+    codes += [min_norm_point.LIMIT, min_norm_point.NOT_MAXIMAL, min_norm_point.INEXACT]
     assert len(set(codes)) == len(codes) and max(codes) < oracle_call.FIRST_COMPLAINT

@@ -13,7 +13,7 @@ from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Decomposition, Instances
 from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.kernels import min_norm_point, oracles
-from optlayers.solvers.oracle import ADVICE, FEASIBLE, Question, judge
+from optlayers.solvers.oracle import ADVICE, Question, judge
 from optlayers.solvers.oracle_call import FIRST_COMPLAINT, OracleCall
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import DeclarationError, StandardForm
@@ -30,7 +30,8 @@ class ActiveSet(AbstractProjector):
     vertices (Wolfe, 1976; SparseMAP: Niculae et al., 2018; the formulas are in
     :mod:`optlayers.solvers.kernels.min_norm_point`). The answer is a mixture of few vertices, and they are part of
     it: ``solution.vertices`` and ``solution.weights``. The gap is the best that the oracle finds above the answer; a
-    vertex that is worse than the answer itself shows that the oracle does not maximize.
+    vertex that is worse than the answer itself shows that the oracle does not maximize. Every vertex that goes into the
+    answer is checked as :class:`Oracle` checks its answers.
 
     Derivatives are those of the half-space form, also where the active vertices do not span the face. They reach
     scores; those of parameters are NaN, for an oracle does not say how its vertices move: :class:`Auto` knows.
@@ -74,7 +75,6 @@ class ActiveSet(AbstractProjector):
                 starts,
                 which,
                 self.iteration_limit,
-                FEASIBLE,
                 point,
                 codes,
                 certificate.residual,

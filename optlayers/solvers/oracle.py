@@ -13,18 +13,19 @@ from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.kernels import oracles
+from optlayers.solvers.kernels.oracles import FEASIBLE
 from optlayers.solvers.oracle_call import OracleCall, Rows
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
-__all__ = ["ADVICE", "FEASIBLE", "Oracle", "Question", "judge"]
+__all__ = ["ADVICE", "Oracle", "Question", "judge"]
 
-FEASIBLE = 1e-7
-"""An oracle's answer may violate the declared constraints by so much, relative to their right-hand sides."""
 ADVICE = "see optlayers.testing.check_oracle"
 NOTHING_FORBIDDEN = np.zeros((0, 0), dtype=np.bool_)
 WORTH_A_THREAD = 64
 """Instances; compiled oracles take microseconds."""
+WORTH_ASKING_TWICE = 8
+"""Instances; one question more is then an eighth of the time at most."""
 
 
 @final
@@ -32,8 +33,11 @@ WORTH_A_THREAD = 64
 class Oracle(AbstractMaximizer):
     """Maximize by calling a function that knows the structure, in compiled code where it is compiled by numba.
 
-    Every answer is checked against the bounds and those constraints that need no other variables than the scored
-    ones. That it also satisfies the others, and that it is *best*, is the oracle's word: its gap is NaN.
+    Every answer is checked: against the bounds and those constraints that need no other variables than the scored
+    ones; for being integral, where the declaration says ``integral=True``; and, for the constraints that need further
+    auxiliary variables, by the ``membership`` function of the declaration. Where there are such constraints and no
+    membership function, that they hold is the oracle's word. That an answer is *best* always is: its gap is NaN. In
+    batches of 8 instances or more the oracle is asked twice for the first of them, and must give the same bits again.
     :func:`optlayers.testing.check_oracle` compares an oracle with the whole declaration, through a solver that proves
     its answers; with ``verify`` every single answer is.
 
@@ -63,10 +67,11 @@ class Oracle(AbstractMaximizer):
         certificate.gap[:] = np.nan
         codes = np.empty(count, dtype=np.int64)
         question = Question.of(form, call, instances)
+        twice = 0 if count >= WORTH_ASKING_TWICE else -1
 
         def work(which: np.ndarray) -> None:
             oracles.maximize(
-                *question.arguments, which, answer.whole, codes, certificate.residual, certificate.relative
+                *question.arguments, which, twice, answer.whole, codes, certificate.residual, certificate.relative
             )
 
         for_each_chunk(work, count, smallest=WORTH_A_THREAD)
@@ -138,13 +143,33 @@ def judge(call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Cert
         return
     for k in np.flatnonzero((codes != oracles.FOUND) | ~certificate.holds(FEASIBLE)).tolist():
         code = int(codes[k])
-        if code == oracles.FOUND:
-            answer.status[k] = Status.INACCURATE
-            if not certificate.gap[k] > 0.0 or not certificate.residual[k] <= FEASIBLE:
-                answer.reasons[k] = f"oracle {call.name} left the polytope by {certificate.residual[k]:.3g}; {ADVICE}"
-        elif code == oracles.NOTHING:
-            answer.status[k] = Status.INFEASIBLE
-            answer.reasons[k] = f"oracle {call.name} finds no structure without the forbidden parts"
-        else:
-            answer.status[k] = Status.FAILED
-            answer.reasons[k] = call.complaint(code)
+        answer.status[k] = _STATUS.get(code, Status.FAILED)
+        if code != oracles.FOUND:  # else it is the gap that is too large
+            answer.reasons[k] = _reason(call, code, float(certificate.residual[k]))
+
+
+_STATUS = {
+    oracles.FOUND: Status.INACCURATE,
+    oracles.NOTHING: Status.INFEASIBLE,
+    oracles.OUTSIDE: Status.INACCURATE,
+    oracles.FRACTIONAL: Status.INACCURATE,
+    oracles.MISSED: Status.INACCURATE,
+}
+
+
+def _reason(call: OracleCall, code: int, amount: float) -> str:
+    """What is wrong with an answer, and with whose."""
+    if code == oracles.NOTHING:
+        return f"{call.oracle} finds no structure without the forbidden parts"
+    if code == oracles.OUTSIDE:
+        return f"{call.oracle} left the polytope by {amount:.3g}; {ADVICE}"
+    if code == oracles.FRACTIONAL:
+        return (
+            f"{call.oracle} returned an entry that is {amount:.3g} from an integer, but the declaration says "
+            f"integral=True; {ADVICE}"
+        )
+    if code == oracles.MISSED:
+        return f"{call.oracle} returned no structure: it misses one by {amount:.3g}, by {call.membership}; {ADVICE}"
+    if code == oracles.UNSTEADY:
+        return f"{call.oracle} gave two different answers to the same scores; {ADVICE}"
+    return call.complaint(code, amount)

@@ -31,11 +31,11 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, rooms, sides, violation
+from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, judged, rooms
 
-__all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "OUTSIDE", "decompose", "pull_back"]
+__all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "decompose", "pull_back"]
 
-DONE, LIMIT, OUTSIDE, NOT_MAXIMAL, INEXACT = 0, 5, 6, 7, 8
+DONE, LIMIT, NOT_MAXIMAL, INEXACT = 0, 9, 10, 11
 """Ends of an instance, besides the codes of :mod:`optlayers.solvers.kernels.oracles`."""
 DEPENDENT = 1e-11
 """A squared pivot below this part of its diagonal entry belongs to a vertex in the affine hull of the others."""
@@ -349,14 +349,12 @@ def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
 
 @part
 def _project(  # type: ignore[no-untyped-def]
-    a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, feasible, status, residual, gap, relative
+    a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, residual, gap, relative
 ):
     """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices."""
     stay_apart()
-    scale_of_rows = sides(rows, k)
-    residual[k] = violation(rows, k, out, room)
-    if not residual[k] <= feasible * scale_of_rows:
-        status[k] = OUTSIDE
+    status[k], residual[k], farthest = judged(call, rows, k, theta[k], out, asking, room)
+    if status[k] != FOUND:
         return a, 0
     for i in range(len(a.order)):
         a.order[i] = i
@@ -368,11 +366,12 @@ def _project(  # type: ignore[no-untyped-def]
         _mix(a, active, a.weight, x)
         _gradient(full, x, size, goal)
         code = ask(call, goal, theta[k], asking, out)
-        far = violation(rows, k, out, room) if code == FOUND else 0.0
-        residual[k] = max(residual[k], far)
-        if code != FOUND or not far <= feasible * scale_of_rows:
+        if code == FOUND:
+            code, far, relatively = judged(call, rows, k, theta[k], out, asking, room)
+            residual[k], farthest = far if code != FOUND else max(residual[k], far), max(farthest, relatively)
+        if code != FOUND:
             relative[k] = np.inf
-            status[k] = code if code != FOUND else OUTSIDE
+            status[k] = code
             return a, active
         if active == len(a.order):
             a = _enlarged(a)
@@ -391,7 +390,7 @@ def _project(  # type: ignore[no-untyped-def]
             status[k] = INEXACT
             return a, active
         gap[k] = max(better, 0.0)
-        relative[k] = max(residual[k] / scale_of_rows, gap[k] / (1.0 + scale))
+        relative[k] = max(farthest, gap[k] / (1.0 + scale))
         known = False
         for i in range(active):
             known = known or _same(a, slot, a.order[i])
@@ -458,7 +457,7 @@ def _keep(kept, vertices, a, active):  # type: ignore[no-untyped-def]
 
 @jit
 def decompose(  # type: ignore[no-untyped-def]
-    call, rows, scores, forbidden, theta, size, starts, which, limit, feasible, point, status, residual, gap, relative
+    call, rows, scores, forbidden, theta, size, starts, which, limit, point, status, residual, gap, relative
 ):
     """Project the instances ``which``; entries from ``size`` on are scored but not regularized.
 
@@ -484,9 +483,8 @@ def decompose(  # type: ignore[no-untyped-def]
         active = 0
         if code == FOUND:
             a, active = _project(
-                a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, feasible, status,
-                residual, gap, relative,
-            )  # fmt: skip
+                a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, residual, gap, relative
+            )
         if active == 0:
             for i in range(entries):
                 point[k, i] = np.nan

@@ -5,7 +5,7 @@ An oracle compiled by numba is entered by numba's own calling convention, in :fu
 for all oracles with arguments of the same dimensions; one in Python is a callback with the signature of a trampoline.
 Either takes the address of the oracle, a table of the addresses of its arguments, their shapes one after the other,
 and the room for the flat structure. It gives :data:`FOUND`, :data:`NOTHING` (no structure does without the forbidden
-parts) or the number of a complaint.
+parts) or the number of a complaint. A membership function is called in the same way, and answers with a number.
 """
 
 from __future__ import annotations
@@ -23,27 +23,47 @@ from numba.np.arrayobj import make_array, populate_array
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
 __all__ = [
+    "FEASIBLE",
     "FOUND",
+    "FRACTIONAL",
+    "MISSED",
     "NOTHING",
+    "NO_AMOUNT",
+    "OF_MEMBERSHIP",
+    "OUTSIDE",
     "RAISED",
+    "UNSTEADY",
     "WRONG_SHAPE",
     "ask",
     "fill_scores",
+    "judged",
     "kinds_of",
     "maximize",
     "rooms",
-    "sides",
     "trampoline",
-    "violation",
     "violations",
 ]
 
 FOUND, NOTHING, RAISED, WRONG_SHAPE = 0, 1, 2, 3
+OUTSIDE, FRACTIONAL, MISSED, UNSTEADY, NO_AMOUNT = 4, 5, 6, 7, 8
+"""Answers that violate rows or bounds, are not integral, are no structure to the membership function, or are others
+when asked for again; and what a membership function says that is no amount: NaN, or a negative number."""
+OF_MEMBERSHIP = 1 << 32
+"""Added to the number of a complaint of the membership function."""
+FEASIBLE = 1e-7
+"""An oracle's answer may violate the declared constraints by so much, relative to their right-hand sides; it may be so
+far from integers, and miss being a structure by so much."""
+ORACLE, MEMBERSHIP = 0, 1
+"""The functions of a call, and what is known of each: where it is entered, its own address, and where its arguments end
+and its shapes begin."""
+TRAMPOLINE, FUNCTION, END, SHAPES = 0, 1, 2, 3
 UNUSED = 1e-7
 """An answer that is below this at a forbidden part does without it."""
 SCORES, THETA, CONSTANT = 0, 1, 2
 """Where an argument comes from: the scores or the parameters of the instance, or an array that all share."""
 
+inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
+"""A call with all arrays of rows costs a tenth of a microsecond, as much as the check of a small structure."""
 _WORD = ir.IntType(64)
 _NOWHERE = ir.IntType(8).as_pointer()
 
@@ -129,6 +149,13 @@ def _overload_write(value, shapes, out):  # type: ignore[no-untyped-def]
             return _write(value[1:], shapes + 8 * value[0].ndim, out + 8 * value[0].size)
 
         return several
+    if isinstance(value, types.Float):
+
+        def number(value, shapes, out):  # type: ignore[no-untyped-def]
+            numba.carray(_as_pointer(out), (1,), np.float64)[0] = value
+            return FOUND
+
+        return number
 
     def one(value, shapes, out):  # type: ignore[no-untyped-def]
         expected = numba.carray(_as_pointer(shapes), (value.ndim,), np.int64)
@@ -145,7 +172,7 @@ def _overload_write(value, shapes, out):  # type: ignore[no-untyped-def]
 
 @jit
 def trampoline(oracle, table, shapes, out, kinds):  # type: ignore[no-untyped-def]
-    """Ask a compiled oracle whose arguments and answer are of these kinds."""
+    """Ask a compiled function whose arguments and answer are of these kinds."""
     code, value = _call(oracle, _arguments(table, shapes, kinds), kinds)
     if code != FOUND:
         return code
@@ -170,26 +197,28 @@ def _enter(_: Any, function: Any, oracle: Any, table: Any, shapes: Any, out: Any
 
 @part
 def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
-    """One question. ``call`` is the oracle, ``room`` what :func:`rooms` made; NaN everywhere is no structure.
+    """One question to the oracle. ``room`` is what :func:`rooms` made; NaN everywhere is no structure.
 
     The oracle gets copies: one that writes to its arguments must not change those of the kernel.
     """
     stay_apart()
-    given, addresses = room
+    given, addresses, _ = room
     forbids = 0
     for i in range(len(scores)):
         given[i] = scores[i]
         forbids += 1 if scores[i] == -np.inf else 0
     for i in range(len(theta)):
         given[len(scores) + i] = theta[i]
-    for position in range(len(call.source)):
+    oracle = call.functions[ORACLE]
+    for position in range(oracle[END]):
         base = call.place[position]
         if call.source[position] == SCORES:
             base = given.ctypes.data + 8 * base
         elif call.source[position] == THETA:
             base = given.ctypes.data + 8 * (len(scores) + base)
         addresses[position] = base
-    code = _enter(call.address[0], call.address[1], addresses.ctypes.data, call.shapes.ctypes.data, out.ctypes.data)
+    shapes = call.shapes.ctypes.data + 8 * oracle[SHAPES]
+    code = _enter(oracle[TRAMPOLINE], oracle[FUNCTION], addresses.ctypes.data, shapes, out.ctypes.data)
     if code != FOUND:
         return code
     if forbids > 0:
@@ -206,25 +235,49 @@ def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
 
 @part
 def rooms(call, scores, theta):  # type: ignore[no-untyped-def]
-    """Room for the arguments of an oracle and for their addresses."""
-    return np.empty(scores + theta), np.empty(len(call.source), np.int64)
+    """Room for the arguments of an oracle, for addresses of arguments, and for what a membership function says."""
+    return np.empty(scores + theta), np.empty(len(call.source), np.int64), np.empty(1)
 
 
 @part
-def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
-    """By how much a flat structure violates the rows and bounds of instance ``k``; NaN if it holds one."""
+def _missed(call, theta, out, room):  # type: ignore[no-untyped-def]
+    """Ask the membership function about a flat structure; a code, and by how much it misses being one.
+
+    It gets the arrays themselves: it is compiled for arrays that it cannot write to.
+    """
+    _, addresses, said = room
+    membership, first = call.functions[MEMBERSHIP], call.functions[ORACLE, END]
+    for position in range(first, membership[END]):
+        base = call.place[position]
+        if call.source[position] == SCORES:
+            base = out.ctypes.data + 8 * base
+        elif call.source[position] == THETA:
+            base = theta.ctypes.data + 8 * base
+        addresses[position - first] = base
+    shapes = call.shapes.ctypes.data + 8 * membership[SHAPES]
+    code = _enter(membership[TRAMPOLINE], membership[FUNCTION], addresses.ctypes.data, shapes, said.ctypes.data)
+    if code == FOUND and not said[0] >= 0.0:
+        code = NO_AMOUNT
+    return code, said[0]
+
+
+@part
+def _violation(rows, k, out, room):  # type: ignore[no-untyped-def]
+    """By how much a flat structure violates the rows and bounds of instance ``k``, also relative to right-hand sides,
+    and how far an entry of it is from an integer at most. NaN, infinity and NaN if it holds a NaN.
+    """
     stay_apart()
     a, b = k if len(rows.matrix) > 1 else 0, k if len(rows.rhs) > 1 else 0
     low, high = k if len(rows.lower) > 1 else 0, k if len(rows.upper) > 1 else 0
-    worst = 0.0
+    worst, fraction, sides, numbers = 0.0, 0.0, 1.0, True
     for i in range(len(room)):
         room[i] = 0.0
     for i in range(len(out)):
         value = out[i]
         if value == 0.0 and rows.may_be_zero[i]:
             continue
-        if np.isnan(value):
-            return np.nan
+        numbers = numbers and not np.isnan(value)
+        fraction = max(fraction, abs(value - np.rint(value)))
         j = rows.column[i]
         if j < 0:
             worst = max(worst, abs(value - rows.fixed[i]))
@@ -235,9 +288,48 @@ def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
                 room[rows.row[e]] += rows.matrix[a, e] * value
     for i in range(len(room)):
         left = rows.rhs[b, i] - room[i]
+        sides = max(sides, 1.0 + abs(rows.rhs[b, i]))
         if not rows.loose[i]:
             worst = max(worst, abs(left) if i < rows.equalities[0] else -left)
-    return worst
+    if not numbers:
+        worst, fraction = np.nan, np.nan
+    return worst, worst / sides if worst < np.inf else np.inf, fraction
+
+
+@inlined
+def judged(call, rows, k, theta, out, asking, room):  # type: ignore[no-untyped-def]
+    """What is wrong with a flat structure of instance ``k``, FOUND if nothing is; by how much, and by how much of what
+    it is relative to. The membership function is asked about no structure that is wrong without it.
+    """
+    residual, relative, fraction = _violation(rows, k, out, room)
+    code = FOUND
+    if relative > FEASIBLE:
+        code = OUTSIDE
+    elif rows.integral and fraction > FEASIBLE:
+        code, residual, relative = FRACTIONAL, fraction, np.inf
+    elif len(call.functions) > MEMBERSHIP:
+        said, missed = _missed(call, theta, out, asking)
+        if said != FOUND:
+            code, residual, relative = OF_MEMBERSHIP + said, missed, np.inf
+        elif missed > FEASIBLE:
+            code, residual, relative = MISSED, missed, np.inf
+        else:
+            residual, relative = max(residual, missed), max(relative, missed)
+    return code, residual, relative  # at a single place, since every return drops references to every array
+
+
+@part
+def _answers_again(call, scores, theta, asking, code, point, second):  # type: ignore[no-untyped-def]
+    """The code of an answer after the oracle was asked for it once more: the same bits have to come."""
+    stay_apart()
+    again = ask(call, scores, theta, asking, second)
+    if again not in (FOUND, NOTHING):
+        return again
+    first_bits, second_bits = point.view(np.int64), second.view(np.int64)
+    same = again == code
+    for i in range(len(first_bits)):
+        same = same and first_bits[i] == second_bits[i]
+    return code if same else UNSTEADY
 
 
 @part
@@ -251,30 +343,21 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
             out[i] = -np.inf
 
 
-@part
-def sides(rows, k):  # type: ignore[no-untyped-def]
-    """The size of right-hand sides that violations are relative to."""
-    largest = 1.0
-    b = k if len(rows.rhs) > 1 else 0
-    for i in range(rows.rhs.shape[1]):
-        largest = max(largest, 1.0 + abs(rows.rhs[b, i]))
-    return largest
-
-
 @jit
-def maximize(call, rows, scores, forbidden, theta, which, point, code, residual, relative):  # type: ignore[no-untyped-def]
-    """Ask for the instances ``which``; ``point`` ``(batch, size)`` gets the flat structures."""
-    full = np.empty(point.shape[1])
+def maximize(call, rows, scores, forbidden, theta, which, twice, point, code, residual, relative):  # type: ignore[no-untyped-def]
+    """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures."""
+    full, second = np.empty(point.shape[1]), np.empty(point.shape[1])
     asking = rooms(call, len(full), theta.shape[1])
     room = np.empty(rows.rhs.shape[1])
     for k in which:
+        parameters, answer = theta[k], point[k]
         fill_scores(rows, k, scores, forbidden, full)
-        code[k] = ask(call, full, theta[k], asking, point[k])
-        residual[k], relative[k] = np.nan, np.inf
-        if code[k] == FOUND:
-            residual[k] = violation(rows, k, point[k], room)
-            if residual[k] < np.inf:  # and no NaN
-                relative[k] = residual[k] / sides(rows, k)
+        found, far, relatively = ask(call, full, parameters, asking, answer), np.nan, np.inf
+        if k == twice and found in (FOUND, NOTHING):
+            found = _answers_again(call, full, parameters, asking, found, answer, second)
+        if found == FOUND:
+            found, far, relatively = judged(call, rows, k, parameters, answer, asking, room)
+        code[k], residual[k], relative[k] = found, far, relatively
 
 
 @jit
@@ -282,5 +365,4 @@ def violations(rows, structures, residual, relative):  # type: ignore[no-untyped
     """By how much each of some flat structures violates its rows and bounds, and that relative to right-hand sides."""
     room = np.empty(rows.rhs.shape[1])
     for k in range(len(structures)):
-        residual[k] = violation(rows, k, structures[k], room)
-        relative[k] = residual[k] / sides(rows, k)
+        residual[k], relative[k], _ = _violation(rows, k, structures[k], room)
