@@ -165,7 +165,7 @@ def test_forbidden_parts_and_failed_instances_give_parameters_nothing():
     compiled = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= high, cp.sum(x) >= 1]))
     forbidden = torch.tensor([[False, True, False], [False, False, False], [False, False, False]])
     caps = torch.tensor([[2.0, 2.0, 2.0], [0.1, 0.1, 0.1], [2.0, 2.0, 2.0]], dtype=torch.float64)
-    scores = torch.tensor([[1.0, 0.0, -1.0], [1.0, 1.0, 1.0], [3.0, 2.0, -1.0]], dtype=torch.float64)
+    scores = torch.tensor([[-2.0, 0.0, -3.0], [1.0, 1.0, 1.0], [3.0, 2.0, -1.0]], dtype=torch.float64)
     host = bound(compiled, {"high": caps}, 3, forbidden)
     for polytope in (host, DevicePolytope(compiled, torch.from_numpy(host.theta), forbidden, 1e-16)):
         for solve in (polytope.maximize, polytope.project):
