@@ -42,6 +42,7 @@ bench: .venv/peers
 	$(RUN) benchmarks/compare.py projection --output out/benchmarks
 	$(RUN) benchmarks/compare.py argmax --output out/benchmarks
 	$(RUN) benchmarks/structures.py --output out/benchmarks
+	$(RUN) benchmarks/rules.py --output out/benchmarks
 	$(RUN) benchmarks/growth.py --output out/benchmarks
 	$(RUN) benchmarks/overhead.py --output out/benchmarks
 
