@@ -4,20 +4,17 @@ import numpy as np
 
 from polytopes._compiled import compiled
 
-__all__ = ["heads_of", "unrooted"]
+__all__ = ["read_heads", "unrooted"]
 
 
 @compiled
-def heads_of(tree):  # type: ignore[no-untyped-def]
-    """The head of every word, ``(nodes,)``, of a 0/1 matrix with one head per word; that of the root is the root."""
+def read_heads(tree, head):  # type: ignore[no-untyped-def]
+    """Write the heads of words, in a 0/1 matrix, to ``head``, ``(nodes,)`` of uint64; that of the root is the root."""
     nodes = len(tree)
-    head = np.zeros(nodes, np.uint64)
+    head[:] = 0
     for h in range(1, nodes):
         for m in range(1, nodes):  # along rows of memory, without branches
-            head[m] += np.uint64(h) if tree[h, m] > 0.5 else np.uint64(0)
-    for m in range(1, nodes):
-        head[m] = min(head[m], np.uint64(nodes - 1))  # a word of two heads must not lead out of memory
-    return head
+            head[m] = np.uint64(h) if tree[h, m] > 0.5 else head[m]
 
 
 @compiled

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
-from polytopes._heads import heads_of, unrooted
+from polytopes._heads import read_heads, unrooted
 from polytopes._matrix_tree import log_partition
 from polytopes._sizes import at_least_one
 
@@ -237,4 +237,6 @@ def _expand(nodes, made, head, entered, whole):  # type: ignore[no-untyped-def]
 @compiled
 def unrooted_words(tree):  # type: ignore[no-untyped-def]
     """How many words hang from each other in a cycle, and not from the root. Each has one head."""
-    return float(unrooted(heads_of(tree)))
+    head = np.empty(len(tree), np.uint64)
+    read_heads(tree, head)
+    return float(unrooted(head))

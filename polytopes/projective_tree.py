@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
-from polytopes._heads import heads_of, unrooted
+from polytopes._heads import read_heads, unrooted
 from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
@@ -234,7 +234,8 @@ def crossed_words(tree):  # type: ignore[no-untyped-def]
         count += abs(heads - 1.0)
     if count > 0.5:
         return count
-    head = heads_of(tree)
+    head = np.empty(nodes, np.uint64)
+    read_heads(tree, head)
     for m in range(1, nodes):
         other = int(head[m])
         low, high = min(m, other), max(m, other)

@@ -31,7 +31,17 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, judged, rooms
+from optlayers.solvers.kernels.oracles import (
+    FOUND,
+    MEMBERSHIP,
+    ask,
+    fill_scores,
+    judged,
+    missed,
+    rooms,
+    stands,
+    violation,
+)
 
 __all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "decompose", "pull_back"]
 
@@ -353,7 +363,12 @@ def _project(  # type: ignore[no-untyped-def]
 ):
     """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices."""
     stay_apart()
-    status[k], residual[k], farthest = judged(call, rows, k, theta[k], out, asking, room)
+    has_membership = len(call.functions) > MEMBERSHIP
+    far, farthest, fraction = violation(rows, k, out, room)
+    said, amount = FOUND, 0.0
+    if has_membership and stands(rows.integral, farthest, fraction):
+        said, amount = missed(call, theta[k], out, asking)
+    status[k], residual[k], farthest = judged(rows.integral, far, farthest, fraction, said, amount)
     if status[k] != FOUND:
         return a, 0
     for i in range(len(a.order)):
@@ -367,7 +382,11 @@ def _project(  # type: ignore[no-untyped-def]
         _gradient(full, x, size, goal)
         code = ask(call, goal, theta[k], asking, out)
         if code == FOUND:
-            code, far, relatively = judged(call, rows, k, theta[k], out, asking, room)
+            far, relatively, fraction = violation(rows, k, out, room)
+            said, amount = FOUND, 0.0
+            if has_membership and stands(rows.integral, relatively, fraction):
+                said, amount = missed(call, theta[k], out, asking)
+            code, far, relatively = judged(rows.integral, far, relatively, fraction, said, amount)
             residual[k], farthest = far if code != FOUND else max(residual[k], far), max(farthest, relatively)
         if code != FOUND:
             relative[k] = np.inf

@@ -26,6 +26,7 @@ __all__ = [
     "FEASIBLE",
     "FOUND",
     "FRACTIONAL",
+    "MEMBERSHIP",
     "MISSED",
     "NOTHING",
     "NO_AMOUNT",
@@ -39,8 +40,11 @@ __all__ = [
     "judged",
     "kinds_of",
     "maximize",
+    "missed",
     "rooms",
+    "stands",
     "trampoline",
+    "violation",
     "violations",
 ]
 
@@ -62,8 +66,6 @@ UNUSED = 1e-7
 SCORES, THETA, CONSTANT = 0, 1, 2
 """Where an argument comes from: the scores or the parameters of the instance, or an array that all share."""
 
-inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
-"""A call with all arrays of rows costs a tenth of a microsecond, as much as the check of a small structure."""
 _WORD = ir.IntType(64)
 _NOWHERE = ir.IntType(8).as_pointer()
 
@@ -240,29 +242,35 @@ def rooms(call, scores, theta):  # type: ignore[no-untyped-def]
 
 
 @part
-def _missed(call, theta, out, room):  # type: ignore[no-untyped-def]
+def missed(call, theta, out, room):  # type: ignore[no-untyped-def]
     """Ask the membership function about a flat structure; a code, and by how much it misses being one.
 
     It gets the arrays themselves: it is compiled for arrays that it cannot write to.
     """
+    stay_apart()
     _, addresses, said = room
-    membership, first = call.functions[MEMBERSHIP], call.functions[ORACLE, END]
-    for position in range(first, membership[END]):
+    first = call.functions[ORACLE, END]
+    for position in range(first, call.functions[MEMBERSHIP, END]):
         base = call.place[position]
         if call.source[position] == SCORES:
             base = out.ctypes.data + 8 * base
         elif call.source[position] == THETA:
             base = theta.ctypes.data + 8 * base
         addresses[position - first] = base
-    shapes = call.shapes.ctypes.data + 8 * membership[SHAPES]
-    code = _enter(membership[TRAMPOLINE], membership[FUNCTION], addresses.ctypes.data, shapes, said.ctypes.data)
+    code = _enter(
+        call.functions[MEMBERSHIP, TRAMPOLINE],
+        call.functions[MEMBERSHIP, FUNCTION],
+        addresses.ctypes.data,
+        call.shapes.ctypes.data + 8 * call.functions[MEMBERSHIP, SHAPES],
+        said.ctypes.data,
+    )
     if code == FOUND and not said[0] >= 0.0:
         code = NO_AMOUNT
     return code, said[0]
 
 
 @part
-def _violation(rows, k, out, room):  # type: ignore[no-untyped-def]
+def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
     """By how much a flat structure violates the rows and bounds of instance ``k``, also relative to right-hand sides,
     and how far an entry of it is from an integer at most. NaN, infinity and NaN if it holds a NaN.
     """
@@ -296,32 +304,36 @@ def _violation(rows, k, out, room):  # type: ignore[no-untyped-def]
     return worst, worst / sides if worst < np.inf else np.inf, fraction
 
 
-@inlined
-def judged(call, rows, k, theta, out, asking, room):  # type: ignore[no-untyped-def]
-    """What is wrong with a flat structure of instance ``k``, FOUND if nothing is; by how much, and by how much of what
-    it is relative to. The membership function is asked about no structure that is wrong without it.
-    """
-    residual, relative, fraction = _violation(rows, k, out, room)
-    code = FOUND
-    if relative > FEASIBLE:
-        code = OUTSIDE
-    elif rows.integral and fraction > FEASIBLE:
-        code, residual, relative = FRACTIONAL, fraction, np.inf
-    elif len(call.functions) > MEMBERSHIP:
-        said, missed = _missed(call, theta, out, asking)
-        if said != FOUND:
-            code, residual, relative = OF_MEMBERSHIP + said, missed, np.inf
-        elif missed > FEASIBLE:
-            code, residual, relative = MISSED, missed, np.inf
-        else:
-            residual, relative = max(residual, missed), max(relative, missed)
-    return code, residual, relative  # at a single place, since every return drops references to every array
+@part
+def stands(integral, relative, fraction):  # type: ignore[no-untyped-def]
+    """Whether nothing is wrong with a structure as far as :func:`violation` sees."""
+    return relative <= FEASIBLE and not (integral and fraction > FEASIBLE)
 
 
 @part
-def _answers_again(call, scores, theta, asking, code, point, second):  # type: ignore[no-untyped-def]
+def judged(integral, residual, relative, fraction, said, amount):  # type: ignore[no-untyped-def]
+    """What is wrong with a structure, FOUND if nothing is; by how much, and by how much of what it is relative to.
+
+    From what :func:`violation` and :func:`missed` returned, the latter where the structure :func:`stands`: as numbers,
+    since a function that takes all arrays and calls others counts references to each of them, and that costs more than
+    the check.
+    """
+    if relative > FEASIBLE:
+        return OUTSIDE, residual, relative
+    if integral and fraction > FEASIBLE:
+        return FRACTIONAL, fraction, np.inf
+    if said != FOUND:
+        return OF_MEMBERSHIP + said, amount, np.inf
+    if amount > FEASIBLE:
+        return MISSED, amount, np.inf
+    return FOUND, max(residual, amount), max(relative, amount)
+
+
+@part
+def _answers_again(call, scores, theta, asking, code, point):  # type: ignore[no-untyped-def]
     """The code of an answer after the oracle was asked for it once more: the same bits have to come."""
     stay_apart()
+    second = np.empty(len(point))
     again = ask(call, scores, theta, asking, second)
     if again not in (FOUND, NOTHING):
         return again
@@ -346,18 +358,23 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
 @jit
 def maximize(call, rows, scores, forbidden, theta, which, twice, point, code, residual, relative):  # type: ignore[no-untyped-def]
     """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures."""
-    full, second = np.empty(point.shape[1]), np.empty(point.shape[1])
+    full = np.empty(point.shape[1])
     asking = rooms(call, len(full), theta.shape[1])
-    room = np.empty(rows.rhs.shape[1])
+    room, has_membership = np.empty(rows.rhs.shape[1]), len(call.functions) > MEMBERSHIP
     for k in which:
-        parameters, answer = theta[k], point[k]
         fill_scores(rows, k, scores, forbidden, full)
-        found, far, relatively = ask(call, full, parameters, asking, answer), np.nan, np.inf
-        if k == twice and found in (FOUND, NOTHING):
-            found = _answers_again(call, full, parameters, asking, found, answer, second)
-        if found == FOUND:
-            found, far, relatively = judged(call, rows, k, parameters, answer, asking, room)
-        code[k], residual[k], relative[k] = found, far, relatively
+        code[k] = ask(call, full, theta[k], asking, point[k])
+        residual[k], relative[k] = np.nan, np.inf
+        if code[k] == FOUND:
+            far, relatively, fraction = violation(rows, k, point[k], room)
+            said, amount = FOUND, 0.0
+            if has_membership and stands(rows.integral, relatively, fraction):
+                said, amount = missed(call, theta[k], point[k], asking)
+            code[k], residual[k], relative[k] = judged(rows.integral, far, relatively, fraction, said, amount)
+    for k in which:
+        if k == twice and code[k] in (FOUND, NOTHING):
+            fill_scores(rows, k, scores, forbidden, full)
+            code[k] = _answers_again(call, full, theta[k], asking, code[k], point[k])
 
 
 @jit
@@ -365,4 +382,4 @@ def violations(rows, structures, residual, relative):  # type: ignore[no-untyped
     """By how much each of some flat structures violates its rows and bounds, and that relative to right-hand sides."""
     room = np.empty(rows.rhs.shape[1])
     for k in range(len(structures)):
-        residual[k], relative[k], _ = _violation(rows, k, structures[k], room)
+        residual[k], relative[k], _ = violation(rows, k, structures[k], room)
