@@ -331,6 +331,18 @@ def test_forbidden_parts(loss):
         made(scores, target)
 
 
+def test_forbidden_parts_get_no_gradient_from_a_projector_that_leaves_a_rest_of_them():
+    entry = named("tree of four words")
+    target = some_vertices(entry, 6)
+    never = (torch.rand(target.shape, generator=torch.Generator().manual_seed(19)) < 0.12) & (target == 0)
+    scores = scores_for((5, 5), 6, seed=20).masked_fill(never, -torch.inf)
+    tree = entry.polytope.without_oracle()
+    rest = ol.OptLayer(tree, ol.SparseMAP(), projector=ol.CvxpyLayers())(scores)
+    assert (rest[never] != 0).any()
+    _, found = gradient(ol.SparseMAPLoss(tree, projector=ol.CvxpyLayers()), scores, target)
+    assert (found[never] == 0).all()
+
+
 def test_spo_plus_with_forbidden_parts():
     loss = ol.SPOPlusLoss(polytopes.simplex(3))
     truth, guess = torch.tensor([-torch.inf, 1.0, 0.0]), torch.tensor([5.0, 0.0, 1.0])

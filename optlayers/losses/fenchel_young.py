@@ -105,6 +105,7 @@ def between(
     scores: Float64[Tensor, "*batch_and_shape"], found: Prediction, known: Prediction
 ) -> Float64[Tensor, "*batch"]:
     """What was found is worth more than what is known: by how much, with the gradient of the scores."""
+    # Exactly 0 for forbidden parts, of which CvxpyLayers leaves a rest.
     difference = (found.structure - known.structure).masked_fill(scores.detach() == -torch.inf, 0.0)
     return closed_form(found.value - known.value, scores, difference)
 
