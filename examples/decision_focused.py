@@ -6,7 +6,7 @@ the least squared error need not be the one that decides best. Each method train
 are measured by the normalized regret of their decisions on test instances.
 
     python examples/decision_focused.py              degree 4 with noise, 2 seeds, about a minute
-    python examples/decision_focused.py --degrees 1 2 4 --noise 0 0.5 --seeds 0 1 2 3 4 5 6 7 8 9 --epochs 20 \
+    python examples/decision_focused.py --degrees 1 2 4 --noise 0 0.5 --seeds 0 1 2 3 4 5 6 7 8 9 --epochs 12 \
         --output out/decision_study                  the study of docs/results.md
 
 Finished runs stay in the output folder and are not done again.
