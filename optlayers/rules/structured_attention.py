@@ -61,5 +61,5 @@ def _marginals(
     with torch.enable_grad():
         leaf = scores.detach().requires_grad_()
         total = polytope.log_partition(leaf)
-        (marginals,) = torch.autograd.grad(total.sum(), leaf, create_graph=differentiable)
+        (marginals,) = torch.autograd.grad(total, leaf, torch.ones_like(total), create_graph=differentiable)
     return total.detach(), marginals, leaf
