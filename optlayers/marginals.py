@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.enumeration import log_sum_over
+from optlayers.inputs import of_structure
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import distance_from_rows
@@ -34,7 +35,7 @@ def log_partition(
     function, batch = form.polytope.log_partition, len(scores)
     if function is None:
         return _sum_over_vertices(theta, scores, vertices)
-    arrays = [scores[:, : form.structure_size].reshape(batch, *form.shape)]
+    arrays = [of_structure(scores, form.structure_size).reshape(batch, *form.shape)]
     arrays += [scores[:, spec.span].reshape(batch, *spec.shape) for spec in form.auxiliaries]
     arrays += [theta[:, spec.span].reshape(batch, *spec.shape) for spec in form.parameters]
     total = function(*arrays)
@@ -76,7 +77,7 @@ def marginals_and_total(
     with torch.enable_grad():
         leaf = scores if differentiable else scores.detach().requires_grad_()
         total = log_partition_of(leaf)
-        (means,) = torch.autograd.grad(total.sum(), leaf, create_graph=differentiable)
+        (means,) = torch.autograd.grad(total, leaf, torch.ones_like(total), create_graph=differentiable)
     return means, total.detach()
 
 

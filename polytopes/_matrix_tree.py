@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optlayers.inputs import moved
 from optlayers.kernel_cache import cached_njit
+from optlayers.solution import all_of
 from optlayers.solvers.pool import for_each_chunk
 from polytopes._compiled import compiled
 from polytopes._logspace import log_add, log_sum
@@ -49,15 +51,15 @@ def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
     instances that these are too inexact for, by elimination in the log domain.
     """
     batch, nodes = scores.shape[:-2], scores.shape[-1]
-    flat = scores.reshape(math.prod(batch), nodes, nodes).to(torch.float64)
+    flat = moved(scores, (math.prod(batch), nodes, nodes), torch.float64, scores.device)
     if scores.device.type == "cpu":
-        value, _, trusted, _ = _Eliminated.apply(flat, single_root)
+        value, _, trusted = _Eliminated.apply(flat, single_root)
     else:
         value, _, trusted = _Factored.apply(_arcs(flat), single_root)
-    if not trusted.all():
+    if not all_of(trusted):
         rest = (~trusted).nonzero().squeeze(1)
         value = value.index_put((rest,), _in_log_domain(_arcs(flat[rest]), single_root))
-    return value.reshape(batch).to(scores.dtype)
+    return moved(value, batch, scores.dtype, scores.device)
 
 
 def _arcs(scores: Tensor) -> Tensor:
@@ -70,32 +72,25 @@ class _Eliminated(torch.autograd.Function):
     """Scores to the log sum, to marginals, and to whether to trust them; all are 0 for instances not trusted.
 
     Marginals are an output so that their derivatives, too, are looked for here. The numbers of the elimination,
-    ``(3, batch, nodes, nodes)``, are one so that these need not eliminate again; see :func:`_fill_marginals`.
+    ``(3, batch, nodes, nodes)``, are kept so that these need not eliminate again; see :func:`_fill_marginals`.
     """
 
     @staticmethod
-    def forward(scores: Tensor, single_root: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        scores = scores.detach().contiguous()
-        value = scores.new_empty(len(scores))
-        numbers = scores.new_zeros(3, *scores.shape)
-        weight, left, slope = numbers
-        marginals = torch.zeros_like(scores)
+    def forward(ctx: Any, scores: Tensor, single_root: bool) -> tuple[Tensor, Tensor, Tensor]:
+        plain = scores.detach().contiguous()
+        value = plain.new_zeros(len(scores))
+        numbers = plain.new_empty(3, *scores.shape)
+        marginals = torch.zeros_like(plain)
         trusted = torch.zeros(len(scores), dtype=torch.bool)
-        _in_threads(partial(_fill_exponents, single_root), scores, value, weight)
-        weight.exp_()  # in vectors, which numba does not do
-        _in_threads(partial(_fill_marginals, single_root), weight, left, slope, value, marginals, trusted)
-        return value, marginals, trusted, numbers
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        scores, ctx.single_root = inputs
-        _, marginals, trusted, numbers = output
-        ctx.mark_non_differentiable(trusted, numbers)
+        _in_threads(partial(_fill_marginals, single_root), plain, *numbers, value, marginals, trusted)
+        ctx.single_root = single_root
+        ctx.mark_non_differentiable(trusted)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(scores, marginals, trusted, numbers)
+        return value, marginals, trusted
 
     @staticmethod
-    def backward(ctx: Any, value: Tensor | None, direction: Tensor | None, *_: None) -> Any:
+    def backward(ctx: Any, value: Tensor | None, direction: Tensor | None, _: None) -> Any:
         scores, marginals, trusted, numbers = ctx.saved_tensors
         result = None if value is None else value[:, None, None] * marginals
         if direction is not None:
@@ -108,16 +103,15 @@ class _Turned(torch.autograd.Function):
     """The derivatives of marginals along a direction."""
 
     @staticmethod
-    def forward(scores: Tensor, direction: Tensor, trusted: Tensor, numbers: Tensor, single_root: bool) -> Tensor:
+    def forward(
+        ctx: Any, scores: Tensor, direction: Tensor, trusted: Tensor, numbers: Tensor, single_root: bool
+    ) -> Tensor:
         turned = torch.zeros_like(scores, memory_format=torch.contiguous_format)
         fill = partial(_fill_derivatives, single_root)
         _in_threads(fill, *numbers, direction.detach().contiguous(), trusted, turned)
-        return turned
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        scores, direction, trusted, _, ctx.single_root = inputs
+        ctx.single_root = single_root
         ctx.save_for_backward(scores, direction, trusted)
+        return turned
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -145,49 +139,18 @@ def _in_threads(fill: Callable[..., None], *tensors: Tensor) -> None:
 
 
 @compiled
-def _fill_exponents(single_root, scores, value, exponent):  # type: ignore[no-untyped-def]
-    """Logs of weights such that every word's heaviest is 1, and for a single root that of the root's arcs by itself;
-    and as ``value`` the log of the factor that this takes out of the sum."""
+def _fill_marginals(single_root, scores, weight, left, slope, value, marginals, trusted):  # type: ignore[no-untyped-def]
+    """The weights of arcs; what is left of them when each word is eliminated, with its t on the diagonal; the
+    derivatives of the log sum by the weights; and the log sum and the marginals, where they are to be trusted."""
     nodes = scores.shape[1]
-    highest = np.empty(nodes)
     for b in range(len(scores)):
-        highest[:] = -np.inf
-        for h in range(1 if single_root else 0, nodes):
-            for m in range(1, nodes):
-                if h != m and scores[b, h, m] > highest[m]:
-                    highest[m] = scores[b, h, m]
-        shift = 0.0
-        for m in range(1, nodes):
-            if highest[m] == -np.inf:
-                highest[m] = 0.0
-            shift += highest[m]
-        root = 0.0
-        if single_root:
-            root = -np.inf
-            for m in range(1, nodes):
-                root = max(root, scores[b, 0, m] - highest[m])
-            if root == -np.inf:
-                root = 0.0
-        for h in range(nodes):
-            extra = root if h == 0 else 0.0
-            for m in range(1, nodes):
-                exponent[b, h, m] = scores[b, h, m] - highest[m] - extra
-            exponent[b, h, h] = exponent[b, h, 0] = -np.inf
-        value[b] = shift + root
-
-
-@compiled
-def _fill_marginals(single_root, weight, left, slope, value, marginals, trusted):  # type: ignore[no-untyped-def]
-    """From weights what is left of them when each word is eliminated, with its t on the diagonal; the derivatives of
-    the log sum by the weights; and the log sum, added to ``value``, and the marginals."""
-    nodes = weight.shape[1]
-    for b in range(len(weight)):
+        shift = _weigh(scores[b], single_root, weight[b])
         left[b] = weight[b]
         trusted[b] = _eliminate(left[b], single_root)
         if not trusted[b]:
-            value[b] = 0.0
             continue
         _differentiate(left[b], single_root, slope[b])
+        value[b] = shift
         for m in range(1, nodes):
             value[b] += np.log(left[b, m, m])
         for h in range(nodes):
@@ -211,6 +174,37 @@ def _fill_derivatives(single_root, weight, left, slope, direction, trusted, turn
         for h in range(nodes):
             for m in range(1, nodes):
                 turned[b, h, m] = weight[b, h, m] * (direction[b, h, m] * slope[b, h, m] + slope_turned[h, m])
+
+
+@compiled
+def _weigh(scores, single_root, weight):  # type: ignore[no-untyped-def]
+    """Weights of the arcs, such that every word's heaviest is 1, and for a single root that of the root's arcs by
+    itself; and the log of the factor that this takes out of the sum."""
+    nodes = len(scores)
+    first = 1 if single_root else 0
+    highest = np.full(nodes, -np.inf)
+    for h in range(first, nodes):
+        for m in range(1, nodes):
+            if h != m and scores[h, m] > highest[m]:
+                highest[m] = scores[h, m]
+    shift = 0.0
+    for m in range(1, nodes):
+        if highest[m] == -np.inf:
+            highest[m] = 0.0
+        shift += highest[m]
+    weight[:, 0] = 0.0
+    root = 0.0
+    if single_root:
+        root = -np.inf
+        for m in range(1, nodes):
+            root = max(root, scores[0, m] - highest[m])
+        if root == -np.inf:
+            root = 0.0
+    for h in range(nodes):
+        extra = root if h == 0 else 0.0
+        for m in range(1, nodes):
+            weight[h, m] = 0.0 if h == m else np.exp(scores[h, m] - highest[m] - extra)
+    return shift + root
 
 
 @compiled

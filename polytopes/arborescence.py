@@ -18,8 +18,6 @@ __all__ = ["arborescence", "unrooted_words"]
 
 WAITING, ON_PATH, IN_TREE = 0, 1, 2
 """What may be said of a node."""
-SETTLED = -1
-"""In place of the head of a node whose arc is in the tree, or is replaced."""
 
 
 def arborescence(words: int, *, single_root: bool = True) -> Polytope:
@@ -147,14 +145,15 @@ def _edmonds(scores, single_root):  # type: ignore[no-untyped-def]
     """
     nodes = scores.shape[0]
     gain = np.empty((nodes, nodes))  # (node, head), the node named by one of its words
-    word = np.empty((nodes, nodes), dtype=np.int64)  # (node, head) -> the word of the node that the arc enters
+    word = np.empty((nodes, nodes), dtype=np.uint32)  # (node, head) -> the word of the node that the arc enters
     for m in range(1, nodes):
         for h in range(nodes):
             gain[m, h] = scores[h, m]
             word[m, h] = m
         gain[m, m] = -np.inf
     # Nodes in the order in which they were made: words, then cycles. An arc enters each: from head, into entered.
-    table = np.zeros((7, 2 * nodes), dtype=np.int64)  # in one piece: to allocate takes as long as a row
+    # In one piece, since to allocate takes time, and without signs, which would be looked at in every step.
+    table = np.zeros((7, 2 * nodes), dtype=np.uint32)
     head, entered, whole = table[0], table[1], table[2]
     label, node_of = table[3], table[4]  # row -> node, word -> row
     path, state = table[5], table[6]
@@ -224,12 +223,11 @@ def _expand(nodes, made, head, entered, whole):  # type: ignore[no-untyped-def]
     """The tree, from the last cycle to the words: the arc into a cycle replaces that of the word it enters."""
     tree = np.zeros((nodes, nodes))
     for node in range(made - 1, 0, -1):
-        if head[node] == SETTLED:
-            continue
-        tree[head[node], entered[node]] = 1.0
         inner = entered[node]
-        while inner != 0 and head[inner] != SETTLED:
-            head[inner] = SETTLED
+        if inner != 0:
+            tree[head[node], inner] = 1.0
+        while inner != 0 and entered[inner] != 0:
+            entered[inner] = 0  # it is settled
             inner = whole[inner]
     return tree
 

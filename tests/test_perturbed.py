@@ -249,7 +249,7 @@ def test_families_of_sizes():
     [
         (lambda: ol.PerturbedAdditive(samples=0), ValueError, "samples must be at least 1, but got 0"),
         (lambda: ol.PerturbedAdditive(samples=1), ValueError, "samples must be at least 2 with a control variate"),
-        (lambda: ol.PerturbedAdditive(samples=True), TypeError, "samples must be an int, but got True of type bool"),
+        (lambda: ol.PerturbedAdditive(samples=True), TypeError, "samples must be an int, but got True"),
         (lambda: ol.PerturbedMultiplicative(samples=2.0), TypeError, "samples must be an int, but got 2.0"),
         (lambda: ol.PerturbedAdditive(scale=0.0), ValueError, "scale must be positive and finite, but got 0.0"),
         (lambda: ol.PerturbedMultiplicative(scale=math.inf), ValueError, "scale must be positive and finite"),

@@ -14,6 +14,7 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
 from optlayers.losses.question import Question
+from optlayers.marginals import marginals_and_total
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.structured_attention import StructuredAttention
@@ -84,12 +85,8 @@ class _Marginals(AbstractRule):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The marginals and log Z."""
-        with torch.enable_grad():
-            leaf = scores.detach().requires_grad_()
-            total = polytope.log_partition(leaf)
-            (marginals,) = torch.autograd.grad(total.sum(), leaf)
-        total = total.detach()
-        return with_value(polytope.verdict(marginals, total), total), scores
+        means, total = marginals_and_total(polytope.log_partition, scores)
+        return with_value(polytope.verdict(means, total), total), (None, scores)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context

@@ -107,8 +107,8 @@ class Rows(NamedTuple):
             column,
             np.array(form.fixed),
             may_be_zero,
-            np.array(form.matrix.indptr, dtype=np.int32),
-            np.array(form.matrix.indices, dtype=np.int32),
+            np.array(form.matrix.indptr, dtype=np.uint32),  # compiled code looks at signs of indices that have them
+            np.array(form.matrix.indices, dtype=np.uint32),
             np.array([form.equalities]),
             loose,
             matrix=np.array(numbers[0])[None],
