@@ -2,6 +2,7 @@
 
 import cvxpy as cp
 import numpy as np
+import torch
 from torch import Tensor
 
 from optlayers import Polytope
@@ -54,4 +55,6 @@ def _best_heads(scores):  # type: ignore[no-untyped-def]
 def _log_partition(scores: Tensor) -> Tensor:
     nodes = scores.shape[-1]
     diagonal = scores.new_ones(nodes, nodes).tril().triu().bool()
-    return log_sum(scores.masked_fill(diagonal, -float("inf"))[..., 1:], -2).sum(-1)
+    total = log_sum(scores.masked_fill(diagonal, -torch.inf)[..., 1:], -2).sum(-1)
+    # Where one word has no head there is no choice: then the scores of other words count for nothing either.
+    return total.masked_fill(total == -torch.inf, -torch.inf)
