@@ -365,16 +365,14 @@ def maximize(call, rows, scores, forbidden, theta, which, twice, point, code, re
         fill_scores(rows, k, scores, forbidden, full)
         code[k] = ask(call, full, theta[k], asking, point[k])
         residual[k], relative[k] = np.nan, np.inf
+        if k == twice and code[k] in (FOUND, NOTHING):
+            code[k] = _answers_again(call, full, theta[k], asking, code[k], point[k])
         if code[k] == FOUND:
             far, relatively, fraction = violation(rows, k, point[k], room)
             said, amount = FOUND, 0.0
             if has_membership and stands(rows.integral, relatively, fraction):
                 said, amount = missed(call, theta[k], point[k], asking)
             code[k], residual[k], relative[k] = judged(rows.integral, far, relatively, fraction, said, amount)
-    for k in which:
-        if k == twice and code[k] in (FOUND, NOTHING):
-            fill_scores(rows, k, scores, forbidden, full)
-            code[k] = _answers_again(call, full, theta[k], asking, code[k], point[k])
 
 
 @jit
