@@ -159,6 +159,13 @@ def test_wrong_scores_under_vmap_are_named():
         vmap(layer)(scores)
 
 
+def test_wrong_auxiliary_scores_under_vmap_are_named():
+    layer, scores, pairs = ol.OptLayer(linear_chain(3, 2), ol.SparseMAP()), scores_for(3, 2), scores_for(4, 3, 2, 2)
+    pairs[2, 1, 0, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"transition hold nan at batch index 2, entry \[1, 0, 1\]"):
+        vmap(lambda t: layer(scores, transition=t))(pairs)
+
+
 def test_failures_under_vmap_are_named_or_nan():
     scores, loads = 0.3 * scores_for(4, 3, 4), torch.full((4, 4), 3.0, dtype=torch.float64)
     loads[2] = 1.0
