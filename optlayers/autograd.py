@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ __all__ = ["Call", "OnFailure", "structures_of", "transforms_active"]
 
 OnFailure = Literal["raise", "nan"]
 Gradients = tuple[Tensor | None, ...]
-EXACT: AbstractContextManager[None] = nullcontext()
+T = TypeVar("T")
 
 
 def transforms_active() -> bool:
@@ -44,7 +43,7 @@ def structures_of(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
     return function.apply(call, scores, *named)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Result:
     """What forward leaves to backward."""
 
@@ -284,10 +283,13 @@ def _at_once(call: Call) -> bool:
     return call.result is not None and not torch.is_grad_enabled() and not transforms_active()
 
 
-def _exactly(call: Call) -> AbstractContextManager[None]:
+def _exactly(function: Callable[..., T], call: Call, *given: Any) -> T:
     """Without autocast, which would let functions of users run in a low precision."""
     kind = call.home.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else EXACT
+    if not torch.is_autocast_enabled(kind):
+        return function(call, *given)
+    with torch.autocast(kind, enabled=False):
+        return function(call, *given)
 
 
 class _Forward(torch.autograd.Function):
@@ -320,8 +322,7 @@ class _Plain(_Forward):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> Tensor:
-        with _exactly(call):
-            value = _solve(call, *tensors)
+        value = _exactly(_solve, call, *tensors)
         ctx.call = call
         ctx.save_for_backward(*tensors)
         return value
@@ -333,8 +334,7 @@ class _Transformed(_Forward):
 
     @staticmethod
     def forward(call: Call, *tensors: Tensor) -> Tensor:
-        with _exactly(call):
-            return _solve(call, *tensors)
+        return _exactly(_solve, call, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Tensor) -> None:
@@ -348,8 +348,7 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, grad: Tensor, *tensors: Tensor) -> Gradients:
-        with _exactly(call):
-            return _pull_back(call, grad)
+        return _exactly(_pull_back, call, grad)
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Gradients) -> None:
@@ -385,8 +384,7 @@ class _PullBackTwice(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, wanted: tuple[bool, ...], grad: Tensor, *tensors: Tensor | None) -> Gradients:
-        with _exactly(call):
-            return _pull_back_twice(call, wanted, grad, tensors[len(wanted) :])
+        return _exactly(_pull_back_twice, call, wanted, grad, tensors[len(wanted) :])
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Gradients) -> None:

@@ -85,7 +85,8 @@ class AbstractBoundPolytope(ABC):
 
     @abstractmethod
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
-        """Log of the sum of ``exp <scores, v>`` over the vertices v, differentiable twice; -inf where there are none.
+        """Log of the sum of ``exp <scores, v>`` over the vertices v, differentiable twice, those of
+        the catalogue three times; -inf where there are none.
 
         By the function of the declaration, else by enumeration; ValueError where there are too many vertices.
         """
