@@ -6,7 +6,7 @@ model with a categorical variable in the middle learns from labels alone. Then t
 sequence in the middle. See latent_data.py for the stories, latent_models.py for the models, latent_rules.py for the
 rules, latent_training.py for a run.
 
-    python examples/latent_category.py                a few rules, about a minute
+    python examples/latent_category.py                a few rules, a minute or two
     python examples/latent_category.py --rules all --clusters 3 10 --structures category tree matching sequence \
         --grid-seeds 100 --seeds 0 1 2 3 4 5 6 7 8 9   the whole study
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +33,7 @@ from latent_training import Run, train
 from parallel_runs import run_all
 from rich.console import Console
 
-EPOCHS = {"category": 50, "tree": 8, "matching": 8, "sequence": 8}
+EPOCHS = {"category": 30, "tree": 8, "matching": 8, "sequence": 8}
 """Accuracy grows little after them."""
 LEARNING_RATES = {"category": [0.03, 0.1, 0.3], "tree": [0.01, 0.03, 0.1]}
 LEARNING_RATES |= {"matching": LEARNING_RATES["tree"], "sequence": LEARNING_RATES["tree"]}
@@ -128,7 +129,7 @@ def _middle(group: list[Run]) -> Run:
 def main(given: list[str] | None = None) -> list[Result]:
     """Choose, run, print the tables, write CSV, Markdown and pictures."""
     options = arguments(given)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     groups = candidates(options)
 
     def results_of(runs: list[Run]) -> list[Result]:

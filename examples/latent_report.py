@@ -115,7 +115,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
             box=SIMPLE,
         )
         for column in _header(structure):
-            table.add_column(column, justify="left" if column == "rule" else "right")
+            table.add_column(column, justify="left" if column == "rule" else "right", no_wrap=column == "rule")
         for name, mine in rows.items():
             table.add_row(*(cell.replace("[", r"\[") for cell in _row(name, mine)))
         made.append(table)

@@ -92,13 +92,15 @@ class _Middle:
     def at_test(self, model: AbstractModel, split: Split) -> tuple[Tensor, Tensor]:
         """What the decoder gets at test time, and the decided structures.
 
-        A rule that draws decides for the best structure; the others send forward what they send in training.
+        A rule that draws or works with losses decides for the best structure; the others send forward what they send in
+        training.
         """
         if self.layer is None:
             return (given := self.given(split)), given
         scores = model.scores(split.features)
         decided = self.vertices.maximize(scores).check().value
-        return (decided if self.layer.rule.draws else self.layer(scores)), decided
+        rule = self.layer.rule
+        return (decided if rule.draws or rule.needs_objective else self.layer(scores)), decided
 
 
 def _middle(run: Run, problem: Problem) -> _Middle:
