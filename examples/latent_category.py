@@ -33,7 +33,7 @@ from latent_training import Run, train
 from parallel_runs import run_all
 from rich.console import Console
 
-EPOCHS = {"category": 50, "tree": 8, "matching": 8, "sequence": 8}
+EPOCHS = {"category": 30, "tree": 8, "matching": 8, "sequence": 8}
 """Accuracy grows little after them."""
 LEARNING_RATES = {"category": [0.03, 0.1, 0.3], "tree": [0.01, 0.03, 0.1]}
 LEARNING_RATES |= {"matching": LEARNING_RATES["tree"], "sequence": LEARNING_RATES["tree"]}
