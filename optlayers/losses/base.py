@@ -32,7 +32,6 @@ class AbstractLoss(nn.Module, ABC):
     Parameters
     ----------
     polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
-    rule : what gives the structures of predictions.
     reduction : ``"mean"`` or ``"sum"`` over instances (the mean of an empty batch is NaN, as in torch), or ``"none"``
         for one loss per instance.
     validate : whether targets that are no points of the polytope are refused. This costs a best vertex per instance,
@@ -40,10 +39,12 @@ class AbstractLoss(nn.Module, ABC):
     maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
     """
 
+    rule: AbstractRule = Pipeline()
+    """What gives the structures of predictions; one that has hyperparameters is set before the rest."""
+
     def __init__(
         self,
         polytope: Polytope | CompiledPolytope | Family,
-        rule: AbstractRule,
         *,
         reduction: Reduction = "mean",
         validate: bool = True,
@@ -55,7 +56,7 @@ class AbstractLoss(nn.Module, ABC):
             raise ValueError(f'reduction is "mean", "sum" or "none", but got {reduction!r}')
         self.reduction: Reduction = reduction
         self.validate = validate
-        self.layer = OptLayer(polytope, rule, maximizer=maximizer, projector=projector)
+        self.layer = OptLayer(polytope, self.rule, maximizer=maximizer, projector=projector)
         polyhedral = projector is None or projector.polyhedral_only
         if self.layer.family is None:
             compiled = self.layer.compiled()

@@ -10,18 +10,36 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
 from optlayers.losses.question import Question
 from optlayers.marginals import marginals_and_total
-from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.structured_attention import StructuredAttention
 from optlayers.solution import Solution
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["CRFLoss"]
+
+
+@final
+@dataclass(frozen=True)
+class _Marginals(AbstractRule):
+    """Structured attention that also gives log Z, as a second structure that holds it in every part."""
+
+    maximizes = False
+    apart = 2
+
+    def forward(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> tuple[Solution, Any]:
+        """The marginals and log Z."""
+        means, total = marginals_and_total(polytope.log_partition, scores)
+        return with_value(polytope.verdict(means, total), total), (None, scores)
+
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context
+    ) -> Gradient:
+        """The covariance applied to the gradient of the marginals; log Z is used without one."""
+        return StructuredAttention().backward(polytope, saved, grad[0], context)
 
 
 @final
@@ -49,18 +67,7 @@ class CRFLoss(AbstractFenchelYoungLoss):
     (0.4076, tensor([-0.3348,  0.2447,  0.0900]))
     """
 
-    def __init__(
-        self,
-        polytope: Polytope | CompiledPolytope | Family,
-        *,
-        reduction: Reduction = "mean",
-        validate: bool = True,
-        maximizer: AbstractMaximizer | None = None,
-        projector: AbstractProjector | None = None,
-    ) -> None:
-        super().__init__(
-            polytope, _Marginals(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
-        )
+    rule = _Marginals()
 
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The marginals."""
@@ -71,25 +78,3 @@ class CRFLoss(AbstractFenchelYoungLoss):
     ) -> Float64[Tensor, "*batch"]:
         """Zero, which is right for vertices."""
         return torch.zeros(question.batch, dtype=structure.dtype, device=structure.device)
-
-
-@final
-@dataclass(frozen=True)
-class _Marginals(AbstractRule):
-    """Structured attention that also gives log Z, as a second structure that holds it in every part."""
-
-    maximizes = False
-    apart = 2
-
-    def forward(
-        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
-    ) -> tuple[Solution, Any]:
-        """The marginals and log Z."""
-        means, total = marginals_and_total(polytope.log_partition, scores)
-        return with_value(polytope.verdict(means, total), total), (None, scores)
-
-    def backward(
-        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context
-    ) -> Gradient:
-        """The covariance applied to the gradient of the marginals; log Z is used without one."""
-        return StructuredAttention().backward(polytope, saved, grad[0], context)

@@ -14,7 +14,6 @@ from optlayers.losses.fenchel_young import Prediction, admitted, admitting, betw
 from optlayers.losses.question import Question, dot
 from optlayers.losses.targets import Target, of_instance, read_target
 from optlayers.polytope import Family, Polytope
-from optlayers.rules.pipeline import Pipeline
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["StructuredHingeLoss"]
@@ -78,9 +77,7 @@ class StructuredHingeLoss(AbstractLoss):
                 f'cost is "hamming" or None, but got {cost!r}; a linear cost is given with the target: '
                 "loss(scores, target, cost=c)"
             )
-        super().__init__(
-            polytope, Pipeline(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
-        )
+        super().__init__(polytope, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector)
         self.cost = cost
         self._leaves: dict[tuple[int, ...], str] = {}
 

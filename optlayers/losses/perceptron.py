@@ -8,13 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, decide
 from optlayers.losses.question import Question
-from optlayers.polytope import Family, Polytope
-from optlayers.rules.pipeline import Pipeline
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["StructuredPerceptronLoss"]
 
@@ -40,19 +35,6 @@ class StructuredPerceptronLoss(AbstractFenchelYoungLoss):
     >>> loss.item(), torch.autograd.grad(loss, scores)[0].tolist()
     (1.0, [-1.0, 1.0, 0.0])
     """
-
-    def __init__(
-        self,
-        polytope: Polytope | CompiledPolytope | Family,
-        *,
-        reduction: Reduction = "mean",
-        validate: bool = True,
-        maximizer: AbstractMaximizer | None = None,
-        projector: AbstractProjector | None = None,
-    ) -> None:
-        super().__init__(
-            polytope, Pipeline(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
-        )
 
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The best vertices."""

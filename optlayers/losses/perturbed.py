@@ -72,10 +72,8 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         maximizer: AbstractMaximizer | None = None,
         projector: AbstractProjector | None = None,
     ) -> None:
-        rule = _PerturbedMaximum(samples, scale, Gaussian() if noise is None else noise)
-        super().__init__(
-            polytope, rule, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
-        )
+        self.rule = _PerturbedMaximum(samples, scale, Gaussian() if noise is None else noise)
+        super().__init__(polytope, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector)
 
     def forward(
         self,

@@ -7,13 +7,9 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction
 from optlayers.losses.question import Question, dot, finite
-from optlayers.polytope import Family, Polytope
 from optlayers.rules.sparsemap import SparseMAP
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["SparseMAPLoss"]
 
@@ -45,18 +41,7 @@ class SparseMAPLoss(AbstractFenchelYoungLoss):
     (0.0833, tensor([-0.3333,  0.1667,  0.1667]))
     """
 
-    def __init__(
-        self,
-        polytope: Polytope | CompiledPolytope | Family,
-        *,
-        reduction: Reduction = "mean",
-        validate: bool = True,
-        maximizer: AbstractMaximizer | None = None,
-        projector: AbstractProjector | None = None,
-    ) -> None:
-        super().__init__(
-            polytope, SparseMAP(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
-        )
+    rule = SparseMAP()
 
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The nearest points."""

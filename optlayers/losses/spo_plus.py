@@ -8,14 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.losses.base import AbstractLoss, Reduction
+from optlayers.losses.base import AbstractLoss
 from optlayers.losses.fenchel_young import between, decide, scored
 from optlayers.losses.question import Question, finite, true_values
 from optlayers.losses.targets import read_target
-from optlayers.polytope import Family, Polytope
-from optlayers.rules.pipeline import Pipeline
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["SPOPlusLoss"]
 
@@ -46,19 +42,6 @@ class SPOPlusLoss(AbstractLoss):
     >>> loss.item(), torch.autograd.grad(loss, predicted)[0].tolist()
     (3.0, [-2.0, 2.0])
     """
-
-    def __init__(
-        self,
-        polytope: Polytope | CompiledPolytope | Family,
-        *,
-        reduction: Reduction = "mean",
-        validate: bool = True,
-        maximizer: AbstractMaximizer | None = None,
-        projector: AbstractProjector | None = None,
-    ) -> None:
-        super().__init__(
-            polytope, Pipeline(), reduction=reduction, validate=validate, maximizer=maximizer, projector=projector
-        )
 
     def forward(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
@@ -58,42 +58,49 @@ class Identity(AbstractRule):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The best vertex for the centred and normalized scores."""
-        movable = polytope.movable
-        kept = scores.masked_fill(~movable, 0.0)
-        largest = kept.abs().amax(dim=1, keepdim=True)
-        scale = (
-            torch.where(largest > 0.0, largest, 1.0) if self.normalize else 1.0
-        )  # squares neither over- nor underflow
-        kept = kept / scale
-        direction = self._centred(polytope, kept, movable)
+        parts = _Parts.of(polytope) if self.center else None
+        fixed = None if polytope.movable.all() else ~polytope.movable
+        kept = scores if fixed is None else scores.masked_fill(fixed, 0.0)
+        scale: Tensor | float = 1.0
+        if self.normalize:  # by the largest first, so that squares neither over- nor underflow
+            largest = kept.abs().amax(dim=1, keepdim=True)
+            scale = torch.where(largest > 0.0, largest, 1.0)
+            kept = kept / scale
+        direction = kept if parts is None else parts.centred(kept)
         if not self.normalize:
-            return polytope.maximize(direction), (direction, None)
+            return polytope.maximize(direction), (parts, fixed, direction, None)
         norm = direction.norm(dim=1, keepdim=True)
         left = norm > NOTHING_LEFT * kept.norm(dim=1, keepdim=True)
         size = torch.where(left, norm, 1.0)
         direction = torch.where(left, direction / size, 0.0)
-        return polytope.maximize(direction), (direction, torch.where(left, size * scale, 1.0))
+        return polytope.maximize(direction), (parts, fixed, direction, torch.where(left, size * scale, 1.0))
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """The derivative of centring and normalizing, applied to the gradient."""
-        direction, size = saved
-        movable = polytope.movable
-        moving = grad.masked_fill(~movable, 0.0)
+        parts, fixed, direction, size = saved
+        moving = grad if fixed is None else grad.masked_fill(fixed, 0.0)
         if self.normalize:
-            moving = (moving - (moving * direction).sum(dim=1, keepdim=True) * direction) / size
-        return Gradient(self._centred(polytope, moving, movable))
+            moving = torch.addcmul(moving, (moving * direction).sum(dim=1, keepdim=True), direction, value=-1.0) / size
+        return Gradient(moving if parts is None else parts.centred(moving))
 
-    def _centred(
-        self,
-        polytope: AbstractBoundPolytope,
-        values: Float64[Tensor, "batch size"],
-        movable: Bool[Tensor, "batch_or_1 size"],
-    ) -> Float64[Tensor, "batch size"]:
-        """Without the mean of the structure's movable parts; the others are 0 already."""
-        if not self.center:
-            return values
-        parts = polytope.structure(movable.to(values.dtype))
-        mean = (values * parts).sum(dim=1, keepdim=True) / parts.sum(dim=1, keepdim=True).clamp_min(1.0)
-        return values - mean * parts
+
+@final
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of structures whose scores can matter, 1 where they are, and how many each instance has."""
+
+    there: Float64[Tensor, "batch_or_1 size"]
+    count: Float64[Tensor, "batch_or_1 1"]
+
+    @classmethod
+    def of(cls, polytope: AbstractBoundPolytope) -> _Parts:
+        """Those of a batch."""
+        there = polytope.structure(polytope.movable.to(torch.float64))
+        return cls(there, there.sum(dim=1, keepdim=True).clamp_min(1.0))
+
+    def centred(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+        """Without the mean over these parts; other parts of the structure are 0 already."""
+        mean = (values * self.there).sum(dim=1, keepdim=True) / self.count
+        return torch.addcmul(values, mean, self.there, value=-1.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from optlayers.rules.hyperparameters import at_least_one, positive
@@ -26,12 +26,15 @@ class AbstractNoise(ABC):
     def draw(
         self, shape: Sequence[int], generator: torch.Generator | None, device: torch.device
     ) -> Float64[Tensor, "*shape"]:
-        """Numbers of unit scale on ``device``, drawn where the generator lives; torch's own for None."""
+        """Numbers of unit scale on ``device``, drawn where the generator lives; torch's own for None.
+
+        They have the 24 random bits of float32, which torch draws five times as fast as float64.
+        """
         home = device if generator is None else generator.device
-        return self._draw(torch.empty(*shape, dtype=torch.float64, device=home), generator).to(device)
+        return self._draw(torch.empty(*shape, dtype=torch.float32, device=home), generator).to(device, torch.float64)
 
     @abstractmethod
-    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
         """Numbers in the room, which may be overwritten."""
 
     @abstractmethod
@@ -44,7 +47,7 @@ class AbstractNoise(ABC):
 class Gaussian(AbstractNoise):
     r"""Standard normal noise. Its score is z itself."""
 
-    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
         return room.normal_(generator=generator)
 
     def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
@@ -60,8 +63,9 @@ class Gumbel(AbstractNoise):
     The largest of scores with this noise is distributed like the softmax (Gumbel, 1954).
     """
 
-    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
-        return room.exponential_(generator=generator).log_().neg_()
+    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
+        room.exponential_(generator=generator).clamp_min_(torch.finfo(room.dtype).tiny)  # a 0 would be infinite noise
+        return room.log_().neg_()
 
     def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
         r""":math:`1 - e^{-z}`."""
@@ -97,7 +101,7 @@ class SumOfGamma(AbstractNoise):
         positive(parts=self.parts)
         at_least_one(terms=self.terms)
 
-    def _draw(self, room: Float64[Tensor, "*shape"], generator: torch.Generator | None) -> Float64[Tensor, "*shape"]:
+    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
         shape = torch.full_like(room, 1.0 / self.parts)
         room.fill_(-math.log(self.terms) / self.parts)
         for i in range(1, self.terms + 1):

@@ -170,7 +170,7 @@ class Spigot(AbstractVertexRule):
         _, vertex = saved
         structure, size, slope = polytope.structure(vertex), self._size(context.state), self._clipped(grad)
         project = self._projection(polytope, vertex)
-        solution = project(structure - size * slope)
+        solution = project(torch.sub(structure, slope, alpha=size))
         displacement = structure - polytope.structure(solution.value)
         if isinstance(self.step_size, AdaptiveStep):
             rows = slice(None) if solution.all_ok else solution.ok
