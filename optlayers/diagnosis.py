@@ -39,7 +39,8 @@ def unbounded_entry(form: StandardForm) -> int | None:
     directions[2 + 2 * np.arange(len(both_sided)), both_sided] = -1.0
     cone = _recession_cone(form, open_low, open_high)
     nothing = np.zeros((len(directions), form.parameter_count))
-    instances = Instances(directions, cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing), None, None, nothing)
+    sides = cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing)
+    instances = Instances(directions, None, *sides, None, None, nothing)
     solver = Highs()
     answer = solver.maximize(solver.prepare(cone), instances)
     moves = np.abs(np.nan_to_num(answer.point[:, : form.scored])).max(axis=0, initial=0.0)

@@ -70,7 +70,7 @@ class BoundPolytope(AbstractBoundPolytope):
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
-        instances = self.vertex_instances.with_scores(_kept(form, scores))
+        instances = self.vertex_instances.with_scores(_in_memory(scores))
         answer = solve_possible(
             form,
             instances,
@@ -85,7 +85,7 @@ class BoundPolytope(AbstractBoundPolytope):
         """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
         compiled = self.compiled
         form = compiled.projection_form
-        instances = self.instances.with_scores(_kept(form, scores), None if starts is None else _kept(form, starts))
+        instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
         projector, state = compiled.projector, compiled.projector_state
         tolerance = max(compiled.tolerance, projector.accuracy)
         answer = solve_possible(
@@ -173,9 +173,9 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def _hopeless(self, instances: Instances) -> np.ndarray | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
-        if inputs.all_finite_in(instances.scores):
+        if inputs.all_finite_in(instances.whole):
             return self.impossible
-        unknown = ~np.isfinite(instances.scores).all(axis=1)
+        unknown = ~np.isfinite(instances.whole).all(axis=1)
         return unknown if self.impossible is None else self.impossible | unknown
 
     def _verdict(
@@ -251,10 +251,9 @@ def movable_parts(
     return torch.from_numpy(kept if forbidden is None else kept & ~forbidden)
 
 
-def _kept(form: StandardForm, scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch scored"]:
-    """The scores that are not fixed, a row per instance in memory."""
-    array = scores.numpy()
-    return np.ascontiguousarray(array if form.keeps_all else array.take(form.kept, axis=1, mode="clip"))
+def _in_memory(scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch size"]:
+    """The same numbers in NumPy, a row per instance in memory."""
+    return np.ascontiguousarray(scores.numpy())
 
 
 def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -65,7 +65,7 @@ class ActiveSet(AbstractProjector):
         answer.certificate, point = certificate, answer.scored_vectors
         codes = np.empty(count, np.int64)
         question = Question.of(form, call, instances)
-        starts = np.zeros((0, form.size)) if instances.starts is None else form.expand(instances.starts)
+        starts = np.zeros((0, form.size)) if instances.starts is None else instances.starts
         pieces: dict[int, tuple[np.ndarray, ...]] = {}
 
         def work(which: np.ndarray) -> None:
@@ -97,7 +97,7 @@ class ActiveSet(AbstractProjector):
         self._judge(call, codes, answer, certificate)
         answer.decomposition = Decomposition.joined([pieces[k] for k in sorted(pieces)], form.size)
         # The scores are read again for the derivative; until then the caller may have written to them.
-        asked = instances.with_scores(instances.scores.copy())
+        asked = instances.with_scores(instances.whole.copy())
         answer.pullback = _Pullback(state, asked, point, answer.decomposition)
         return answer
 

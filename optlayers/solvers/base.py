@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -22,30 +23,40 @@ __all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer",
 class Instances:
     r"""A batch of problems over one standard form: ``A z = b``, ``lower <= z <= upper``.
 
-    ``scores`` has one column per scored column of the form. ``matrix`` holds the entries of A per instance, in the
+    ``whole`` are the scores as they were asked about, of entries that the constraints fix too; ``kept`` are the entries
+    that have a column in the form, None where all have. ``matrix`` holds the entries of A per instance, in the
     order of ``form.matrix.data``, when a parameter enters A, else None. ``forbidden`` marks columns that an instance
     fixes at 0 (scores of -inf); ``lower`` and ``upper`` already say so. ``parameters`` are the numbers behind b,
     bounds and matrix, for solvers that want them.
     """
 
-    scores: Float64[np.ndarray, "batch scored"]
+    whole: Float64[np.ndarray, "batch size"]
+    kept: Int64[np.ndarray, " scored"] | None
     rhs: Float64[np.ndarray, "batch rows"]
     lower: Float64[np.ndarray, "batch columns"]
     upper: Float64[np.ndarray, "batch columns"]
     matrix: Float64[np.ndarray, "batch entries"] | None
     forbidden: Bool[np.ndarray, "batch columns"] | None
     parameters: Float64[np.ndarray, "batch parameters"]
-    starts: Float64[np.ndarray, "batch scored"] | None = None
+    starts: Float64[np.ndarray, "batch size"] | None = None
     """Vertices that solvers may begin with."""
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.whole)
+
+    @cached_property
+    def scores(self) -> Float64[np.ndarray, "batch scored"]:
+        """Of the scored columns of the form, gathered when they are first asked for: oracles take the whole."""
+        # NumPy takes 5 ns a number, as long as an oracle of small structures; "clip" spares it a copy of the indices.
+        return self.whole if self.kept is None else self.whole.take(self.kept, axis=1, mode="clip")
 
     def with_scores(
-        self, scores: Float64[np.ndarray, "batch scored"], starts: Float64[np.ndarray, "batch scored"] | None = None
+        self, whole: Float64[np.ndarray, "batch size"], starts: Float64[np.ndarray, "batch size"] | None = None
     ) -> Instances:
         """The same problems with other scores."""
-        return Instances(scores, self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters, starts)
+        return Instances(
+            whole, self.kept, self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters, starts
+        )
 
     def take(self, index: np.ndarray | slice) -> Instances:
         """A part of the batch."""
@@ -54,7 +65,8 @@ class Instances:
             return None if array is None else array[index]
 
         return Instances(
-            self.scores[index],
+            self.whole[index],
+            self.kept,
             self.rhs[index],
             self.lower[index],
             self.upper[index],

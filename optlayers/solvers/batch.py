@@ -35,7 +35,8 @@ def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray 
     matrix = None
     if not form.matrix_is_constant:
         matrix = form.matrix.data + (form.matrix_map @ theta.T).T
-    return Instances(np.zeros((len(theta), form.scored)), form.rhs(theta), lower, upper, matrix, masked, theta)
+    whole, kept = np.zeros((len(theta), form.size)), None if form.keeps_all else form.kept
+    return Instances(whole, kept, form.rhs(theta), lower, upper, matrix, masked, theta)
 
 
 def impossible_instances(

@@ -91,13 +91,13 @@ class Question:
 
     @classmethod
     def of(cls, form: StandardForm, call: OracleCall, instances: Instances) -> Question:
-        """The oracle, the rows that its structures are held to, scores, forbidden columns and parameters."""
+        """The oracle, the rows that its structures are held to, whole scores, forbidden columns and parameters."""
         if instances.forbidden is None:
             forbidden = NOTHING_FORBIDDEN
         else:
             forbidden = np.ascontiguousarray(instances.forbidden[:, : form.scored])
         # A row for every instance, also where all rows are one in memory.
-        scores, theta = _rows_of_their_own(instances.scores), _rows_of_their_own(instances.parameters)
+        scores, theta = _rows_of_their_own(instances.whole), _rows_of_their_own(instances.parameters)
         return cls((call.call, Rows.of(form, instances), scores, forbidden, theta))
 
 
@@ -123,7 +123,7 @@ def _verify(state: _State, instances: Instances, answer: Answer, certificate: Ce
     held = answer.scored_vectors[inside][:, form.kept]
     # Rounded structures get the room of the tolerance on either side.
     lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
-    anywhere = replace(mine, scores=np.zeros_like(mine.scores), lower=lower, upper=upper)
+    anywhere = replace(mine, whole=np.zeros_like(mine.whole), lower=lower, upper=upper)
     completed = Highs().maximize(state.reference, anywhere)
     best = Highs().maximize(state.reference, mine)
     gap = certificate.gap[inside] = np.sum(mine.scores * (best.point[:, : form.scored] - held), axis=1)

@@ -350,7 +350,7 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
     stay_apart()
     for i in range(len(out)):
         j = rows.column[i]
-        out[i] = 0.0 if j < 0 else scores[k, j]
+        out[i] = 0.0 if j < 0 else scores[k, i]
         if j >= 0 and len(forbidden) and forbidden[k, j]:
             out[i] = -np.inf
 
