@@ -110,9 +110,10 @@ class Call:
 
     def flat(self, value: Tensor) -> Tensor:
         """Scores or their gradient as they are solved: float64, a row per instance."""
-        size = math.prod(self.compiled.shape)
-        rows = math.prod(value.shape[: value.ndim - len(self.compiled.shape)])
-        return inputs.moved(value.detach(), (rows, size), torch.float64, self.home)
+        form = self.compiled.projection_form
+        size = form.structure_size
+        value = value.detach() if value.requires_grad else value
+        return inputs.moved(value, (value.numel() // size if size else 0, size), torch.float64, self.home)
 
     def check_values(self, scores: Tensor, auxiliary: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
         """Refuse what is not finite or has the wrong sign; whether some part is forbidden."""
@@ -223,6 +224,8 @@ def _outgoing(
 
 def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Tensor:
     """0 for instances without an answer, NaN where the incoming gradient was not finite."""
+    if finite is None and failed is None:
+        return gradient
     rows = [-1] + [1] * (gradient.ndim - 1)
     if finite is not None:
         gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)

@@ -30,6 +30,8 @@ __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 CPU = torch.device("cpu")
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
+KEPT_BATCHES = 4
+"""Of so many sizes are batches without parameters and forbidden parts kept: a rule that draws samples has two."""
 
 
 def compile_polytope(
@@ -149,8 +151,7 @@ class CompiledPolytope:
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
-        # Without parameters and forbidden parts the batches of one size are one: the last of them is kept.
-        self._plain: BoundPolytope | None = None
+        self._plain: dict[int, BoundPolytope] = {}
         self.projector_state = self.projector.prepare(self.projection_form)
         self.maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
 
@@ -388,18 +389,23 @@ class CompiledPolytope:
         ``precision`` is the machine epsilon of the parameters as they were given.
         """
         form = self.projection_form
-        plain = not form.parameters and forbidden is None and device.type == "cpu"
-        last = self._plain
-        if plain and last is not None and len(last.theta) == batch:
-            return last
+        if not form.parameters and forbidden is None and device.type == "cpu":
+            return self.bind_plain(batch)
         theta = torch.zeros(batch, form.parameter_count, dtype=torch.float64, device=device)
         for spec in form.parameters:
             theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size)
         if self.stays_on(device):
             return DevicePolytope(self, theta, forbidden, precision)
-        bound = self.bind_on_host(theta, forbidden, precision)
-        if plain:
-            self._plain = bound
+        return self.bind_on_host(theta, forbidden, precision)
+
+    def bind_plain(self, batch: int) -> BoundPolytope:
+        """The polytopes of a batch on the CPU without parameters and forbidden parts: all of one size are one."""
+        bound = self._plain.get(batch)
+        if bound is None:  # two threads may both make it; either serves
+            while len(self._plain) >= KEPT_BATCHES:
+                self._plain.pop(next(iter(self._plain)), None)
+            nothing = torch.zeros(batch, 0, dtype=torch.float64)
+            bound = self._plain[batch] = self.bind_on_host(nothing, None, inputs.DOUBLE)
         return bound
 
     def bind_on_host(

@@ -135,6 +135,8 @@ class BoundPolytope(AbstractBoundPolytope):
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         if times == 1:
             return self
+        if self.forbidden is None and not self.compiled.projection_form.parameters:
+            return self.compiled.bind_plain(times * len(self.theta))
         forbidden = None if self.forbidden is None else np.tile(self.forbidden, (times, 1))
         return BoundPolytope(self.compiled, np.tile(self.theta, (times, 1)), forbidden, self.precision)
 

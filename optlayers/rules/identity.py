@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
-from optlayers.solution import Solution
+from optlayers.solution import Solution, all_of
 
 __all__ = ["Identity"]
 
@@ -59,8 +59,8 @@ class Identity(AbstractRule):
     ) -> tuple[Solution, Any]:
         """The best vertex for the centred and normalized scores."""
         parts = _Parts.of(polytope) if self.center else None
-        fixed = None if polytope.movable.all() else ~polytope.movable
-        kept = scores if fixed is None else scores.masked_fill(fixed, 0.0)
+        movable = None if all_of(polytope.movable) else polytope.movable.to(torch.float64)
+        kept = _at(movable, scores)
         scale: Tensor | float = 1.0
         if self.normalize:  # by the largest first, so that squares neither over- nor underflow
             largest = kept.abs().amax(dim=1, keepdim=True)
@@ -68,22 +68,31 @@ class Identity(AbstractRule):
             kept = kept / scale
         direction = kept if parts is None else parts.centred(kept)
         if not self.normalize:
-            return polytope.maximize(direction), (parts, fixed, direction, None)
+            return polytope.maximize(direction), (parts, movable, direction, None)
         norm = direction.norm(dim=1, keepdim=True)
         left = norm > NOTHING_LEFT * kept.norm(dim=1, keepdim=True)
         size = torch.where(left, norm, 1.0)
         direction = torch.where(left, direction / size, 0.0)
-        return polytope.maximize(direction), (parts, fixed, direction, torch.where(left, size * scale, 1.0))
+        return polytope.maximize(direction), (parts, movable, direction, torch.where(left, size * scale, 1.0))
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """The derivative of centring and normalizing, applied to the gradient."""
-        parts, fixed, direction, size = saved
-        moving = grad if fixed is None else grad.masked_fill(fixed, 0.0)
-        if self.normalize:
-            moving = torch.addcmul(moving, (moving * direction).sum(dim=1, keepdim=True), direction, value=-1.0) / size
-        return Gradient(moving if parts is None else parts.centred(moving))
+        parts, movable, direction, size = saved
+        moving = _at(movable, grad)
+        if not self.normalize:
+            return Gradient(moving if parts is None else parts.centred(moving))
+        mean = None if parts is None else parts.mean(moving)  # that of the direction is 0
+        moving = torch.addcmul(moving, torch.linalg.vecdot(moving, direction)[:, None], direction, value=-1.0)
+        if parts is not None and mean is not None:
+            moving.addcmul_(mean, parts.there, value=-1.0)
+        return Gradient(moving.div_(size))
+
+
+def _at(movable: Float64[Tensor, "batch_or_1 size"] | None, values: Tensor) -> Float64[Tensor, "batch size"]:
+    """The values where they count, 0 elsewhere. They are finite, and a product takes a third of ``masked_fill``."""
+    return values if movable is None else values * movable
 
 
 @final
@@ -100,7 +109,10 @@ class _Parts:
         there = polytope.structure(polytope.movable.to(torch.float64))
         return cls(there, there.sum(dim=1, keepdim=True).clamp_min(1.0))
 
+    def mean(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch 1"]:
+        """Over these parts."""
+        return (values @ self.there.T if len(self.there) == 1 else (values * self.there).sum(1, True)) / self.count
+
     def centred(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """Without the mean over these parts; other parts of the structure are 0 already."""
-        mean = (values * self.there).sum(dim=1, keepdim=True) / self.count
-        return torch.addcmul(values, mean, self.there, value=-1.0)
+        return torch.addcmul(values, self.mean(values), self.there, value=-1.0)
