@@ -301,7 +301,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if _at_once(ctx.call):
-            return None, *_PullBack.forward(ctx.call, grad)
+            return None, *_exactly(_pull_back, ctx.call, grad)
         return None, *_PullBack.apply(ctx.call, grad, *ctx.saved_tensors)
 
     @staticmethod
@@ -351,7 +351,7 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, grad: Tensor, *tensors: Tensor) -> Gradients:
-        return _exactly(_pull_back, call, grad)
+        return _exactly(_pull_back, call, grad.detach())  # torch refuses an input that comes back as it is
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Gradients) -> None:

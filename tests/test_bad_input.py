@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import optlayers as ol
+from optlayers.inputs import all_finite
 from polytopes import arborescence, matching, sequence, simplex, subset
 
 x = cp.Variable(3, name="x")
@@ -123,6 +124,18 @@ def test_scores_that_are_not_numbers_are_refused_with_their_place(value):
         ol.compile_polytope(matching(3)).maximize(spoiled(value))
     with pytest.raises(ValueError, match=message):
         ol.OptLayer(ol.Family(matching), ol.Spigot())(spoiled(value), sizes=torch.full((2, 4), 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_one_number_that_is_not_finite_is_seen_wherever_it_is(dtype, bad):
+    largest = torch.full((3, 7), torch.finfo(dtype).max, dtype=dtype)  # whose sum would overflow
+    for values in (largest, -largest, largest.T, largest[:, 1::2], largest[0, :0]):
+        assert all_finite(values)
+        for index in torch.cartesian_prod(*(torch.arange(n) for n in values.shape)).reshape(-1, values.ndim).tolist():
+            spoilt = values.clone()  # in the same order in memory
+            spoilt[tuple(index)] = bad
+            assert not all_finite(spoilt)
 
 
 @pytest.mark.parametrize(

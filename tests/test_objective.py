@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import optlayers as ol
+from optlayers.compiled import KEPT_BATCHES
 from polytopes import arborescence, simplex, subset
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -150,6 +151,20 @@ def test_bad_objectives_are_refused_with_what_is_wanted():
 
 def bound(compiled, batch, forbidden=None, **parameters):
     return compiled.bind(parameters, forbidden, batch)
+
+
+def test_batches_without_parameters_and_forbidden_parts_are_kept_for_a_few_sizes():
+    compiled = ol.compile_polytope(simplex(3))
+    small = compiled.bind({}, None, 2)
+    many = small.repeated(5)
+    assert compiled.bind({}, None, 10) is many
+    assert small.repeated(5) is many
+    assert compiled.bind({}, torch.zeros(2, 3, dtype=torch.bool), 2) is not small
+    scores = torch.eye(3, dtype=torch.float64).repeat(4, 1)[:10]
+    assert many.maximize(scores).value.equal(scores)
+    for batch in range(20, 40):
+        assert len(compiled.bind({}, None, batch).theta) == batch
+    assert len(compiled._plain) == KEPT_BATCHES
 
 
 def test_a_repeated_batch_has_the_parameters_and_forbidden_parts_of_every_instance():

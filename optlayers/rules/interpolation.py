@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -45,5 +46,5 @@ class Interpolation(AbstractVertexRule):
     ) -> Gradient:
         """The difference quotient."""
         scores, vertex = saved
-        better = polytope.maximize(scores - self.strength * grad)
-        return Gradient((vertex - better.value) / self.strength, solutions=(better,))
+        better = polytope.maximize(torch.sub(scores, grad, alpha=self.strength))
+        return Gradient(torch.sub(vertex, better.value).div_(self.strength), solutions=(better,))

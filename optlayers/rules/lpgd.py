@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -83,13 +84,13 @@ class LPGD(AbstractRule):
         upper, lower = (vertex, slope), (vertex, slope)
         width = 2.0 * self.strength if self.side == "both" else self.strength
         if self.side != "lower":
-            solutions.append(self._solve(polytope, scores + self.strength * grad, vertex))
+            solutions.append(self._solve(polytope, torch.add(scores, grad, alpha=self.strength), vertex))
             upper = solutions[-1].value, self._slope(polytope, solutions[-1], context)
         if self.side != "upper":
-            solutions.append(self._solve(polytope, scores - self.strength * grad, vertex))
+            solutions.append(self._solve(polytope, torch.sub(scores, grad, alpha=self.strength), vertex))
             lower = solutions[-1].value, self._slope(polytope, solutions[-1], context)
         parameters = {name: (upper[1][name] - lower[1][name]) / width for name in slope}
-        return Gradient((upper[0] - lower[0]) / width, parameters, solutions=tuple(solutions))
+        return Gradient(torch.sub(upper[0], lower[0]).div_(width), parameters, solutions=tuple(solutions))
 
     def _solve(self, polytope: AbstractBoundPolytope, scores: Tensor, vertex: Tensor) -> Solution:
         if self.smoothing == 0.0:
