@@ -4,7 +4,7 @@ For every rule the time of its part of a layer's call, next to that of the solve
 the same numbers, in the same round. A rule may add 100 µs a call to its solves: nothing to solve for the pipeline,
 straight-through and identity, one projection for SPIGOT, one argmax for interpolation. The backward pass of a rule that
 draws samples may take 1.2 times one argmax of a batch with all of them; forward and backward together are held to the
-same. PyTorch's own part of a backward pass is in all figures.
+same. PyTorch's own part of a backward pass is in all figures; the first row of a problem is that part alone.
 
     python benchmarks/rules.py --rounds 7
     python benchmarks/rules.py --only matching
@@ -78,7 +78,7 @@ def argmax_of_all_samples(compiled: ol.CompiledPolytope, draw: Draw) -> object:
 class Cost:
     """A rule, which part of it is measured, and the solves that this part needs."""
 
-    rule: ol.AbstractRule
+    rule: ol.AbstractRule | None
     solves: Solves
     forward: bool = False
     """Whether the forward pass is measured together with the backward pass."""
@@ -91,6 +91,7 @@ class Cost:
 
 
 COSTS = {
+    "PyTorch alone": Cost(None, nothing),
     "pipeline": Cost(ol.Pipeline(), nothing),
     "straight-through": Cost(ol.StraightThrough(), nothing),
     "identity": Cost(ol.Identity(), nothing),
@@ -130,14 +131,31 @@ class Row:
         return dict(zip(HEADS, values, strict=True))
 
 
-def backward_seconds(layer: ol.OptLayer, draw: Draw, count: int) -> float:
+class Zero(torch.autograd.Function):
+    """What PyTorch takes for a function in Python whose gradient is 0."""
+
+    @staticmethod
+    def forward(ctx: object, scores: Tensor) -> Tensor:
+        """A copy."""
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(grad)
+
+
+Layer = Callable[[Tensor], Tensor]
+
+
+def backward_seconds(layer: Layer, draw: Draw, count: int) -> float:
     """Per backward pass; the graph is kept, so that only this part is on the clock."""
     leaf = draw.scores.clone().requires_grad_()
     value = layer(leaf)
     return seconds([partial(torch.autograd.grad, value, leaf, draw.signal, retain_graph=True)] * count)
 
 
-def whole_seconds(layer: ol.OptLayer, draw: Draw, count: int) -> float:
+def whole_seconds(layer: Layer, draw: Draw, count: int) -> float:
     """Per forward and backward pass."""
 
     def through() -> None:
@@ -151,7 +169,9 @@ def measure(name: str, rounds: int) -> list[Row]:
     """All rules on one polytope, in turn with their solves in every round."""
     declare, batch = PROBLEMS[name]
     compiled = ol.compile_polytope(declare())
-    layers = {rule: ol.OptLayer(compiled, cost.rule) for rule, cost in COSTS.items()}
+    layers: dict[str, Layer] = {
+        name: Zero.apply if cost.rule is None else ol.OptLayer(compiled, cost.rule) for name, cost in COSTS.items()
+    }
     generator = torch.Generator().manual_seed(0)
     times: dict[str, list[tuple[float, float]]] = {rule: [] for rule in COSTS}
     for round_ in range(rounds + 1):

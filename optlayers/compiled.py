@@ -265,11 +265,11 @@ class CompiledPolytope:
         further, parameters = inputs.split_named(form.auxiliaries, parameters)
         auxiliary, more_forbids = inputs.auxiliary_scores(form.auxiliaries, further, batch)
         given = inputs.parameter_tensors(form.parameters, parameters, batch)
-        home = self.home(scores.device)
-        flat, forbidden = inputs.flatten_scored(scores, batch, [*auxiliary.values()], home), None
+        home = CPU if scores.is_cpu else self.home(scores.device)
+        instances, forbidden = math.prod(batch), None
+        flat = inputs.flatten_scored(scores, (instances, form.structure_size), auxiliary.values(), len(batch), home)
         if forbids or more_forbids:
             flat, forbidden = inputs.split_forbidden(flat)
-        instances = math.prod(batch)
         flat_parameters = {
             spec.name: inputs.flatten_parameter(given[spec.name], instances, len(batch), home)
             for spec in form.parameters

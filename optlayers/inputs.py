@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,17 +95,16 @@ def all_finite_in(values: np.ndarray) -> bool:
     return bool(finite.all_finite(values.reshape(-1)))
 
 
-def batch_shape(scores: Tensor, shape: Sequence[int]) -> torch.Size:
+def batch_shape(scores: Tensor, shape: tuple[int, ...]) -> torch.Size:
     """The batch dimensions of scores for a structure of ``shape``."""
-    shape = tuple(shape)
-    head = scores.ndim - len(shape)
-    if head < 0 or tuple(scores.shape[head:]) != shape:
-        raise ValueError(f"scores end in {tuple(scores.shape[max(head, 0) :])} but the polytope has shape {shape}")
-    return scores.shape[:head]
+    given, head = scores.shape, scores.ndim - len(shape)
+    if head < 0 or given[head:] != shape:
+        raise ValueError(f"scores end in {tuple(given[max(head, 0) :])} but the polytope has shape {tuple(shape)}")
+    return given[:head]
 
 
 def flatten_scores(
-    scores: Tensor, shape: Sequence[int], home: torch.device | str = "cpu"
+    scores: Tensor, shape: tuple[int, ...], home: torch.device | str = "cpu"
 ) -> Float[Tensor, "batch size"]:
     """float64 on the device where they are solved, one row per instance."""
     batch = batch_shape(scores, shape)
@@ -185,12 +184,14 @@ def check_auxiliary(
 
 
 def flatten_scored(
-    scores: Tensor, batch: torch.Size, auxiliary: Sequence[Tensor], home: torch.device
+    scores: Tensor, size: tuple[int, int], auxiliary: Collection[Tensor], batch_dimensions: int, home: torch.device
 ) -> Float[Tensor, "batch size"]:
-    """The scored vector of every instance, float64: the scores of the structure, then those of auxiliary variables."""
-    size = (math.prod(batch), math.prod(scores.shape[len(batch) :]))
+    """The scored vector of every instance, float64: the scores of the structure, then those of auxiliary variables.
+
+    ``size`` counts instances, and entries of a structure.
+    """
     flat = moved(scores.detach() if scores.requires_grad else scores, size, torch.float64, home)
-    return with_auxiliary(flat, auxiliary, len(batch), home) if auxiliary else flat
+    return with_auxiliary(flat, auxiliary, batch_dimensions, home) if auxiliary else flat
 
 
 def with_auxiliary(

@@ -69,14 +69,19 @@ class Oracle(AbstractMaximizer):
         question = Question.of(form, call, instances)
         twice = 0 if count >= WORTH_ASKING_TWICE else -1
 
+        wrong: list[int] = []
+
         def work(which: np.ndarray) -> None:
-            oracles.maximize(
-                *question.arguments, which, twice, answer.whole, codes, certificate.residual, certificate.relative
+            wrong.append(
+                oracles.maximize(
+                    *question.arguments, which, twice, answer.whole, codes, certificate.residual, certificate.relative
+                )
             )
 
         for_each_chunk(work, count, smallest=WORTH_A_THREAD)
         call.interrupt()
-        judge(call, codes, answer, certificate)
+        if any(wrong):
+            judge(call, codes, answer, certificate)
         if state.reference is not None:
             _verify(state, instances, answer, certificate)
         return answer

@@ -357,10 +357,14 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
 
 @jit
 def maximize(call, rows, scores, forbidden, theta, which, twice, point, code, residual, relative):  # type: ignore[no-untyped-def]
-    """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures."""
+    """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures.
+
+    Returns how many of them have no structure, or one with which something is wrong.
+    """
     full = np.empty(point.shape[1])
     asking = rooms(call, len(full), theta.shape[1])
     room, has_membership = np.empty(rows.rhs.shape[1]), len(call.functions) > MEMBERSHIP
+    wrong = 0
     for k in which:
         fill_scores(rows, k, scores, forbidden, full)
         code[k] = ask(call, full, theta[k], asking, point[k])
@@ -373,6 +377,8 @@ def maximize(call, rows, scores, forbidden, theta, which, twice, point, code, re
             if has_membership and stands(rows.integral, relatively, fraction):
                 said, amount = missed(call, theta[k], point[k], asking)
             code[k], residual[k], relative[k] = judged(rows.integral, far, relatively, fraction, said, amount)
+        wrong += 0 if code[k] == FOUND else 1
+    return wrong
 
 
 @jit
