@@ -81,13 +81,11 @@ class Identity(AbstractRule):
         """The derivative of centring and normalizing, applied to the gradient."""
         parts, movable, direction, size = saved
         moving = _at(movable, grad)
-        if not self.normalize:
-            return Gradient(moving if parts is None else parts.centred(moving))
-        mean = None if parts is None else parts.mean(moving)  # that of the direction is 0
-        moving = torch.addcmul(moving, torch.linalg.vecdot(moving, direction)[:, None], direction, value=-1.0)
-        if parts is not None and mean is not None:
-            moving.addcmul_(mean, parts.there, value=-1.0)
-        return Gradient(moving.div_(size))
+        if self.normalize:
+            moving = torch.addcmul(moving, torch.linalg.vecdot(moving, direction)[:, None], direction, value=-1.0)
+        if parts is not None:
+            moving = parts.centred(moving)
+        return Gradient(moving if size is None else moving / size)
 
 
 def _at(movable: Float64[Tensor, "batch_or_1 size"] | None, values: Tensor) -> Float64[Tensor, "batch size"]:
@@ -109,10 +107,7 @@ class _Parts:
         there = polytope.structure(polytope.movable.to(torch.float64))
         return cls(there, there.sum(dim=1, keepdim=True).clamp_min(1.0))
 
-    def mean(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch 1"]:
-        """Over these parts."""
-        return (values @ self.there.T if len(self.there) == 1 else (values * self.there).sum(1, True)) / self.count
-
     def centred(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """Without the mean over these parts; other parts of the structure are 0 already."""
-        return torch.addcmul(values, self.mean(values), self.there, value=-1.0)
+        mean = torch.linalg.vecdot(values, self.there)[:, None] / self.count
+        return torch.addcmul(values, mean, self.there, value=-1.0)
