@@ -170,7 +170,7 @@ def auxiliary_tensors(
             )
         if head == 0:
             once.add(name)
-        found[name] = scores.expand(*batch, *spec.shape)
+        found[name] = scores.expand((*batch, *spec.shape))
     return found, frozenset(once)
 
 
@@ -201,7 +201,10 @@ def with_auxiliary(
     home: torch.device | str = "cpu",
 ) -> Float[Tensor, "batch size"]:
     """Flat scores of the structure, then the ones of auxiliary variables."""
-    further = [flatten_parameter(a, len(flat), batch_dimensions, home).flatten(1) for a in auxiliary]
+    further = [
+        moved(a.detach(), (len(flat), math.prod(a.shape[batch_dimensions:])), torch.float64, torch.device(home))
+        for a in auxiliary
+    ]
     return torch.cat([flat, *further], dim=1) if further else flat
 
 
@@ -281,12 +284,12 @@ def size_table(
     return table.to(torch.int64).reshape(math.prod(batch), 1 if single else table.shape[-1]), batch
 
 
-def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...]) -> tuple[slice, ...]:
+def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...], name: str = "scores") -> tuple[slice, ...]:
     """The leading corner of ``room`` that a polytope of ``shape`` takes."""
     shape, room = tuple(shape), tuple(room)
     if len(shape) != len(room) or any(s > r for s, r in zip(shape, room, strict=True)):
         named = size[0] if len(size) == 1 else size
-        raise ValueError(f"size {named} needs scores of shape {shape} per instance, but they have {room}")
+        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {room}")
     return tuple(slice(0, s) for s in shape)
 
 

@@ -23,6 +23,7 @@ from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context
 from optlayers.solution import Failure, Solution, SolveError
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer
+from optlayers.standard_form import ScoredSpec, StandardForm
 
 __all__ = ["OptLayer"]
 
@@ -165,24 +166,12 @@ class OptLayer(nn.Module):
         generator: torch.Generator | None,
         parameters: Mapping[str, Any],
     ) -> Tensor:
-        inputs.check_scores(scores)
-        inputs.check_generator(generator)
         if self.rule.needs_objective and objective is None:
             raise TypeError(
                 f"{self.rule!r} works with losses: call layer(scores, objective=f), where f takes structures and gives "
                 "one loss per instance"
             )
-        if self._family is not None:
-            table, batch = inputs.size_table(sizes, scores, self._family.takes)
-            solve = partial(self._structures_of_sizes, scores, table, batch, parameters)
-        elif sizes is not None:
-            raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-        else:
-            ready = self._of_size()
-            if objective is None:
-                return self._solve(ready, scores, parameters, _Wishes(generator))
-            batch = inputs.batch_shape(scores, ready.compiled.shape)
-            solve = partial(self._solve, ready, scores, parameters)
+        batch, solve = self._solver(scores, sizes, generator, parameters)
         if objective is None:
             return solve(_Wishes(generator))
         recorded = Objective(objective, batch, scores)
@@ -194,6 +183,69 @@ class OptLayer(nn.Module):
                 "backward() or torch.autograd.grad, and give the layer the whole batch"
             )
         return recorded.mean(solve(_Wishes(generator)), self.rule.apart)
+
+    def _solver(
+        self, scores: Tensor, sizes: Any, generator: torch.Generator | None, parameters: Mapping[str, Any]
+    ) -> tuple[torch.Size, Callable[[_Wishes], Tensor]]:
+        """The shape of the batch, and what answers for all of it."""
+        inputs.check_scores(scores)
+        inputs.check_generator(generator)
+        if self._family is not None:
+            table, batch = inputs.size_table(sizes, scores, self._family.takes)
+            return batch, partial(self._structures_of_sizes, scores, table, batch, parameters)
+        if sizes is not None:
+            raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
+        ready = self._of_size()
+        return inputs.batch_shape(scores, ready.compiled.shape), partial(self._solve, ready, scores, parameters)
+
+    def lifted(
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        *,
+        sizes: Any = None,
+        generator: torch.Generator | None = None,
+        **parameters: Any,
+    ) -> tuple[Float[Tensor, "*batch_and_shape"], dict[str, Tensor]]:
+        """Structures, and the values of the auxiliary variables that are declared as ``scored``.
+
+        These are the points of the lifted polytope, in the space of all that has scores. Arguments and errors are those
+        of :meth:`forward`, without an objective.
+
+        Returns
+        -------
+        What :meth:`forward` returns, and the value of every scored auxiliary variable by its name, shaped like its
+        scores but always with the dimensions of the batch, and without a gradient. In padding they are 0, and NaN where
+        an instance has no answer. None of them for a batch without instances, whose polytopes are not known.
+        """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._lifted)(scores, sizes, generator, parameters)
+        return self._lifted(scores, sizes, generator, parameters)
+
+    def _lifted(
+        self, scores: Tensor, sizes: Any, generator: torch.Generator | None, parameters: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.rule.needs_objective:
+            raise TypeError(f"{self.rule!r} works with losses, which lifted() does not take")
+        batch, solve = self._solver(scores, sizes, generator, parameters)
+        if transforms_active():
+            raise NotImplementedError(
+                "lifted() cannot be transformed by torch.func (vmap, grad, ...): call the layer itself, or lifted() "
+                "outside of transforms with the whole batch"
+            )
+        found: list[_Found] = []
+        value = solve(_Wishes(generator, found=found.append))
+        apart = () if self.rule.apart is None else (self.rule.apart,)
+        flat: dict[str, Tensor] = {}
+        for part in found:
+            for spec in part.form.auxiliaries:
+                mine = part.values(spec).to(scores.device, scores.dtype)
+                given = parameters[spec.name]
+                room = given.shape[given.ndim - len(spec.shape) :]
+                whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(batch), *room))
+                rows = slice(None) if part.rows is None else part.rows.to(whole.device)
+                whole[(..., rows, *(slice(0, length) for length in spec.shape))] = mine
+        first = len(apart) + 1
+        return value, {n: whole.reshape((*apart, *batch, *whole.shape[first:])) for n, whole in flat.items()}
 
     def solve(
         self,
@@ -225,9 +277,9 @@ class OptLayer(nn.Module):
             )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
-        found: list[Solution] = []
+        found: list[_Found] = []
         value = self._solve(self._of_size(), scores, parameters, _Wishes(generator, found=found.append))
-        return self._with_gradients(found[0], value, scores, parameters)
+        return self._with_gradients(found[0].solution, value, scores, parameters)
 
     def _with_gradients(self, flat: Solution, value: Tensor, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
         form = self.compiled().projection_form
@@ -239,7 +291,7 @@ class OptLayer(nn.Module):
             primal_residual=flat.primal_residual.reshape(batch),
             gap=flat.gap.reshape(batch),
             scored={
-                spec.name: flat.value[:, spec.span].reshape(*batch, *spec.shape).to(scores.device, scores.dtype)
+                spec.name: flat.value[:, spec.span].reshape((*batch, *spec.shape)).to(scores.device, scores.dtype)
                 for spec in form.auxiliaries
             },
         )
@@ -282,7 +334,7 @@ class OptLayer(nn.Module):
             wishes.positions,
             inputs.precision(given.values()) if given else inputs.DOUBLE,
             home,
-            wishes.found,
+            wishes.finder(form),
             Context(wishes.generator, self._state(), objective, needs_scores or needs_parameters, needs_parameters),
         )
         return structures_of(call, scores, *auxiliary.values(), *given.values())
@@ -340,6 +392,22 @@ class _Ready:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """A flat solution, the form of its polytope, and the rows that it answers for, None for all."""
+
+    form: StandardForm
+    rows: Tensor | None
+    solution: Solution
+
+    def values(self, spec: ScoredSpec) -> Float[Tensor, "*apart instances *shape"]:
+        """The values of an auxiliary variable, NaN for instances without an answer."""
+        flat = self.solution.value[..., spec.span]
+        if not self.solution.all_ok:
+            flat = flat.masked_fill(~self.solution.ok[:, None], torch.nan)
+        return flat.reshape(*flat.shape[:-1], *spec.shape)
+
+
+@dataclass(frozen=True)
 class _Wishes:
     """What a call asks for besides structures.
 
@@ -349,10 +417,15 @@ class _Wishes:
 
     generator: torch.Generator | None = None
     objective: Objective | None = None
-    found: Callable[[Solution], None] | None = None
+    found: Callable[[_Found], None] | None = None
     positions: Tensor | None = None
     rows: Tensor | None = None
     corner: tuple[slice, ...] = ()
+
+    def finder(self, form: StandardForm) -> Callable[[Solution], None] | None:
+        """Who wants to see the flat solution."""
+        found, rows = self.found, self.rows
+        return None if found is None else lambda solution: found(_Found(form, rows, solution))
 
 
 class _Cache:

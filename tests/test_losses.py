@@ -582,11 +582,6 @@ def test_what_only_some_losses_take_is_explained():
         ol.PerturbedFenchelYoungLoss(TREE)(SCORES, GOLD, generator=3)
     with pytest.raises(ValueError, match='reduction is "mean", "sum" or "none"'):
         ol.CRFLoss(TREE, reduction="average")
-    with pytest.raises(TypeError, match=r"\['transition'\] are scored besides; declare them as the structure itself"):
-        ol.CRFLoss(polytopes.linear_chain(3, 2))
-    chains = ol.CRFLoss(ol.Family(partial(polytopes.linear_chain, states=2)))
-    with pytest.raises(TypeError, match=r"\['transition'\] are scored besides"):
-        chains(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), sizes=[3])
 
 
 def test_padding_of_targets_is_0_and_sizes_are_asked_for():

@@ -114,6 +114,73 @@ def test_forbidden_transitions(polytope):
     assert (solution.scored["transition"][:2, 1:, 0, 1] == 0).all()
 
 
+@pytest.mark.parametrize("rule", [ol.Spigot(), ol.SparseMAP()], ids=repr)
+def test_a_single_number_may_be_scored(rule):
+    """The largest entry of the structure, at a price: the budget that a choice needs."""
+    x, most = cp.Variable(3, bounds=[0, 1]), cp.Variable(name="most", bounds=[0, 1])
+    layer = ol.OptLayer(ol.Polytope(x, [x <= most], scored=[most]), rule)
+    scores = torch.tensor([[0.9, 0.6, -1.0], [0.4, 0.3, 0.1]], dtype=torch.float64)
+    prices = torch.tensor([-1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    value, found = layer.lifted(scores, most=prices)
+    # Of the first: (0.9 + 0.6 - 1)/2 = 0.25 maximizes 1.5 m - m^2 - m.
+    expected = [[1.0, 1.0, 0.0], [0.0] * 3] if rule == ol.Spigot() else [[0.25, 0.25, 0.0], [0.0] * 3]
+    assert (value - torch.tensor(expected)).abs().max() <= 1e-9
+    assert (found["most"] - torch.tensor(expected)[:, 0]).abs().max() <= 1e-9
+    (slope,) = torch.autograd.grad(value.sum(), prices)
+    assert (slope - torch.tensor([0.0 if rule == ol.Spigot() else 1.0, 0.0])).abs().max() <= 1e-9
+    one = layer(scores[0], most=torch.tensor(-1.0, dtype=torch.float64))
+    assert torch.equal(one, value[0].detach())
+    solution = layer.solve(scores[0], most=prices[0].detach())
+    assert solution.scored["most"].shape == () and torch.equal(solution.scored["most"], found["most"][0])
+    assert layer(scores[:0], most=prices[:0]).shape == (0, 3)
+
+
+def test_lifted_points_are_those_of_solve():
+    scores, transition = (t.detach() for t in draw(4))
+    for polytope in (CHAIN, CHAIN.without_oracle()):
+        layer = ol.OptLayer(polytope, ol.SparseMAP())
+        value, found = layer.lifted(scores, transition=transition)
+        solution = layer.solve(scores, transition=transition)
+        assert torch.equal(value, solution.value) and list(found) == ["transition"]
+        assert torch.equal(found["transition"], solution.scored["transition"])
+    shared = layer.lifted(scores.reshape(2, 2, 4, 3), transition=transition[0])[1]["transition"]
+    assert shared.shape == (2, 2, 4, 3, 3)
+    assert ol.OptLayer(polytopes.matching(3), ol.Spigot()).lifted(torch.zeros(3, 3))[1] == {}
+
+
+def test_lifted_points_of_mixed_length():
+    family = ol.Family(partial(polytopes.linear_chain, states=3))
+    scores, transition = (t.detach() for t in draw(4))
+    value, found = ol.OptLayer(family, ol.Spigot()).lifted(scores, sizes=[4, 0, 2, 4], transition=transition)
+    for k, size in enumerate([4, 0, 2, 4]):
+        edges = found["transition"][k]
+        assert (edges[size:] == 0).all() and torch.equal(edges[:size].sum(1), value[k, :size])
+    single = ol.OptLayer(family, ol.Spigot()).lifted(scores, sizes=[1, 1, 1, 1], transition=transition[0, :2].float())
+    assert single[1]["transition"].shape == (4, 2, 3, 3) and single[1]["transition"].dtype == torch.float64
+
+
+def test_lifted_points_that_are_missing_are_nan():
+    scores, transition = (t.detach().clone() for t in draw(3))
+    transition[2, 1:] = -torch.inf
+    layer = ol.OptLayer(CHAIN, ol.SparseMAP(), on_failure="nan")
+    value, found = layer.lifted(scores, transition=transition)
+    assert value[2].isnan().all() and found["transition"][2].isnan().all()
+    assert value[:2].isfinite().all() and found["transition"][:2].isfinite().all()
+    with pytest.raises(ol.SolveError, match="instance 2 is INFEASIBLE"):
+        ol.OptLayer(CHAIN, ol.SparseMAP()).lifted(scores, transition=transition)
+
+
+def test_lifted_points_have_bounds_of_use():
+    scores, transition = (t.detach() for t in draw(3))
+    layer = ol.OptLayer(CHAIN, ol.SparseMAP())
+    with pytest.raises(NotImplementedError, match=r"lifted\(\) cannot be transformed"):
+        torch.func.vmap(lambda s: layer.lifted(s, transition=transition[0])[0])(scores)
+    with pytest.raises(TypeError, match=r"works with losses, which lifted\(\) does not take"):
+        ol.OptLayer(CHAIN, ol.ScoreFunction()).lifted(scores, transition=transition)
+    with pytest.raises(TypeError, match="sizes= is for layers over a Family"):
+        layer.lifted(scores, sizes=[1, 2, 3], transition=transition)
+
+
 def test_what_is_given_wrongly_is_named():
     layer = ol.OptLayer(CHAIN, ol.SparseMAP())
     scores, transition = (t.detach() for t in draw(2))

@@ -2,10 +2,11 @@
 
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.crf import CRFLoss
-from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.hinge import StructuredHingeLoss
 from optlayers.losses.perceptron import StructuredPerceptronLoss
 from optlayers.losses.perturbed import PerturbedFenchelYoungLoss
+from optlayers.losses.prediction import Prediction
 from optlayers.losses.regret import regret
 from optlayers.losses.sparsemap import SparseMAPLoss
 from optlayers.losses.spo_plus import SPOPlusLoss

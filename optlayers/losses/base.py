@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
-from optlayers.losses.question import Question, question_of, refuse_scored
+from optlayers.losses.question import Question, question_of
 from optlayers.losses.targets import Target, check_membership
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule
@@ -62,7 +62,6 @@ class AbstractLoss(nn.Module, ABC):
             compiled = self.layer.compiled()
             polyhedral = compiled.has_vertices
             projector = compiled.projector
-            refuse_scored(compiled)
         self._nearest = self.layer.with_rule(SparseMAP())
         self._accuracy = 0.0 if projector is None else projector.accuracy
         self._best = self.layer.with_rule(Pipeline()) if polyhedral else None
@@ -89,30 +88,30 @@ class AbstractLoss(nn.Module, ABC):
 
 
 def closed_form(
-    losses: Float64[Tensor, "*batch"],
-    scores: Float64[Tensor, "*batch_and_shape"],
-    difference: Float64[Tensor, "*batch_and_shape"],
+    losses: Float64[Tensor, "*batch"], scores: Sequence[Float64[Tensor, "*batch_and_shape"]], slopes: Sequence[Tensor]
 ) -> Float64[Tensor, "*batch"]:
-    """Losses whose gradient with respect to the scores is ``difference``, and whose second derivatives are its own."""
-    return _ClosedForm.apply(scores, losses.detach(), _Slope(difference))
+    """Losses whose gradient with respect to some scores is ``slopes``, and whose second derivatives are theirs."""
+    return _ClosedForm.apply(losses.detach(), _Slopes(slopes), *scores)
 
 
 @dataclass(frozen=True)
-class _Slope:
-    """Hides a tensor from autograd: as an input it would be asked for a gradient of 0, at the price of its backward."""
+class _Slopes:
+    """Hides tensors from autograd: as inputs they would be asked for a gradient of 0, at the price of a backward."""
 
-    difference: Tensor
-
-    def times(self, grad: Tensor) -> Tensor:
-        return grad.reshape(*grad.shape, *[1] * (self.difference.ndim - grad.ndim)) * self.difference
+    of_scores: Sequence[Tensor]
 
 
 class _ClosedForm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, losses: Tensor, slope: _Slope) -> Tensor:
-        ctx.slope = slope
+    def forward(ctx: Any, losses: Tensor, slopes: _Slopes, *scores: Tensor) -> Tensor:
+        ctx.slopes = slopes.of_scores
         return losses.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.slope.times(grad), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        return None, None, *(_times(grad, s) if w else None for s, w in zip(ctx.slopes, wanted, strict=True))
+
+
+def _times(grad: Float64[Tensor, "*batch"], slope: Tensor) -> Tensor:
+    return grad.reshape((*grad.shape, *[1] * (slope.ndim - grad.ndim))) * slope

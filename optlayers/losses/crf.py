@@ -10,7 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
+from optlayers.losses.prediction import Prediction, split_value, with_value
 from optlayers.losses.question import Question
 from optlayers.marginals import marginals_and_total
 from optlayers.rules.base import AbstractRule, Context, Gradient
@@ -71,7 +72,7 @@ class CRFLoss(AbstractFenchelYoungLoss):
 
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The marginals."""
-        return split_value(question, question.ask(self.layer, scores))
+        return split_value(question, scores, question.ask(self.layer, scores))
 
     def regularizer(
         self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]

@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, final
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.layer import OptLayer
-from optlayers.losses.base import AbstractLoss, closed_form
-from optlayers.losses.question import Question, dot, finite
-from optlayers.losses.targets import Target, read_target
-from optlayers.solution import Solution, SolveError, Status
+from optlayers.losses.base import AbstractLoss
+from optlayers.losses.known import best_admitted, best_completed
+from optlayers.losses.prediction import Prediction, between, scored
+from optlayers.losses.question import Lifted, Question
+from optlayers.losses.targets import read_target
 
-__all__ = [
-    "AbstractFenchelYoungLoss",
-    "Prediction",
-    "admitted",
-    "admitting",
-    "between",
-    "decide",
-    "scored",
-    "split_value",
-    "with_value",
-]
-
-
-@final
-@dataclass(frozen=True)
-class Prediction:
-    r"""The structures of some scores, with their graph, and :math:`\Omega^*(s)`, which they are the gradient of."""
-
-    structure: Float64[Tensor, "*batch_and_shape"]
-    value: Float64[Tensor, "*batch"]
+__all__ = ["AbstractFenchelYoungLoss"]
 
 
 class AbstractFenchelYoungLoss(AbstractLoss):
@@ -47,10 +26,18 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     best z. Against a mask of admissible parts it is :math:`\Omega^*(s) - \Omega^*(s')`, where s' forbids all others:
     the smallest loss against a point that has admissible parts alone, and y is that point.
 
+    Auxiliary variables v with scores t (``Polytope(..., scored=[v])``) are latent: the loss is :math:`\Omega^*(s, t) -
+    \Omega^*_y(s, t)`, where the latter is the same over the points whose structure is y. Where y leaves one v, as tags
+    do with their transitions, that is :math:`\Omega^*(s, t) + \Omega(y) - \langle s, y \rangle - \langle t, v
+    \rangle`. The gradient of t is the difference of the two v, and has no derivative of its own in losses whose
+    structures have one.
+
     References
     ----------
     Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR. With masks: Stewart, Bach, Llinares-
-    López and Berthet (2023), Differentiable clustering with perturbed spanning forests, NeurIPS.
+    López and Berthet (2023), Differentiable clustering with perturbed spanning forests, NeurIPS. With
+    latent variables: Yu and Joachims (2009), Learning structural SVMs with latent variables, ICML; Quattoni, Wang,
+    Morency, Collins and Darrell (2007), Hidden conditional random fields, TPAMI.
     """
 
     @abstractmethod
@@ -70,13 +57,15 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         against = read_target(question, target, scores)
         self.check_membership(question, against)
         found = self.predict(question, scores, draws)
-        if against.structure is not None:
-            known = scored(question, scores, against.structure)
-            known = replace(known, value=known.value - self.regularizer(question, against.structure))
+        predict = partial(self.predict, question, draws=draws)
+        if against.structure is None:
+            known = best_admitted(scores, against, predict)
+        elif question.auxiliary:
+            known = best_completed(question, scores, against.structure, predict)
         else:
-            with admitting():
-                known = self.predict(question, admitted(scores, against), draws)
-        return between(scores, found, known)
+            known = scored(question, scores, Lifted(against.structure))
+            known = replace(known, value=known.value - self.regularizer(question, against.structure))
+        return between(question, scores, found, known)
 
     def forward(
         self, scores: Float[Tensor, "*batch_and_shape"], target: Tensor, *, sizes: Any = None, **parameters: Any
@@ -88,9 +77,10 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         scores : ``(*batch, *shape)`` as for :class:`optlayers.OptLayer`; ``-inf`` forbids a part, for which the
             gradient is 0.
         target : like the scores: structures or mixtures of structures, 0 in the padding of a family; or a boolean mask
-            of admissible parts. It has no gradient.
+            of admissible parts. It has no gradient. Where auxiliary variables have scores, structures are of 0 and 1.
         sizes : for a family, the size of every instance.
-        parameters : what the polytope declares; losses have no gradient for them, so that none may require it.
+        parameters : what the polytope declares; losses have no gradient for them, so that none may require it. The
+            scores of auxiliary variables by their names; these have a gradient.
 
         Raises
         ------
@@ -99,57 +89,3 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         """
         question = self.question(scores, sizes, parameters)
         return self.reduced(self.losses(question, question.double(scores), target), scores)
-
-
-def between(
-    scores: Float64[Tensor, "*batch_and_shape"], found: Prediction, known: Prediction
-) -> Float64[Tensor, "*batch"]:
-    """What was found is worth more than what is known: by how much, with the gradient of the scores."""
-    # Exactly 0 for forbidden parts, of which CvxpyLayers leaves a rest.
-    difference = (found.structure - known.structure).masked_fill(scores.detach() == -torch.inf, 0.0)
-    return closed_form(found.value - known.value, scores, difference)
-
-
-def decide(layer: OptLayer, question: Question, scores: Float64[Tensor, "*batch_and_shape"]) -> Prediction:
-    """The best vertices and their scores."""
-    return scored(question, scores, question.ask(layer, scores))
-
-
-def scored(
-    question: Question,
-    scores: Float64[Tensor, "*batch_and_shape"],
-    structure: Float64[Tensor, "*batch_and_shape"],
-) -> Prediction:
-    """Structures and their scores."""
-    return Prediction(structure, dot(finite(scores.detach()), structure.detach(), question.batch))
-
-
-def admitted(scores: Float64[Tensor, "*batch_and_shape"], target: Target) -> Float64[Tensor, "*batch_and_shape"]:
-    """Scores that forbid all parts which a mask does not admit."""
-    assert target.admissible is not None
-    return scores.masked_fill(~target.admissible, -torch.inf)
-
-
-@contextmanager
-def admitting() -> Iterator[None]:
-    """Scores without the mask have been answered for: where there is no structure now, the mask leaves none."""
-    try:
-        yield
-    except SolveError as error:
-        reason = "no structure has parts that its mask admits and nothing else"
-        failures = [replace(f, reason=reason) if f.status == Status.INFEASIBLE else f for f in error.failures]
-        raise SolveError(failures, error.batch) from None
-
-
-def with_value(solution: Solution, value: Float64[Tensor, " batch"]) -> Solution:
-    """A flat solution with a number per instance, as a second structure that holds it in every part."""
-    structure = solution.value
-    return replace(solution, value=torch.stack([structure, value[:, None].expand_as(structure)]))
-
-
-def split_value(question: Question, both: Float64[Tensor, "two *batch_and_shape"]) -> Prediction:
-    """What :func:`with_value` put together; the value is read from the first part, which no size has as padding."""
-    structure, value = both
-    if value.ndim > len(question.batch):
-        value = value.flatten(len(question.batch))[..., 0]
-    return Prediction(structure, value.detach())

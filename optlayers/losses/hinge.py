@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.losses.base import AbstractLoss, Reduction
-from optlayers.losses.fenchel_young import Prediction, admitted, admitting, between, decide, scored
-from optlayers.losses.question import Question, dot
+from optlayers.losses.known import best_admitted, best_completed
+from optlayers.losses.prediction import Prediction, between, decide, scored
+from optlayers.losses.question import Lifted, Question, dot
 from optlayers.losses.targets import Target, of_instance, read_target
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -108,15 +111,17 @@ class StructuredHingeLoss(AbstractLoss):
         found = decide(self.layer, question, augmented)
         if cost is None:
             _refuse_outside(question, found, against)
-        if against.structure is not None:
-            y = against.structure
-            known = scored(question, augmented, y)
-            if cost is None:  # the linear form charges a fractional y itself
-                known = Prediction(y, known.value - 2.0 * dot(y, 1.0 - y, question.batch))
+        predict = partial(decide, self.layer, question)
+        if against.structure is None:
+            known = best_admitted(augmented, against, predict)
+        elif question.auxiliary:
+            known = best_completed(question, augmented, against.structure, predict)
         else:
-            with admitting():
-                known = decide(self.layer, question, admitted(augmented, against))
-        return self.reduced(between(augmented, found, known), scores)
+            y = against.structure
+            known = scored(question, augmented, Lifted(y))
+            if cost is None:  # the linear form charges a fractional y itself
+                known = replace(known, value=known.value - 2.0 * dot(y, 1.0 - y, question.batch))
+        return self.reduced(between(question, augmented, found, known), scores)
 
     def _slope(self, question: Question, target: Target, cost: Tensor | None, scores: Tensor) -> Tensor:
         """The cost as a linear form, without its constant."""
@@ -180,13 +185,15 @@ def _given(question: Question, target: Target, cost: Tensor, scores: Tensor) -> 
 
 def _leaves_cube(compiled: CompiledPolytope) -> str:
     """Where the polytope leaves the unit cube, in words; empty when it does not."""
-    size = compiled.projection_form.size
+    form = compiled.projection_form
+    size = form.structure_size
+    unscored = {spec.name: torch.zeros(spec.shape, dtype=torch.float64) for spec in form.auxiliaries}
     for sign, what in ((1.0, "large"), (-1.0, "small")):
         for start in range(0, size, ROWS):
             parts = torch.arange(start, min(start + ROWS, size))
             directions = torch.zeros(len(parts), size, dtype=torch.float64)
             directions[torch.arange(len(parts)), parts] = sign
-            vertices = compiled.maximize(directions.reshape(len(parts), *compiled.shape)).check().value
+            vertices = compiled.maximize(directions.reshape(len(parts), *compiled.shape), **unscored).check().value
             extreme = vertices.reshape(len(parts), size)[torch.arange(len(parts)), parts]
             bad = (extreme > 1 + WHOLE) | (extreme < -WHOLE)
             if bool(bad.any()):

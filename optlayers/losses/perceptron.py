@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, decide
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
+from optlayers.losses.prediction import Prediction, decide
 from optlayers.losses.question import Question
 
 __all__ = ["StructuredPerceptronLoss"]

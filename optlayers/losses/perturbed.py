@@ -13,7 +13,8 @@ from optlayers.bound import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.inputs import check_generator
 from optlayers.losses.base import Reduction
-from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction, split_value, with_value
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
+from optlayers.losses.prediction import Prediction, split_value, with_value
 from optlayers.losses.question import Question
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
@@ -34,7 +35,8 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
 
     The regularizer is that whose conjugate is the mean of the maximum; its value :math:`\Omega(y)`, which does not
     depend on the scores, is not known and left out, so that the loss may be negative. (Against a mask of admissible
-    parts nothing is left out: both terms are means, over the same noise.) The gradient is
+    parts, and where auxiliary variables have scores, nothing is left out: both terms are means, over the same noise.)
+    The gradient is
     :math:`\frac1K \sum_k \hat z(s + \varepsilon Z_k) - y`, exact for these samples and without bias for the loss. It
     needs nothing but best vertices, K of them per instance in one batch. Second derivatives are refused.
 
@@ -100,7 +102,7 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         """The mean of best vertices under noise."""
         home, seed = draws
         generator = torch.Generator(home).manual_seed(seed)
-        return split_value(question, question.ask(self.layer, scores, generator))
+        return split_value(question, scores, question.ask(self.layer, scores, generator))
 
     def regularizer(
         self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -11,10 +11,20 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
+from optlayers.polytope import Family
+from optlayers.standard_form import ScoredSpec
 
-__all__ = ["Question", "dot", "finite", "question_of", "refuse_scored", "true_values"]
+__all__ = ["Lifted", "Question", "dot", "finite", "question_of", "refuse_gradients_of_known", "true_values"]
+
+
+@final
+@dataclass(frozen=True)
+class Lifted:
+    """A structure, and the values of the auxiliary variables that have scores, by name."""
+
+    structure: Float64[Tensor, "*batch_and_shape"]
+    auxiliary: Mapping[str, Float64[Tensor, "*batch_and_shape"]] = field(default_factory=dict)
 
 
 @final
@@ -22,27 +32,38 @@ __all__ = ["Question", "dot", "finite", "question_of", "refuse_scored", "true_va
 class Question:
     """The polytopes of a batch: what every layer of a loss is asked with.
 
-    ``inside`` is False in the padding of a family, and None where there is none.
+    ``inside`` is False in the padding of a family, and None where there is none. ``auxiliary`` are the scores of
+    auxiliary variables, an instance each, as losses compute with them.
     """
 
     batch: torch.Size
     inside: Bool[Tensor, "*batch_and_shape"] | None = None
     sizes: Tensor | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    auxiliary: Mapping[str, Float64[Tensor, "*batch_and_shape"]] = field(default_factory=dict)
 
-    def ask(self, layer: OptLayer, scores: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Structures for scores."""
+    def ask(self, layer: OptLayer, scores: Tensor, generator: torch.Generator | None = None) -> Lifted:
+        """Structures for scores; the values of auxiliary variables have no graph."""
         sizes = {} if self.sizes is None else {"sizes": self.sizes}
-        return layer(scores, generator=generator, **sizes, **self.parameters)
+        if not self.auxiliary:
+            return Lifted(layer(scores, generator=generator, **sizes, **self.parameters))
+        return Lifted(*layer.lifted(scores, generator=generator, **sizes, **self.parameters, **self.auxiliary))
+
+    def without_auxiliary_scores(self) -> Question:
+        """The same polytopes, where auxiliary variables score 0."""
+        return replace(self, auxiliary={n: torch.zeros_like(values) for n, values in self.auxiliary.items()})
+
+    def product(self, scores: Tensor, point: Lifted) -> Float64[Tensor, "*batch"]:
+        """What points score, with their auxiliary variables."""
+        total = dot(finite(scores.detach()), point.structure.detach(), self.batch)
+        for name, values in point.auxiliary.items():
+            total = total + dot(finite(self.auxiliary[name].detach()), values.detach(), self.batch)
+        return total
 
     def double(self, scores: Tensor, name: str = "scores") -> Float64[Tensor, "*batch_and_shape"]:
         """Scores as losses compute with them: float64, 0 in the padding, finite or -inf."""
         inputs.check_scores(scores, name)
-        double = scores.to(torch.float64)
-        if self.inside is not None:
-            double = double.masked_fill(~self.inside, 0.0)
-        inputs.check_finite(double.detach(), len(self.batch), name=name)
-        return double
+        return _double(scores, self.inside, self.batch, name)
 
 
 def question_of(
@@ -53,40 +74,70 @@ def question_of(
     for argument in ("generator", "objective"):
         if argument in parameters:
             raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
+    if layer.family is not None:
+        return _question_of_sizes(layer, layer.family, scores, sizes, parameters)
+    if sizes is not None:
+        raise TypeError("sizes= is for losses over a Family; this one has one polytope")
+    compiled = layer.compiled()
+    batch = inputs.batch_shape(scores, compiled.shape)
+    specs = compiled.projection_form.auxiliaries
+    further, parameters = inputs.split_named(specs, parameters)
     _refuse_gradients(parameters)
-    family = layer.family
-    if family is None:
-        if sizes is not None:
-            raise TypeError("sizes= is for losses over a Family; this one has one polytope")
-        return Question(inputs.batch_shape(scores, layer.compiled().shape), parameters=parameters)
+    found, _ = inputs.auxiliary_tensors(specs, further, batch)
+    auxiliary = {n: _double(values.to(scores.device), None, batch, n) for n, values in found.items()}
+    return Question(batch, None, None, parameters, auxiliary)
+
+
+def _question_of_sizes(
+    layer: OptLayer, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]
+) -> Question:
     table, batch = inputs.size_table(sizes, scores, family.takes)
-    inside = _inside(layer, scores, table, batch)
-    return Question(batch, inside, table.reshape(*batch, table.shape[1]), parameters)
-
-
-def _inside(layer: OptLayer, scores: Tensor, table: Tensor, batch: torch.Size) -> Bool[Tensor, "*batch_and_shape"]:
     room = scores.shape[len(batch) :]
     inside = torch.zeros(len(table), *room, dtype=torch.bool)
-    for size in torch.unique(table, dim=0):
-        if not bool(size.all()):
+    specs: dict[str, ScoredSpec] = {}
+    further: dict[str, Bool[Tensor, "instances *shape"]] = {}
+    for row in torch.unique(table, dim=0):
+        if not bool(row.all()):
             continue
-        compiled = layer.compiled(*size.tolist())
-        refuse_scored(compiled)
-        rows = torch.nonzero((table == size).all(dim=1)).flatten()
-        corner = torch.zeros(room, dtype=torch.bool)
-        corner[inputs.corner(compiled.shape, room, tuple(size.tolist()))] = True
-        inside[rows] = corner
-    return inside.reshape(scores.shape).to(scores.device)
+        size = tuple(row.tolist())
+        compiled = layer.compiled(*size)
+        rows = torch.nonzero((table == row).all(dim=1)).flatten()
+        place: tuple[Any, ...] = (rows, *inputs.corner(compiled.shape, room, size))
+        inside[place] = True
+        for spec in compiled.projection_form.auxiliaries:
+            name = spec.name
+            whole = specs.setdefault(name, _in_room(spec, parameters))
+            mine = further.setdefault(name, torch.zeros(len(table), *whole.shape, dtype=torch.bool))
+            place = (rows, *inputs.corner(spec.shape, whole.shape, size, name))
+            mine[place] = True
+    given, parameters = inputs.split_named(list(specs.values()), parameters)
+    if bool(inside.any()):  # else no polytope is asked, and none says what is a parameter
+        _refuse_gradients(parameters)
+    found, _ = inputs.auxiliary_tensors(list(specs.values()), given, batch)
+    auxiliary = {
+        n: _double(values.to(scores.device), further[n].reshape(values.shape).to(scores.device), batch, n)
+        for n, values in found.items()
+    }
+    inside = inside.reshape(scores.shape).to(scores.device)
+    return Question(batch, inside, table.reshape(*batch, table.shape[1]), parameters, auxiliary)
 
 
-def refuse_scored(compiled: CompiledPolytope) -> None:
-    """Losses know of no scores besides those of the structure."""
-    if compiled.polytope.scored:
-        names = [variable.name() for variable in compiled.polytope.scored]
-        raise TypeError(
-            f"losses take polytopes whose scores all belong to the structure, but {names} are scored besides; declare "
-            "them as the structure itself (polytopes.sequence has the edges of linear_chain as its parts)"
-        )
+def _in_room(spec: ScoredSpec, given: Mapping[str, Any]) -> ScoredSpec:
+    """The spec in the room that the scores of all instances have; what is no tensor is refused later on."""
+    scores = given.get(spec.name)
+    if not isinstance(scores, Tensor) or scores.ndim < len(spec.shape):
+        return spec
+    return replace(spec, shape=tuple(scores.shape[scores.ndim - len(spec.shape) :]))
+
+
+def _double(
+    scores: Tensor, inside: Bool[Tensor, "*batch_and_shape"] | None, batch: torch.Size, name: str
+) -> Float64[Tensor, "*batch_and_shape"]:
+    double = scores.to(torch.float64)
+    if inside is not None:
+        double = double.masked_fill(~inside, 0.0)
+    inputs.check_finite(double.detach(), len(batch), name=name)
+    return double
 
 
 def _refuse_gradients(parameters: Mapping[str, Any]) -> None:
@@ -95,6 +146,16 @@ def _refuse_gradients(parameters: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"losses have no gradient for parameters, but {name} requires one; pass {name}.detach(), or learn it "
                 "through OptLayer with SparseMAP()"
+            )
+
+
+def refuse_gradients_of_known(question: Question) -> None:
+    """Losses of decisions take the scores of auxiliary variables as known, the same ones for predictions and truth."""
+    for name, values in question.auxiliary.items():
+        if values.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"the scores of {name} are taken as known, the same for predicted and true scores, but they require a "
+                f"gradient; pass {name}.detach(), or declare what is predicted as the structure itself"
             )
 
 

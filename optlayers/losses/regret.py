@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
-from optlayers.losses.question import dot, finite, question_of, refuse_scored, true_values
+from optlayers.losses.question import dot, finite, question_of, true_values
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.pipeline import Pipeline
 
@@ -40,7 +40,8 @@ def regret(
     predicted, true_scores : ``(*batch, *shape)``.
     normalized : the sum of regrets over the batch divided by the sum of the absolute optimal values
         :math:`|\langle s, \hat z(s) \rangle|`, one number.
-    sizes, parameters : see :meth:`optlayers.OptLayer.forward`.
+    sizes, parameters : see :meth:`optlayers.OptLayer.forward`. Scores of auxiliary variables are taken as known: they
+        count in the decision and in what it is worth.
 
     Returns
     -------
@@ -65,18 +66,19 @@ def regret(
     tensor([3., 0.])
     """
     layer = polytope.with_rule(Pipeline()) if isinstance(polytope, OptLayer) else OptLayer(polytope, Pipeline())
-    if layer.family is None:
-        refuse_scored(layer.compiled())
     question = question_of(layer, predicted, sizes, parameters, "predicted")
     guess = question.double(predicted, "predicted")
     truth = true_values(question, true_scores, predicted)
     best = question.ask(layer, truth)
-    missed = best - question.ask(layer, guess)
+    decided = question.ask(layer, guess)
+    missed = best.structure - decided.structure
     # A product of 0 and -inf is nothing; that of -1 and -inf is all there is to lose.
     losses = dot(torch.where(missed == 0, 0.0, truth), missed, question.batch)
+    for name, known in question.auxiliary.items():
+        losses = losses + dot(finite(known), best.auxiliary[name] - decided.auxiliary[name], question.batch)
     if not normalized:
         return losses.to(predicted.dtype)
-    scale = dot(finite(truth), best, question.batch).abs().sum()
+    scale = question.product(truth, best).abs().sum()
     if float(scale) == 0.0:
         raise ValueError("the optimal values of the batch sum to 0: there is nothing to normalize the regret by")
     return (losses.sum() / scale).to(predicted.dtype)

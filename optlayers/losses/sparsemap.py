@@ -7,8 +7,9 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss, Prediction
-from optlayers.losses.question import Question, dot, finite
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
+from optlayers.losses.prediction import Prediction, constant_auxiliary
+from optlayers.losses.question import Question, dot
 from optlayers.rules.sparsemap import SparseMAP
 
 __all__ = ["SparseMAPLoss"]
@@ -46,8 +47,9 @@ class SparseMAPLoss(AbstractFenchelYoungLoss):
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The nearest points."""
         point = question.ask(self.layer, scores)
-        there = point.detach()
-        return Prediction(point, dot(finite(scores.detach()) - 0.5 * there, there, question.batch))
+        there = point.structure.detach()
+        value = question.product(scores, point) - 0.5 * dot(there, there, question.batch)
+        return Prediction(point.structure, value, constant_auxiliary(point, question, scores))
 
     def regularizer(
         self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]

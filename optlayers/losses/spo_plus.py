@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -9,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optlayers.losses.base import AbstractLoss
-from optlayers.losses.fenchel_young import between, decide, scored
-from optlayers.losses.question import Question, finite, true_values
+from optlayers.losses.known import best_completed
+from optlayers.losses.prediction import Prediction, between, decide, scored
+from optlayers.losses.question import Lifted, Question, finite, refuse_gradients_of_known, true_values
 from optlayers.losses.targets import read_target
 
 __all__ = ["SPOPlusLoss"]
@@ -59,27 +62,32 @@ class SPOPlusLoss(AbstractLoss):
         predicted, true_scores : ``(*batch, *shape)``; the latter have no gradient.
         decisions : best structures of the true scores, where they are known. They are checked to lie in the polytope
             (which takes as long as finding them; ``validate=False`` trusts them), but not to be the best.
-        sizes, parameters : see :meth:`AbstractFenchelYoungLoss.forward`.
+        sizes, parameters : see :meth:`AbstractFenchelYoungLoss.forward`. Scores of auxiliary variables are taken as
+            known, the same ones for predictions and truth, and so have no gradient.
 
         Raises
         ------
         SolveError, TypeError, ValueError : see :meth:`AbstractFenchelYoungLoss.forward`.
         """
         question = self.question(predicted, sizes, parameters, "predicted")
+        refuse_gradients_of_known(question)
         guess = question.double(predicted, "predicted")
         truth = true_values(question, true_scores, predicted)
         forbidden = (guess.detach() == -torch.inf) | (truth == -torch.inf)
         doubled = (2.0 * finite(guess) - finite(truth)).masked_fill(forbidden, -torch.inf)
         if decisions is None:
-            best = question.ask(self.layer, truth.masked_fill(forbidden, -torch.inf)).detach()
+            best = question.ask(self.layer, truth.masked_fill(forbidden, -torch.inf))
+            known = scored(question, doubled, replace(best, structure=best.structure.detach()))
         else:
-            best = self._known(question, decisions, doubled)
+            known = self._known(question, decisions, doubled)
         found = decide(self.layer, question, doubled)
-        return self.reduced(between(doubled, found, scored(question, doubled, best)), predicted)
+        return self.reduced(between(question, doubled, found, known), predicted)
 
-    def _known(self, question: Question, decisions: Tensor, scores: Tensor) -> Tensor:
+    def _known(self, question: Question, decisions: Tensor, scores: Tensor) -> Prediction:
         given = read_target(question, decisions, scores, "decisions")
         if given.structure is None:
             raise TypeError("decisions must be structures, but got a boolean mask; pass decisions.float()")
         self.check_membership(question, given, "decisions")
-        return given.structure
+        if question.auxiliary:
+            return best_completed(question, scores, given.structure, partial(decide, self.layer, question))
+        return scored(question, scores, Lifted(given.structure))

@@ -86,14 +86,15 @@ def check_membership(
     left over is projected, to the ``accuracy`` of the projector where that is coarse.
     """
     y = target.structure
+    question = question.without_auxiliary_scores()
     if y is None or y.numel() == 0:
         return
     head = len(question.batch)
     if best is not None and bool(((y == 0) | (y == 1)).flatten(head).all(-1).any()):
-        missed = (question.ask(best, 2.0 * y - 1.0) - y).flatten(head).abs().amax(-1)
+        missed = (question.ask(best, 2.0 * y - 1.0).structure - y).flatten(head).abs().amax(-1)
         if bool((missed <= TOLERANCE).all()):
             return
-    distance = (question.ask(nearest, y) - y).flatten(head).norm(dim=-1)
+    distance = (question.ask(nearest, y).structure - y).flatten(head).norm(dim=-1)
     allowed = max(TOLERANCE, target.precision, accuracy) * y.flatten(head).norm(dim=-1).clamp_min(1.0)
     outside = distance > allowed
     if bool(outside.any()):
