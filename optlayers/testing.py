@@ -117,25 +117,35 @@ def is_vertex(
     if form is None:
         raise TypeError("a set that is not polyhedral has no vertices")
     batch = inputs.batch_shape(points, compiled.shape)
-    given = inputs.parameter_tensors(form.parameters, parameters, batch)
     flat = inputs.flatten_scores(points, compiled.shape)
+    return _are_vertices(form, flat, parameters, batch, tolerance).reshape(batch)
+
+
+def _are_vertices(
+    form: StandardForm, flat: Tensor, parameters: Mapping[str, Any], batch: torch.Size, tolerance: float
+) -> Bool[Tensor, " points"]:
+    """Of flat structures, or of whole scored vectors, which may be vertices where structures alone are none."""
+    _, of_the_set = inputs.split_named(form.auxiliaries, parameters)
+    given = inputs.parameter_tensors(form.parameters, of_the_set, batch)
     theta = np.zeros((len(flat), form.parameter_count))
     for spec in form.parameters:
         theta[:, spec.span] = inputs.flatten_parameter(given[spec.name], len(flat), len(batch)).reshape(len(flat), -1)
     instances = make_instances(form, theta, None)
+    kept = form.kept[form.kept < flat.shape[1]]
     found = [
-        _longest_step(form, instances.take(slice(k, k + 1)), point[form.kept[: form.curved]]) <= tolerance
+        _longest_step(form, instances.take(slice(k, k + 1)), point[kept]) <= tolerance
         for k, point in enumerate(flat.numpy())
     ]
-    return torch.tensor(found, dtype=torch.bool).reshape(batch)
+    return torch.tensor(found, dtype=torch.bool)
 
 
 def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> float:
-    if form.curved == 0:
+    size = len(point)
+    if size == 0:
         return 0.0
     data = form.matrix.data if instances.matrix is None else instances.matrix[0]
     body = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
-    pick = sp.eye_array(form.curved, form.columns, format="csc")
+    pick = sp.eye_array(size, form.columns, format="csc")
     both = sp.block_array([[body, None], [None, body], [pick, pick]], format="csc")
     rhs = np.concatenate([instances.rhs[0], instances.rhs[0], 2 * point])
     # The point itself carries rounding: rows and bounds are met to 1e-9 rather than exactly.
@@ -144,11 +154,11 @@ def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> floa
     longest = 0.0
     for _ in range(3):
         direction = np.zeros(2 * form.columns)
-        direction[: form.curved] = generator.standard_normal(form.curved)
+        direction[:size] = generator.standard_normal(size)
         result = scipy.optimize.linprog(-direction, A_eq=both, b_eq=rhs, bounds=bounds, method="highs")
         if result.status != 0:
             raise AssertionError(f"the point is not in the polytope: {result.message}")
-        longest = max(longest, float(np.abs(result.x[: form.curved] - point).max(initial=0.0)))
+        longest = max(longest, float(np.abs(result.x[:size] - point).max(initial=0.0)))
     return longest
 
 
@@ -163,6 +173,24 @@ def _draw(shape: Sequence[int], samples: int, seed: int) -> Tensor:
     return scores
 
 
+def _with_scores(polytope: Polytope, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What is given by name, and drawn scores of the scored auxiliary variables that are not."""
+    drawn = {
+        v.name(): _draw(tuple(v.shape), 1, seed + 1 + position)[0]
+        for position, v in enumerate(polytope.scored)
+        if v.name() not in given
+    }
+    return drawn | dict(given)
+
+
+def _total(scores: Tensor, named: Mapping[str, Any], solution: Solution) -> Tensor:
+    """What the answers ``(samples, *shape)`` score, with their auxiliary variables."""
+    total = (scores * solution.value).flatten(1).sum(1)
+    for name, values in solution.scored.items():
+        total = total + (named[name] * values).reshape(len(scores), -1).sum(1)
+    return total
+
+
 def check_polytope(
     polytope: Polytope, *, samples: int = 12, seed: int = 0, integral: bool | None = None, **parameters: Any
 ) -> PolytopeReport:
@@ -170,7 +198,8 @@ def check_polytope(
 
     Scores are random, tied, all equal and large. Best vertices must lie in the polytope (asked of cvxpy), be
     vertices, and be what an oracle, if there is one, attains; projections must lie in the polytope and satisfy the
-    variational inequality ``<s - x, v - x> <= 0`` for the best v.
+    variational inequality ``<s - x, v - x> <= 0`` for the best v, with what scored auxiliary variables add on both
+    sides.
 
     Parameters
     ----------
@@ -178,15 +207,21 @@ def check_polytope(
     samples : how many scores are tried.
     seed : of the random scores.
     integral : whether vertices must be integral; None reports it only, unless the declaration says ``integral=True``.
-    parameters : one value for all samples per declared parameter.
+    parameters : one value for all samples per declared parameter, and scores of scored auxiliary variables, which are
+        drawn where they are not given.
     """
+    parameters = _with_scores(polytope, parameters, seed)
     compiled = compile_polytope(polytope)
     scores = _draw(polytope.shape, samples, seed)
     best = compile_polytope(polytope, maximizer=Highs()).maximize(scores, **parameters).check()
     near = compiled.project(scores, **parameters).check()
     farthest = max(float(distance(polytope, points, **parameters).max()) for points in (best.value, near.value))
     assert farthest <= 1e-6, f"an answer lies {farthest:.3g} outside of the declared polytope"
-    assert bool(is_vertex(compiled, best.value, **parameters).all()), "an argmax is no vertex"
+    form, whole_points = compiled.form, _in_a_row(best.value, best.scored)
+    assert form is not None
+    assert bool(_are_vertices(form, whole_points, parameters, torch.Size([samples]), 1e-6).all()), (
+        "an argmax is no vertex"
+    )
     _check_projection(compiled, scores, near, parameters)
     if polytope.oracle is not None:
         check_oracle(polytope, samples=samples, seed=seed, **parameters)
@@ -200,7 +235,7 @@ def check_polytope(
 def _check_projection(compiled: CompiledPolytope, scores: Tensor, near: Solution, parameters: dict[str, Any]) -> None:
     step = scores - near.value
     best = compile_polytope(compiled.polytope).maximize(step, **parameters).check()
-    gain = (step * (best.value - near.value)).flatten(1).sum(1)
+    gain = _total(step, parameters, best) - _total(step, parameters, near)
     size = 1 + step.flatten(1).norm(dim=1)
     assert bool((gain <= 1e-7 * size).all()), f"a projection is {float(gain.max()):.3g} from optimal"
 
@@ -372,8 +407,9 @@ def check_solver(
 
     A maximizer is compared with HiGHS through SciPy, a projector by the variational inequality; both must give the
     same answer alone, in a batch, in reverse order, and after other questions. Solvers of limited ``accuracy`` are not
-    asked with large scores.
+    asked with large scores. Scores of scored auxiliary variables are drawn where they are not given.
     """
+    parameters = _with_scores(polytope, parameters, seed)
     scores = _draw(polytope.shape, samples, seed)
     if solver.accuracy > 0:
         scores = scores.clamp(-5.0, 5.0)
@@ -381,7 +417,7 @@ def check_solver(
     if isinstance(solver, AbstractMaximizer):
         compiled = compile_polytope(polytope, maximizer=solver)
         found = compiled.maximize(scores, **parameters).check()
-        value = (scores * found.value).flatten(1).sum(1)
+        value = _total(scores, parameters, found)
         reference = _reference_values(compiled, scores, parameters)
         worst = float(((value - reference).abs() / size).max())
         assert worst <= max(1e-7, solver.accuracy), f"{solver!r} misses the best value by {worst:.3g} (relative)"
@@ -400,8 +436,13 @@ def _reference_values(compiled: CompiledPolytope, scores: Tensor, parameters: di
     """The best values by a cold solve of the declaration through cvxpy."""
     polytope = compiled.polytope
     direction = cp.Parameter(polytope.shape)
-    problem = cp.Problem(cp.Maximize(cp.sum(cp.multiply(direction, polytope.variable))), list(polytope.constraints))
-    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, parameters, torch.Size([len(scores)]))
+    gain = cp.sum(cp.multiply(direction, polytope.variable))
+    for variable in polytope.scored:
+        gain = gain + cp.sum(cp.multiply(parameters[variable.name()].numpy(), variable))
+    problem = cp.Problem(cp.Maximize(gain), list(polytope.constraints))
+    declared = form_without_rows(polytope)
+    _, of_the_set = inputs.split_named(declared.auxiliaries, parameters)
+    given = inputs.parameter_tensors(declared.parameters, of_the_set, torch.Size([len(scores)]))
     values = []
     for k in range(len(scores)):
         direction.value = scores[k].numpy()
@@ -429,7 +470,9 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: an oracle that is a
     lambda cannot), come for empty batches and for strided scores, and are 0 for forbidden parts. A rule that draws gets
     the same seed each time; one that works with losses gets linear ones; one that takes no zeros gets 0.1 instead.
+    Scores of scored auxiliary variables are drawn where they are not given.
     """
+    parameters = _with_scores(polytope, parameters, seed)
     layer = OptLayer(polytope, rule)
     scores = _taken_by(rule, _draw(polytope.shape, samples, seed))
     weights = _draw(polytope.shape, samples, seed + 1).roll(2, dims=0).clamp(-3, 3)

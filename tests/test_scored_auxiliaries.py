@@ -9,6 +9,7 @@ import torch
 
 import optlayers as ol
 import polytopes
+from optlayers.testing import check_polytope, check_rule, check_solver
 
 CHAIN = polytopes.linear_chain(4, 3)
 BOTH = pytest.mark.parametrize("polytope", [CHAIN, CHAIN.without_oracle()], ids=["oracle", "rows"])
@@ -30,7 +31,13 @@ def test_projections_maximize_what_they_are_defined_by(polytope):
     for k in range(4):
         gain = cp.sum(cp.multiply(scores[k].numpy(), x)) + cp.sum(cp.multiply(transition[k].numpy(), v))
         problem = cp.Problem(cp.Maximize(gain - 0.5 * cp.sum_squares(x)), CHAIN.constraints)
-        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+        problem.solve(
+            solver=cp.CLARABEL,
+            canon_backend=cp.SCIPY_CANON_BACKEND,
+            tol_gap_abs=1e-12,
+            tol_gap_rel=1e-12,
+            tol_feas=1e-12,
+        )
         np.testing.assert_allclose(found.value[k], x.value, atol=1e-6)
         np.testing.assert_allclose(found.scored["transition"][k], v.value, atol=1e-6)
 
@@ -179,6 +186,61 @@ def test_lifted_points_have_bounds_of_use():
         ol.OptLayer(CHAIN, ol.ScoreFunction()).lifted(scores, transition=transition)
     with pytest.raises(TypeError, match="sizes= is for layers over a Family"):
         layer.lifted(scores, sizes=[1, 2, 3], transition=transition)
+
+
+RULES = [
+    ol.Pipeline(),
+    ol.StraightThrough(),
+    ol.Spigot(),
+    ol.Spigot(0.5, steps=3),
+    ol.Spigot(ol.AdaptiveStep(), clip_norm=2.0),
+    ol.SpigotCE(),
+    ol.SpigotEG(),
+    ol.SparseMAP(),
+    ol.StructuredAttention(),
+    ol.Hard(ol.SparseMAP()),
+    ol.PerturbedAdditive(3),
+    ol.PerturbedMultiplicative(3),
+    ol.PerturbAndMAP(ol.SparseMAP()),
+    ol.GumbelStraightThrough(),
+    ol.Interpolation(1.0),
+    ol.Identity(),
+    ol.IMLE(3),
+    ol.AdaptiveIMLE(3),
+    ol.LPGD(0.8),
+    ol.LPGD(0.8, smoothing=0.5, side="both"),
+    ol.ScoreFunction(samples=2),
+]
+
+
+@BOTH
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_rules_keep_their_contract(rule, polytope):
+    check_rule(rule, polytope)
+
+
+@BOTH
+@pytest.mark.parametrize("solver", [ol.Highs(), ol.Clarabel(), ol.InteriorPoint(), ol.Auto()], ids=repr)
+def test_solvers_keep_their_contract(solver, polytope):
+    check_solver(solver, polytope, transition=draw(1, seed=7)[1][0].detach())
+
+
+@BOTH
+def test_declarations_keep_their_contract(polytope):
+    report = check_polytope(polytope, integral=True)
+    assert report.integral and report.largest_violation <= 1e-8
+
+
+def test_a_declaration_with_fractional_vertices_is_found_out():
+    """Three bits of which every two differ, as far as pairs can say: all of them are halves then."""
+    x, v = cp.Variable(3, bounds=[0, 1]), cp.Variable(3, nonneg=True, name="both")
+    one, other = x[[0, 1, 2]], x[[1, 2, 0]]
+    triangle = [v <= one, v <= other, v >= one + other - 1]
+    apart = -torch.ones(3, dtype=torch.float64)
+    best = ol.compile_polytope(ol.Polytope(x, triangle, scored=[v])).maximize(-apart, both=3.0 * apart)
+    assert best.value.tolist() != best.value.round().tolist()
+    with pytest.raises(AssertionError, match="integral=True, but vertices are fractional"):
+        check_polytope(ol.Polytope(x, triangle, scored=[v], integral=True), both=3.0 * apart, samples=40)
 
 
 def test_what_is_given_wrongly_is_named():
