@@ -4,7 +4,11 @@ For every rule the time of its part of a layer's call, next to that of the solve
 the same numbers, in the same round. A rule may add 100 µs a call to its solves: nothing to solve for the pipeline,
 straight-through and identity, one projection for SPIGOT, one argmax for interpolation. The backward pass of a rule that
 draws samples may take 1.2 times one argmax of a batch with all of them; forward and backward together are held to the
-same. PyTorch's own part of a backward pass is in all figures; the first row of a problem is that part alone.
+same.
+
+The peer is the same rule written by hand for one polytope: a ``torch.autograd.Function`` that asks ``CompiledPolytope``
+for the same solves, checks nothing and knows no failures, as people write it today. PyTorch's own part of a backward
+pass is in both; that of the pipeline by hand is nothing else. It grows where solves have emptied the caches.
 
     python benchmarks/rules.py --rounds 7
     python benchmarks/rules.py --only matching
@@ -19,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from measuring import brief, machine, open_console, repeats, seconds, table, write_csv
@@ -40,7 +45,7 @@ PROBLEMS: dict[str, tuple[Callable[[], ol.Polytope], int]] = {
     "arborescence 10": (partial(arborescence, 10), 32),
     "arborescence 20": (partial(arborescence, 20), 32),
 }
-HEADS = ["problem, batch", "rule", "measured", "µs a call", "its solves, µs", "allowed, µs", "met"]
+HEADS = ["problem, batch", "rule", "measured", "µs a call", "by hand, µs", "its solves, µs", "allowed, µs", "met"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Draw:
     signal: Tensor
 
 
+Layer = Callable[[Tensor], Tensor]
 Solves = Callable[[ol.CompiledPolytope, Draw], object]
 
 
@@ -74,11 +80,105 @@ def argmax_of_all_samples(compiled: ol.CompiledPolytope, draw: Draw) -> object:
     return compiled.maximize(draw.scores.expand(SAMPLES, *draw.scores.shape))
 
 
+Pull = Callable[[ol.CompiledPolytope, Tensor, Tensor, Tensor], Tensor]
+"""From a polytope, scores, their vertices and the gradient of these to the gradient of the scores."""
+
+
+def zero(_: ol.CompiledPolytope, __: Tensor, ___: Tensor, grad: Tensor) -> Tensor:
+    """The pipeline."""
+    return torch.zeros_like(grad)
+
+
+def through(_: ol.CompiledPolytope, __: Tensor, ___: Tensor, grad: Tensor) -> Tensor:
+    """Straight-through."""
+    return grad
+
+
+def normalized(_: ol.CompiledPolytope, scores: Tensor, __: Tensor, grad: Tensor) -> Tensor:
+    """Identity: the derivative of centring and normalizing all parts."""
+    parts = tuple(range(1, scores.ndim))
+    centred = scores - scores.mean(parts, keepdim=True)
+    norm = centred.square().sum(parts, keepdim=True).sqrt()
+    direction = centred / norm
+    moving = grad - (grad * direction).sum(parts, keepdim=True) * direction
+    return (moving - moving.mean(parts, keepdim=True)) / norm
+
+
+def pulled_back(compiled: ol.CompiledPolytope, _: Tensor, vertex: Tensor, grad: Tensor) -> Tensor:
+    """SPIGOT."""
+    return vertex - compiled.project(vertex - grad).value
+
+
+def interpolated(compiled: ol.CompiledPolytope, scores: Tensor, vertex: Tensor, grad: Tensor) -> Tensor:
+    """Interpolation, and LPGD without smoothing."""
+    return (vertex - compiled.maximize(scores - STRENGTH * grad).value) / STRENGTH
+
+
+def by_hand(pull: Pull, compiled: ol.CompiledPolytope) -> Layer:
+    """The best vertex forward, ``pull`` backward."""
+
+    class ByHand(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, scores: Tensor) -> Tensor:
+            vertex = compiled.maximize(scores).value
+            ctx.save_for_backward(scores, vertex)
+            return vertex
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return pull(compiled, *ctx.saved_tensors, grad)
+
+    return ByHand.apply
+
+
+def perturbed_by_hand(compiled: ol.CompiledPolytope) -> Layer:
+    """The mean under Gaussian noise, its score-function gradient with the mean of the others as control variate."""
+
+    class ByHand(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, scores: Tensor) -> Tensor:
+            noise = torch.randn(SAMPLES, *scores.shape, dtype=scores.dtype)
+            best = compiled.maximize(scores + noise).value
+            ctx.save_for_backward(noise, best)
+            return best.mean(0)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            noise, best = (part.flatten(2) for part in ctx.saved_tensors)
+            values = torch.einsum("kbn,bn->kb", best, grad.flatten(1))
+            values = (SAMPLES * values - values.sum(0)) / (SAMPLES - 1)
+            return (torch.einsum("kb,kbn->bn", values, noise) / SAMPLES).reshape(grad.shape)
+
+    return ByHand.apply
+
+
+def implicit_by_hand(compiled: ol.CompiledPolytope) -> Layer:
+    """I-MLE, with the default strength and Gumbel noise."""
+    strength = ol.IMLE().strength
+
+    class ByHand(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, scores: Tensor) -> Tensor:
+            noise = -torch.empty(SAMPLES, *scores.shape, dtype=scores.dtype).exponential_().log()
+            best = compiled.maximize(scores + noise).value
+            ctx.save_for_backward(scores, noise, best)
+            return best.mean(0)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            scores, noise, best = ctx.saved_tensors
+            moved = compiled.maximize(scores - strength * grad + noise).value
+            return (best - moved).mean(0) / strength
+
+    return ByHand.apply
+
+
 @dataclass(frozen=True)
 class Cost:
-    """A rule, which part of it is measured, and the solves that this part needs."""
+    """A rule, the same by hand, which part of it is measured, and the solves that this part needs."""
 
-    rule: ol.AbstractRule | None
+    rule: ol.AbstractRule
+    by_hand: Callable[[ol.CompiledPolytope], Layer]
     solves: Solves
     forward: bool = False
     """Whether the forward pass is measured together with the backward pass."""
@@ -90,17 +190,17 @@ class Cost:
         return FACTOR * solves if self.samples else solves + EXTRA
 
 
+PERTURBED = ol.PerturbedAdditive(SAMPLES)
 COSTS = {
-    "PyTorch alone": Cost(None, nothing),
-    "pipeline": Cost(ol.Pipeline(), nothing),
-    "straight-through": Cost(ol.StraightThrough(), nothing),
-    "identity": Cost(ol.Identity(), nothing),
-    "SPIGOT": Cost(ol.Spigot(), one_projection),
-    "interpolation": Cost(ol.Interpolation(STRENGTH), one_argmax),
-    "LPGD": Cost(ol.LPGD(STRENGTH), one_argmax),
-    f"perturbed, {SAMPLES} samples": Cost(ol.PerturbedAdditive(SAMPLES), argmax_of_all_samples, samples=True),
-    f"perturbed, {SAMPLES}, with forward": Cost(ol.PerturbedAdditive(SAMPLES), argmax_of_all_samples, True, True),
-    f"I-MLE, {SAMPLES} samples": Cost(ol.IMLE(SAMPLES), argmax_of_all_samples, samples=True),
+    "pipeline": Cost(ol.Pipeline(), partial(by_hand, zero), nothing),
+    "straight-through": Cost(ol.StraightThrough(), partial(by_hand, through), nothing),
+    "identity": Cost(ol.Identity(), partial(by_hand, normalized), nothing),
+    "SPIGOT": Cost(ol.Spigot(), partial(by_hand, pulled_back), one_projection),
+    "interpolation": Cost(ol.Interpolation(STRENGTH), partial(by_hand, interpolated), one_argmax),
+    "LPGD": Cost(ol.LPGD(STRENGTH), partial(by_hand, interpolated), one_argmax),
+    f"perturbed, {SAMPLES} samples": Cost(PERTURBED, perturbed_by_hand, argmax_of_all_samples, samples=True),
+    f"perturbed, {SAMPLES}, with forward": Cost(PERTURBED, perturbed_by_hand, argmax_of_all_samples, True, True),
+    f"I-MLE, {SAMPLES} samples": Cost(ol.IMLE(SAMPLES), implicit_by_hand, argmax_of_all_samples, samples=True),
 }
 
 
@@ -113,6 +213,7 @@ class Row:
     rule: str
     measured: str
     rule_microseconds: float
+    by_hand_microseconds: float
     solves_microseconds: float
     allowed_microseconds: float
     rounds: int
@@ -124,28 +225,12 @@ class Row:
             self.rule,
             self.measured,
             brief(self.rule_microseconds),
+            brief(self.by_hand_microseconds),
             brief(self.solves_microseconds),
             brief(self.allowed_microseconds),
             "yes" if self.rule_microseconds <= self.allowed_microseconds else "no",
         ]
         return dict(zip(HEADS, values, strict=True))
-
-
-class Zero(torch.autograd.Function):
-    """What PyTorch takes for a function in Python whose gradient is 0."""
-
-    @staticmethod
-    def forward(ctx: object, scores: Tensor) -> Tensor:
-        """A copy."""
-        return scores.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        """Zero."""
-        return torch.zeros_like(grad)
-
-
-Layer = Callable[[Tensor], Tensor]
 
 
 def backward_seconds(layer: Layer, draw: Draw, count: int) -> float:
@@ -169,26 +254,24 @@ def measure(name: str, rounds: int) -> list[Row]:
     """All rules on one polytope, in turn with their solves in every round."""
     declare, batch = PROBLEMS[name]
     compiled = ol.compile_polytope(declare())
-    layers: dict[str, Layer] = {
-        name: Zero.apply if cost.rule is None else ol.OptLayer(compiled, cost.rule) for name, cost in COSTS.items()
-    }
+    layers = {rule: (ol.OptLayer(compiled, cost.rule), cost.by_hand(compiled)) for rule, cost in COSTS.items()}
     generator = torch.Generator().manual_seed(0)
-    times: dict[str, list[tuple[float, float]]] = {rule: [] for rule in COSTS}
+    times: dict[str, list[list[float]]] = {rule: [] for rule in COSTS}
     for round_ in range(rounds + 1):
         scores, signal = torch.randn(2, batch, *compiled.shape, generator=generator, dtype=torch.float64)
         draw = Draw(scores, compiled.maximize(scores).value, signal)
         for rule, cost in COSTS.items():
             clock = whole_seconds if cost.forward else backward_seconds
-            solve = partial(cost.solves, compiled, draw)
-            count = repeats(max(clock(layers[rule], draw, 1), 1e-5))
-            pair = clock(layers[rule], draw, count), seconds([solve] * count)
+            count = repeats(max(clock(layers[rule][0], draw, 1), 1e-5))
+            found = [clock(layer, draw, count) for layer in layers[rule]]
+            found.append(seconds([partial(cost.solves, compiled, draw)] * count))
             if round_:  # the first round compiles
-                times[rule].append(pair)
+                times[rule].append(found)
     rows = []
     for rule, cost in COSTS.items():
-        mine, solves = (statistics.median(part) for part in zip(*times[rule], strict=True))
+        mine, hand, solves = (statistics.median(part) for part in zip(*times[rule], strict=True))
         measured = "forward + backward" if cost.forward else "backward"
-        microseconds = [1e6 * value for value in (mine, solves, cost.allowed(solves))]
+        microseconds = [1e6 * value for value in (mine, hand, solves, cost.allowed(solves))]
         rows.append(Row(name, batch, rule, measured, *microseconds, rounds))
     return rows
 
