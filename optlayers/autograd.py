@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, final
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -21,11 +22,12 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, SolveError
 
-__all__ = ["Call", "OnFailure", "structures_of", "transforms_active"]
+__all__ = ["Call", "OnFailure", "outside_graphs", "structures_of", "transforms_active"]
 
 OnFailure = Literal["raise", "nan"]
 Gradients = tuple[Tensor | None, ...]
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def transforms_active() -> bool:
@@ -34,6 +36,18 @@ def transforms_active() -> bool:
     PyTorch has no public question for it; this is the one that ``torch.autograd.Function.apply`` itself asks.
     """
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def outside_graphs(method: Callable[P, T]) -> Callable[P, T]:
+    """Break the graph of ``torch.compile`` at a method, whose solves cannot be traced."""
+
+    @wraps(method)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(method)(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    return whole
 
 
 def structures_of(call: Call, scores: Tensor, *named: Tensor) -> Tensor:

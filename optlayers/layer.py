@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from optlayers import inputs
-from optlayers.autograd import Call, OnFailure, structures_of, transforms_active
+from optlayers.autograd import Call, OnFailure, outside_graphs, structures_of, transforms_active
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.mixture import differentiable_weights
 from optlayers.objective import FlatObjective, Objective
@@ -115,6 +115,7 @@ class OptLayer(nn.Module):
         """The compiled polytope; of a family, the one for a size."""
         return self._of_size(*size).compiled
 
+    @outside_graphs
     def forward(
         self,
         scores: Float[Tensor, "*batch_and_shape"],
@@ -154,18 +155,6 @@ class OptLayer(nn.Module):
         TypeError, ValueError : see :meth:`CompiledPolytope.maximize`; sizes that are missing, not asked for, or do
             not fit.
         """
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(self._forward)(scores, sizes, objective, generator, parameters)
-        return self._forward(scores, sizes, objective, generator, parameters)
-
-    def _forward(
-        self,
-        scores: Tensor,
-        sizes: Any,
-        objective: Callable[[Tensor], Tensor] | None,
-        generator: torch.Generator | None,
-        parameters: Mapping[str, Any],
-    ) -> Tensor:
         if self.rule.needs_objective and objective is None:
             raise TypeError(
                 f"{self.rule!r} works with losses: call layer(scores, objective=f), where f takes structures and gives "
@@ -198,6 +187,7 @@ class OptLayer(nn.Module):
         ready = self._of_size()
         return inputs.batch_shape(scores, ready.compiled.shape), partial(self._solve, ready, scores, parameters)
 
+    @outside_graphs
     def lifted(
         self,
         scores: Float[Tensor, "*batch_and_shape"],
@@ -217,13 +207,6 @@ class OptLayer(nn.Module):
         scores but always with the dimensions of the batch, and without a gradient. In padding they are 0, and NaN where
         an instance has no answer. None of them for a batch without instances, whose polytopes are not known.
         """
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(self._lifted)(scores, sizes, generator, parameters)
-        return self._lifted(scores, sizes, generator, parameters)
-
-    def _lifted(
-        self, scores: Tensor, sizes: Any, generator: torch.Generator | None, parameters: Mapping[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.rule.needs_objective:
             raise TypeError(f"{self.rule!r} works with losses, which lifted() does not take")
         batch, solve = self._solver(scores, sizes, generator, parameters)
@@ -247,6 +230,7 @@ class OptLayer(nn.Module):
         first = len(apart) + 1
         return value, {n: whole.reshape((*apart, *batch, *whole.shape[first:])) for n, whole in flat.items()}
 
+    @outside_graphs
     def solve(
         self,
         scores: Float[Tensor, "*batch_and_shape"],
@@ -262,11 +246,6 @@ class OptLayer(nn.Module):
 
         Arguments and errors are those of :meth:`forward`, but for families, whose instances have different polytopes.
         """
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(self._solution)(scores, generator, parameters)
-        return self._solution(scores, generator, parameters)
-
-    def _solution(self, scores: Tensor, generator: torch.Generator | None, parameters: Mapping[str, Any]) -> Solution:
         inputs.check_scores(scores)
         if self._family is not None:
             raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
@@ -10,7 +11,10 @@ import cvxpy as cp
 from cvxpy.lin_ops import lin_utils
 from torch import Tensor
 
-__all__ = ["Family", "Polytope"]
+__all__ = ["ARGUMENTS", "Family", "Polytope"]
+
+ARGUMENTS = frozenset({"self", "scores", "sizes", "objective", "generator"})
+"""Names that are taken: what callers give by name stands beside these."""
 
 
 @final
@@ -57,8 +61,8 @@ class Polytope:
     Raises
     ------
     TypeError : when ``variable`` is no cvxpy variable, or a constraint is no cvxpy constraint.
-    ValueError : when a scored variable has no name, or is not in the constraints. What a function returns is checked
-        when it is called.
+    ValueError : when a scored variable has no name of its own, or is not in the constraints. What a function returns is
+        checked when it is called.
 
     Examples
     --------
@@ -131,11 +135,18 @@ class Polytope:
                     f"scored[{position}] ({variable.name()}) is no auxiliary variable of the constraints; a scored "
                     "auxiliary variable is one that they mention besides the structure itself"
                 )
-            if variable.name() == f"var{variable.id}":
+            name = variable.name()
+            if name == f"var{variable.id}":
                 raise ValueError(
                     f"scored[{position}] of shape {variable.shape} has no name; its scores are given by name: "
                     f'cp.Variable({variable.shape or ""}{", " if variable.shape else ""}name="…")'
                 )
+            if not name.isidentifier() or keyword.iskeyword(name):
+                raise ValueError(f"the name {name!r} of scored[{position}] cannot be a keyword argument")
+            if name in ARGUMENTS:
+                raise ValueError(f"the name {name!r} of scored[{position}] is taken by an argument of the layer")
+            if name in {other.name() for other in self.scored[:position]}:
+                raise ValueError(f"two scored variables are named {name!r}; give each its own name")
         return constraints
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float64
 
-from optlayers.polytope import Polytope
+from optlayers.polytope import ARGUMENTS, Polytope
 from optlayers.presolve import AffineRows, Infeasible, Presolved, presolve
 
 __all__ = [
@@ -413,7 +413,7 @@ def _parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
             )
         if not name.isidentifier() or keyword.iskeyword(name):
             raise DeclarationError(f"parameter name {name!r} cannot be a keyword argument; choose an identifier")
-        if name in {"scores", "sizes", "self", *(v.name() for v in polytope.scored)}:
+        if name in {*ARGUMENTS, *(v.name() for v in polytope.scored)}:
             raise DeclarationError(
                 f"parameter name {name!r} is taken by an argument of the layer or a scored variable; choose another"
             )
@@ -442,6 +442,8 @@ def _canonical_rows(
     names = {c.id: constraint_name(c, i) for i, c in enumerate(polytope.constraints)}
     scored = []
     for variable in (polytope.variable, *polytope.scored):
+        if variable.size == 0:
+            continue  # cvxpy drops them; the smallest sizes of a family may have such
         shaping = [a for a in _SHAPING if variable.attributes.get(a)]
         if shaping:
             # cvxpy replaces such a variable by a shorter one; a plain copy keeps one column per scored entry.

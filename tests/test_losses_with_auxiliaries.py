@@ -242,6 +242,9 @@ def test_batches_of_nothing_have_no_loss():
     transition = torch.zeros(4, 3, 3, requires_grad=True)
     nothing = torch.zeros(2, 4, 3, requires_grad=True)
     assert loss(nothing, torch.zeros(2, 4, 3), sizes=[0, 0], transition=transition).tolist() == [0.0, 0.0]
+    value = loss(nothing.detach(), torch.zeros(2, 4, 3), sizes=[0, 0], transition=transition)
+    value.sum().backward()
+    assert (transition.grad == 0).all()
     alone = ol.CRFLoss(CHAIN, reduction="none")
     empty = torch.zeros(0, 3, 2, requires_grad=True)
     assert alone(empty, torch.zeros(0, 3, 2), transition=torch.zeros(3, 2, 2)).shape == (0,)
@@ -279,7 +282,7 @@ def test_forbidden_transitions_are_forbidden_in_losses(loss):
     assert value.isfinite() and (slope[:, 1, 0, 1] == 0).all() and slope.abs().max() > 0.1
     goes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     target = torch.stack([stays[0], goes])
-    with pytest.raises(ol.SolveError, match="instance 1 is INFEASIBLE: the target is no structure of the polytope"):
+    with pytest.raises(ol.SolveError, match="instance 1 is INFEASIBLE: no structure of the polytope is the target"):
         loss(CHAIN)(scores, target, transition=further)
 
 
@@ -315,11 +318,11 @@ def test_what_is_given_wrongly_is_named():
         loss(scores, target)
     with pytest.raises(ValueError, match=r"transition has shape \(2, 2\), but it is declared with shape \(3, 2, 2\)"):
         loss(scores, target, transition=further[0, 0])
-    with pytest.raises(ValueError, match=r"targets are structures with parts of 0 and 1, .* of instance 0 is 0\.5"):
+    with pytest.raises(ValueError, match=r"target must have parts of 0 and 1, .* of instance 0 is 0\.5; the loss of"):
         loss(scores, torch.full((2, 3, 2), 0.5), transition=further)
     with pytest.raises(ValueError, match=r"target of instance 0 .* is not in the polytope: its distance from it is"):
         loss(scores, torch.ones(2, 3, 2), transition=further)
-    with pytest.raises(ol.SolveError, match="the target is no structure of the polytope"):
+    with pytest.raises(ol.SolveError, match="no structure of the polytope is the target"):
         ol.CRFLoss(CHAIN, validate=False)(scores, torch.zeros(2, 3, 2), transition=further)
     wrong = further.clone()
     wrong[1, 2, 0, 1] = torch.nan
@@ -327,11 +330,158 @@ def test_what_is_given_wrongly_is_named():
         loss(scores, target, transition=wrong)
     with pytest.raises(ValueError, match="scores of transition are taken as known"):
         ol.SPOPlusLoss(CHAIN)(scores, scores, transition=further.requires_grad_())
+    once = further[0].detach().clone()
+    once[1, 0, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"transition hold nan at batch index \(\), entry \[1, 0, 1\] \(1 such"):
+        loss(scores, target, transition=once)
+    decided = ol.SPOPlusLoss(CHAIN, validate=False)
+    with pytest.raises(ValueError, match="decisions must have parts of 0 and 1"):
+        decided(scores, scores, decisions=torch.full((2, 3, 2), 0.5), transition=further.detach())
+    with pytest.raises(ol.SolveError, match="no structure of the polytope is the decisions"):
+        decided(scores, scores, decisions=torch.zeros(2, 3, 2), transition=further.detach())
     tags = ol.CRFLoss(ol.Family(partial(polytopes.linear_chain, states=2)))
     with pytest.raises(TypeError, match="scores of transition are missing"):
         tags(scores, target, sizes=[3, 3])
     with pytest.raises(ValueError, match=r"size 3 needs transition of shape \(3, 2, 2\) per"):
         tags(scores, target, sizes=[3, 3], transition=torch.zeros(2, 2, 2))
+
+
+def counts_of_labels(most=None):
+    """How many of two tokens have each of two labels: a part may be 2, and the mean of (2, 0) and (0, 2) is (1, 1)."""
+    x, v = cp.Variable(2), cp.Variable((2, 2), nonneg=True, name="label")
+    limits = [] if most is None else [x <= most]
+    return ol.Polytope(x, [x == cp.sum(v, axis=0), cp.sum(v, axis=1) == 1, *limits], scored=[v])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_where_parts_exceed_1_means_of_others_are_not_taken_for_the_target(name):
+    loss, one = LOSSES[name](counts_of_labels()), torch.ones(2, dtype=torch.float64)
+    labels = torch.eye(2, dtype=torch.float64)
+    what = "the Hamming cost is for parts between 0 and" if name == "hinge" else "for polytopes whose parts are at most"
+    with pytest.raises(ValueError, match=rf"{what} 1, but part \[0\] .* as large as 2"):
+        loss(torch.zeros(2, dtype=torch.float64), one, label=labels)
+    if name != "hinge":  # which counts parts of 0 and 1
+        assert loss(torch.zeros(2, dtype=torch.float64), one > 0, label=labels).abs() <= 1e-12  # a mask of everything
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_how_far_parts_reach_may_depend_on_parameters(name):
+    most = cp.Parameter(name="most", nonneg=True)
+    loss = LOSSES[name](counts_of_labels(most), reduction="none")
+    one, scores = torch.ones(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    labels = torch.randn(2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # Of parts of at most 1 there are (1, 1) alone, so that the prediction is the target.
+    assert loss(scores, one, label=labels, most=torch.tensor(1.0)).abs().max() <= 1e-9
+    limits = torch.tensor([1.0, 1.0, 1.5])
+    with pytest.raises(ValueError, match=r"part \[0\] of instance 2 can be as large as 1.5"):
+        loss(scores, one, label=labels, most=limits)
+
+
+def test_auxiliary_variables_may_gain_much():
+    """Up to 1e7 for every part that is missing: the bonus of a part must be more."""
+    x, v = cp.Variable(2, bounds=[0, 1]), cp.Variable(name="rest", bounds=[0, 1e7])
+    polytope = ol.Polytope(x, [v <= 1e7 * (2 - cp.sum(x))], scored=[v])
+    scores, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    found = ol.StructuredPerceptronLoss(polytope)(scores, one, rest=torch.tensor(1.0, dtype=torch.float64))
+    assert abs(found - 1e7) <= 1e-2
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
+def test_two_auxiliary_variables_of_which_one_is_a_number(batch):
+    """Against linear programs of cvxpy, as the relaxation of these pairs has fractional vertices."""
+    x, pair, most = (
+        cp.Variable(3, bounds=[0, 1]),
+        cp.Variable((3, 3), nonneg=True, name="pair"),
+        cp.Variable(name="most"),
+    )
+    rows, columns = cp.reshape(x, (3, 1), order="C"), cp.reshape(x, (1, 3), order="C")
+    ones = np.ones((1, 3))
+    constraints = [pair <= rows @ ones, pair <= ones.T @ columns, pair >= rows @ ones + ones.T @ columns - 1]
+    polytope = ol.Polytope(x, [*constraints, most >= x, most <= 2, most >= 0], scored=[pair, most])
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(*batch, 3, generator=generator, dtype=torch.float64)
+    pairs = torch.randn(*batch, 3, 3, generator=generator, dtype=torch.float64)
+    price = -torch.rand(batch, generator=generator, dtype=torch.float64)
+    target = torch.randint(2, (*batch, 3), generator=generator).double()
+    loss = ol.StructuredPerceptronLoss(polytope, reduction="none")(scores, target, pair=pairs, most=price)
+    assert loss.shape == batch
+    for index in np.ndindex(*batch):
+        gain = scores[index].numpy() @ x + cp.sum(cp.multiply(pairs[index].numpy(), pair)) + price[index].item() * most
+        best, known = (
+            cp.Problem(cp.Maximize(gain), [*polytope.constraints, *more]).solve(solver=cp.HIGHS)
+            for more in ([], [x == target[index].numpy()])
+        )
+        assert abs(loss[index] - (best - known)) <= 1e-7
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "spo"])
+def test_a_structure_may_be_a_single_number(name):
+    x, v = cp.Variable(bounds=[0, 1]), cp.Variable(name="extra", bounds=[0, 1])
+    plain = ol.Polytope(x, [x >= 0])
+    latent = ol.Polytope(x, [v <= x], scored=[v])
+    scores = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
+    for polytope, more in ((plain, {}), (latent, {"extra": torch.zeros(3, dtype=torch.float64)})):
+        if name == "spo":
+            value = ol.SPOPlusLoss(polytope, reduction="none")(scores, -scores.detach(), decisions=target, **more)
+        else:
+            value = LOSSES[name](polytope, reduction="none")(scores, target, **more)
+        assert value.shape == (3,)
+        assert torch.autograd.grad(value.sum(), scores)[0].shape == (3,)
+        if name == "perceptron":
+            assert torch.equal(value.detach(), torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "spo"])
+def test_losses_break_the_graph_of_torch_compile(name):
+    entry = ENTRIES[0]
+    (scores, further), target = entry.draw(2, seed=22), entry.targets(2, seed=23)
+    if name == "spo":
+        made, arguments, leaves = ol.SPOPlusLoss(CHAIN), (scores.flip(0),), [scores.clone().requires_grad_(), further]
+    else:
+        made, arguments, leaves = (
+            LOSSES[name](CHAIN),
+            (target,),
+            [s.clone().requires_grad_() for s in (scores, further)],
+        )
+    found = []
+    for call in (made, torch.compile(made, backend="eager")):
+        torch.manual_seed(0)
+        value = call(leaves[0], *arguments, transition=leaves[1])
+        found.append((value.detach(), *torch.autograd.grad(value, [leaf for leaf in leaves if leaf.requires_grad])))
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_family_may_have_sizes_without_auxiliary_variables():
+    loss = ol.StructuredPerceptronLoss(ol.Family(pairwise_bits), reduction="none")
+    scores = torch.tensor([[1.0, -1.0, 1.0], [-2.0, 0.0, 0.0]], dtype=torch.float64)
+    pairs = torch.tensor([[0.5, 0.5], [7.0, 7.0]], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    value = loss(scores, target, sizes=[3, 1], pair=pairs)
+    # Of the first 101 is worth 2, and 111 as much with its pairs; of the second nothing is worth 2 more than -2.
+    assert value.tolist() == [0.0, 2.0]
+    value.sum().backward()
+    assert (pairs.grad[1] == 0).all()
+
+
+def test_names_that_losses_take_themselves_are_refused():
+    x = cp.Variable(2, bounds=[0, 1])
+    for name in ("cost", "target", "decisions"):
+        v = cp.Variable(name=name, bounds=[0, 1])
+        made = ol.StructuredPerceptronLoss(ol.Polytope(x, [v <= x[0]], scored=[v]))
+        with pytest.raises(TypeError, match=f"the polytope declares {name}, which is an argument of losses"):
+            made(torch.zeros(2), torch.zeros(2))
+    for name in ("scores", "sizes", "generator", "objective"):
+        v = cp.Variable(name=name, bounds=[0, 1])
+        with pytest.raises(ValueError, match=rf"the name '{name}' of scored\[0\] is taken by an argument"):
+            ol.Polytope(x, [v <= x[0]], scored=[v])
+    v, w = cp.Variable(name="w", bounds=[0, 1]), cp.Variable(name="w", bounds=[0, 1])
+    with pytest.raises(ValueError, match="two scored variables are named 'w'"):
+        ol.Polytope(x, [v <= x[0], w <= x[1]], scored=[v, w])
+    v = cp.Variable(name="two words", bounds=[0, 1])
+    with pytest.raises(ValueError, match=r"'two words' of .* cannot be a keyword argument"):
+        ol.Polytope(x, [v <= x[0]], scored=[v])
 
 
 def test_a_target_outside_the_polytope_is_found_out_without_validation():
@@ -340,5 +490,5 @@ def test_a_target_outside_the_polytope_is_found_out_without_validation():
     polytope = ol.Polytope(x, [x[0] + x[1] <= 2 * x[2], v <= x[2]], scored=[v])
     for loss in (ol.StructuredPerceptronLoss, ol.SparseMAPLoss):
         made = loss(polytope, validate=False)
-        with pytest.raises(ValueError, match="target of the instance is not found in the polytope"):
+        with pytest.raises(ValueError, match=r"no bonus up to .* leads to the target of the instance"):
             made(torch.zeros(3), torch.tensor([1.0, 1.0, 0.0]), gain=torch.tensor(1.0))

@@ -1,18 +1,19 @@
-"""What losses share: how they are made, the gradient in closed form, the reduction."""
+"""What losses share: how they are made, what they are held to, the reduction."""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
+from optlayers.losses.cube import Cube
+from optlayers.losses.known import best_completed, refuse_fractional
+from optlayers.losses.prediction import Prediction
 from optlayers.losses.question import Question, question_of
 from optlayers.losses.targets import Target, check_membership
 from optlayers.polytope import Family, Polytope
@@ -21,7 +22,7 @@ from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.sparsemap import SparseMAP
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
-__all__ = ["AbstractLoss", "Reduction", "closed_form"]
+__all__ = ["AbstractLoss", "Reduction"]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -65,6 +66,7 @@ class AbstractLoss(nn.Module, ABC):
         self._nearest = self.layer.with_rule(SparseMAP())
         self._accuracy = 0.0 if projector is None else projector.accuracy
         self._best = self.layer.with_rule(Pipeline()) if polyhedral else None
+        self._cube = Cube(self.layer if self._best is None else self._best)
 
     def question(self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores") -> Question:
         """The polytopes of a batch of scores; what does not fit is refused."""
@@ -74,6 +76,26 @@ class AbstractLoss(nn.Module, ABC):
         """Refuse targets outside the polytope, where they are to be validated."""
         if self.validate:
             check_membership(question, self._best, self._nearest, target, self._accuracy, name)
+
+    def best_completed(
+        self,
+        question: Question,
+        scores: Float64[Tensor, "*batch_and_shape"],
+        structure: Float64[Tensor, "*batch_and_shape"],
+        predict: Callable[[Tensor], Prediction],
+        name: str = "target",
+    ) -> Prediction:
+        """The prediction among the points that have this structure, for scores of auxiliary variables."""
+        refuse_fractional(question, structure, name)
+        reach = self._cube.leaves(question, below=False)
+        if not reach and question.parameters:
+            reach = self._cube.exceeds(question, structure)
+        if reach:
+            raise ValueError(
+                f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), a {name} that is no mask is "
+                f"for polytopes whose parts are at most 1, but {reach}"
+            )
+        return best_completed(question, scores, structure, predict, name)
 
     def reduced(self, losses: Float64[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch"]:
         """One number, or one per instance, in the dtype of the scores."""
@@ -85,33 +107,3 @@ class AbstractLoss(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}, validate={self.validate}"
-
-
-def closed_form(
-    losses: Float64[Tensor, "*batch"], scores: Sequence[Float64[Tensor, "*batch_and_shape"]], slopes: Sequence[Tensor]
-) -> Float64[Tensor, "*batch"]:
-    """Losses whose gradient with respect to some scores is ``slopes``, and whose second derivatives are theirs."""
-    return _ClosedForm.apply(losses.detach(), _Slopes(slopes), *scores)
-
-
-@dataclass(frozen=True)
-class _Slopes:
-    """Hides tensors from autograd: as inputs they would be asked for a gradient of 0, at the price of a backward."""
-
-    of_scores: Sequence[Tensor]
-
-
-class _ClosedForm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor, slopes: _Slopes, *scores: Tensor) -> Tensor:
-        ctx.slopes = slopes.of_scores
-        return losses.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[2:]
-        return None, None, *(_times(grad, s) if w else None for s, w in zip(ctx.slopes, wanted, strict=True))
-
-
-def _times(grad: Float64[Tensor, "*batch"], slope: Tensor) -> Tensor:
-    return grad.reshape((*grad.shape, *[1] * (slope.ndim - grad.ndim))) * slope

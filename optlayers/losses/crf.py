@@ -50,9 +50,9 @@ class CRFLoss(AbstractFenchelYoungLoss):
 
     The gradient is :math:`\mu(s) - y`, with the marginals μ of :class:`optlayers.StructuredAttention`, and the second
     derivative the covariance. Against a mask it is the negative log-probability that a structure has admissible parts
-    alone. A target that is a mixture of structures is met with the cross-entropy: the mean over the mixture, which is
-    not 0 at its best. On the simplex it is the cross-entropy of a softmax. Arguments are those of
-    :class:`AbstractLoss`, without a rule.
+    alone; where auxiliary variables have scores, that of the target with any completion. A target that is a mixture of
+    structures is met with the cross-entropy: the mean over the mixture, which is not 0 at its best. On the simplex it
+    is the cross-entropy of a softmax. Arguments are those of :class:`AbstractLoss`, without a rule.
 
     References
     ----------

@@ -10,8 +10,9 @@ from typing import Any
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from optlayers.autograd import outside_graphs
 from optlayers.losses.base import AbstractLoss
-from optlayers.losses.known import best_admitted, best_completed
+from optlayers.losses.known import best_admitted
 from optlayers.losses.prediction import Prediction, between, scored
 from optlayers.losses.question import Lifted, Question
 from optlayers.losses.targets import read_target
@@ -27,7 +28,8 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     the smallest loss against a point that has admissible parts alone, and y is that point.
 
     Auxiliary variables v with scores t (``Polytope(..., scored=[v])``) are latent: the loss is :math:`\Omega^*(s, t) -
-    \Omega^*_y(s, t)`, where the latter is the same over the points whose structure is y. Where y leaves one v, as tags
+    \Omega^*_y(s, t)`, where the latter is the same over the points whose structure is y, of parts 0 and 1 in a polytope
+    whose parts are at most 1. Where y leaves one v, as tags
     do with their transitions, that is :math:`\Omega^*(s, t) + \Omega(y) - \langle s, y \rangle - \langle t, v
     \rangle`. The gradient of t is the difference of the two v, and has no derivative of its own in losses whose
     structures have one.
@@ -61,12 +63,13 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         if against.structure is None:
             known = best_admitted(scores, against, predict)
         elif question.auxiliary:
-            known = best_completed(question, scores, against.structure, predict)
+            known = self.best_completed(question, scores, against.structure, predict)
         else:
             known = scored(question, scores, Lifted(against.structure))
             known = replace(known, value=known.value - self.regularizer(question, against.structure))
         return between(question, scores, found, known)
 
+    @outside_graphs
     def forward(
         self, scores: Float[Tensor, "*batch_and_shape"], target: Tensor, *, sizes: Any = None, **parameters: Any
     ) -> Tensor:
@@ -77,7 +80,8 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         scores : ``(*batch, *shape)`` as for :class:`optlayers.OptLayer`; ``-inf`` forbids a part, for which the
             gradient is 0.
         target : like the scores: structures or mixtures of structures, 0 in the padding of a family; or a boolean mask
-            of admissible parts. It has no gradient. Where auxiliary variables have scores, structures are of 0 and 1.
+            of admissible parts. It has no gradient. Where auxiliary variables have scores, structures are of 0 and
+            1, in polytopes whose parts are at most 1.
         sizes : for a family, the size of every instance.
         parameters : what the polytope declares; losses have no gradient for them, so that none may require it. The
             scores of auxiliary variables by their names; these have a gradient.

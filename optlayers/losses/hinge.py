@@ -10,20 +10,18 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from optlayers.autograd import outside_graphs
 from optlayers.compiled import CompiledPolytope
 from optlayers.losses.base import AbstractLoss, Reduction
-from optlayers.losses.known import best_admitted, best_completed
+from optlayers.losses.cube import WHOLE
+from optlayers.losses.known import best_admitted
 from optlayers.losses.prediction import Prediction, between, decide, scored
-from optlayers.losses.question import Lifted, Question, dot
+from optlayers.losses.question import Lifted, Question, dot, per_instance
 from optlayers.losses.targets import Target, of_instance, read_target
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
 __all__ = ["StructuredHingeLoss"]
-
-WHOLE = 1e-6
-ROWS = 1024
-"""So many directions are tried at a time."""
 
 
 @final
@@ -82,8 +80,8 @@ class StructuredHingeLoss(AbstractLoss):
             )
         super().__init__(polytope, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector)
         self.cost = cost
-        self._leaves: dict[tuple[int, ...], str] = {}
 
+    @outside_graphs
     def forward(
         self,
         scores: Float[Tensor, "*batch_and_shape"],
@@ -115,7 +113,7 @@ class StructuredHingeLoss(AbstractLoss):
         if against.structure is None:
             known = best_admitted(augmented, against, predict)
         elif question.auxiliary:
-            known = best_completed(question, augmented, against.structure, predict)
+            known = self.best_completed(question, augmented, against.structure, predict)
         else:
             y = against.structure
             known = scored(question, augmented, Lifted(y))
@@ -129,26 +127,13 @@ class StructuredHingeLoss(AbstractLoss):
             return _given(question, target, cost, scores)
         if self.cost is None:
             raise TypeError("this loss has no cost of its own: call loss(scores, target, cost=c)")
-        if self.validate:
-            self._refuse_leaving_cube(question)
+        leaves = self._cube.leaves(question, below=True) if self.validate else ""
+        if leaves:
+            raise ValueError(f"the Hamming cost is for parts between 0 and 1, but {leaves}; {ADVICE}")
         if target.structure is not None:
             return 1.0 - 2.0 * target.structure
         assert target.admissible is not None
         return (~target.admissible).to(scores.dtype)
-
-    def _refuse_leaving_cube(self, question: Question) -> None:
-        sizes: list[tuple[int, ...]] = [()]
-        if question.sizes is not None:
-            table = question.sizes.reshape(-1, question.sizes.shape[-1])
-            sizes = [tuple(size) for size in torch.unique(table, dim=0).tolist() if 0 not in size]
-        for size in sizes:
-            compiled = self.layer.compiled(*size)
-            if compiled.projection_form.parameter_count:
-                continue  # its best vertices are looked at
-            if size not in self._leaves:
-                self._leaves[size] = _leaves_cube(compiled)
-            if self._leaves[size]:
-                raise ValueError(f"the Hamming cost is for parts between 0 and 1, but {self._leaves[size]}; {ADVICE}")
 
 
 ADVICE = "give a linear cost with the target: loss(scores, target, cost=c)"
@@ -183,34 +168,14 @@ def _given(question: Question, target: Target, cost: Tensor, scores: Tensor) -> 
     return whole
 
 
-def _leaves_cube(compiled: CompiledPolytope) -> str:
-    """Where the polytope leaves the unit cube, in words; empty when it does not."""
-    form = compiled.projection_form
-    size = form.structure_size
-    unscored = {spec.name: torch.zeros(spec.shape, dtype=torch.float64) for spec in form.auxiliaries}
-    for sign, what in ((1.0, "large"), (-1.0, "small")):
-        for start in range(0, size, ROWS):
-            parts = torch.arange(start, min(start + ROWS, size))
-            directions = torch.zeros(len(parts), size, dtype=torch.float64)
-            directions[torch.arange(len(parts)), parts] = sign
-            vertices = compiled.maximize(directions.reshape(len(parts), *compiled.shape), **unscored).check().value
-            extreme = vertices.reshape(len(parts), size)[torch.arange(len(parts)), parts]
-            bad = (extreme > 1 + WHOLE) | (extreme < -WHOLE)
-            if bool(bad.any()):
-                first = int(torch.nonzero(bad)[0])
-                index = [int(i) for i in torch.unravel_index(parts[first], compiled.shape)]
-                return f"part {index} of this polytope can be as {what} as {extreme[first].item():g}"
-    return ""
-
-
 def _refuse_outside(question: Question, found: Prediction, target: Target) -> None:
     """What the linear form of the Hamming cost needs of targets and best vertices."""
     vertex = found.structure.detach()
     points = [("a best vertex", vertex)]
     if target.structure is not None:
         points.append(("the target", target.structure))
-        fractional = ((target.structure != 0) & (target.structure != 1)).flatten(len(question.batch)).any(-1)
-        near = (vertex - vertex.round()).abs().flatten(len(question.batch)).amax(-1) <= WHOLE
+        fractional = per_instance((target.structure != 0) & (target.structure != 1), question.batch).any(-1)
+        near = per_instance((vertex - vertex.round()).abs(), question.batch).amax(-1) <= WHOLE
         if bool((fractional & ~near).any()):
             where = tuple(torch.nonzero(fractional & ~near)[0].tolist())
             raise ValueError(

@@ -11,17 +11,17 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.losses.prediction import Prediction
-from optlayers.losses.question import Question, dot, finite
+from optlayers.losses.question import Question, dot, finite, per_instance
 from optlayers.losses.targets import TOLERANCE, Target, of_instance
 from optlayers.solution import SolveError, Status
 
-__all__ = ["best_admitted", "best_completed"]
+__all__ = ["best_admitted", "best_completed", "refuse_fractional"]
 
 EXACT = 1e-9
-"""So near a prediction has no structure but the target among its own."""
+"""So near a prediction without a bonus has no structure but the target among its own."""
 BONUS = 40.0
 """Structures that score so much less are a part of 4e-18 in sums over all."""
-TRIES = 6
+GROWTH, TRIES = 64.0, 5
 
 
 def best_admitted(
@@ -29,7 +29,7 @@ def best_admitted(
 ) -> Prediction:
     """The prediction for scores that forbid all parts which a mask does not admit."""
     assert target.admissible is not None
-    with infeasible_because("no structure has parts that its mask admits and nothing else"):
+    with _infeasible_because("no structure has parts that its mask admits and nothing else"):
         return predict(scores.masked_fill(~target.admissible, -torch.inf))
 
 
@@ -38,53 +38,71 @@ def best_completed(
     scores: Float64[Tensor, "*batch_and_shape"],
     structure: Float64[Tensor, "*batch_and_shape"],
     predict: Callable[[Tensor], Prediction],
+    name: str = "target",
 ) -> Prediction:
-    """The prediction among the points that have this structure, for scores of auxiliary variables.
+    """The prediction among the points that have this structure of 0 and 1, for scores of auxiliary variables.
 
     To forbid the parts that are 0 is enough where no other structure has some of the rest alone, as in trees,
     matchings and sequences. In other instances the parts of the structure get a bonus that outweighs all other scores.
 
+    Where no part exceeds 1, what is predicted has the structure alone as soon as its mean is the structure. That is
+    for the caller to see to, see :class:`optlayers.losses.cube.Cube`.
+
     Raises
     ------
-    ValueError : for structures of other numbers than 0 and 1, and for those that no bonus leads to.
+    SolveError : for structures outside of the polytope, and such as forbidden auxiliary values leave no completion.
+    ValueError : where no bonus leads to the structure.
     """
-    _refuse_fractional(question, structure)
-    zeros = structure == 0
-    with infeasible_because("the target is no structure of the polytope, or what completes it is forbidden"):
+    zeros, batch = structure == 0, question.batch
+    with _infeasible_because(f"no structure of the polytope is the {name}, or what completes it is forbidden"):
         known = predict(scores.masked_fill(zeros, -torch.inf))
-        missed = _distance(question, known, structure) > EXACT
+        missed = _distance(known, structure, batch) > EXACT
         bonus = _more_than_all(question, scores, structure)
         for _ in range(TRIES):
             if not bool(missed.any()):
                 return replace(known, structure=structure)
-            raised = scores + _of_instances(bonus, structure) * structure
-            found = predict(raised.masked_fill(zeros, -torch.inf))
-            found = replace(found, value=found.value - bonus * structure.flatten(len(question.batch)).sum(-1))
+            mine = torch.where(missed, bonus, 0.0)
+            found = predict((scores + _of_instances(mine, structure) * structure).masked_fill(zeros, -torch.inf))
+            found = replace(found, value=found.value - mine * per_instance(structure, batch).sum(-1))
             known = _where(missed, found, known)
-            missed = _distance(question, known, structure) > TOLERANCE
-            bonus = 8.0 * bonus  # more than noise, and than auxiliary variables that exceed 1
+            missed = missed & (_distance(known, structure, batch) > TOLERANCE)
+            bonus = GROWTH * bonus  # more than noise, and than auxiliary variables that exceed 1
     if not bool(missed.any()):
         return replace(known, structure=structure)
-    where = tuple(torch.nonzero(missed)[0].tolist()) if question.batch else ()
+    where = tuple(torch.nonzero(missed)[0].tolist()) if batch else ()
     raise ValueError(
-        f"the target {of_instance(where)} is not found in the polytope: with a bonus for its parts, and all others "
-        f"forbidden, the prediction is still {_distance(question, known, structure)[where].item():.3g} away from it. "
-        f"Where auxiliary variables have scores ({', '.join(question.auxiliary)}), targets are vertices with parts of "
-        "0 and 1, or boolean masks"
+        f"no bonus up to {(bonus / GROWTH)[where].item():.3g} for its parts leads to the {name} {of_instance(where)}: "
+        f"the prediction is still {_distance(known, structure, batch)[where].item():.3g} away from it. Either it is "
+        f"not in the polytope, or auxiliary variables ({', '.join(question.auxiliary)}) gain more than that"
     )
 
 
+def refuse_fractional(question: Question, structure: Float64[Tensor, "*batch_and_shape"], name: str) -> None:
+    """Completions are known of structures of 0 and 1 alone."""
+    bad = (structure != 0) & (structure != 1)
+    if bool(bad.any()):
+        where, head = tuple(torch.nonzero(bad)[0].tolist()), len(question.batch)
+        raise ValueError(
+            f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), {name} must have parts of 0 and "
+            f"1, but entry {list(where[head:])} {of_instance(where[:head])} is {structure[where].item():g}; the loss "
+            "of a mixture is the mean of the losses of its structures"
+        )
+
+
 def _more_than_all(question: Question, scores: Tensor, structure: Tensor) -> Float64[Tensor, "*batch"]:
-    """More than other structures can gain by scores, and e to its power more than they can weigh together."""
+    """More than others gain by scores, and e to its power more than they weigh together, for vertices of 0 and 1.
+
+    Of these there are no more than 2 to the number of all entries. Others are seen by their distance.
+    """
     bonus = BONUS + 2.0 * dot(finite(scores.detach()).abs(), structure, question.batch)
+    bonus = bonus + per_instance(torch.ones_like(structure), question.batch).sum(-1)
     for values in question.auxiliary.values():
-        bonus = bonus + 2.0 * dot(finite(values.detach()).abs(), torch.ones_like(values), question.batch)
+        bonus = bonus + per_instance(1.0 + 2.0 * finite(values.detach()).abs(), question.batch).sum(-1)
     return bonus
 
 
-def _distance(question: Question, known: Prediction, structure: Tensor) -> Float64[Tensor, "*batch"]:
-    off = (known.structure.detach() - structure).abs()
-    return off.flatten(len(question.batch)).amax(-1) if off.ndim > len(question.batch) else off
+def _distance(known: Prediction, structure: Tensor, batch: torch.Size) -> Float64[Tensor, "*batch"]:
+    return per_instance((known.structure.detach() - structure).abs(), batch).amax(-1)
 
 
 def _of_instances(values: Float64[Tensor, "*batch"], like: Tensor) -> Tensor:
@@ -99,19 +117,8 @@ def _where(chosen: Bool[Tensor, "*batch"], these: Prediction, others: Prediction
     )
 
 
-def _refuse_fractional(question: Question, structure: Tensor) -> None:
-    bad = (structure != 0) & (structure != 1)
-    if bool(bad.any()):
-        where, head = tuple(torch.nonzero(bad)[0].tolist()), len(question.batch)
-        raise ValueError(
-            f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), targets are structures with "
-            f"parts of 0 and 1, or boolean masks, but entry {list(where[head:])} {of_instance(where[:head])} is "
-            f"{structure[where].item():g}; of a mixture, take the mean of the losses of its structures"
-        )
-
-
 @contextmanager
-def infeasible_because(reason: str) -> Iterator[None]:
+def _infeasible_because(reason: str) -> Iterator[None]:
     """Scores without the target have been answered for: where there is no structure now, this is why."""
     try:
         yield

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from optlayers.autograd import outside_graphs
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.inputs import check_generator
@@ -77,6 +78,7 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         self.rule = _PerturbedMaximum(samples, scale, Gaussian() if noise is None else noise)
         super().__init__(polytope, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector)
 
+    @outside_graphs
     def forward(
         self,
         scores: Float[Tensor, "*batch_and_shape"],

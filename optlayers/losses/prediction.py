@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -11,8 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.layer import OptLayer
-from optlayers.losses.base import closed_form
-from optlayers.losses.question import Lifted, Question
+from optlayers.losses.question import Lifted, Question, per_instance
 from optlayers.solution import Solution
 
 __all__ = ["Prediction", "between", "constant_auxiliary", "decide", "scored", "split_value", "with_value"]
@@ -40,7 +39,37 @@ def between(
     differences += [found.auxiliary[name] - known.auxiliary[name] for name in question.auxiliary]
     # Exactly 0 for forbidden parts, of which CvxpyLayers leaves a rest.
     slopes = [d.masked_fill(s.detach() == -torch.inf, 0.0) for d, s in zip(differences, given, strict=True)]
-    return closed_form(found.value - known.value, given, slopes)
+    return _closed_form(found.value - known.value, given, slopes)
+
+
+def _closed_form(
+    losses: Float64[Tensor, "*batch"], scores: Sequence[Float64[Tensor, "*batch_and_shape"]], slopes: Sequence[Tensor]
+) -> Float64[Tensor, "*batch"]:
+    """Losses whose gradient with respect to some scores is ``slopes``, and whose second derivatives are theirs."""
+    return _ClosedForm.apply(losses.detach(), _Slopes(slopes), *scores)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """Hides tensors from autograd: as inputs they would be asked for a gradient of 0, at the price of a backward."""
+
+    of_scores: Sequence[Tensor]
+
+
+class _ClosedForm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, slopes: _Slopes, *scores: Tensor) -> Tensor:
+        ctx.slopes = slopes.of_scores
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        return None, None, *(_times(grad, s) if w else None for s, w in zip(ctx.slopes, wanted, strict=True))
+
+
+def _times(grad: Float64[Tensor, "*batch"], slope: Tensor) -> Tensor:
+    return grad.reshape((*grad.shape, *[1] * (slope.ndim - grad.ndim))) * slope
 
 
 def decide(layer: OptLayer, question: Question, scores: Float64[Tensor, "*batch_and_shape"]) -> Prediction:
@@ -68,8 +97,8 @@ class _Underived(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
         raise NotImplementedError(
-            f"this loss has no second derivatives by way of the gradient of {ctx.name}, whose scores are those of an "
-            f"auxiliary variable: differentiate the gradient of the other scores alone, or detach that of {ctx.name}"
+            f"this loss has no second derivatives by way of the gradient of {ctx.name}, the scores of an auxiliary "
+            "variable; leave that gradient out of what is differentiated, or detach it"
         )
 
 
@@ -82,7 +111,6 @@ def with_value(solution: Solution, value: Float64[Tensor, " batch"]) -> Solution
 def split_value(question: Question, scores: Tensor, both: Lifted) -> Prediction:
     """What :func:`with_value` put together; the value is read from the first part, which no size has as padding."""
     structure, value = both.structure
-    if value.ndim > len(question.batch):
-        value = value.flatten(len(question.batch))[..., 0]
+    value = per_instance(value, question.batch)[..., 0]
     point = Lifted(structure, {name: values[0] for name, values in both.auxiliary.items()})
     return Prediction(structure, value.detach(), constant_auxiliary(point, question, scores))

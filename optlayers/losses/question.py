@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -13,9 +14,21 @@ from torch import Tensor
 from optlayers import inputs
 from optlayers.layer import OptLayer
 from optlayers.polytope import Family
-from optlayers.standard_form import ScoredSpec
+from optlayers.standard_form import ScoredSpec, StandardForm
 
-__all__ = ["Lifted", "Question", "dot", "finite", "question_of", "refuse_gradients_of_known", "true_values"]
+__all__ = [
+    "Lifted",
+    "Question",
+    "dot",
+    "finite",
+    "per_instance",
+    "question_of",
+    "refuse_gradients_of_known",
+    "true_values",
+]
+
+TAKEN = frozenset({"target", "cost", "decisions", "predicted", "true_scores", "normalized"})
+"""Names that losses and metrics have for their own arguments, besides those of the layer."""
 
 
 @final
@@ -47,7 +60,8 @@ class Question:
         sizes = {} if self.sizes is None else {"sizes": self.sizes}
         if not self.auxiliary:
             return Lifted(layer(scores, generator=generator, **sizes, **self.parameters))
-        return Lifted(*layer.lifted(scores, generator=generator, **sizes, **self.parameters, **self.auxiliary))
+        structure, found = layer.lifted(scores, generator=generator, **sizes, **self.parameters, **self.auxiliary)
+        return Lifted(structure, {n: found.get(n, torch.zeros_like(s)) for n, s in self.auxiliary.items()})
 
     def without_auxiliary_scores(self) -> Question:
         """The same polytopes, where auxiliary variables score 0."""
@@ -79,12 +93,15 @@ def question_of(
     if sizes is not None:
         raise TypeError("sizes= is for losses over a Family; this one has one polytope")
     compiled = layer.compiled()
+    _refuse_taken(compiled.projection_form)
     batch = inputs.batch_shape(scores, compiled.shape)
     specs = compiled.projection_form.auxiliaries
     further, parameters = inputs.split_named(specs, parameters)
     _refuse_gradients(parameters)
-    found, _ = inputs.auxiliary_tensors(specs, further, batch)
-    auxiliary = {n: _double(values.to(scores.device), None, batch, n) for n, values in found.items()}
+    found, once = inputs.auxiliary_tensors(specs, further, batch)
+    for name, values in found.items():
+        inputs.check_auxiliary(name, values, len(batch), name in once)
+    auxiliary = {name: values.to(scores.device, torch.float64) for name, values in found.items()}
     return Question(batch, None, None, parameters, auxiliary)
 
 
@@ -101,6 +118,7 @@ def _question_of_sizes(
             continue
         size = tuple(row.tolist())
         compiled = layer.compiled(*size)
+        _refuse_taken(compiled.projection_form)
         rows = torch.nonzero((table == row).all(dim=1)).flatten()
         place: tuple[Any, ...] = (rows, *inputs.corner(compiled.shape, room, size))
         inside[place] = True
@@ -110,16 +128,28 @@ def _question_of_sizes(
             mine = further.setdefault(name, torch.zeros(len(table), *whole.shape, dtype=torch.bool))
             place = (rows, *inputs.corner(spec.shape, whole.shape, size, name))
             mine[place] = True
+    known = bool(inside.any())
+    inside = inside.reshape(scores.shape).to(scores.device)
+    sizes = table.reshape(*batch, table.shape[1])
+    if not known:
+        return Question(batch, inside, sizes, {}, _without_influence(parameters, scores, batch))
     given, parameters = inputs.split_named(list(specs.values()), parameters)
-    if bool(inside.any()):  # else no polytope is asked, and none says what is a parameter
-        _refuse_gradients(parameters)
+    _refuse_gradients(parameters)
     found, _ = inputs.auxiliary_tensors(list(specs.values()), given, batch)
     auxiliary = {
         n: _double(values.to(scores.device), further[n].reshape(values.shape).to(scores.device), batch, n)
         for n, values in found.items()
     }
-    inside = inside.reshape(scores.shape).to(scores.device)
-    return Question(batch, inside, table.reshape(*batch, table.shape[1]), parameters, auxiliary)
+    return Question(batch, inside, sizes, parameters, auxiliary)
+
+
+def _without_influence(parameters: Mapping[str, Any], scores: Tensor, batch: torch.Size) -> dict[str, Tensor]:
+    """For instances that are all of size 0: no polytope says what is scored, so what wants a gradient gets 0."""
+    wanting = {n: v for n, v in parameters.items() if isinstance(v, Tensor) and v.requires_grad}
+    return {
+        n: (v.to(scores.device, torch.float64).flatten() * 0.0).nan_to_num().expand((*batch, v.numel()))
+        for n, v in wanting.items()
+    }
 
 
 def _in_room(spec: ScoredSpec, given: Mapping[str, Any]) -> ScoredSpec:
@@ -138,6 +168,15 @@ def _double(
         double = double.masked_fill(~inside, 0.0)
     inputs.check_finite(double.detach(), len(batch), name=name)
     return double
+
+
+def _refuse_taken(form: StandardForm) -> None:
+    names = {spec.name for spec in form.parameters} | {spec.name for spec in form.auxiliaries}
+    taken = sorted(names & TAKEN)
+    if taken:
+        raise TypeError(
+            f"the polytope declares {', '.join(taken)}, which is an argument of losses or metrics: give it another name"
+        )
 
 
 def _refuse_gradients(parameters: Mapping[str, Any]) -> None:
@@ -176,6 +215,11 @@ def finite(scores: Tensor) -> Tensor:
     return scores.masked_fill(scores == -torch.inf, 0.0)
 
 
+def per_instance(values: Tensor, batch: torch.Size) -> Tensor:
+    """All entries of an instance in a row, ``(*batch, entries)``, also where there is a single one without a shape."""
+    return values.reshape((*batch, math.prod(values.shape[len(batch) :])))
+
+
 def dot(first: Tensor, second: Tensor, batch: torch.Size) -> Float64[Tensor, "*batch"]:
     """The product of every instance."""
-    return (first * second).flatten(len(batch)).sum(-1) if first.ndim > len(batch) else first * second
+    return per_instance(first * second, batch).sum(-1)

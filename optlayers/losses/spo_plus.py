@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from optlayers.autograd import outside_graphs
 from optlayers.losses.base import AbstractLoss
-from optlayers.losses.known import best_completed
 from optlayers.losses.prediction import Prediction, between, decide, scored
 from optlayers.losses.question import Lifted, Question, finite, refuse_gradients_of_known, true_values
 from optlayers.losses.targets import read_target
@@ -46,6 +46,7 @@ class SPOPlusLoss(AbstractLoss):
     (3.0, [-2.0, 2.0])
     """
 
+    @outside_graphs
     def forward(
         self,
         predicted: Float[Tensor, "*batch_and_shape"],
@@ -89,5 +90,6 @@ class SPOPlusLoss(AbstractLoss):
             raise TypeError("decisions must be structures, but got a boolean mask; pass decisions.float()")
         self.check_membership(question, given, "decisions")
         if question.auxiliary:
-            return best_completed(question, scores, given.structure, partial(decide, self.layer, question))
+            predict = partial(decide, self.layer, question)
+            return self.best_completed(question, scores, given.structure, predict, "decisions")
         return scored(question, scores, Lifted(given.structure))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.layer import OptLayer
-from optlayers.losses.question import Question
+from optlayers.losses.question import Question, per_instance
 
 __all__ = ["Target", "check_membership", "of_instance", "read_target"]
 
@@ -89,16 +89,16 @@ def check_membership(
     question = question.without_auxiliary_scores()
     if y is None or y.numel() == 0:
         return
-    head = len(question.batch)
-    if best is not None and bool(((y == 0) | (y == 1)).flatten(head).all(-1).any()):
-        missed = (question.ask(best, 2.0 * y - 1.0).structure - y).flatten(head).abs().amax(-1)
+    batch = question.batch
+    if best is not None and bool(per_instance((y == 0) | (y == 1), batch).all(-1).any()):
+        missed = per_instance(question.ask(best, 2.0 * y - 1.0).structure - y, batch).abs().amax(-1)
         if bool((missed <= TOLERANCE).all()):
             return
-    distance = (question.ask(nearest, y).structure - y).flatten(head).norm(dim=-1)
-    allowed = max(TOLERANCE, target.precision, accuracy) * y.flatten(head).norm(dim=-1).clamp_min(1.0)
+    distance = per_instance(question.ask(nearest, y).structure - y, batch).norm(dim=-1)
+    allowed = max(TOLERANCE, target.precision, accuracy) * per_instance(y, batch).norm(dim=-1).clamp_min(1.0)
     outside = distance > allowed
     if bool(outside.any()):
-        where = tuple(torch.nonzero(outside)[0].tolist()) if head else ()
+        where = tuple(torch.nonzero(outside)[0].tolist()) if batch else ()
         rest = int(outside.sum()) - 1
         others = f" (and {rest} more)" if rest else ""
         raise ValueError(
