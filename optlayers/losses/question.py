@@ -61,7 +61,11 @@ class Question:
         if not self.auxiliary:
             return Lifted(layer(scores, generator=generator, **sizes, **self.parameters))
         structure, found = layer.lifted(scores, generator=generator, **sizes, **self.parameters, **self.auxiliary)
-        return Lifted(structure, {n: found.get(n, torch.zeros_like(s)) for n, s in self.auxiliary.items()})
+        apart = structure.shape[: structure.ndim - scores.ndim]
+        for name, values in self.auxiliary.items():
+            if name not in found:  # all instances are of size 0
+                found[name] = values.new_zeros((*apart, *values.shape))
+        return Lifted(structure, found)
 
     def without_auxiliary_scores(self) -> Question:
         """The same polytopes, where auxiliary variables score 0."""
