@@ -192,14 +192,14 @@ def _solve(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
     return inputs.moved(value, apart, scores.dtype, scores.device)
 
 
-def _incoming(call: Call, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+def _incoming(call: Call, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:
     """The gradient of structures, flat, 0 where there is no answer; and which instances are finite, None for all.
 
     NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
     """
     form = call.compiled.projection_form
     flat = inputs.padded(call.flat(grad), form.size)
-    finite = None if inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
+    finite = None if not look or inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
     if call.rule.apart is not None:
         flat = flat.reshape(call.rule.apart, -1, form.size)
         finite = None if finite is None else finite.reshape(flat.shape[:2]).all(dim=0)
@@ -215,8 +215,14 @@ def _without(flat: Tensor, finite: Tensor | None, failed: Tensor | None) -> Tens
 def _pull_back(call: Call, grad: Tensor) -> Gradients:
     """What the rule sends back, for every tensor that was given."""
     result = call.done
-    flat, finite = _incoming(call, grad)
-    gradient = call.rule.backward(result.bound, result.saved, flat, call.context)
+    rule = call.rule
+    # To look for what is not finite takes a tenth of a small call.
+    flat, finite = _incoming(call, grad, look=not rule.takes_any_gradient)
+    gradient = rule.backward(result.bound, result.saved, flat, call.context)
+    if rule.takes_any_gradient and not all(solution.all_ok for solution in gradient.solutions):
+        flat, finite = _incoming(call, grad)
+        if finite is not None:
+            gradient = rule.backward(result.bound, result.saved, flat, call.context)
     failed = call.failed_besides(result.failed, gradient.solutions)
     return _outgoing(call, gradient.scores, gradient.parameters, failed, finite)
 
@@ -226,8 +232,9 @@ def _outgoing(
 ) -> Gradients:
     """Gradients of the scored vector and of parameters, as the tensors that were given."""
     result, form = call.done, call.compiled.projection_form
-    gradients = [scores, *(parameters.get(spec.name) for spec in form.parameters)]
-    out = [None if g is None else _finish(g, failed, finite) for g in gradients]
+    out = [scores, *(parameters.get(spec.name) for spec in form.parameters)] if form.parameters else [scores]
+    if not (finite is None and failed is None):
+        out = [None if g is None else _finish(g, failed, finite) for g in out]
     if result.forbidden is not None and out[0] is not None:
         out[0] = out[0].masked_fill(result.forbidden, 0.0)
     if form.auxiliaries:

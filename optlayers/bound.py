@@ -53,7 +53,7 @@ class AbstractBoundPolytope(ABC):
     ) -> Solution:
         """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`.
 
-        ``starts`` are vertices near the answers, if some are known: a solver may begin there.
+        ``starts`` are vertices near the answers, if some are known: a solver may begin there, where they are near.
         """
 
     @property

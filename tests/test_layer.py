@@ -223,13 +223,48 @@ def test_a_failed_instance_of_a_family_is_named_by_its_place_in_the_batch():
         layer(scores_for(2, 2, 5), sizes=[[5, 4], [2, 5]], budget=3.0)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_gradients_that_are_not_finite_pass_through_as_nan(rule):
-    layer = ol.OptLayer(simplex(3), rule)
-    leaf = scores_for(2, 3).requires_grad_()
-    weights = torch.tensor([[1.0, torch.inf, 0.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
-    (layer(leaf) * weights).sum().backward()
-    assert torch.isnan(leaf.grad[0]).all() and torch.isfinite(leaf.grad[1]).all()
+DETERMINISTIC = [
+    *RULES,
+    ol.Spigot(clip_norm=1.0),
+    ol.Spigot(ol.AdaptiveStep()),
+    ol.StructuredAttention(),
+    ol.SpigotCE(),
+    ol.SpigotEG(),
+    ol.Interpolation(1.0),
+    ol.LPGD(1.0),
+    ol.LPGD(1.0, smoothing=0.5, side="both"),
+    ol.Identity(),
+]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "polytope", [matching(3), matching(3).without_oracle(), arborescence(2)], ids=["", "rows", "tree"]
+)
+@pytest.mark.parametrize("rule", DETERMINISTIC, ids=repr)
+def test_gradients_that_are_not_finite_pass_through_as_nan(rule, polytope, bad):
+    """And only in their own instance, whatever solver would have met them."""
+    layer = ol.OptLayer(polytope, rule)
+    leaf = scores_for(3, *polytope.shape).requires_grad_()
+    weights = scores_for(3, *polytope.shape, seed=1)
+    expected = torch.autograd.grad(layer(leaf), leaf, weights)[0] if not layer.state_dict() else None
+    weights[1, 1, 2] = bad
+    (found,) = torch.autograd.grad(layer(leaf), leaf, weights)
+    if rule == ol.Pipeline():
+        assert (found == 0).all()
+    elif rule == ol.StraightThrough():
+        assert torch.equal(found.nan_to_num(), weights.nan_to_num())
+    else:
+        assert found[1].isnan().all() and found[::2].isfinite().all()
+        assert expected is None or (found[::2] - expected[::2]).abs().max() <= 1e-12
+
+
+def test_solves_that_fail_by_themselves_are_not_taken_for_gradients_that_are_not_finite():
+    """Finite numbers whose step is none: the solve fails, and the layer says so."""
+    layer = ol.OptLayer(matching(3), ol.Interpolation(1e200))
+    leaf = scores_for(2, 3, 3).requires_grad_()
+    with pytest.raises(ol.SolveError, match="instance 0"):
+        torch.autograd.grad(layer(leaf), leaf, torch.full((2, 3, 3), 1e200, dtype=torch.float64))
 
 
 def test_scores_may_be_changed_in_place_after_the_layer():

@@ -49,6 +49,8 @@ class Identity(AbstractRule):
     center: bool = True
     normalize: bool = True
 
+    takes_any_gradient = True
+
     def __post_init__(self) -> None:
         for name, value in (("center", self.center), ("normalize", self.normalize)):
             if not isinstance(value, bool):

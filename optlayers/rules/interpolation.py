@@ -38,6 +38,8 @@ class Interpolation(AbstractVertexRule):
 
     strength: float
 
+    takes_any_gradient = True
+
     def __post_init__(self) -> None:
         positive(strength=self.strength)
 

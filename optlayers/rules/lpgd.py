@@ -60,6 +60,8 @@ class LPGD(AbstractRule):
     smoothing: float = 0.0
     side: Literal["lower", "upper", "both"] = "lower"
 
+    takes_any_gradient = True
+
     def __post_init__(self) -> None:
         positive(strength=self.strength)
         not_negative(smoothing=self.smoothing)

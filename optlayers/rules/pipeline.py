@@ -23,10 +23,12 @@ class Pipeline(AbstractVertexRule):
     What comes before the layer learns from its own losses alone. Use it as the baseline, and for evaluation.
     """
 
+    takes_any_gradient = True
+
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
-        """Zero."""
+        """Zero, whatever arrives."""
         return Gradient(torch.zeros_like(grad))
 
     def second_backward(

@@ -97,7 +97,8 @@ class Spigot(AbstractVertexRule):
     A step against the gradient from the decision that was made, projected back onto the polytope: the displacement
     is the gradient. Where the step stays inside, it is :math:`\eta g`, the straight-through gradient; where it
     leaves the polytope, it asks only for what some structure (in the convex hull) can give. Over an oracle the
-    projection starts from the decision. Scored auxiliary variables are no part of distances and get no gradient.
+    projection starts from the decision where no part moves by 1/2 or more. Scored auxiliary variables are no part of
+    distances and get no gradient.
 
     With several ``steps`` the decision is improved by projected gradient descent,
     :math:`z_{k+1} = \Pi_P(z_k - \eta \nabla L(z_k))` from :math:`z_0 = \hat z`, and the gradient is
@@ -141,6 +142,11 @@ class Spigot(AbstractVertexRule):
     def needs_objective(self) -> bool:  # type: ignore[override]
         """Whether there are later steps, which need the loss."""
         return self.steps > 1
+
+    @property
+    def takes_any_gradient(self) -> bool:  # type: ignore[override]
+        """With one step of a fixed size."""
+        return self.steps == 1 and not isinstance(self.step_size, AdaptiveStep)
 
     def initial_state(self) -> dict[str, Tensor]:
         """The step size, where it adapts."""

@@ -27,6 +27,8 @@ class StraightThrough(AbstractVertexRule):
     or propagating gradients through stochastic neurons for conditional computation.
     """
 
+    takes_any_gradient = True
+
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:

@@ -475,13 +475,28 @@ def _keep(kept, vertices, a, active):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _is_best_start(full, start, size):  # type: ignore[no-untyped-def]
+    """Whether all scores are less than 1/2 from a vertex, which is then the first that the oracle would bring.
+
+    Of 0/1 vertices v with as many parts, <start, v - start> is minus half of ||v - start||_1, and the rest of the
+    scores makes up for less than that. Starts that are farther away are left in the end, at the price of a step.
+    """
+    farthest = 0.0
+    for i in range(size):
+        if not np.isinf(full[i]):
+            farthest = max(farthest, abs(full[i] - start[i]))
+    return farthest < 0.5
+
+
+@jit
 def decompose(  # type: ignore[no-untyped-def]
     call, rows, scores, forbidden, theta, size, starts, which, limit, point, status, residual, gap, relative
 ):
     """Project the instances ``which``; entries from ``size`` on are scored but not regularized.
 
-    ``starts`` are vertices to begin with, ``(batch, entries)`` or empty. Returns the decompositions of the instances
-    one after the other: how many vertices each has, and in :class:`Kept` the vertices, of which there are so many.
+    ``starts`` are vertices to begin with where they are near, ``(batch, entries)`` or empty. Returns the decompositions
+    of the instances one after the other: how many vertices each has, and in :class:`Kept` the vertices, of which there
+    are so many.
     """
     entries = point.shape[1]
     full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
@@ -493,7 +508,7 @@ def decompose(  # type: ignore[no-untyped-def]
         k = which[position]
         fill_scores(rows, k, scores, forbidden, full)
         code = FOUND
-        if len(starts):
+        if len(starts) and _is_best_start(full, starts[k], size):
             for i in range(entries):
                 out[i] = starts[k, i]
         else:
