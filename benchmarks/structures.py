@@ -1,15 +1,16 @@
 """What oracles give: trees, matchings, tag sequences and rankings by algorithms that know them.
 
-Everything in float64, with scores from N(0, 1) and batches of 32. Four tables:
+Everything in float64, with scores from N(0, 1) and batches of 32. Five tables:
 
 - ``targets``: dependency trees of 10, 20 and 40 words; the best tree, the projection (SparseMAP) and its derivative, by
   ``CompiledPolytope``, and through ``OptLayer``; next to the milliseconds per instance that we want to stay below. The
   derivative should take at most half of the projection. The gap is the largest of the batch that was drawn last.
 - ``structures argmax``: best vertices, next to SciPy's assignment and torch-struct's Viterbi.
 - ``structures marginals``: ``OptLayer(…, StructuredAttention())`` next to torch-struct's marginals.
+- ``structures losses``: ``CRFLoss``, which checks its targets too, next to the likelihood of torch-struct.
 - ``structures projection``: the active set over the oracle, next to the general solvers on the declared rows.
 
-The last three are measured, and read, as those of compare.py. The residual is of the rows among scored variables alone;
+The last four are measured, and read, as those of compare.py. The residual is of the rows among scored variables alone;
 there is none where only a part of the scored variables comes back.
 
     python benchmarks/structures.py --rounds 7
@@ -99,6 +100,12 @@ MARGINALS = [
     structure("arborescence", (20,), arborescence),
     structure("projective tree", (20,), projective_tree),
 ]
+LOSSES = [
+    chain(20, 10),
+    chain(50, 20),
+    structure("arborescence", (20,), arborescence),
+    structure("projective tree", (20,), projective_tree),
+]
 PROJECTIONS = [
     structure("arborescence", (10,), arborescence),
     structure("projective tree", (10,), projective_tree),
@@ -135,6 +142,46 @@ def _viterbi(problem: Problem) -> Solve:
     return lambda scores: _states(LinearChainCRF(_potentials(problem, scores)).argmax)
 
 
+def _arcs(scores: Tensor) -> Tensor:
+    """Those from the root are on the diagonal there."""
+    between, from_root = scores[:, 1:, 1:], scores[:, 0, 1:]
+    return torch.where(torch.eye(between.shape[1], dtype=torch.bool), from_root[:, None, :], between)
+
+
+def _gold(problem: Problem) -> Tensor:
+    """The best structures of other scores."""
+    scores = problem.draw(torch.Generator().manual_seed(2))
+    return problem.compiled.maximize(scores, **problem.parameters).value
+
+
+def _spread(losses: Tensor, scores: Tensor) -> Tensor:
+    """A loss for every part of its instance: what is compared has the shape of the scores."""
+    return losses.reshape(-1, 1, 1).expand_as(scores)
+
+
+def _crf(problem: Problem) -> Solve:
+    loss, gold = ol.CRFLoss(problem.polytope, reduction="none"), _gold(problem)
+    return lambda scores: _spread(loss(scores, gold, **problem.parameters), scores)
+
+
+def _likelihood(problem: Problem) -> Solve:
+    from torch_struct import DependencyCRF, LinearChainCRF, NonProjectiveDependencyCRF
+
+    gold = _gold(problem)
+
+    def of_chains(scores: Tensor) -> Tensor:
+        tags = gold.argmax(-1)
+        lengths = torch.full((len(gold),), gold.shape[1])
+        parts = LinearChainCRF.struct.to_parts(tags, gold.shape[2], lengths=lengths).to(scores.dtype)
+        return _spread(-LinearChainCRF(_potentials(problem, scores)).log_prob(parts), scores)
+
+    def of_trees(scores: Tensor) -> Tensor:
+        model = DependencyCRF if problem.kind == "projective tree" else NonProjectiveDependencyCRF
+        return _spread(model(_arcs(scores), multiroot=False).partition - (scores * gold).sum((1, 2)), scores)
+
+    return of_chains if problem.kind == "linear chain" else of_trees
+
+
 def _marginals(problem: Problem) -> Solve:
     from torch_struct import DependencyCRF, LinearChainCRF, NonProjectiveDependencyCRF
 
@@ -142,11 +189,8 @@ def _marginals(problem: Problem) -> Solve:
         return _states(LinearChainCRF(_potentials(problem, scores)).marginals)
 
     def of_trees(model: Callable[..., object], scores: Tensor) -> Tensor:
-        """Arcs from the root are on the diagonal there."""
-        between, from_root = scores[:, 1:, 1:], scores[:, 0, 1:]
-        diagonal = torch.eye(between.shape[1], dtype=torch.bool)
-        arcs = torch.where(diagonal, from_root[:, None, :], between)
-        found = model(arcs, multiroot=False).marginals
+        found = model(_arcs(scores), multiroot=False).marginals
+        diagonal = torch.eye(found.shape[1], dtype=torch.bool)
         whole = torch.cat([found.diagonal(dim1=1, dim2=2)[:, None], found.masked_fill(diagonal, 0.0)], dim=1)
         return torch.nn.functional.pad(whole, (1, 0))
 
@@ -171,6 +215,10 @@ ATTENTION = [
     Peer(OURS, "optlayers", "optlayers", _attend, has_gradient=True),
     Peer("torch-struct", "torch_struct", "torch-struct", _marginals, has_gradient=True),
 ]
+LIKELIHOODS = [
+    Peer(OURS, "optlayers", "optlayers", _crf, has_gradient=True),
+    Peer("torch-struct", "torch_struct", "torch-struct", _likelihood, has_gradient=True),
+]
 PROJECTORS = [
     Peer(OURS, "optlayers", "optlayers", project, has_gradient=True),
     Peer("general solvers", "optlayers", "optlayers", _project_on_rows, has_gradient=True),
@@ -178,6 +226,7 @@ PROJECTORS = [
 QUESTIONS = {
     "structures argmax": (ARGMAXES, MAXIMIZERS),
     "structures marginals": (MARGINALS, ATTENTION),
+    "structures losses": (LOSSES, LIKELIHOODS),
     "structures projection": (PROJECTIONS, PROJECTORS),
 }
 

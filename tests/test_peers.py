@@ -38,6 +38,28 @@ def test_marginals_of_chains_are_those_of_torch_struct():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch_struct")
+@pytest.mark.parametrize("lengths", [[20] * 8, [20, 13, 7, 2, 19, 3, 11, 20]], ids=["all as long", "mixed"])
+def test_the_likelihood_of_tags_is_that_of_torch_struct(lengths):
+    """With learned transitions, by values and both gradients."""
+    emissions, learned = draw(8, 20, 10).requires_grad_(), draw(10, 10, seed=1).requires_grad_()
+    tags = torch.randint(10, (8, 20), generator=torch.Generator().manual_seed(2))
+    gold = torch.nn.functional.one_hot(tags, 10).double()
+    for k, length in enumerate(lengths):
+        gold[k, length:] = 0.0
+    loss = ol.CRFLoss(ol.Family(lambda steps: polytopes.linear_chain(steps, 10)), reduction="none")
+    edges = polytopes.edge_scores(torch.zeros(20, 10, dtype=torch.float64), learned)
+    mine = loss(emissions, gold, sizes=lengths, transition=edges)
+    potentials = emissions[:, 1:, :, None] + learned.T
+    potentials = torch.cat([potentials[:, :1] + emissions[:, :1, None, :], potentials[:, 1:]], dim=1)
+    model = torch_struct.LinearChainCRF(potentials, lengths=torch.tensor(lengths))
+    theirs = -model.log_prob(model.struct.to_parts(tags, 10, lengths=torch.tensor(lengths)).double())
+    assert (mine - theirs).abs().max() <= 1e-9
+    of_mine, of_theirs = (torch.autograd.grad(value.sum(), (emissions, learned)) for value in (mine, theirs))
+    for one, other in zip(of_mine, of_theirs, strict=True):
+        assert (one - other).abs().max() <= 1e-9
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch_struct")
 @pytest.mark.parametrize(
     ("polytope", "model", "tolerance"),
     [
