@@ -24,7 +24,7 @@ __all__ = ["CRFLoss"]
 @final
 @dataclass(frozen=True)
 class _Marginals(AbstractRule):
-    """Structured attention that also gives log Z, as a second structure that holds it in every part."""
+    """Structured attention that also gives log Z, as a second structure that holds it in its first part."""
 
     maximizes = False
     apart = 2

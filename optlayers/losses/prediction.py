@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.inputs import all_finite
 from optlayers.layer import OptLayer
 from optlayers.losses.question import Lifted, Question, per_instance
 from optlayers.solution import Solution
@@ -38,7 +39,10 @@ def between(
     differences = [found.structure - known.structure]
     differences += [found.auxiliary[name] - known.auxiliary[name] for name in question.auxiliary]
     # Exactly 0 for forbidden parts, of which CvxpyLayers leaves a rest.
-    slopes = [d.masked_fill(s.detach() == -torch.inf, 0.0) for d, s in zip(differences, given, strict=True)]
+    slopes = [
+        d if all_finite(s) else d.masked_fill(s.detach() == -torch.inf, 0.0)
+        for d, s in zip(differences, given, strict=True)
+    ]
     return _closed_form(found.value - known.value, given, slopes)
 
 
@@ -103,9 +107,10 @@ class _Underived(torch.autograd.Function):
 
 
 def with_value(solution: Solution, value: Float64[Tensor, " batch"]) -> Solution:
-    """A flat solution with a number per instance, as a second structure that holds it in every part."""
-    structure = solution.value
-    return replace(solution, value=torch.stack([structure, value[:, None].expand_as(structure)]))
+    """A flat solution with a number per instance, as a second structure that holds it in its first part."""
+    both = solution.value.new_zeros(2, *solution.value.shape)
+    both[0], both[1, :, 0] = solution.value, value
+    return replace(solution, value=both)
 
 
 def split_value(question: Question, scores: Tensor, both: Lifted) -> Prediction:

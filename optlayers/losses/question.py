@@ -216,7 +216,7 @@ def true_values(question: Question, true_scores: Tensor, predicted: Tensor) -> F
 
 def finite(scores: Tensor) -> Tensor:
     """Scores with 0 for forbidden parts, in which structures have 0."""
-    return scores.masked_fill(scores == -torch.inf, 0.0)
+    return scores if inputs.all_finite(scores) else scores.masked_fill(scores == -torch.inf, 0.0)
 
 
 def per_instance(values: Tensor, batch: torch.Size) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from optlayers.inputs import all_finite
 from optlayers.layer import OptLayer
 from optlayers.losses.question import Question, per_instance
 
@@ -50,11 +51,13 @@ def read_target(
     if target.dtype == torch.bool:
         return Target(None, target.to(scores.device))
     structure = target.detach().to(scores.device, torch.float64)
-    _refuse(question, structure, ~torch.isfinite(structure), f"{name} must be finite")
+    if not all_finite(structure):
+        _refuse(question, structure, ~torch.isfinite(structure), f"{name} must be finite")
     if question.inside is not None:
         _refuse(question, structure, ~question.inside & (structure != 0), f"{name} must be 0 in the padding")
-    forbidden = (scores.detach() == -torch.inf) & (structure != 0)
-    _refuse(question, structure, forbidden, f"{name} must be 0 for parts that are forbidden by a score of -inf")
+    if not all_finite(scores):
+        forbidden = (scores.detach() == -torch.inf) & (structure != 0)
+        _refuse(question, structure, forbidden, f"{name} must be 0 for parts that are forbidden by a score of -inf")
     precision = torch.finfo(target.dtype).eps if target.is_floating_point() else 0.0
     return Target(structure, None, precision)
 
@@ -90,7 +93,7 @@ def check_membership(
     if y is None or y.numel() == 0:
         return
     batch = question.batch
-    if best is not None and bool(per_instance((y == 0) | (y == 1), batch).all(-1).any()):
+    if best is not None and bool(per_instance(y == (y != 0), batch).all(-1).any()):
         missed = per_instance(question.ask(best, 2.0 * y - 1.0).structure - y, batch).abs().amax(-1)
         if bool((missed <= TOLERANCE).all()):
             return
