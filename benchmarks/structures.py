@@ -148,6 +148,13 @@ def _arcs(scores: Tensor) -> Tensor:
     return torch.where(torch.eye(between.shape[1], dtype=torch.bool), from_root[:, None, :], between)
 
 
+def _with_leaf(solve: Solve, scores: Tensor) -> Tensor:
+    """Of potentials without a gradient torch-struct asks for one itself, and then writes to them, which is refused."""
+    if scores.requires_grad:
+        return solve(scores)
+    return solve(scores.detach().requires_grad_()).detach()
+
+
 def _gold(problem: Problem) -> Tensor:
     """The best structures of other scores."""
     scores = problem.draw(torch.Generator().manual_seed(2))
@@ -179,7 +186,7 @@ def _likelihood(problem: Problem) -> Solve:
         model = DependencyCRF if problem.kind == "projective tree" else NonProjectiveDependencyCRF
         return _spread(model(_arcs(scores), multiroot=False).partition - (scores * gold).sum((1, 2)), scores)
 
-    return of_chains if problem.kind == "linear chain" else of_trees
+    return of_chains if problem.kind == "linear chain" else partial(_with_leaf, of_trees)
 
 
 def _marginals(problem: Problem) -> Solve:
@@ -194,16 +201,10 @@ def _marginals(problem: Problem) -> Solve:
         whole = torch.cat([found.diagonal(dim1=1, dim2=2)[:, None], found.masked_fill(diagonal, 0.0)], dim=1)
         return torch.nn.functional.pad(whole, (1, 0))
 
-    def with_leaf(solve: Solve, scores: Tensor) -> Tensor:
-        """Of potentials without a gradient it asks for one itself, and then writes to them, which is refused."""
-        if scores.requires_grad:
-            return solve(scores)
-        return solve(scores.detach().requires_grad_()).detach()
-
     if problem.kind == "linear chain":
         return of_chains
     model = DependencyCRF if problem.kind == "projective tree" else NonProjectiveDependencyCRF
-    return partial(with_leaf, partial(of_trees, model))
+    return partial(_with_leaf, partial(of_trees, model))
 
 
 MAXIMIZERS = [
