@@ -23,7 +23,7 @@ import re
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 
 import numpy as np
@@ -74,11 +74,24 @@ class Structure(Problem):
         return float(residual.max())
 
 
+class Supervised(Structure):
+    """A problem whose answers are losses, which lie in no polytope."""
+
+    def residual(self, value: Tensor) -> float:
+        """None."""
+        return np.nan
+
+
 def structure(
     kind: str, sizes: Sequence[int], declare: Callable[..., ol.Polytope], parameters: Mapping[str, Tensor] | None = None
 ) -> Structure:
     """A problem of the usual batch, answered by its oracle."""
     return Structure(kind, tuple(sizes), partial(declare, *sizes), BATCH, parameters or {}, with_oracle=True)
+
+
+def supervised(problem: Structure) -> Supervised:
+    """The same problem, asked for losses."""
+    return Supervised(**{f.name: getattr(problem, f.name) for f in fields(problem)})
 
 
 def chain(steps: int, states: int) -> Structure:
@@ -101,10 +114,13 @@ MARGINALS = [
     structure("projective tree", (20,), projective_tree),
 ]
 LOSSES = [
-    chain(20, 10),
-    chain(50, 20),
-    structure("arborescence", (20,), arborescence),
-    structure("projective tree", (20,), projective_tree),
+    supervised(problem)
+    for problem in (
+        chain(20, 10),
+        chain(50, 20),
+        structure("arborescence", (20,), arborescence),
+        structure("projective tree", (20,), projective_tree),
+    )
 ]
 PROJECTIONS = [
     structure("arborescence", (10,), arborescence),
@@ -155,7 +171,7 @@ def _with_leaf(solve: Solve, scores: Tensor) -> Tensor:
     return solve(scores.detach().requires_grad_()).detach()
 
 
-def _gold(problem: Problem) -> Tensor:
+def _gold(problem: Structure) -> Tensor:
     """The best structures of other scores."""
     scores = problem.draw(torch.Generator().manual_seed(2))
     return problem.compiled.maximize(scores, **problem.parameters).value
@@ -166,12 +182,12 @@ def _spread(losses: Tensor, scores: Tensor) -> Tensor:
     return losses.reshape(-1, 1, 1).expand_as(scores)
 
 
-def _crf(problem: Problem) -> Solve:
+def _crf(problem: Structure) -> Solve:
     loss, gold = ol.CRFLoss(problem.polytope, reduction="none"), _gold(problem)
     return lambda scores: _spread(loss(scores, gold, **problem.parameters), scores)
 
 
-def _likelihood(problem: Problem) -> Solve:
+def _likelihood(problem: Structure) -> Solve:
     from torch_struct import DependencyCRF, LinearChainCRF, NonProjectiveDependencyCRF
 
     gold = _gold(problem)
