@@ -195,7 +195,8 @@ def _solve(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
 def _incoming(call: Call, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:
     """The gradient of structures, flat, 0 where there is no answer; and which instances are finite, None for all.
 
-    NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it.
+    NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it. Without a ``look``
+    for them, they go to the rule.
     """
     form = call.compiled.projection_form
     flat = inputs.padded(call.flat(grad), form.size)
@@ -221,7 +222,8 @@ def _pull_back(call: Call, grad: Tensor) -> Gradients:
     gradient = rule.backward(result.bound, result.saved, flat, call.context)
     if rule.takes_any_gradient and not all(solution.all_ok for solution in gradient.solutions):
         flat, finite = _incoming(call, grad)
-        if finite is not None:
+        # Instances that failed forward fail again, and have been given 0 already.
+        if finite is not None and not inputs.all_finite(_without(call.flat(grad), None, result.failed)):
             gradient = rule.backward(result.bound, result.saved, flat, call.context)
     failed = call.failed_besides(result.failed, gradient.solutions)
     return _outgoing(call, gradient.scores, gradient.parameters, failed, finite)

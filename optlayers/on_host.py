@@ -71,13 +71,14 @@ class BoundPolytope(AbstractBoundPolytope):
                 "such as SparseMAP()"
             )
         instances = self.vertex_instances.with_scores(_in_memory(scores))
+        hopeless = self._hopeless(instances)
         answer = solve_possible(
             form,
             instances,
-            self._hopeless(instances),
+            hopeless,
             lambda some: maximize_certified(compiled.maximizer, compiled.maximizer_state, form, some),
         )
-        return self._verdict(compiled.maximizer, form, instances, answer, projection=False)
+        return self._verdict(compiled.maximizer, form, instances, answer, hopeless, projection=False)
 
     def project(
         self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
@@ -88,13 +89,14 @@ class BoundPolytope(AbstractBoundPolytope):
         instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
         projector, state = compiled.projector, compiled.projector_state
         tolerance = max(compiled.tolerance, projector.accuracy)
+        hopeless = self._hopeless(instances)
         answer = solve_possible(
             form,
             instances,
-            self._hopeless(instances),
+            hopeless,
             lambda some: project_certified(projector, state, form, some, tolerance),
         )
-        return self._verdict(projector, form, instances, answer, projection=True)
+        return self._verdict(projector, form, instances, answer, hopeless, projection=True)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
@@ -181,7 +183,14 @@ class BoundPolytope(AbstractBoundPolytope):
         return unknown if self.impossible is None else self.impossible | unknown
 
     def _verdict(
-        self, solver: AbstractSolver, form: StandardForm, instances: Instances, answer: Answer, *, projection: bool
+        self,
+        solver: AbstractSolver,
+        form: StandardForm,
+        instances: Instances,
+        answer: Answer,
+        hopeless: np.ndarray | None,
+        *,
+        projection: bool,
     ) -> Solution:
         tolerance = max(self.compiled.tolerance, solver.accuracy)
         if answer.certificate is not None:
@@ -195,7 +204,7 @@ class BoundPolytope(AbstractBoundPolytope):
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
         status, reasons = np.zeros(len(holds), dtype=np.int8), dict(answer.reasons)
-        if np.count_nonzero(holds) < len(holds) or self.impossible is not None:
+        if np.count_nonzero(holds) < len(holds) or hopeless is not None:
             status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
             status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
             status, reasons = self._reasons(form, instances, status, answer.reasons)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import optlayers as ol
+from optlayers.on_host import BoundPolytope
 from polytopes import arborescence, matching, partial_matching, sequence, simplex, subset
 
 RULES = [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(), ol.SparseMAP(), ol.Hard(ol.SparseMAP())]
@@ -257,6 +258,35 @@ def test_gradients_that_are_not_finite_pass_through_as_nan(rule, polytope, bad):
     else:
         assert found[1].isnan().all() and found[::2].isfinite().all()
         assert expected is None or (found[::2] - expected[::2]).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("rule", DETERMINISTIC, ids=repr)
+def test_gradients_that_are_not_finite_pass_where_there_is_one_structure(rule):
+    """No solver is asked then; and the sizes of a family agree."""
+    layer = ol.OptLayer(ol.Family(simplex), rule)
+    leaf = scores_for(3, 3).requires_grad_()
+    weights = torch.full((3, 3), torch.nan, dtype=torch.float64)
+    weights[2] = 1.0
+    (found,) = torch.autograd.grad(layer(leaf, sizes=[1, 3, 1]), leaf, weights)
+    expected = [[False] * 3] * 2 if rule == ol.Pipeline() else [[True, False, False], [True] * 3]
+    assert found[:2].isnan().tolist() == expected
+    assert found[2].isfinite().all()
+
+
+@pytest.mark.parametrize("rule", [ol.Spigot(), ol.Interpolation(1.0), ol.LPGD(1.0)], ids=repr)
+def test_instances_that_failed_forward_are_solved_for_once_backward(rule, monkeypatch):
+    """Their value is NaN, and so is what a loss makes of it; nothing is new in that."""
+    asked = []
+    for name in ("maximize", "project"):
+        plain = getattr(BoundPolytope, name)
+        monkeypatch.setattr(BoundPolytope, name, lambda *a, _f=plain, **k: (asked.append(0), _f(*a, **k))[1])
+    x, load = cp.Variable(4, bounds=[0, 1]), cp.Parameter(name="load")
+    layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x) == load]), rule, on_failure="nan")
+    leaf = scores_for(3, 4).requires_grad_()
+    value = layer(leaf, load=torch.tensor([1.0, 7.0, 2.0]))
+    asked.clear()
+    (gradient,) = torch.autograd.grad((value**2).sum(), leaf)
+    assert len(asked) == 1 and gradient.isfinite().all() and (gradient[1] == 0).all()
 
 
 def test_solves_that_fail_by_themselves_are_not_taken_for_gradients_that_are_not_finite():

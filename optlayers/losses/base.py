@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
 from optlayers.losses.cube import Cube
-from optlayers.losses.known import best_completed, refuse_fractional
+from optlayers.losses.known import best_completed, in_whole_numbers, infeasible_because, not_one_of
 from optlayers.losses.prediction import Prediction
 from optlayers.losses.question import Question, question_of
 from optlayers.losses.targets import Target, check_membership
@@ -36,12 +36,17 @@ class AbstractLoss(nn.Module, ABC):
     reduction : ``"mean"`` or ``"sum"`` over instances (the mean of an empty batch is NaN, as in torch), or ``"none"``
         for one loss per instance.
     validate : whether targets that are no points of the polytope are refused. This costs a best vertex per instance,
-        and a projection for those batches that hold targets of other numbers than 0 and 1.
+        and a projection for those batches that hold targets of other numbers than 0 and 1. Where auxiliary variables
+        have scores, targets cost another prediction in any case, and a best vertex per part: once for a polytope, in
+        every call where it has parameters and the loss predicts means (CRFLoss, PerturbedFenchelYoungLoss).
     maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
     """
 
     rule: AbstractRule = Pipeline()
     """What gives the structures of predictions; one that has hyperparameters is set before the rest."""
+    predicts_means: bool = False
+    """Whether predictions are means of structures. One may be the target though none of these is, where parts exceed 1.
+    """
 
     def __init__(
         self,
@@ -86,10 +91,11 @@ class AbstractLoss(nn.Module, ABC):
         name: str = "target",
     ) -> Prediction:
         """The prediction among the points that have this structure, for scores of auxiliary variables."""
-        refuse_fractional(question, structure, name)
+        structure = in_whole_numbers(question, structure, name)
         reach = self._cube.leaves(question, below=False)
-        if not reach and question.parameters:
-            reach = self._cube.exceeds(question, structure)
+        if not reach and question.parameters and self.predicts_means:
+            with infeasible_because(not_one_of(name)):
+                reach = self._cube.exceeds(question, structure)
         if reach:
             raise ValueError(
                 f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), a {name} that is no mask is "

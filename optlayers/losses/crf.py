@@ -69,6 +69,7 @@ class CRFLoss(AbstractFenchelYoungLoss):
     """
 
     rule = _Marginals()
+    predicts_means = True
 
     def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
         """The marginals."""

@@ -29,10 +29,9 @@ class AbstractFenchelYoungLoss(AbstractLoss):
 
     Auxiliary variables v with scores t (``Polytope(..., scored=[v])``) are latent: the loss is :math:`\Omega^*(s, t) -
     \Omega^*_y(s, t)`, where the latter is the same over the points whose structure is y, of parts 0 and 1 in a polytope
-    whose parts are at most 1. Where y leaves one v, as tags
-    do with their transitions, that is :math:`\Omega^*(s, t) + \Omega(y) - \langle s, y \rangle - \langle t, v
-    \rangle`. The gradient of t is the difference of the two v, and has no derivative of its own in losses whose
-    structures have one.
+    whose parts are at most 1. Where y leaves one v, as tags do with their transitions, that is
+    :math:`\Omega^*(s, t) + \Omega(y) - \langle s, y \rangle - \langle t, v \rangle`. The gradient of t is the
+    difference of the two v, and has no derivative of its own in losses whose structures have one.
 
     References
     ----------

@@ -15,7 +15,7 @@ from optlayers.losses.question import Question, dot, finite, per_instance
 from optlayers.losses.targets import TOLERANCE, Target, of_instance
 from optlayers.solution import SolveError, Status
 
-__all__ = ["best_admitted", "best_completed", "refuse_fractional"]
+__all__ = ["best_admitted", "best_completed", "in_whole_numbers", "infeasible_because", "not_one_of"]
 
 EXACT = 1e-9
 """So near a prediction without a bonus has no structure but the target among its own."""
@@ -29,7 +29,7 @@ def best_admitted(
 ) -> Prediction:
     """The prediction for scores that forbid all parts which a mask does not admit."""
     assert target.admissible is not None
-    with _infeasible_because("no structure has parts that its mask admits and nothing else"):
+    with infeasible_because("no structure has parts that its mask admits and nothing else"):
         return predict(scores.masked_fill(~target.admissible, -torch.inf))
 
 
@@ -54,7 +54,7 @@ def best_completed(
     ValueError : where no bonus leads to the structure.
     """
     zeros, batch = structure == 0, question.batch
-    with _infeasible_because(f"no structure of the polytope is the {name}, or what completes it is forbidden"):
+    with infeasible_because(not_one_of(name)):
         known = predict(scores.masked_fill(zeros, -torch.inf))
         missed = _distance(known, structure, batch) > EXACT
         bonus = _more_than_all(question, scores, structure)
@@ -77,8 +77,17 @@ def best_completed(
     )
 
 
-def refuse_fractional(question: Question, structure: Float64[Tensor, "*batch_and_shape"], name: str) -> None:
-    """Completions are known of structures of 0 and 1 alone."""
+def not_one_of(name: str) -> str:
+    """Why there is no completion."""
+    return f"no structure of the polytope is the {name}, or what completes it is forbidden"
+
+
+def in_whole_numbers(
+    question: Question, structure: Float64[Tensor, "*batch_and_shape"], name: str
+) -> Float64[Tensor, "*batch_and_shape"]:
+    """A structure of 0 and 1 without what it is off by rounding: completions are known of these alone."""
+    whole = structure.round()
+    structure = torch.where((structure - whole).abs() <= TOLERANCE, whole, structure)
     bad = (structure != 0) & (structure != 1)
     if bool(bad.any()):
         where, head = tuple(torch.nonzero(bad)[0].tolist()), len(question.batch)
@@ -87,6 +96,7 @@ def refuse_fractional(question: Question, structure: Float64[Tensor, "*batch_and
             f"1, but entry {list(where[head:])} {of_instance(where[:head])} is {structure[where].item():g}; the loss "
             "of a mixture is the mean of the losses of its structures"
         )
+    return structure
 
 
 def _more_than_all(question: Question, scores: Tensor, structure: Tensor) -> Float64[Tensor, "*batch"]:
@@ -118,7 +128,7 @@ def _where(chosen: Bool[Tensor, "*batch"], these: Prediction, others: Prediction
 
 
 @contextmanager
-def _infeasible_because(reason: str) -> Iterator[None]:
+def infeasible_because(reason: str) -> Iterator[None]:
     """Scores without the target have been answered for: where there is no structure now, this is why."""
     try:
         yield

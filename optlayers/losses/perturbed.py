@@ -63,6 +63,8 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
     (True, True)
     """
 
+    predicts_means = True
+
     def __init__(
         self,
         polytope: Polytope | CompiledPolytope | Family,

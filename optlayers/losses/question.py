@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers import inputs
+from optlayers.autograd import transforms_active
 from optlayers.layer import OptLayer
 from optlayers.polytope import Family
 from optlayers.standard_form import ScoredSpec, StandardForm
@@ -89,6 +90,11 @@ def question_of(
 ) -> Question:
     """The polytopes of a batch of scores, for a layer over one polytope or a family."""
     inputs.check_scores(scores, name)
+    if transforms_active():
+        raise NotImplementedError(
+            "losses cannot be transformed by torch.func (vmap, grad, ...); use backward() or torch.autograd.grad, and "
+            "give the loss the whole batch"
+        )
     for argument in ("generator", "objective"):
         if argument in parameters:
             raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")

@@ -85,8 +85,9 @@ class AbstractRule(ABC):
     needs_objective: bool = False
     """Whether the rule works with losses, so that the layer must be called with an objective."""
     takes_any_gradient: bool = False
-    """Whether gradients that are not finite may come to ``backward``: it solves nothing, or its solves fail by them and
-    it may be asked again, as it changes no state. To other rules such an instance comes as 0, and its gradient is NaN.
+    """Whether gradients that are not finite may come to ``backward``: it solves nothing, or its solves have no answer
+    for them and it may be asked again, as it changes no state. To other rules, and in second derivatives, such an
+    instance comes as 0, and what it gets back is NaN.
     """
     takes_zero: bool = True
     """Whether a score of 0 is a score like any other."""

@@ -91,7 +91,7 @@ class Identity(AbstractRule):
 
 
 def _at(movable: Float64[Tensor, "batch_or_1 size"] | None, values: Tensor) -> Float64[Tensor, "batch size"]:
-    """The values where they count, 0 elsewhere. They are finite, and a product takes a third of ``masked_fill``."""
+    """The values where they count, 0 elsewhere. A product takes a third of ``masked_fill``."""
     return values if movable is None else values * movable
 
 

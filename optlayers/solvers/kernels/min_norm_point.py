@@ -475,11 +475,12 @@ def _keep(kept, vertices, a, active):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _is_best_start(full, start, size):  # type: ignore[no-untyped-def]
-    """Whether all scores are less than 1/2 from a vertex, which is then the first that the oracle would bring.
+def _is_near(full, start, size):  # type: ignore[no-untyped-def]
+    """Whether all scores are less than 1/2 from a vertex: a good start, which spares a call of the oracle.
 
-    Of 0/1 vertices v with as many parts, <start, v - start> is minus half of ||v - start||_1, and the rest of the
-    scores makes up for less than that. Starts that are farther away are left in the end, at the price of a step.
+    Where vertices v are 0/1 with as many parts, and auxiliary variables have no scores, it is the first that the oracle
+    would bring: <start, v - start> is minus half of ||v - start||_1, and the rest of the scores makes up for less than
+    that. Starts that are farther away are mostly left in the end, at the price of a step.
     """
     farthest = 0.0
     for i in range(size):
@@ -508,7 +509,7 @@ def decompose(  # type: ignore[no-untyped-def]
         k = which[position]
         fill_scores(rows, k, scores, forbidden, full)
         code = FOUND
-        if len(starts) and _is_best_start(full, starts[k], size):
+        if len(starts) and _is_near(full, starts[k], size):
             for i in range(entries):
                 out[i] = starts[k, i]
         else:
