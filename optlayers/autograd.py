@@ -200,11 +200,14 @@ def _incoming(call: Call, grad: Tensor, *, look: bool = True) -> tuple[Tensor, T
     """
     form = call.compiled.projection_form
     flat = inputs.padded(call.flat(grad), form.size)
-    finite = None if not look or inputs.all_finite(flat) else torch.isfinite(flat).all(dim=1)
     if call.rule.apart is not None:
         flat = flat.reshape(call.rule.apart, -1, form.size)
-        finite = None if finite is None else finite.reshape(flat.shape[:2]).all(dim=0)
-    return _without(flat, finite, call.done.failed), finite
+    flat = _without(flat, None, call.done.failed)  # whose NaN is known
+    if not look or inputs.all_finite(flat):
+        return flat, None
+    finite = torch.isfinite(flat).all(dim=-1)
+    finite = finite if call.rule.apart is None else finite.all(dim=0)
+    return _without(flat, finite, None), finite
 
 
 def _without(flat: Tensor, finite: Tensor | None, failed: Tensor | None) -> Tensor:
@@ -222,8 +225,7 @@ def _pull_back(call: Call, grad: Tensor) -> Gradients:
     gradient = rule.backward(result.bound, result.saved, flat, call.context)
     if rule.takes_any_gradient and not all(solution.all_ok for solution in gradient.solutions):
         flat, finite = _incoming(call, grad)
-        # Instances that failed forward fail again, and have been given 0 already.
-        if finite is not None and not inputs.all_finite(_without(call.flat(grad), None, result.failed)):
+        if finite is not None:
             gradient = rule.backward(result.bound, result.saved, flat, call.context)
     failed = call.failed_besides(result.failed, gradient.solutions)
     return _outgoing(call, gradient.scores, gradient.parameters, failed, finite)

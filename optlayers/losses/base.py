@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxtyping import Float, Float64
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
 from optlayers.losses.cube import Cube
-from optlayers.losses.known import best_completed, in_whole_numbers, infeasible_because, not_one_of
-from optlayers.losses.prediction import Prediction
+from optlayers.losses.known import in_whole_numbers, infeasible_because, not_one_of
 from optlayers.losses.question import Question, question_of
 from optlayers.losses.targets import Target, check_membership
 from optlayers.polytope import Family, Polytope
@@ -82,15 +81,10 @@ class AbstractLoss(nn.Module, ABC):
         if self.validate:
             check_membership(question, self._best, self._nearest, target, self._accuracy, name)
 
-    def best_completed(
-        self,
-        question: Question,
-        scores: Float64[Tensor, "*batch_and_shape"],
-        structure: Float64[Tensor, "*batch_and_shape"],
-        predict: Callable[[Tensor], Prediction],
-        name: str = "target",
-    ) -> Prediction:
-        """The prediction among the points that have this structure, for scores of auxiliary variables."""
+    def completable(
+        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"], name: str = "target"
+    ) -> Float64[Tensor, "*batch_and_shape"]:
+        """A structure of whole numbers, in polytopes where :func:`best_completed` is right; others are refused."""
         structure = in_whole_numbers(question, structure, name)
         reach = self._cube.leaves(question, below=False)
         if not reach and question.parameters and self.predicts_means:
@@ -101,7 +95,7 @@ class AbstractLoss(nn.Module, ABC):
                 f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), a {name} that is no mask is "
                 f"for polytopes whose parts are at most 1, but {reach}"
             )
-        return best_completed(question, scores, structure, predict, name)
+        return structure
 
     def reduced(self, losses: Float64[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch"]:
         """One number, or one per instance, in the dtype of the scores."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.autograd import outside_graphs
 from optlayers.losses.base import AbstractLoss
-from optlayers.losses.known import best_admitted
+from optlayers.losses.known import best_admitted, best_completed
 from optlayers.losses.prediction import Prediction, between, scored
 from optlayers.losses.question import Lifted, Question
 from optlayers.losses.targets import read_target
@@ -62,7 +62,8 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         if against.structure is None:
             known = best_admitted(scores, against, predict)
         elif question.auxiliary:
-            known = self.best_completed(question, scores, against.structure, predict)
+            structure = self.completable(question, against.structure)
+            known = best_completed(question, scores, structure, predict)
         else:
             known = scored(question, scores, Lifted(against.structure))
             known = replace(known, value=known.value - self.regularizer(question, against.structure))

@@ -14,7 +14,7 @@ from optlayers.autograd import outside_graphs
 from optlayers.compiled import CompiledPolytope
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.cube import WHOLE
-from optlayers.losses.known import best_admitted
+from optlayers.losses.known import best_admitted, best_completed
 from optlayers.losses.prediction import Prediction, between, decide, scored
 from optlayers.losses.question import Lifted, Question, dot, per_instance
 from optlayers.losses.targets import Target, of_instance, read_target
@@ -113,7 +113,8 @@ class StructuredHingeLoss(AbstractLoss):
         if against.structure is None:
             known = best_admitted(augmented, against, predict)
         elif question.auxiliary:
-            known = self.best_completed(question, augmented, against.structure, predict)
+            structure = self.completable(question, against.structure)
+            known = best_completed(question, augmented, structure, predict)
         else:
             y = against.structure
             known = scored(question, augmented, Lifted(y))

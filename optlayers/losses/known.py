@@ -46,32 +46,45 @@ def best_completed(
     matchings and sequences. In other instances the parts of the structure get a bonus that outweighs all other scores.
 
     Where no part exceeds 1, what is predicted has the structure alone as soon as its mean is the structure. That is
-    for the caller to see to, see :class:`optlayers.losses.cube.Cube`.
+    for the caller to see to, see :meth:`AbstractLoss.completable`.
 
     Raises
     ------
     SolveError : for structures outside of the polytope, and such as forbidden auxiliary values leave no completion.
     ValueError : where no bonus leads to the structure.
     """
-    zeros, batch = structure == 0, question.batch
     with infeasible_because(not_one_of(name)):
-        known = predict(scores.masked_fill(zeros, -torch.inf))
-        missed = _distance(known, structure, batch) > EXACT
-        bonus = _more_than_all(question, scores, structure)
-        for _ in range(TRIES):
-            if not bool(missed.any()):
-                return replace(known, structure=structure)
-            mine = torch.where(missed, bonus, 0.0)
-            found = predict((scores + _of_instances(mine, structure) * structure).masked_fill(zeros, -torch.inf))
-            found = replace(found, value=found.value - mine * per_instance(structure, batch).sum(-1))
-            known = _where(missed, found, known)
-            missed = missed & (_distance(known, structure, batch) > TOLERANCE)
-            bonus = GROWTH * bonus  # more than noise, and than auxiliary variables that exceed 1
-    if not bool(missed.any()):
-        return replace(known, structure=structure)
+        known = predict(scores.masked_fill(structure == 0, -torch.inf))
+        missed = _distance(known, structure, question.batch) > EXACT
+        if bool(missed.any()):
+            known = _best_with_bonus(question, scores, structure, predict, name, known, missed)
+    return replace(known, structure=structure)
+
+
+def _best_with_bonus(
+    question: Question,
+    scores: Tensor,
+    structure: Tensor,
+    predict: Callable[[Tensor], Prediction],
+    name: str,
+    known: Prediction,
+    missed: Bool[Tensor, "*batch"],
+) -> Prediction:
+    """What is ``known``, and for the instances that are ``missed`` what a bonus for their parts leads to."""
+    zeros, batch = structure == 0, question.batch
+    bonus = _more_than_all(question, scores, structure)
+    for _ in range(TRIES):
+        mine = torch.where(missed, bonus, 0.0)
+        found = predict((scores + _of_instances(mine, structure) * structure).masked_fill(zeros, -torch.inf))
+        found = replace(found, value=found.value - mine * per_instance(structure, batch).sum(-1))
+        known = _where(missed, found, known)
+        missed = missed & (_distance(known, structure, batch) > TOLERANCE)
+        if not bool(missed.any()):
+            return known
+        bonus = GROWTH * bonus  # more than noise, and than auxiliary variables that exceed 1
     where = tuple(torch.nonzero(missed)[0].tolist()) if batch else ()
     raise ValueError(
-        f"no bonus up to {(bonus / GROWTH)[where].item():.3g} for its parts leads to the {name} {of_instance(where)}: "
+        f"no bonus up to {mine[where].item():.3g} for its parts leads to the {name} {of_instance(where)}: "
         f"the prediction is still {_distance(known, structure, batch)[where].item():.3g} away from it. Either it is "
         f"not in the polytope, or auxiliary variables ({', '.join(question.auxiliary)}) gain more than that"
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optlayers.autograd import outside_graphs
 from optlayers.losses.base import AbstractLoss
+from optlayers.losses.known import best_completed
 from optlayers.losses.prediction import Prediction, between, decide, scored
 from optlayers.losses.question import Lifted, Question, finite, refuse_gradients_of_known, true_values
 from optlayers.losses.targets import read_target
@@ -91,5 +92,6 @@ class SPOPlusLoss(AbstractLoss):
         self.check_membership(question, given, "decisions")
         if question.auxiliary:
             predict = partial(decide, self.layer, question)
-            return self.best_completed(question, scores, given.structure, predict, "decisions")
+            structure = self.completable(question, given.structure, "decisions")
+            return best_completed(question, scores, structure, predict, "decisions")
         return scored(question, scores, Lifted(given.structure))
