@@ -220,7 +220,7 @@ def _pull_back(call: Call, grad: Tensor) -> Gradients:
     """What the rule sends back, for every tensor that was given."""
     result = call.done
     rule = call.rule
-    # To look for what is not finite takes a tenth of a small call.
+    # To look for what is not finite takes a fifth of a small call.
     flat, finite = _incoming(call, grad, look=not rule.takes_any_gradient)
     gradient = rule.backward(result.bound, result.saved, flat, call.context)
     if rule.takes_any_gradient and not all(solution.all_ok for solution in gradient.solutions):

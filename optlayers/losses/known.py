@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.losses.prediction import Prediction
-from optlayers.losses.question import Question, dot, finite, per_instance
+from optlayers.losses.question import Question, beside, dot, finite, per_instance
 from optlayers.losses.targets import TOLERANCE, Target, of_instance
 from optlayers.solution import SolveError, Status
 
@@ -75,7 +75,7 @@ def _best_with_bonus(
     bonus = _more_than_all(question, scores, structure)
     for _ in range(TRIES):
         mine = torch.where(missed, bonus, 0.0)
-        found = predict((scores + _of_instances(mine, structure) * structure).masked_fill(zeros, -torch.inf))
+        found = predict((scores + beside(mine, structure) * structure).masked_fill(zeros, -torch.inf))
         found = replace(found, value=found.value - mine * per_instance(structure, batch).sum(-1))
         known = _where(missed, found, known)
         missed = missed & (_distance(known, structure, batch) > TOLERANCE)
@@ -128,15 +128,11 @@ def _distance(known: Prediction, structure: Tensor, batch: torch.Size) -> Float6
     return per_instance((known.structure.detach() - structure).abs(), batch).amax(-1)
 
 
-def _of_instances(values: Float64[Tensor, "*batch"], like: Tensor) -> Tensor:
-    return values.reshape((*values.shape, *[1] * (like.ndim - values.ndim)))
-
-
 def _where(chosen: Bool[Tensor, "*batch"], these: Prediction, others: Prediction) -> Prediction:
     return Prediction(
-        torch.where(_of_instances(chosen, these.structure), these.structure, others.structure),
+        torch.where(beside(chosen, these.structure), these.structure, others.structure),
         torch.where(chosen, these.value, others.value),
-        {n: torch.where(_of_instances(chosen, v), v, others.auxiliary[n]) for n, v in these.auxiliary.items()},
+        {n: torch.where(beside(chosen, v), v, others.auxiliary[n]) for n, v in these.auxiliary.items()},
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.inputs import all_finite
 from optlayers.layer import OptLayer
-from optlayers.losses.question import Lifted, Question, per_instance
+from optlayers.losses.question import Lifted, Question, beside, per_instance
 from optlayers.solution import Solution
 
 __all__ = ["Prediction", "between", "constant_auxiliary", "decide", "scored", "split_value", "with_value"]
@@ -43,14 +43,7 @@ def between(
         d if all_finite(s) else d.masked_fill(s.detach() == -torch.inf, 0.0)
         for d, s in zip(differences, given, strict=True)
     ]
-    return _closed_form(found.value - known.value, given, slopes)
-
-
-def _closed_form(
-    losses: Float64[Tensor, "*batch"], scores: Sequence[Float64[Tensor, "*batch_and_shape"]], slopes: Sequence[Tensor]
-) -> Float64[Tensor, "*batch"]:
-    """Losses whose gradient with respect to some scores is ``slopes``, and whose second derivatives are theirs."""
-    return _ClosedForm.apply(losses.detach(), _Slopes(slopes), *scores)
+    return _ClosedForm.apply((found.value - known.value).detach(), _Slopes(slopes), *given)
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,8 @@ class _Slopes:
 
 
 class _ClosedForm(torch.autograd.Function):
+    """Losses with slopes as their gradient by some scores; second derivatives are those of the slopes."""
+
     @staticmethod
     def forward(ctx: Any, losses: Tensor, slopes: _Slopes, *scores: Tensor) -> Tensor:
         ctx.slopes = slopes.of_scores
@@ -69,11 +64,7 @@ class _ClosedForm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[2:]
-        return None, None, *(_times(grad, s) if w else None for s, w in zip(ctx.slopes, wanted, strict=True))
-
-
-def _times(grad: Float64[Tensor, "*batch"], slope: Tensor) -> Tensor:
-    return grad.reshape((*grad.shape, *[1] * (slope.ndim - grad.ndim))) * slope
+        return None, None, *(beside(grad, s) * s if w else None for s, w in zip(ctx.slopes, wanted, strict=True))
 
 
 def decide(layer: OptLayer, question: Question, scores: Float64[Tensor, "*batch_and_shape"]) -> Prediction:

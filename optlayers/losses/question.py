@@ -20,6 +20,7 @@ from optlayers.standard_form import ScoredSpec, StandardForm
 __all__ = [
     "Lifted",
     "Question",
+    "beside",
     "dot",
     "finite",
     "per_instance",
@@ -228,6 +229,11 @@ def finite(scores: Tensor) -> Tensor:
 def per_instance(values: Tensor, batch: torch.Size) -> Tensor:
     """All entries of an instance in a row, ``(*batch, entries)``, also where there is a single one without a shape."""
     return values.reshape((*batch, math.prod(values.shape[len(batch) :])))
+
+
+def beside(values: Float64[Tensor, "*batch"], like: Tensor) -> Tensor:
+    """A number for every instance, to be multiplied with all its entries."""
+    return values.reshape((*values.shape, *[1] * (like.ndim - values.ndim)))
 
 
 def dot(first: Tensor, second: Tensor, batch: torch.Size) -> Float64[Tensor, "*batch"]:
