@@ -8,7 +8,7 @@ its own answers for it, which the first one remembers for the backward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar, final
@@ -82,7 +82,7 @@ class Call:
     """Auxiliary variables whose scores are given once for all instances."""
     positions: Tensor | None
     """``(*batch, k)``: the indices that a user knows the instances by, where they are not their own."""
-    precision: float
+    precision: Mapping[str, float]
     home: torch.device
     """Where the instances are solved."""
     found: Callable[[Solution], None] | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, all_of
+from optlayers.standard_form import ParameterSpec, StandardForm
 
-__all__ = ["AbstractBoundPolytope", "Tangent"]
+__all__ = ["AbstractBoundPolytope", "Tangent", "tangent_of"]
 
 
 @final
@@ -23,7 +24,7 @@ class Tangent:
     """A direction pulled back through a projection: gradients of the scores and of every parameter.
 
     ``ok`` ``(*batch,)`` says for which instances; the others have no certified projection, or constraints that are
-    too nearly dependent to differentiate, and get 0.
+    too nearly dependent to differentiate, and get 0. Gradients of parameters are worked out when they are looked at.
     """
 
     scores: Tensor
@@ -34,6 +35,39 @@ class Tangent:
     def all_ok(self) -> bool:
         """Whether every instance is right."""
         return all_of(self.ok)
+
+
+def tangent_of(form: StandardForm, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+    """The derivative of a projection onto a polytope of this form, for directions on the device of the solution."""
+    evidence = solution.evidence
+    if evidence is None:
+        raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
+    if evidence.form is not form:
+        raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
+    scores, of_parameters, ok = evidence.tangent(direction, solution.ok.reshape(-1))
+    return Tangent(scores, _OfParameters(form.parameters, of_parameters) if form.parameters else {}, ok)
+
+
+@final
+class _OfParameters(Mapping[str, Tensor]):
+    """Gradients of parameters by their names, worked out when the first of them is looked at."""
+
+    def __init__(self, specs: Sequence[ParameterSpec], work_out: Callable[[], Tensor]) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._work_out: Callable[[], Tensor] | None = work_out
+        self._theta = torch.zeros(0, 0, dtype=torch.float64)
+
+    def __getitem__(self, name: str) -> Tensor:
+        spec = self._specs[name]
+        if self._work_out is not None:
+            self._theta, self._work_out = self._work_out(), None
+        return self._theta[:, spec.span].contiguous().reshape(len(self._theta), *spec.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
 
 
 class AbstractBoundPolytope(ABC):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,23 +12,21 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
-from optlayers.enumeration import enumerate_vertices
-from optlayers.on_device import DeviceArrays, DevicePolytope, pull_back_on_device
+from optlayers.masks import answered
+from optlayers.on_device import DevicePolytope
 from optlayers.on_host import BoundPolytope
 from optlayers.polytope import Polytope
+from optlayers.prepared import CPU, AbstractPrepared
 from optlayers.solution import Solution, Status
 from optlayers.solvers import ActiveSet, Auto, Highs, Oracle
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
-from optlayers.solvers.derivative import pull_back
-from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+from optlayers.solvers.batch import make_instances
+from optlayers.standard_form import DeclarationError, Forms, StandardForm
 
 __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 
-CPU = torch.device("cpu")
-KEPT_ENUMERATIONS = 16
-"""For so many values of the parameters are vertices kept."""
 KEPT_BATCHES = 4
 """Of so many sizes are batches without parameters and forbidden parts kept: a rule that draws samples has two."""
 
@@ -121,90 +118,21 @@ def _refuse_empty(compiled: CompiledPolytope) -> None:
             raise DeclarationError(reason)
         return
     solver = Highs()
-    bound = compiled.bind_on_host(torch.zeros(1, 0, dtype=torch.float64), None, float(np.finfo(np.float64).eps))
-    if form.unslacked and solver.maximize(solver.prepare(form), bound.row_instances).status[0] == Status.OPTIMAL:
+    instances = make_instances(form, np.zeros((1, 0)), None)
+    if form.unslacked and solver.maximize(solver.prepare(form), instances).status[0] == Status.OPTIMAL:
         return
-    reason = explain_infeasible(form, bound.row_instances, 0)
+    reason = explain_infeasible(form, instances, 0)
     if reason is not None:
         raise DeclarationError(f"the polytope is empty: {reason}")
 
 
 @final
-class CompiledPolytope:
+class CompiledPolytope(AbstractPrepared):
     """A polytope with its arrays, its solvers, and what they prepared. It never changes; threads may share it."""
 
-    def __init__(
-        self, forms: Forms, maximizer: AbstractMaximizer, projector: AbstractProjector, tolerance: float
-    ) -> None:
-        self.forms = forms
-        self.polytope = forms.polytope
-        self.maximizer = maximizer
-        self.projector = projector
-        self.tolerance = tolerance
-        self._prepare()
-
     def _prepare(self) -> None:
-        # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
-        self._on_devices: dict[torch.device, DeviceArrays] = {}
-        self._vertices: dict[bytes, np.ndarray] = {}
-        self._relaxations: WeakKeyDictionary[Polytope, CompiledPolytope] = WeakKeyDictionary()
-        self.maximizer_form = self._rows_for(self.maximizer)
-        rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
-        self.projection_form = self.forms.bare if rows is None else rows
+        super()._prepare()
         self._plain: dict[int, BoundPolytope] = {}
-        self.projector_state = self.projector.prepare(self.projection_form)
-        self.maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
-
-    def _rows_for(self, solver: AbstractSolver) -> StandardForm | None:
-        """The form that a solver works on; None where the declared set is not polyhedral."""
-        if solver.reads_declaration:
-            return self.forms.scored
-        try:
-            return self.forms.full
-        except NotPolyhedral:
-            if self.projector.polyhedral_only:
-                raise
-            return None
-
-    @property
-    def form(self) -> StandardForm | None:
-        """All rows of the declaration, built when first asked for; None where the declared set is not polyhedral."""
-        try:
-            return self.forms.full
-        except NotPolyhedral:
-            return None
-
-    @property
-    def rows(self) -> StandardForm | None:
-        """The most complete of the forms that the solvers work on; None where the declared set is not polyhedral."""
-        return self.projection_form if self._projects_on_rows else self.maximizer_form
-
-    @property
-    def _projects_on_rows(self) -> bool:
-        return self.projector.polyhedral_only and not self.projector.reads_declaration
-
-    @property
-    def leaves_rows_to_oracle(self) -> bool:
-        """Whether there are rows, with auxiliary variables, that no solver has been given: oracles answer for them."""
-        return self.forms.hides_variables and self.maximizer.reads_declaration and not self._projects_on_rows
-
-    @property
-    def has_vertices(self) -> bool:
-        """Whether the declared set is polyhedral."""
-        return self.maximizer_form is not None
-
-    @property
-    def polyhedral(self) -> bool:
-        """Whether the declared set is polyhedral, whoever answers for it."""
-        return self.projector.polyhedral_only or self.form is not None
-
-    @property
-    def parameters_shift(self) -> bool:
-        """Whether parameters enter right-hand sides and bounds alone, asked of all rows of the declaration."""
-        if not self.projection_form.parameters:
-            return True
-        form = self.projection_form if self._projects_on_rows else self.form
-        return form is not None and form.matrix_is_constant
 
     def __getstate__(self) -> dict[str, Any]:
         given = ("forms", "polytope", "maximizer", "projector", "tolerance")
@@ -243,18 +171,18 @@ class CompiledPolytope:
         TypeError : scores of a dtype that is not real and floating-point; missing or unexpected parameters.
         ValueError : wrong shapes, NaN or +inf, a parameter that breaks its declared sign.
         """
-        return self._answer(lambda bound, flat: bound.maximize(flat), scores, parameters)
+        return self._answer(lambda bound, flat: (bound.maximize(flat), None), scores, parameters)
 
     def project(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
         r"""The nearest point of the polytope: :math:`\operatorname{argmin}_{x \in P} \tfrac12 \|x - s\|^2`.
 
         Arguments, results and errors are those of :meth:`maximize`. A part with score ``-inf`` is 0.
         """
-        return self._answer(lambda bound, flat: bound.project(flat), scores, parameters)
+        return self._answer(lambda bound, flat: (bound.project(flat), None), scores, parameters)
 
     def _answer(
         self,
-        ask: Callable[[AbstractBoundPolytope, Tensor], Solution],
+        ask: Callable[[AbstractBoundPolytope, Tensor], tuple[Solution, None]],
         scores: Tensor,
         parameters: Mapping[str, Any],
     ) -> Solution:
@@ -274,9 +202,12 @@ class CompiledPolytope:
             spec.name: inputs.flatten_parameter(given[spec.name], instances, len(batch), home)
             for spec in form.parameters
         }
-        precision = inputs.precision(given.values()) if given else inputs.DOUBLE
-        bound = self.bind(flat_parameters, forbidden, instances, precision)
-        solution = ask(bound, flat)
+        precision = inputs.precision(given)
+
+        def bind(hidden: Tensor | None) -> AbstractBoundPolytope:
+            return self.bind(flat_parameters, hidden, instances, precision, home)
+
+        _, _, solution, _ = answered(bind, flat, forbidden, ask)
         value = inputs.of_structure(solution.value, form.structure_size)
         single = len(batch) == 1  # then verdicts have the shape of the batch already
         return Solution(
@@ -285,14 +216,12 @@ class CompiledPolytope:
             solution.primal_residual if single else solution.primal_residual.reshape(batch),
             solution.gap if single else solution.gap.reshape(batch),
             solution.reasons,
-            solution.answer,
-            solution.instances,
-            solution.form,
+            solution.evidence,
             {
                 spec.name: solution.value[:, spec.span].reshape((*batch, *spec.shape)).to(scores.device, scores.dtype)
                 for spec in form.auxiliaries
             },
-            projects=solution.projects,
+            word=solution.word,
         )
 
     def tangent(self, solution: Solution, direction: Float[Tensor, "*batch_and_shape"]) -> Tangent:
@@ -322,7 +251,7 @@ class CompiledPolytope:
         home = solution.status.device
         form = self.projection_form
         structure = inputs.flatten_scores(direction, self.shape, home)
-        flat = self.flat_tangent(solution, inputs.padded(structure, form.size))
+        flat = tangent_of(form, solution, inputs.padded(structure, form.size))
         named = dict(flat.parameters) | {
             spec.name: flat.scores[:, spec.span].reshape(len(structure), *spec.shape) for spec in form.auxiliaries
         }
@@ -334,161 +263,61 @@ class CompiledPolytope:
         shaped = shaped.to(direction.device, direction.dtype)
         return Tangent(shaped, parameters, flat.ok.reshape(batch))
 
-    def flat_tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
-        """The derivative for flat float64 directions on the device of the solution; see :meth:`tangent`."""
-        if solution.answer is not None and not isinstance(solution.answer, Answer):
-            if solution.form is not self.projection_form:
-                raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
-            scores, theta, ok = pull_back_on_device(self.device_arrays(direction.device), solution, direction)
-        else:
-            scores, theta, ok = (torch.from_numpy(part) for part in self._pull_back(solution, direction.numpy()))
-        parameters = {
-            s.name: theta[:, s.span].contiguous().reshape(len(theta), *s.shape) for s in self.projection_form.parameters
-        }
-        return Tangent(scores, parameters, ok)
-
-    def _pull_back(self, solution: Solution, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gradients of flat scores and of the vector of all parameters, and for which instances."""
-        answer, instances = solution.answer, solution.instances
-        form = self.projection_form
-        if (
-            not isinstance(answer, Answer)
-            or not isinstance(instances, Instances)
-            or (answer.free is None and answer.pullback is None)
-        ):
-            raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-        if solution.form is not form:
-            raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
-        failed = None if solution.all_ok else ~solution.ok.reshape(-1).numpy()
-        mine = direction if form.keeps_all else direction[:, form.kept]
-        if failed is not None:
-            mine = np.where(failed[:, None], 0.0, mine)
-        if answer.pullback is not None:
-            scored, parameters, right = answer.pullback(mine)
-            ok = right if failed is None else right & ~failed
-        else:
-            scored, parameters, ok = pull_back(form, answer, instances, mine, failed)
-        if failed is not None:
-            parameters[failed] = 0.0
-        if form.keeps_all:
-            return np.ascontiguousarray(scored), parameters, ok
-        scores = np.zeros((len(direction), form.size))
-        scores[:, form.kept] = scored
-        return scores, parameters, ok
-
     def bind(
         self,
         parameters: Mapping[str, Tensor],
         forbidden: Bool[Tensor, "batch size"] | None,
         batch: int,
-        precision: float = float(np.finfo(np.float64).eps),
+        precision: Mapping[str, float] | None = None,
         device: torch.device = CPU,
     ) -> AbstractBoundPolytope:
         """The polytopes of one batch, for flat float64 tensors on a device (see :meth:`home`): what rules speak to.
 
-        ``precision`` is the machine epsilon of the parameters as they were given.
+        ``precision`` is the machine epsilon of the dtype in which each parameter was given, float64's for those that it
+        does not name.
         """
         form = self.projection_form
-        if not form.parameters and forbidden is None and device.type == "cpu":
-            return self.bind_plain(batch)
         theta = torch.zeros(batch, form.parameter_count, dtype=torch.float64, device=device)
+        epsilon = np.full(form.parameter_count, inputs.DOUBLE)
         for spec in form.parameters:
             theta[:, spec.span] = parameters[spec.name].reshape(batch, spec.size)
+            epsilon[spec.span] = inputs.DOUBLE if precision is None else precision.get(spec.name, inputs.DOUBLE)
         if self.stays_on(device):
-            return DevicePolytope(self, theta, forbidden, precision)
-        return self.bind_on_host(theta, forbidden, precision)
-
-    def bind_plain(self, batch: int) -> BoundPolytope:
-        """The polytopes of a batch on the CPU without parameters and forbidden parts: all of one size are one."""
-        bound = self._plain.get(batch)
-        if bound is None:  # two threads may both make it; either serves
-            while len(self._plain) >= KEPT_BATCHES:
-                self._plain.pop(next(iter(self._plain)), None)
-            nothing = torch.zeros(batch, 0, dtype=torch.float64)
-            bound = self._plain[batch] = self.bind_on_host(nothing, None, inputs.DOUBLE)
-        return bound
+            return DevicePolytope(self, theta, forbidden, epsilon)
+        return self.bind_on_host(theta, forbidden, epsilon)
 
     def bind_on_host(
         self,
         theta: Float64[Tensor, "batch parameters"],
         forbidden: Bool[Tensor, "batch size"] | None,
-        precision: float,
+        precision: Float64[np.ndarray, " parameters"],
     ) -> BoundPolytope:
-        """The same for the solvers of the CPU, with all parameters as one vector."""
-        return BoundPolytope(self, theta.numpy(), None if forbidden is None else forbidden.numpy(), precision)
+        """The polytopes of a batch for the solvers of the CPU, with all parameters as one vector.
 
-    def relaxation(self, polytope: Polytope) -> CompiledPolytope:
-        """Another polytope of the same shape, compiled once.
+        ``precision`` is the machine epsilon of the dtype in which each entry of the parameters was given. Without
+        parameters and forbidden parts all batches of one size are one.
+        """
+        if forbidden is not None or self.projection_form.parameters:
+            return BoundPolytope(self, theta.numpy(), None if forbidden is None else forbidden.numpy(), precision)
+        batch = len(theta)
+        bound = self._plain.get(batch)
+        if bound is None:  # two threads may both make it; either serves
+            while len(self._plain) >= KEPT_BATCHES:
+                self._plain.pop(next(iter(self._plain)), None)
+            bound = self._plain[batch] = BoundPolytope(self, np.zeros((batch, 0)), None, precision)
+        return bound
+
+    def compile_relaxation(self, polytope: Polytope) -> CompiledPolytope:
+        """Another polytope of the same shape, compiled. Where scores stay on an accelerator, they stay for it too.
 
         Raises
         ------
         ValueError : when its shape is another one, or it declares parameters or scored variables that this one has not.
         """
-        if polytope not in self._relaxations:  # two threads may both compile it; either serves
-            # Where scores stay on an accelerator, they stay there for the relaxation too.
-            auto = Auto(tolerance=self.tolerance) if self._stays else None
-            compiled = compile_polytope(polytope, maximizer=auto, projector=auto, tolerance=self.tolerance)
-            _refuse_misfit(self.projection_form, compiled.projection_form)
-            self._relaxations[polytope] = compiled
-        return self._relaxations[polytope]
-
-    def bind_relaxed(
-        self,
-        relaxation: Polytope,
-        theta: Float64[Tensor, "batch parameters"],
-        forbidden: Bool[Tensor, "batch size"] | None,
-        precision: float,
-    ) -> AbstractBoundPolytope:
-        """The relaxation with the parameters and the forbidden parts of a batch of this polytope."""
-        compiled = self.relaxation(relaxation)
-        given = {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in self.projection_form.parameters}
-        device = compiled.home(theta.device)
-        return compiled.bind(
-            {s.name: given[s.name].to(device) for s in compiled.projection_form.parameters},
-            None if forbidden is None else forbidden.to(device),
-            len(theta),
-            precision,
-            device,
-        )
-
-    def stays_on(self, device: torch.device) -> bool:
-        """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
-        return device.type != "cpu" and self._stays
-
-    @property
-    def _stays(self) -> bool:
-        return isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto) and self.rows is not None
-
-    def home(self, device: torch.device) -> torch.device:
-        """Where scores that live on a device are solved."""
-        return device if self.stays_on(device) else CPU
-
-    def device_arrays(self, device: torch.device) -> DeviceArrays:
-        """The arrays of the form on a device, made when they are first asked for."""
-        if self.rows is None:
-            raise TypeError("sets that are not polyhedral are solved on the CPU")
-        if device not in self._on_devices:  # two threads may both make them; either serves
-            self._on_devices[device] = DeviceArrays(self.rows, device)
-        return self._on_devices[device]
-
-    def vertices(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
-        """All vertices for one vector of parameters, flat; kept for the values that were asked for last.
-
-        Raises
-        ------
-        ValueError : when there are too many to enumerate; see :mod:`optlayers.enumeration`.
-        """
-        key = theta.tobytes()
-        if key not in self._vertices:  # two threads may both enumerate them; either serves
-            while len(self._vertices) >= KEPT_ENUMERATIONS:
-                self._vertices.pop(next(iter(self._vertices)), None)
-            one = torch.from_numpy(theta[None].copy())
-
-            def maximize(scores: Tensor) -> Solution:
-                return self.bind_on_host(one.expand(len(scores), -1), None, inputs.DOUBLE).maximize(scores)
-
-            self._vertices[key] = enumerate_vertices(maximize, self.projection_form.size)
-        return self._vertices[key]
+        auto = Auto(tolerance=self.tolerance) if self.stays else None
+        compiled = compile_polytope(polytope, maximizer=auto, projector=auto, tolerance=self.tolerance)
+        _refuse_misfit(self.projection_form, compiled.projection_form)
+        return compiled
 
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""

@@ -84,8 +84,10 @@ def explain_infeasible(form: StandardForm, instances: Instances, k: int) -> str 
         crossed = instances.lower[k] - instances.upper[k] - VIOLATION * (1 + np.abs(instances.upper[k]))
     if (crossed > 0).any():
         return _explain_crossed(form, instances, k, int(np.nanargmax(crossed)))
-    broken = form.consistency(instances.parameters[k : k + 1])[0]
-    if np.abs(broken).max(initial=0.0) > CONSISTENT * (1 + np.abs(instances.rhs[k]).max(initial=0.0)):
+    theta = instances.parameters[k : k + 1]
+    broken = form.consistency(theta)[0]
+    size = np.abs(form.consistency.constant) + abs(form.consistency.matrix) @ np.abs(theta[0])
+    if (np.abs(broken) > CONSISTENT * size).any():
         worst = int(np.argmax(np.abs(broken)))
         names = _parameters_in(form, form.consistency.matrix[[worst]])
         return f"{form.consistency_names[worst]} contradicts other equalities by {abs(broken[worst]):.3g}{names}"
@@ -105,24 +107,27 @@ def _explain_crossed(form: StandardForm, instances: Instances, k: int, column: i
 
 
 def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | None:
-    rows, columns = form.rows, form.columns
     data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
-    elastic = sp.hstack([matrix, sp.eye_array(rows), -sp.eye_array(rows)], format="csc")
+    matrix = sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
+    limited = np.flatnonzero(np.isfinite(instances.rhs[k]))  # a row without a limit contradicts nothing
+    rows, columns, rhs = len(limited), form.columns, instances.rhs[k, limited]
+    elastic = sp.hstack([matrix[limited], sp.eye_array(rows), -sp.eye_array(rows)], format="csc")
     bounds = np.concatenate(
         [
             np.stack([instances.lower[k], instances.upper[k]], axis=1),
             np.tile([0.0, np.inf], (2 * rows, 1)),
         ]
     )
-    costs = np.concatenate([np.zeros(columns), np.ones(2 * rows)])
+    # Each violation counts relative to its own right-hand side.
+    costs = np.concatenate([np.zeros(columns), np.tile(1.0 / (1.0 + np.abs(rhs)), 2)])
     if rows == 0:
         return None
-    found = scipy.optimize.linprog(costs, A_eq=elastic, b_eq=instances.rhs[k], bounds=bounds, method="highs")
-    scale = 1 + np.abs(instances.rhs[k]).max(initial=0.0)
-    if found.status != 0 or found.fun <= VIOLATION * scale:
+    found = scipy.optimize.linprog(costs, A_eq=elastic, b_eq=rhs, bounds=bounds, method="highs")
+    if found.status != 0 or found.fun <= VIOLATION:
         return None
-    guilty = np.flatnonzero(np.abs(found.eqlin.marginals) > VIOLATION)
+    unit = form.row_scale if instances.row_scale is None else form.row_scale * instances.row_scale[k]
+    missing = float(np.sum(found.x[columns:] / np.tile(unit[limited], 2)))
+    guilty = limited[np.abs(found.eqlin.marginals) * (1.0 + np.abs(rhs)) > VIOLATION]
     pushed = np.flatnonzero(np.abs(found.lower.marginals + found.upper.marginals)[:columns] > VIOLATION)
     named = [form.row_names[i] for i in guilty]
     named += [n for j in pushed for n in form.bound_names[j] if n not in ("a slack", "no constraint")]
@@ -134,7 +139,7 @@ def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | Non
         masked = f", with {', '.join(parts[:5])}{' …' if len(parts) > 5 else ''} forbidden" if parts else ""
     return (
         f"{', '.join(named[:4])}{' …' if len(named) > 4 else ''} cannot hold together{masked}: "
-        f"they miss by {found.fun:.3g} in all{_parameters_in(form, *maps)}"
+        f"they miss by {missing:.3g} in all{_parameters_in(form, *maps)}"
     )
 
 

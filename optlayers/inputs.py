@@ -17,6 +17,7 @@ from optlayers.standard_form import ParameterSpec, ScoredSpec
 __all__ = [
     "all_finite",
     "all_finite_in",
+    "any_below",
     "auxiliary_scores",
     "auxiliary_tensors",
     "batch_shape",
@@ -93,6 +94,13 @@ def all_finite(values: Tensor) -> bool:
 def all_finite_in(values: np.ndarray) -> bool:
     """The same in NumPy."""
     return bool(finite.all_finite(values.reshape(-1)))
+
+
+def any_below(values: Tensor, limit: float) -> bool:
+    """Whether some number is at most ``limit``."""
+    if values.is_cpu and values.dtype in (torch.float64, torch.float32):
+        return bool(finite.any_below((values.detach() if values.requires_grad else values).numpy().reshape(-1), limit))
+    return bool((values <= limit).any())
 
 
 def batch_shape(scores: Tensor, shape: tuple[int, ...]) -> torch.Size:
@@ -234,9 +242,9 @@ def flatten_parameter(value: Tensor, instances: int, batch_dimensions: int, home
     return value.detach().to(home, torch.float64).reshape(instances, *value.shape[batch_dimensions:])
 
 
-def precision(values: Iterable[Tensor]) -> float:
-    """The coarsest machine epsilon of some tensors: sums of float32 parameters agree to no more than that."""
-    return max((torch.finfo(v.dtype).eps for v in values), default=DOUBLE)
+def precision(given: Mapping[str, Tensor]) -> dict[str, float]:
+    """The machine epsilon of parameters: what is known of sums of them."""
+    return {name: torch.finfo(value.dtype).eps for name, value in given.items()}
 
 
 def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
@@ -385,6 +393,10 @@ _KEEPS = {
 
 def _check_values(spec: ParameterSpec, full: Tensor, batch_dimensions: int, positions: Tensor | None) -> None:
     bad, what = ~torch.isfinite(full), "finite"
+    if bool(bad.any()) and any(spec.limitless):
+        sign = torch.tensor(spec.limitless, dtype=full.dtype, device=full.device).reshape(spec.shape)
+        bad &= ~(torch.isinf(full) & (full * sign > 0))
+        what = "finite (or inf where it is the right-hand side of a <=, -inf where it is that of a >=)"
     if not bool(bad.any()) and spec.sign is not None:
         keeps, what = _KEEPS[spec.sign]
         bad = ~keeps(full, torch.zeros((), dtype=full.dtype, device=full.device))

@@ -22,7 +22,7 @@ from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context
 from optlayers.solution import Failure, Solution, SolveError
-from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.standard_form import ScoredSpec, StandardForm
 
 __all__ = ["OptLayer"]
@@ -274,7 +274,7 @@ class OptLayer(nn.Module):
                 for spec in form.auxiliaries
             },
         )
-        decomposition = flat.answer.decomposition if isinstance(flat.answer, Answer) else None
+        decomposition = None if flat.evidence is None else flat.evidence.decomposition
         if decomposition is None:
             return shaped
         further, _ = inputs.split_named(form.auxiliaries, parameters)
@@ -311,7 +311,7 @@ class OptLayer(nn.Module):
             batch,
             once,
             wishes.positions,
-            inputs.precision(given.values()) if given else inputs.DOUBLE,
+            inputs.precision(given),
             home,
             wishes.finder(form),
             Context(wishes.generator, self._state(), objective, needs_scores or needs_parameters, needs_parameters),

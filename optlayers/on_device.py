@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
 from optlayers.marginals import log_partition
+from optlayers.on_host import HostEvidence, theta_of
 from optlayers.polytope import Polytope
+from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
-from optlayers.solution import Solution, Status
-from optlayers.solvers.base import Answer
-from optlayers.solvers.batch import CONSISTENT
+from optlayers.solution import AbstractEvidence, Solution, Status
+from optlayers.solvers.batch import CONSISTENT, ROUNDINGS
 from optlayers.solvers.dense import pieces
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.standard_form import AffineMap, StandardForm
 
-if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+__all__ = ["DevicePolytope"]
 
-__all__ = ["DeviceArrays", "DevicePolytope", "pull_back_on_device"]
+NO_LIMIT = 1e30
+"""Infinite parameters are this: products of 0 and an infinite number are none."""
 
 
 @final
@@ -41,6 +42,7 @@ class DeviceArrays:
         self.row = torch.from_numpy(form.matrix.indices.astype(np.int64)).to(device)
         self.column = torch.from_numpy(form.entry_column.astype(np.int64)).to(device)
         self.matrix_map = torch.from_numpy(form.matrix_map.toarray()).to(device)
+        self.row_scale = torch.from_numpy(form.row_scale).to(device)
         self.maps = {
             name: self._map(part, device)
             for name, part in (
@@ -50,6 +52,16 @@ class DeviceArrays:
                 ("consistency", form.consistency),
             )
         }
+
+    @classmethod
+    def of(cls, prepared: AbstractPrepared, device: torch.device) -> DeviceArrays:
+        """Those of a polytope, made when they are first asked for."""
+        if prepared.rows is None:
+            raise TypeError("sets that are not polyhedral are solved on the CPU")
+        if device not in prepared.on_devices:  # two threads may both make them; either serves
+            prepared.on_devices[device] = cls(prepared.rows, device)
+        arrays: DeviceArrays = prepared.on_devices[device]
+        return arrays
 
     @staticmethod
     def _map(part: AffineMap, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -67,11 +79,71 @@ class DeviceArrays:
 
 @final
 @dataclass(frozen=True)
-class DeviceInstances:
-    """The numbers of a batch on its device, and which columns are held at 0 by a score of -inf."""
+class DeviceEvidence(AbstractEvidence):
+    """What belongs to answers that were found on a device; ``masked`` columns are held at 0 by a score of -inf."""
 
+    arrays: DeviceArrays
+    answer: DenseAnswer
     problem: DenseProblem
     masked: Bool[Tensor, "batch columns"] | None
+
+    @property
+    def form(self) -> StandardForm:  # type: ignore[override]
+        """The form that was solved."""
+        return self.arrays.form
+
+    def tangent(
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
+    ) -> tuple[
+        Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
+    ]:
+        """By the system on the active set; the formulas are in :mod:`optlayers.solvers.derivative`."""
+        arrays, form, problem = self.arrays, self.form, self.problem
+        if not bool((problem.curvature > 0).any()) and form.curved:
+            raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
+        side = torch.zeros_like(problem.linear)
+        side[:, : form.scored] = torch.where(ok[:, None], direction[:, arrays.kept], 0.0)
+        answer = replace(self.answer, free=self.answer.free & ok[:, None])
+        p, q, right = torch.zeros_like(side), torch.zeros_like(problem.rhs), ok.clone()
+        if form.columns:
+            found = [
+                dense.pull_back(_slice(problem, piece), _slice_answer(answer, piece), side[piece])
+                for piece in pieces(form, len(side))
+            ]
+            if found:
+                p, q, solved = (torch.cat(part) for part in zip(*found, strict=True))
+                right &= solved
+        p, q = torch.where(right[:, None], p, 0.0), torch.where(right[:, None], q, 0.0)
+        scores = torch.zeros_like(direction)
+        scores[:, arrays.kept] = p[:, : form.scored]
+        theta = arrays.transposed("rhs", q)
+        prices = (q[:, None, :] @ problem.matrix)[:, 0, :]
+        pressed = torch.where(answer.free | ~right[:, None], 0.0, side - prices)
+        if self.masked is not None:
+            pressed = pressed.masked_fill(self.masked, 0.0)
+        high = problem.upper - answer.point < answer.point - problem.lower
+        theta = theta + arrays.transposed("lower", torch.where(high, 0.0, pressed))
+        theta = theta + arrays.transposed("upper", torch.where(high, pressed, 0.0))
+        if not form.matrix_is_constant:
+            dual, point = answer.dual.nan_to_num(), answer.point.nan_to_num()
+            entries = -(dual[:, arrays.row] * p[:, arrays.column] + q[:, arrays.row] * point[:, arrays.column])
+            theta = theta + entries @ arrays.matrix_map
+        return scores, lambda: theta, right
+
+    def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """From dual points; the formulas are in :mod:`optlayers.solvers.derivative`."""
+        arrays, form, problem, good = self.arrays, self.form, self.problem, ok[:, None]
+        dual, point = torch.where(good, self.answer.dual, 0.0), torch.where(good, self.answer.point, 0.0)
+        dual[:, form.equalities :].clamp_(min=0.0)
+        reduced = problem.linear - problem.curvature * point - (dual[:, None, :] @ problem.matrix)[:, 0, :]
+        if self.masked is not None:
+            reduced = reduced.masked_fill(self.masked, 0.0)
+        theta = arrays.transposed("rhs", dual)
+        theta = theta + arrays.transposed("upper", reduced.clamp(min=0.0))
+        theta = theta + arrays.transposed("lower", reduced.clamp(max=0.0))
+        if not form.matrix_is_constant:
+            theta = theta - (dual[:, arrays.row] * point[:, arrays.column]) @ arrays.matrix_map
+        return torch.where(good, theta, 0.0)
 
 
 @final
@@ -84,21 +156,22 @@ class DevicePolytope(AbstractBoundPolytope):
 
     def __init__(
         self,
-        compiled: CompiledPolytope,
+        prepared: AbstractPrepared,
         theta: Float64[Tensor, "batch parameters"],
         forbidden: Bool[Tensor, "batch size"] | None,
-        precision: float,
+        precision: Float64[np.ndarray, " parameters"],
     ) -> None:
-        if compiled.rows is None:
+        if prepared.rows is None:
             raise TypeError("sets that are not polyhedral are solved on the CPU")
-        self.compiled = compiled
+        self.prepared = prepared
         self.theta = theta
         self.forbidden = forbidden
         self.precision = precision
-        self.form = compiled.rows
-        self.arrays = arrays = compiled.device_arrays(theta.device)
-        self.rhs = arrays.values("rhs", theta)
-        self.lower, self.upper = arrays.values("lower", theta), arrays.values("upper", theta)
+        self.form = prepared.rows
+        self.arrays = arrays = DeviceArrays.of(prepared, theta.device)
+        numbers = theta.clamp(-NO_LIMIT, NO_LIMIT)
+        self.rhs = arrays.values("rhs", numbers)
+        self.lower, self.upper = arrays.values("lower", numbers), arrays.values("upper", numbers)
         self.masked = None
         if forbidden is not None:
             self.masked = torch.zeros_like(self.lower, dtype=torch.bool)
@@ -108,18 +181,20 @@ class DevicePolytope(AbstractBoundPolytope):
         self.matrix = arrays.matrix
         if not self.form.matrix_is_constant:
             self.matrix = arrays.matrix.expand(len(theta), -1, -1).clone()
-            self.matrix[:, arrays.row, arrays.column] += theta @ arrays.matrix_map.mT
-        self.possible = self._possible()
+            self.matrix[:, arrays.row, arrays.column] += numbers @ arrays.matrix_map.mT
+        self.feasible = self._feasible(numbers)
 
-    def _possible(self) -> Bool[Tensor, " batch"]:
-        """Instances that do not break what presolve took for granted, by far more than rounding."""
-        broken = self.arrays.values("consistency", self.theta).abs()
-        size = 1 + _largest(self.rhs)
-        possible = _largest(broken) <= max(CONSISTENT, 64 * self.precision) * size
-        possible &= (self.lower <= self.upper).all(dim=1)
+    def _feasible(self, theta: Float64[Tensor, "batch parameters"]) -> Bool[Tensor, " batch"]:
+        """Instances that do not break what presolve took for granted, by more than rounding; see
+        :func:`optlayers.solvers.batch.broken_conditions`."""
+        constant, matrix = self.arrays.maps["consistency"]
+        missing, terms = (constant + theta @ matrix.mT).abs(), matrix.abs().mT
+        rounding = torch.from_numpy(0.5 * self.precision).to(theta.device)
+        allowed = CONSISTENT * (constant.abs() + theta.abs() @ terms) + ROUNDINGS * (theta.abs() * rounding) @ terms
+        feasible = (missing <= allowed).all(dim=1) & (self.lower <= self.upper).all(dim=1)
         if self.forbidden is not None:
-            possible &= ~(self.forbidden & (self.arrays.fixed != 0)).any(dim=1)
-        return possible
+            feasible &= ~(self.forbidden & (self.arrays.fixed != 0)).any(dim=1)
+        return feasible
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`optlayers.CompiledPolytope.maximize`."""
@@ -136,19 +211,21 @@ class DevicePolytope(AbstractBoundPolytope):
         form = self.form
         known = torch.isfinite(scores).all(dim=1)
         problem = self._problem(torch.where(known[:, None], scores, 0.0), projection=projection)
-        if form.columns:
-            parts = [solve(_slice(problem, piece)) for piece in pieces(form, len(scores))]
-            answer = _joined(parts, problem)
-        else:
-            answer = _joined([], problem)
+        parts = [solve(_slice(problem, piece)) for piece in pieces(form, len(scores))] if form.columns else []
+        answer = _joined(parts, problem)
+        residual, gap, error = dense.certify(problem, answer.point, answer.dual)
+        good = (error <= self.prepared.tolerance) & self.feasible & known
+        if not projection and form.scored:
+            good &= dense.are_vertices(problem, answer.point, form.scored)
         value = self.arrays.fixed.expand(len(scores), -1).clone()
         value[:, self.arrays.kept] = answer.point[:, : form.scored]
-        good = (answer.relative <= self.compiled.tolerance) & self.possible & known
         status = torch.where(good, 0, 5).to(torch.int8)
-        solution = Solution(value, status, answer.residual, answer.gap, {}, answer, None, form)
-        solution = replace(solution, instances=DeviceInstances(problem, self.masked), projects=projection)
+        evidence = DeviceEvidence(self.arrays, answer, problem, self.masked)
+        solution = Solution(value, status, residual, gap, {}, evidence)
         open_ones = torch.nonzero(~good)[:, 0]
-        return self._on_the_host(solution, scores, open_ones, projection=projection) if len(open_ones) else solution
+        if len(open_ones) == 0:
+            return solution
+        return self._on_the_host(solution, answer, scores, open_ones, projection=projection)
 
     def _problem(self, scores: Tensor, *, projection: bool) -> DenseProblem:
         linear = torch.zeros_like(self.lower)
@@ -158,13 +235,13 @@ class DevicePolytope(AbstractBoundPolytope):
         # Crossed bounds are infeasible; they must not keep the other instances from being solved.
         return DenseProblem(self.matrix, self.rhs, self.lower, torch.maximum(self.lower, self.upper), linear, curvature)
 
-    def _on_the_host(self, solution: Solution, scores: Tensor, index: Tensor, *, projection: bool) -> Solution:
+    def _on_the_host(
+        self, solution: Solution, answer: DenseAnswer, scores: Tensor, index: Tensor, *, projection: bool
+    ) -> Solution:
         """Ask the solvers of the CPU about some instances, and put their answers in."""
-        device, answer = scores.device, solution.answer
-        if not isinstance(answer, DenseAnswer):
-            raise RuntimeError("answers of a device are dense")
+        device = scores.device
         forbidden = None if self.forbidden is None else self.forbidden[index].cpu()
-        bound = self.compiled.bind_on_host(self.theta[index].cpu(), forbidden, self.precision)
+        bound = self.prepared.bind_on_host(self.theta[index].cpu(), forbidden, self.precision)
         asked = bound.project if projection else bound.maximize
         other = asked(scores[index].cpu())
         for mine, theirs in (
@@ -174,12 +251,13 @@ class DevicePolytope(AbstractBoundPolytope):
             (solution.gap, other.gap),
         ):
             mine[index] = theirs.to(device)
-        if other.answer is None or not isinstance(other.answer, Answer):
-            raise RuntimeError("the solvers of the CPU give answers of their own kind")
-        answer.point[index] = torch.from_numpy(np.ascontiguousarray(other.answer.point)).to(device)
-        answer.dual[index] = torch.from_numpy(np.ascontiguousarray(other.answer.dual)).to(device)
-        if other.answer.free is not None:
-            answer.free[index] = torch.from_numpy(other.answer.free).to(device)
+        found = other.evidence
+        if not isinstance(found, HostEvidence):
+            raise RuntimeError("the solvers of the CPU give evidence of their own kind")
+        answer.point[index] = torch.from_numpy(np.ascontiguousarray(found.answer.point)).to(device)
+        answer.dual[index] = torch.from_numpy(np.ascontiguousarray(found.answer.dual)).to(device)
+        if found.answer.free is not None:
+            answer.free[index] = torch.from_numpy(found.answer.free).to(device)
         reasons = {int(index[k]): reason for k, reason in other.reasons.items()}
         return replace(solution, reasons=reasons)
 
@@ -193,21 +271,23 @@ class DevicePolytope(AbstractBoundPolytope):
     @property
     def polyhedral(self) -> bool:
         """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
-        return self.compiled.polyhedral
+        return self.prepared.polyhedral
 
     @property
     def parameters_shift(self) -> bool:
         """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
-        return self.compiled.parameters_shift
+        return self.prepared.parameters_shift
 
     def repeated(self, times: int) -> DevicePolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         forbidden = None if self.forbidden is None else self.forbidden.repeat(times, 1)
-        return DevicePolytope(self.compiled, self.theta.repeat(times, 1), forbidden, self.precision)
+        return DevicePolytope(self.prepared, self.theta.repeat(times, 1), forbidden, self.precision)
 
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
-        return self.compiled.bind_relaxed(relaxation, self.theta, self.forbidden, self.precision)
+        other = self.prepared.relaxation(relaxation)
+        theirs = theta_of(self.form, other.projection_form)
+        return DevicePolytope(other, self.theta[:, theirs], self.forbidden, self.precision[theirs])
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
@@ -216,90 +296,32 @@ class DevicePolytope(AbstractBoundPolytope):
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
-        return log_partition(self.form, self.theta, self.forbidden, scores, self.compiled.vertices)
+        return log_partition(self.form, self.theta, self.forbidden, scores, self.prepared.vertices)
 
     def sample(
         self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
     ) -> Solution:
         """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
-        vertices = self.compiled.vertices
+        vertices = self.prepared.vertices
         return sample(self.form, self.theta, self.forbidden, scores, samples, generator, vertices, self.verdict)
 
     def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
         forbidden = None if self.forbidden is None else self.forbidden.cpu()
-        host = self.compiled.bind_on_host(self.theta.cpu(), forbidden, self.precision)
+        host = self.prepared.bind_on_host(self.theta.cpu(), forbidden, self.precision)
         judged = host.verdict(marginals, total)
-        return replace(judged, status=judged.status.masked_fill(~self.possible, int(Status.INFEASIBLE)))
+        return replace(judged, status=judged.status.masked_fill(~self.feasible, int(Status.INFEASIBLE)))
 
     def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
         """The gradient of optimal values with respect to parameters; see :class:`AbstractBoundPolytope`."""
-        theta = value_gradient_on_device(self.arrays, solution)
+        if solution.evidence is None:
+            raise ValueError("value_gradient takes a solution that maximize() or project() returned")
+        theta = solution.evidence.value_gradient(solution.ok)
         return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in self.form.parameters}
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""
-        return self.compiled.flat_tangent(solution, direction)
-
-
-def pull_back_on_device(
-    arrays: DeviceArrays,
-    solution: Solution,
-    direction: Float64[Tensor, "batch size"],
-) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch parameters"], Bool[Tensor, " batch"]]:
-    """Gradients of scores and of θ, and which are right; the formulas are in :mod:`optlayers.solvers.derivative`."""
-    form, answer, instances = arrays.form, solution.answer, solution.instances
-    if not isinstance(answer, DenseAnswer) or not isinstance(instances, DeviceInstances):
-        raise RuntimeError("answers of a device are dense")
-    problem, masked = instances.problem, instances.masked
-    good = solution.status.reshape(-1) == 0
-    side = torch.zeros_like(problem.linear)
-    side[:, : form.scored] = torch.where(good[:, None], direction[:, arrays.kept], 0.0)
-    answer = replace(answer, free=answer.free & good[:, None])
-    p, q, ok = torch.zeros_like(side), torch.zeros_like(problem.rhs), good.clone()
-    if form.columns:
-        found = [
-            dense.pull_back(_slice(problem, piece), _slice_answer(answer, piece), side[piece])
-            for piece in pieces(form, len(side))
-        ]
-        if found:
-            p, q, solved = (torch.cat(part) for part in zip(*found, strict=True))
-            ok &= solved
-    p, q = torch.where(ok[:, None], p, 0.0), torch.where(ok[:, None], q, 0.0)
-    scores = torch.zeros_like(direction)
-    scores[:, arrays.kept] = p[:, : form.scored]
-    theta = arrays.transposed("rhs", q)
-    prices = (q[:, None, :] @ problem.matrix)[:, 0, :]
-    pressed = torch.where(answer.free | ~ok[:, None], 0.0, side - prices)
-    if masked is not None:
-        pressed = pressed.masked_fill(masked, 0.0)
-    high = problem.upper - answer.point < answer.point - problem.lower
-    theta = theta + arrays.transposed("lower", torch.where(high, 0.0, pressed))
-    theta = theta + arrays.transposed("upper", torch.where(high, pressed, 0.0))
-    if not form.matrix_is_constant:
-        dual, point = answer.dual.nan_to_num(), answer.point.nan_to_num()
-        entries = -(dual[:, arrays.row] * p[:, arrays.column] + q[:, arrays.row] * point[:, arrays.column])
-        theta = theta + entries @ arrays.matrix_map
-    return scores, theta, ok
-
-
-def value_gradient_on_device(arrays: DeviceArrays, solution: Solution) -> Float64[Tensor, "batch parameters"]:
-    """The gradient of optimal values with respect to θ; the formulas are in :mod:`optlayers.solvers.derivative`."""
-    form, answer, instances = arrays.form, solution.answer, solution.instances
-    if not isinstance(answer, DenseAnswer) or not isinstance(instances, DeviceInstances):
-        raise RuntimeError("answers of a device are dense")
-    problem, good = instances.problem, (solution.status == 0)[:, None]
-    dual, point = torch.where(good, answer.dual, 0.0), torch.where(good, answer.point, 0.0)
-    dual[:, form.equalities :].clamp_(min=0.0)
-    reduced = problem.linear - problem.curvature * point - (dual[:, None, :] @ problem.matrix)[:, 0, :]
-    if instances.masked is not None:
-        reduced = reduced.masked_fill(instances.masked, 0.0)
-    theta = arrays.transposed("rhs", dual)
-    theta = theta + arrays.transposed("upper", reduced.clamp(min=0.0))
-    theta = theta + arrays.transposed("lower", reduced.clamp(max=0.0))
-    if not form.matrix_is_constant:
-        theta = theta - (dual[:, arrays.row] * point[:, arrays.column]) @ arrays.matrix_map
-    return torch.where(good, theta, 0.0)
+        return tangent_of(self.form, solution, direction)
 
 
 def _slice(problem: DenseProblem, piece: slice) -> DenseProblem:

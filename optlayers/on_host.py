@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -12,20 +13,20 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
 from optlayers.diagnosis import explain_infeasible
 from optlayers.marginals import judge_marginals, log_partition
+from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
+from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
-from optlayers.solution import Solution, Status
+from optlayers.solution import AbstractEvidence, Solution, Status
+from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
-from optlayers.solvers.batch import impossible_instances, make_instances, solve_possible
-from optlayers.solvers.certified import maximize_certified, project_certified
-from optlayers.solvers.derivative import value_gradient
+from optlayers.solvers.batch import broken_conditions, infeasible_instances, make_instances
+from optlayers.solvers.derivative import PulledBack, value_gradient
+from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.standard_form import StandardForm
-
-if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
 
 __all__ = ["BoundPolytope", "movable_parts"]
 
@@ -34,133 +35,206 @@ EXPLAINED = 3
 
 
 @final
+@dataclass(frozen=True)
+class HostEvidence(AbstractEvidence):
+    """What belongs to the answers of solvers of the CPU."""
+
+    form: StandardForm
+    instances: Instances
+    answer: Answer
+    solver: AbstractSolver
+    projects: bool
+    certified: Bool[np.ndarray, " batch"]
+
+    @property
+    def decomposition(self) -> Decomposition | None:  # type: ignore[override]
+        """The vertices that answers mix, where the solver gave them so."""
+        return self.answer.decomposition
+
+    def tangent(
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
+    ) -> tuple[
+        Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
+    ]:
+        """By the solver's own derivative, else by that of the active set; see :class:`AbstractEvidence`."""
+        form, answer, good = self.form, self.answer, ok.numpy()
+        mine = direction.numpy() if form.keeps_all else direction.numpy()[:, form.kept]
+        if answer.pullback is not None:
+            scored, theta, right = answer.pullback(mine if good.all() else np.where(good[:, None], mine, 0.0))
+            right &= good
+            return (
+                self._whole(scored),
+                lambda: torch.from_numpy(np.where(good[:, None], theta, 0.0)),
+                torch.from_numpy(right),
+            )
+        if answer.free is None:
+            raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
+        pulled_back = PulledBack.of(form, self.instances, answer.free, mine, good)
+        return (
+            self._whole(pulled_back.scores),
+            lambda: torch.from_numpy(self._of_parameters(pulled_back, mine)),
+            torch.from_numpy(pulled_back.right),
+        )
+
+    def _whole(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[Tensor, "batch size"]:
+        """Gradients of all scores; those of entries that the constraints fix are 0."""
+        if self.form.keeps_all:
+            return torch.from_numpy(np.ascontiguousarray(scored))
+        scores = np.zeros((len(scored), self.form.size))
+        scores[:, self.form.kept] = scored
+        return torch.from_numpy(scores)
+
+    def _of_parameters(
+        self, pulled_back: PulledBack, direction: Float64[np.ndarray, "batch scored"]
+    ) -> Float64[np.ndarray, "batch parameters"]:
+        """The gradient of θ; where pieces meet, the mean of theirs."""
+        answer, instances = self.answer, self.instances
+        high = instances.upper - answer.point < answer.point - instances.lower
+        theta = pulled_back.parameters(answer.point, answer.dual, high)
+        found = []
+        for piece in self._pieces:
+            some, point = instances.take(piece.index), answer.point[piece.index]
+            mine = PulledBack.of(self.form, some, piece.free, direction[piece.index], pulled_back.right[piece.index])
+            found.append((piece.index, mine.parameters(point, piece.dual, piece.high)))
+        at_kink, mean = mean_over_pieces(found, *theta.shape)
+        return np.where(at_kink[:, None], mean, theta)
+
+    @cached_property
+    def _pieces(self) -> list[Piece]:
+        """The pieces that meet where θ is at a kink of the answer, or at the edge of its domain."""
+        return Kinks(
+            self.form, self.instances, self.answer.point, self.form.curved * self.projects, self.certified
+        ).pieces()
+
+    def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """From dual points; see :class:`AbstractEvidence`."""
+        form, answer, instances, good = self.form, self.answer, self.instances, ok.numpy()
+        if answer.whole is not None:
+            what = "projector" if self.projects else "maximizer"
+            raise ValueError(
+                f"gradients of parameters need the dual point of an answer, and {self.solver!r} gives none: ask for a "
+                f"solver that does by {what}=ol.Auto(), or detach the parameters"
+            )
+        curved = form.curved * self.projects
+        theta = value_gradient(form, instances, answer.point, answer.dual, good, curved)
+        found = []
+        for piece in self._pieces:
+            some, point = instances.take(piece.index), answer.point[piece.index]
+            found.append((piece.index, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
+        at_kink, mean = mean_over_pieces(found, *theta.shape)
+        return torch.from_numpy(np.where(at_kink[:, None], mean, theta))
+
+
+@final
 class BoundPolytope(AbstractBoundPolytope):
     """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
 
-    ``instances`` are the numbers of the
-    projector's form, ``vertex_instances`` those of the maximizer's, ``row_instances`` those of all rows that are built.
+    ``instances`` are the numbers of the projector's form, ``vertex_instances`` those of the maximizer's,
+    ``row_instances`` those of all rows that are built. ``precision`` is the machine epsilon of each entry of θ.
     """
 
     def __init__(
-        self, compiled: CompiledPolytope, theta: np.ndarray, forbidden: np.ndarray | None, precision: float
+        self,
+        prepared: AbstractPrepared,
+        theta: Float64[np.ndarray, "batch parameters"],
+        forbidden: Bool[np.ndarray, "batch size"] | None,
+        precision: Float64[np.ndarray, " parameters"],
     ) -> None:
-        self.compiled = compiled
+        self.prepared = prepared
         self.theta = theta
         self.forbidden = forbidden
         self.precision = precision
-        rows = compiled.rows or compiled.projection_form
-        vertices = compiled.maximizer_form or rows
+        rows = prepared.rows or prepared.projection_form
+        vertices = prepared.maximizer_form or rows
         made: dict[int, Instances] = {}
-        for form in (compiled.projection_form, rows, vertices):
+        for form in (prepared.projection_form, rows, vertices):
             if id(form) not in made:
                 made[id(form)] = make_instances(form, theta, forbidden)
         self.instances, self.row_instances, self.vertex_instances = (
-            made[id(form)] for form in (compiled.projection_form, rows, vertices)
+            made[id(form)] for form in (prepared.projection_form, rows, vertices)
         )
-        checked = len(rows.consistency_names) > 0
-        self.broken = np.abs(rows.consistency(theta)).max(axis=1, initial=0.0) if checked else None
-        self.impossible = impossible_instances(rows, theta, self.broken, forbidden, precision)
+        broken = broken_conditions(rows, theta, precision)
+        self.broken = None if broken is None else broken[0]
+        self.infeasible = infeasible_instances(rows, None if broken is None else broken[1], forbidden)
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
-        compiled = self.compiled
-        form = compiled.maximizer_form
-        if form is None:
+        prepared = self.prepared
+        if prepared.maximizer_form is None:
             raise TypeError(
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
         instances = self.vertex_instances.with_scores(_in_memory(scores))
-        hopeless = self._hopeless(instances)
-        answer = solve_possible(
-            form,
-            instances,
-            hopeless,
-            lambda some: maximize_certified(compiled.maximizer, compiled.maximizer_state, form, some),
+        return self._answered(
+            prepared.maximizer_form, instances, prepared.maximizer, prepared.maximizer_state, projection=False
         )
-        return self._verdict(compiled.maximizer, form, instances, answer, hopeless, projection=False)
 
     def project(
         self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
     ) -> Solution:
         """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
-        compiled = self.compiled
-        form = compiled.projection_form
+        prepared = self.prepared
         instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
-        projector, state = compiled.projector, compiled.projector_state
-        tolerance = max(compiled.tolerance, projector.accuracy)
-        hopeless = self._hopeless(instances)
-        answer = solve_possible(
-            form,
-            instances,
-            hopeless,
-            lambda some: project_certified(projector, state, form, some, tolerance),
+        return self._answered(
+            prepared.projection_form, instances, prepared.projector, prepared.projector_state, projection=True
         )
-        return self._verdict(projector, form, instances, answer, hopeless, projection=True)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
-        return self.compiled.flat_tangent(solution, direction)
+        return tangent_of(self.prepared.projection_form, solution, direction)
 
     def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
         """The gradient of optimal values with respect to parameters; see :class:`AbstractBoundPolytope`."""
-        answer, instances, form = solution.answer, solution.instances, solution.form
-        if not isinstance(answer, Answer) or not isinstance(instances, Instances) or form is None:
+        if solution.evidence is None:
             raise ValueError("value_gradient takes a solution that maximize() or project() returned")
-        if answer.whole is not None or answer.residual is not None:
-            what = "projector" if solution.projects else "maximizer"
-            solver = self.compiled.projector if solution.projects else self.compiled.maximizer
-            raise ValueError(
-                f"gradients of parameters need the dual point of an answer, and {solver!r} gives none: ask for a "
-                f"solver that does by {what}=ol.Auto(), or detach the parameters"
-            )
-        failed = None if solution.all_ok else ~solution.ok.numpy()
-        theta = torch.from_numpy(value_gradient(form, answer, instances, failed, form.curved * solution.projects))
-        return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in form.parameters}
+        theta = solution.evidence.value_gradient(solution.ok.reshape(-1))
+        return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in solution.evidence.form.parameters}
 
     @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
-        return movable_parts(self.compiled.projection_form, self.forbidden)
+        return movable_parts(self.prepared.projection_form, self.forbidden)
 
     @property
     def polyhedral(self) -> bool:
         """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
-        return self.compiled.polyhedral
+        return self.prepared.polyhedral
 
     @property
     def parameters_shift(self) -> bool:
         """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
-        return self.compiled.parameters_shift
+        return self.prepared.parameters_shift
 
-    def repeated(self, times: int) -> BoundPolytope:
+    def repeated(self, times: int) -> AbstractBoundPolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         if times == 1:
             return self
-        if self.forbidden is None and not self.compiled.projection_form.parameters:
-            return self.compiled.bind_plain(times * len(self.theta))
-        forbidden = None if self.forbidden is None else np.tile(self.forbidden, (times, 1))
-        return BoundPolytope(self.compiled, np.tile(self.theta, (times, 1)), forbidden, self.precision)
+        theta = torch.from_numpy(np.tile(self.theta, (times, 1)))
+        forbidden = None if self.forbidden is None else torch.from_numpy(np.tile(self.forbidden, (times, 1)))
+        return self.prepared.bind_on_host(theta, forbidden, self.precision)
 
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
+        other = self.prepared.relaxation(relaxation)
+        theirs = theta_of(self.prepared.projection_form, other.projection_form)
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
-        return self.compiled.bind_relaxed(relaxation, torch.from_numpy(self.theta), forbidden, self.precision)
+        return other.bind_on_host(torch.from_numpy(self.theta[:, theirs]), forbidden, self.precision[theirs])
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
-        size = self.compiled.projection_form.structure_size
+        size = self.prepared.projection_form.structure_size
         return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
-        return log_partition(self.compiled.projection_form, *self._given(), scores, self.compiled.vertices)
+        return log_partition(self.prepared.projection_form, *self._given(), scores, self.prepared.vertices)
 
     def sample(
         self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
     ) -> Solution:
         """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
-        form, vertices = self.compiled.projection_form, self.compiled.vertices
+        form, vertices = self.prepared.projection_form, self.prepared.vertices
         return sample(form, *self._given(), scores, samples, generator, vertices, self.verdict)
 
     def _given(self) -> tuple[Float64[Tensor, "batch parameters"], Bool[Tensor, "batch size"] | None]:
@@ -169,67 +243,56 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
-        solution = judge_marginals(self.compiled.projection_form, self.instances, marginals, total)
-        if self.impossible is not None:
-            impossible = torch.from_numpy(self.impossible)
-            solution = replace(solution, status=solution.status.masked_fill(impossible, int(Status.INFEASIBLE)))
+        solution = judge_marginals(self.prepared.projection_form, self.instances, marginals, total)
+        if self.infeasible is not None:
+            infeasible = torch.from_numpy(self.infeasible)
+            solution = replace(solution, status=solution.status.masked_fill(infeasible, int(Status.INFEASIBLE)))
         return solution
 
-    def _hopeless(self, instances: Instances) -> np.ndarray | None:
-        """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
-        if inputs.all_finite_in(instances.whole):
-            return self.impossible
-        unknown = ~np.isfinite(instances.whole).all(axis=1)
-        return unknown if self.impossible is None else self.impossible | unknown
-
-    def _verdict(
-        self,
-        solver: AbstractSolver,
-        form: StandardForm,
-        instances: Instances,
-        answer: Answer,
-        hopeless: np.ndarray | None,
-        *,
-        projection: bool,
+    def _answered(
+        self, form: StandardForm, instances: Instances, solver: AbstractSolver, state: Any, *, projection: bool
     ) -> Solution:
-        tolerance = max(self.compiled.tolerance, solver.accuracy)
-        if answer.certificate is not None:
-            residual, gap = answer.certificate.residual, answer.certificate.gap
-            holds = answer.certificate.holds(tolerance)
-        else:
-            objective = instances.scores.copy()
-            if projection:
-                objective[:, : form.curved] -= answer.point[:, : form.curved]
-            residual, gap, holds = _own_word(answer, objective, tolerance)
+        """What a solver answers, with the verdict."""
+        verdict = ask(
+            form,
+            instances,
+            solver,
+            state,
+            projection=projection,
+            tolerance=max(self.prepared.tolerance, solver.accuracy),
+            infeasible=self._hopeless(instances),
+        )
+        answer, residual = verdict.answer, verdict.certificate.residual
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
-        status, reasons = np.zeros(len(holds), dtype=np.int8), dict(answer.reasons)
-        if np.count_nonzero(holds) < len(holds) or hopeless is not None:
-            status = np.where(holds & (answer.status != Status.INFEASIBLE), Status.OPTIMAL, answer.status)
-            status = np.where(~holds & (status == Status.OPTIMAL), Status.INACCURATE, status)
-            status, reasons = self._reasons(form, instances, status, answer.reasons)
+        status, reasons = verdict.status, verdict.reasons
+        if np.count_nonzero(status):
+            status, reasons = self._reasons(form, instances, verdict)
         return Solution(
             torch.from_numpy(form.expand(answer.point[:, : form.scored]) if answer.whole is None else answer.whole),
-            torch.from_numpy(status.astype(np.int8, copy=False)),
+            torch.from_numpy(status),
             torch.from_numpy(residual),
-            torch.from_numpy(gap),
+            torch.from_numpy(verdict.certificate.gap),
             reasons,
-            answer,
-            instances,
-            form,
-            projects=projection,
+            HostEvidence(form, instances, answer, solver, projection, verdict.status == Status.OPTIMAL),
+            word=verdict.certificate.word,
         )
 
-    def _reasons(
-        self, form: StandardForm, instances: Instances, status: np.ndarray, told: Mapping[int, str]
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Why instances failed: the solver's word, and for the first few what is proved, which corrects the status."""
-        reasons = dict(told)
-        rows = self.compiled.rows
+    def _hopeless(self, instances: Instances) -> Bool[np.ndarray, " batch"] | None:
+        """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
+        if inputs.all_finite_in(instances.whole):
+            return self.infeasible
+        unknown = ~np.isfinite(instances.whole).all(axis=1)
+        return unknown if self.infeasible is None else self.infeasible | unknown
+
+    def _reasons(self, form: StandardForm, instances: Instances, verdict: Verdict) -> tuple[np.ndarray, dict[int, str]]:
+        """Why instances failed: what is said already, and for the first few what is proved, which corrects it."""
+        reasons, status = dict(verdict.reasons), verdict.status
+        rows = self.prepared.rows
         if rows is None:
             return status, reasons
         source = instances if form is rows else self.row_instances
-        sees_all = not self.compiled.leaves_rows_to_oracle
+        sees_all = not self.prepared.leaves_rows_to_oracle
         for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
             if reason is not None:
@@ -267,12 +330,7 @@ def _in_memory(scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "ba
     return np.ascontiguousarray(scores.numpy())
 
 
-def _own_word(answer: Answer, objective: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Residual, gap and verdict of answers whose solver brings its own residual and, perhaps, its own gap."""
-    if answer.residual is None or answer.gap is None:
-        raise RuntimeError("a solver without dual points reports residual and gap itself")
-    scale = 1 + np.sum(np.abs(objective) * np.maximum(1.0, np.abs(answer.point[:, : objective.shape[1]])), axis=1)
-    with np.errstate(invalid="ignore"):
-        closed = np.isnan(answer.gap) | (answer.gap <= tolerance * scale)
-        holds = (answer.status == Status.OPTIMAL) & (answer.residual <= tolerance * scale) & closed
-    return answer.residual, answer.gap, holds
+def theta_of(form: StandardForm, other: StandardForm) -> np.ndarray:
+    """The entries of the parameters of one form that are the parameters of another one, by their names."""
+    spans = {spec.name: np.arange(spec.start, spec.start + spec.size) for spec in form.parameters}
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(spans[spec.name] for spec in other.parameters)])

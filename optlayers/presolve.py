@@ -13,13 +13,16 @@ import scipy.sparse as sp
 __all__ = ["AffineRows", "Infeasible", "Presolved", "presolve"]
 
 RANK_TOLERANCE = 1e-10
-"""An equality row is dependent when its pivot is below this fraction of the largest pivot of its block."""
+"""An equality row is dependent when its pivot is below this; rows have unit norm."""
 DENSE_ROWS = 1500
 """Blocks with more equality rows than this are not searched for dependent rows: the search is cubic."""
 MEET = 8 * np.finfo(np.float64).eps
 """Bounds closer than this, relative to their size, are one number; crossed ones were refused or are rounding."""
 FEASIBILITY = 1e-9
-"""Relative tolerance for contradictions that are visible without solving."""
+"""Contradictions that are visible without solving are larger than this, relative to the numbers that contradict each
+other."""
+NOISE = 16 * np.finfo(np.float64).eps
+"""What rounding leaves of a 0."""
 
 
 class Infeasible(Exception):
@@ -48,11 +51,16 @@ class AffineRows:
 @final
 @dataclass(frozen=True)
 class Presolved:
-    """What is left: columns are the scored entries ``kept``, then auxiliary ones; bounds and b as in AffineRows."""
+    """What is left: columns are the scored entries ``kept``, then auxiliary ones; bounds and b as in AffineRows.
+
+    Rows are the declared ones times ``row_scale``, powers of two that bring their largest entries to about 1.
+    ``consistency`` is in the units of the declaration.
+    """
 
     matrix: sp.csr_array
     varying: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     rhs: np.ndarray
+    row_scale: np.ndarray
     equality: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
@@ -66,13 +74,16 @@ class Presolved:
 
 
 def presolve(raw: AffineRows) -> Presolved:
-    """Turn single-entry rows into bounds, drop fixed columns and empty and dependent rows.
+    """Bring rows to one scale, turn single-entry rows into bounds, drop fixed columns and empty and dependent rows.
+
+    Nothing is decided by the scale in which a row was written down.
 
     Raises
     ------
     Infeasible : when a contradiction is met on the way.
     """
     work = _Work(raw)
+    work.drop_rows_without_limit()
     while work.rows_to_bounds() | work.drop_fixed():
         pass
     work.drop_empty_rows()
@@ -80,14 +91,30 @@ def presolve(raw: AffineRows) -> Presolved:
     return work.result()
 
 
+def _scales(matrix: sp.csr_array, row: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Powers of two, which multiply without rounding, that bring the largest entry of every row to about 1.
+
+    Entries of a parameter are ``value`` in ``row``; the parameter counts as 1.
+    """
+    largest = np.zeros(matrix.shape[0])
+    np.maximum.at(largest, np.repeat(np.arange(len(largest)), np.diff(matrix.indptr)), np.abs(matrix.data))
+    np.maximum.at(largest, row, np.abs(value))
+    return np.exp2(-np.round(np.log2(np.where(largest > 0, largest, 1.0))))
+
+
 class _Work:
     """The system while it shrinks: live rows and columns are marked, nothing is renumbered until the end."""
 
     def __init__(self, raw: AffineRows) -> None:
         self.raw = raw
-        self.matrix = sp.csr_array(raw.matrix)
+        row, column, theta, value = raw.varying
+        self.scale = _scales(raw.matrix, row, value)
+        self.varying = row, column, theta, value * self.scale[row]
+        self.matrix = sp.csr_array(sp.diags_array(self.scale) @ raw.matrix)
         self.matrix.eliminate_zeros()
-        self.rhs = raw.rhs.copy()
+        with np.errstate(invalid="ignore"):  # a right-hand side may be infinite
+            self.rhs = raw.rhs * self.scale
+        self.size = np.abs(self.rhs)
         rows, columns = self.matrix.shape
         self.live_row = np.ones(rows, dtype=bool)
         self.live_column = np.ones(columns, dtype=bool)
@@ -98,13 +125,29 @@ class _Work:
         self.low_name = ["no constraint"] * columns
         self.high_name = ["no constraint"] * columns
         self.varies = np.zeros(rows, dtype=bool)
-        self.varies[raw.varying[0]] = True
+        self.varies[row] = True
         self.tried = np.zeros(rows, dtype=bool)
         self.dropped: dict[str, int] = {}
         self.consistency: list[np.ndarray] = []
         self.consistency_names: list[str] = []
         self.entry_of = np.full(columns, -1)
         self.entry_of[raw.structure] = np.arange(len(raw.structure))
+
+    def drop_rows_without_limit(self) -> None:
+        """Inequality rows whose right-hand side is inf say nothing."""
+        infinite = np.isinf(self.rhs[0])
+        for row in np.flatnonzero(infinite | np.isnan(self.rhs[0])):
+            name, side = self.raw.row_names[row], float(self.rhs[0, row])
+            if np.isnan(side):
+                raise Infeasible(f"{name} cannot hold: a constant in it is NaN")
+            if self.raw.equality[row] or side < 0:
+                raise Infeasible(f"{name} cannot hold: it asks for an infinite value")
+            if self.rhs[1:, row].any():
+                raise Infeasible(f"{name} has an infinite constant beside a parameter; leave out the constraint")
+            self.live_row[row] = False
+            self._count("rows without a limit removed")
+        self.rhs[:, infinite] = 0.0
+        self.size[:, infinite] = 0.0
 
     def rows_to_bounds(self) -> bool:
         """Rows with one constant entry become bounds; True when one did."""
@@ -153,7 +196,7 @@ class _Work:
         if self.lower[1:, column].any() or self.upper[1:, column].any():
             return
         low, high = self.lower[0, column], self.upper[0, column]
-        if low > high + FEASIBILITY * (1 + abs(high)):
+        if low > high + FEASIBILITY * max(abs(low), abs(high)) + NOISE:
             raise Infeasible(
                 f"{self._column_name(column)} must be >= {low:g} by {self.low_name[column]} "
                 f"and <= {high:g} by {self.high_name[column]}"
@@ -175,8 +218,10 @@ class _Work:
         self.fixed[meet] = (low[meet] + high[meet]) / 2
         moved = np.where(meet, self.fixed, 0.0)
         self.rhs[0] -= self.matrix @ moved
-        row, column, theta, value = self.raw.varying
+        self.size[0] += abs(self.matrix) @ np.abs(moved)
+        row, column, theta, value = self.varying
         np.subtract.at(self.rhs, (theta, row), value * moved[column])
+        np.add.at(self.size, (theta, row), np.abs(value * moved[column]))
         self.live_column &= ~meet
         self._count("fixed variables removed", int(meet.sum()))
         return True
@@ -185,15 +230,17 @@ class _Work:
         """Rows without a live entry hold, or not, whatever the variables do."""
         live = self.matrix[:, self.live_column]
         entries = np.diff(live.indptr)
-        row, column, _, _ = self.raw.varying
+        row, column, _, _ = self.varying
         np.add.at(entries, row[self.live_column[column]], 1)
         for index in np.flatnonzero((entries == 0) & self.live_row):
             if self.rhs[1:, index].any():
                 continue  # a condition on the parameters: the certificate looks at it in every instance
             value, name = self.rhs[0, index], self.raw.row_names[index]
             wrong = abs(value) if self.raw.equality[index] else -value
-            if wrong > FEASIBILITY * (1 + abs(self.raw.rhs[0, index])):
-                raise Infeasible(f"{name} cannot hold: it misses by {wrong:g} for all values of its variables")
+            if wrong > FEASIBILITY * self.size[0, index]:
+                raise Infeasible(
+                    f"{name} cannot hold: it misses by {wrong / self.scale[index]:g} for all values of its variables"
+                )
             self.live_row[index] = False
             self._count("empty rows removed")
 
@@ -215,23 +262,26 @@ class _Work:
     def _drop_dependent(self, rows: np.ndarray, body: sp.csr_array) -> None:
         used = np.unique(body.indices)
         dense = body[:, used].toarray()
-        triangle, pivots = scipy.linalg.qr(dense.T, mode="r", pivoting=True)
-        diagonal = np.abs(np.diag(triangle))
-        rank = int(np.sum(diagonal > RANK_TOLERANCE * diagonal[0])) if diagonal[0] > 0 else 0
+        # Fixed columns are gone, and may have had the largest entries.
+        unit = 1.0 / np.linalg.norm(dense, axis=1)
+        triangle, pivots = scipy.linalg.qr((dense * unit[:, None]).T, mode="r", pivoting=True)
+        rank = int(np.sum(np.abs(np.diag(triangle)) > RANK_TOLERANCE))
         if rank == len(rows):
             return
         weights = scipy.linalg.solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:])
-        basis, dependent = rows[pivots[:rank]], rows[pivots[rank:]]
-        rest = self.rhs[:, dependent] - self.rhs[:, basis] @ weights
-        scale = 1 + np.abs(self.rhs[:, dependent]) + np.abs(self.rhs[:, basis]) @ np.abs(weights)
-        rest[np.abs(rest) <= FEASIBILITY * scale] = 0
+        rhs, size = self.rhs[:, rows] * unit, self.size[:, rows] * unit
+        basis, rest = pivots[:rank], pivots[rank:]
+        missing = rhs[:, rest] - rhs[:, basis] @ weights
+        missing[np.abs(missing) <= FEASIBILITY * (size[:, rest] + size[:, basis] @ np.abs(weights))] = 0
+        dependent = rows[rest]
+        missing /= unit[rest] * self.scale[dependent]  # in the units of the declaration
         for position, row in enumerate(dependent):
             name = self.raw.row_names[row]
-            if rest[1:, position].any():
-                self.consistency.append(rest[:, position])
+            if missing[1:, position].any():
+                self.consistency.append(missing[:, position])
                 self.consistency_names.append(name)
-            elif rest[0, position]:
-                raise Infeasible(f"{name} contradicts other equalities by {abs(rest[0, position]):g}")
+            elif missing[0, position]:
+                raise Infeasible(f"{name} contradicts other equalities by {abs(missing[0, position]):g}")
             self.live_row[row] = False
             self._count("dependent equality rows removed")
 
@@ -242,7 +292,7 @@ class _Work:
         """Renumber what is left."""
         used = np.zeros(len(self.live_column), dtype=bool)
         used[self.matrix[self.live_row].indices] = True
-        row, column, theta, value = self.raw.varying
+        row, column, theta, value = self.varying
         used[column[self.live_row[row]]] = True
         # An auxiliary column without rows still has bounds, and parameters may make them cross.
         used |= self.lower[1:].any(axis=0) | self.upper[1:].any(axis=0)
@@ -257,10 +307,14 @@ class _Work:
         alive = self.live_row[row] & self.live_column[column]
         fixed = self.fixed[self.raw.structure].copy()
         rows = np.flatnonzero(self.live_row)
+        varying = renumbered_row[row[alive]], renumbered_column[column[alive]], theta[alive], value[alive]
+        body = self.matrix[rows][:, columns]
+        unit = _scales(body, varying[0], varying[3])
         return Presolved(
-            matrix=self.matrix[rows][:, columns],
-            varying=(renumbered_row[row[alive]], renumbered_column[column[alive]], theta[alive], value[alive]),
-            rhs=self.rhs[:, rows],
+            matrix=sp.csr_array(sp.diags_array(unit) @ body),
+            varying=(*varying[:3], varying[3] * unit[varying[0]]),
+            rhs=self.rhs[:, rows] * unit,
+            row_scale=self.scale[rows] * unit,
             equality=self.raw.equality[rows],
             lower=self.lower[:, columns],
             upper=self.upper[:, columns],

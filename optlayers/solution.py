@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int8
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from optlayers.on_device import DeviceInstances
-    from optlayers.solvers.base import Answer, Instances
-    from optlayers.solvers.kernels.dense import DenseAnswer
-    from optlayers.standard_form import StandardForm
+from optlayers.mixture import Decomposition
+from optlayers.standard_form import StandardForm
 
-__all__ = ["Failure", "Solution", "SolveError", "Status", "all_of", "any_of"]
+__all__ = ["AbstractEvidence", "Failure", "Solution", "SolveError", "Status", "all_of", "any_of"]
 
 
 class Status(IntEnum):
     """The verdict on one instance; ``advice`` says what to try."""
 
     OPTIMAL = 0
-    """Feasible, and the duality gap is closed, both within the tolerance of the compiled polytope. (That the answer of
-    an oracle is best is the oracle's word: its gap is NaN. What is known of its feasibility is said at
-    :class:`optlayers.Oracle`.)"""
+    """Every constraint holds and the duality gap is closed, within the tolerance of the compiled polytope; a best
+    vertex is a vertex. This is proved from the answer itself, whatever its solver says of it. What cannot be proved
+    (that the answer of an oracle is best, for example) is said by :attr:`Solution.word`."""
     INFEASIBLE = 1
     """No point satisfies the constraints of this instance."""
     UNBOUNDED = 2
@@ -107,6 +105,32 @@ class SolveError(RuntimeError):
         return type(self), (self.failures, self.batch)
 
 
+class AbstractEvidence(ABC):
+    """What belongs to the answers of a batch besides their values, all of it flat."""
+
+    form: StandardForm
+    decomposition: Decomposition | None = None
+    """The vertices that answers mix, where they are given so."""
+
+    @abstractmethod
+    def tangent(
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
+    ) -> tuple[
+        Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
+    ]:
+        """For a gradient of the answers that of the scores, what works out that of θ, and for which of the instances
+        ``ok`` these are right; 0 for the others."""
+
+    @abstractmethod
+    def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """The gradient of optimal values with respect to θ; 0 for instances that are not ``ok``.
+
+        Raises
+        ------
+        ValueError : for answers without a dual point.
+        """
+
+
 @final
 @dataclass(frozen=True)
 class Solution:
@@ -119,12 +143,13 @@ class Solution:
     status : ``(*batch,)`` int8, a :class:`Status` per instance.
     primal_residual : ``(*batch,)`` float64, the largest violation of any constraint, in the units of the constraints;
         of an answer by an oracle also how far it is from integers, if it must be integral, and what the membership
-        function says.
+        function says. (Whether a violation is one is decided relative to the size of the constraint's own terms.)
     gap : ``(*batch,)`` float64. For ``maximize``: how far ``<scores, value>`` can be below the maximum. For
         ``project``: an upper bound on ``max_v <s - x, v - x>`` over the polytope, so that the distance of ``x`` from
-        the true projection is at most ``sqrt(gap)``. NaN for an oracle, which proves nothing.
+        the true projection is at most ``sqrt(gap)``. NaN for best vertices by an oracle, which proves nothing.
     reasons : what went wrong, per flat index of a failed instance.
     scored : the values of auxiliary variables that are scored, by name, ``(*batch, *shape)``.
+    word : what of the verdicts is taken on trust, in words; None where everything is proved.
     """
 
     value: Tensor
@@ -132,14 +157,11 @@ class Solution:
     primal_residual: Float64[Tensor, "*batch"]
     gap: Float64[Tensor, "*batch"]
     reasons: Mapping[int, str] = field(default_factory=dict)
-    answer: Answer | DenseAnswer | None = field(default=None, repr=False)
-    instances: Instances | DeviceInstances | None = field(default=None, repr=False)
-    form: StandardForm | None = field(default=None, repr=False)
+    evidence: AbstractEvidence | None = field(default=None, repr=False)
     scored: Mapping[str, Tensor] = field(default_factory=dict)
     mixture: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     """Vertices and weights where the latter have a gradient."""
-    projects: bool = field(default=False, repr=False)
-    """Whether it answers ``project``."""
+    word: str | None = None
 
     @property
     def vertices(self) -> Float[Tensor, "*batch most *shape"]:
@@ -163,7 +185,7 @@ class Solution:
 
     @cached_property
     def _mixture(self) -> tuple[Tensor, Tensor]:
-        decomposition = None if self.answer is None else getattr(self.answer, "decomposition", None)
+        decomposition = None if self.evidence is None else self.evidence.decomposition
         if decomposition is None:
             raise ValueError(
                 "this solution is not given as a mixture of vertices; project with projector=optlayers.ActiveSet(), "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import keyword
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float64
+from jaxtyping import Float64, Int8
 
 from optlayers.polytope import ARGUMENTS, Polytope
 from optlayers.presolve import AffineRows, Infeasible, Presolved, presolve
@@ -52,6 +52,8 @@ class ParameterSpec:
     start: int
     sign: str | None
     """The sign that was declared (``nonneg``, ``nonpos``, ``pos``, ``neg``), which values have to keep."""
+    limitless: tuple[int, ...] = ()
+    """Per entry 1 where inf, -1 where -inf takes a limit away, 0 where values are finite; empty stands for zeros."""
 
     @property
     def size(self) -> int:
@@ -107,7 +109,8 @@ class StandardForm:
     it is in ``kept``, and ``z[j]`` is entry ``kept[j]``. Distances count the first ``curved`` columns alone, which
     belong to the structure.
     The first ``equalities`` rows have no slack; row ``equalities + k`` has slack column ``scored + auxiliary + k``.
-    θ is the vector of all parameters, each flattened in C order.
+    θ is the vector of all parameters, each flattened in C order. Rows are the declared ones times ``row_scale``, powers
+    of two that bring their largest entries to about 1; consistency is in the units of the declaration.
     """
 
     polytope: Polytope
@@ -120,6 +123,7 @@ class StandardForm:
     matrix_map: sp.csr_array
     """``(entries of A, parameters)``: what the parameters add to ``matrix.data``."""
     rhs: AffineMap
+    row_scale: Float64[np.ndarray, " rows"]
     lower: AffineMap
     upper: AffineMap
     consistency: AffineMap
@@ -208,6 +212,11 @@ class StandardForm:
     def entry_column(self) -> np.ndarray:
         """The column of every stored entry of A; ``matrix.indices`` are the rows."""
         return np.repeat(np.arange(self.columns), np.diff(self.matrix.indptr))
+
+    @cached_property
+    def slack_entries(self) -> slice:
+        """The entries of slack columns, which come last."""
+        return slice(int(self.matrix.indptr[self.unslacked]), self.matrix.nnz)
 
     def entry_name(self, flat: int) -> str:
         """The name of an entry of the scored vector, as a user would index it."""
@@ -314,6 +323,7 @@ def form_without_rows(polytope: Polytope) -> StandardForm:
         matrix=sp.csc_array((0, size)),
         matrix_map=nothing,
         rhs=constant(0.0, 0),
+        row_scale=np.ones(0),
         lower=constant(-np.inf, size),
         upper=constant(np.inf, size),
         consistency=constant(0.0, 0),
@@ -536,7 +546,7 @@ def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Pre
     rhs = reduced.rhs[:, order]
     pad_low, pad_high = np.zeros((1 + count, slack)), np.zeros((1 + count, slack))
     pad_high[0] = np.inf
-    return StandardForm(
+    form = StandardForm(
         polytope=polytope,
         kept=reduced.kept,
         fixed=reduced.fixed,
@@ -546,6 +556,7 @@ def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Pre
         matrix=matrix,
         matrix_map=matrix_map,
         rhs=_affine(rhs),
+        row_scale=reduced.row_scale[order],
         lower=_affine(np.hstack([reduced.lower, pad_low])),
         upper=_affine(np.hstack([reduced.upper, pad_high])),
         consistency=_affine(reduced.consistency),
@@ -556,6 +567,25 @@ def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Pre
         blocks=_blocks(matrix),
         notes=reduced.notes,
     )
+    limitless = _limitless(form)
+    return replace(form, parameters=tuple(replace(s, limitless=tuple(limitless[s.span].tolist())) for s in specs))
+
+
+def _limitless(form: StandardForm) -> Int8[np.ndarray, " parameters"]:
+    """For which entries of θ inf (1) or -inf (-1) takes a limit away, in all constraints that they enter.
+
+    These are right-hand sides of inequalities, and bounds. Rows that are not in the form are not known.
+    """
+    count = form.parameter_count
+    # Where a row or an upper bound grows with θ, inf is without a limit; where a lower bound does, -inf is.
+    loosens = sp.vstack([form.rhs.matrix[form.equalities :], form.upper.matrix, -form.lower.matrix]).tocoo()
+    rises, falls = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    rises[loosens.coords[1][loosens.data > 0]] = True
+    falls[loosens.coords[1][loosens.data < 0]] = True
+    both = rises & falls
+    for other in (form.matrix_map, form.consistency.matrix, form.rhs.matrix[: form.equalities]):
+        both[sp.csr_array(other).indices] = True
+    return np.where(both, 0, rises.astype(np.int8) - falls.astype(np.int8)).astype(np.int8)
 
 
 def _with_slack(reduced: Presolved, order: np.ndarray, slack: int, count: int) -> tuple[sp.csc_array, sp.csr_array]:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
 
 import optlayers as ol
-from polytopes import arborescence, matching, simplex
+from optlayers.solvers.batch import make_instances
+from optlayers.solvers.certify import Certificate, certify
+from polytopes import arborescence, matching, partial_matching, simplex
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,174 @@ def test_a_projector_that_lies_is_caught_or_put_right(polytope, spoil):
     assert torch.equal(found.ok & near, found.ok)
     if spoil == "no numbers":
         assert not found.ok.any()
+
+
+@dataclass(eq=False)
+class Forger(ol.AbstractMaximizer, ol.AbstractProjector):
+    """Proposes wrong points, and forges all that could speak for them."""
+
+    way: str
+    seed: int = 0
+    reach: float = 1.0
+
+    def prepare(self, form):
+        highs, clarabel = ol.Highs(), ol.Clarabel()
+        return form, highs, highs.prepare(form), clarabel, clarabel.prepare(form)
+
+    def maximize(self, state, instances):
+        return self._forged(state[0], state[1].maximize(state[2], instances), instances)
+
+    def project(self, state, instances):
+        return self._forged(state[0], state[3].project(state[4], instances), instances)
+
+    def _forged(self, form, answer, instances):
+        generator = np.random.default_rng(self.seed)
+        count, shape = len(instances), answer.point.shape
+        if self.reach > 0:
+            answer.point[:] = answer.point + self.reach * generator.standard_normal(shape)
+        else:  # a point of the polytope, but that of another instance
+            answer.point[:] = np.roll(answer.point, 1, axis=0)
+        nothing = np.zeros(count)
+        answer.status[:] = ol.Status.OPTIMAL
+        if self.way == "certificate":
+            answer.certificate = Certificate(nothing.copy(), nothing.copy(), nothing.copy())
+        elif self.way == "residual":
+            answer.residual = nothing
+        elif self.way == "gap":
+            answer.residual, answer.gap, answer.error = nothing, nothing, nothing
+        elif self.way == "dual":
+            answer.dual[:] = generator.standard_normal(answer.dual.shape) * 10.0 ** generator.integers(-3, 300)
+        elif self.way == "active set":
+            answer.free = generator.random(shape) < generator.random()
+        elif self.way == "guess":
+            answer.low, answer.high = generator.random(shape) < 0.5, generator.random(shape) < 0.2
+        return answer
+
+
+WAYS = ["certificate", "residual", "gap", "status", "dual", "active set", "guess"]
+TARGETS = {
+    "simplex": simplex(4).without_oracle(),
+    "matching": matching(3).without_oracle(),
+    "partial matching": partial_matching(2, 3).without_oracle(),
+    "tree": arborescence(3).without_oracle(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_forgery_passes(name, way):
+    """Whatever is called optimal is right, and so is its gradient."""
+    polytope = TARGETS[name]
+    honest = ol.compile_polytope(polytope)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(8, *polytope.shape, generator=generator, dtype=torch.float64)
+    direction = torch.randn(scores.shape, generator=generator, dtype=torch.float64)
+    best, near = honest.maximize(scores).check().value, honest.project(scores).check()
+    tangent = honest.tangent(near, direction).scores
+    refused = 0
+    forger = Forger(way)
+    compiled = ol.compile_polytope(polytope, maximizer=forger, projector=forger)
+    for forger.seed in range(10):
+        for forger.reach in (0.0, 1e-6, 1e-3, 1.0, 7.0):
+            found, nearer = compiled.maximize(scores), compiled.project(scores)
+            refused += int((~found.ok).sum()) + int((~nearer.ok).sum())
+            assert ((found.value - best)[found.ok].abs() <= 1e-6).all()
+            assert ((nearer.value - near.value)[nearer.ok].abs() <= 1e-6).all()
+            mine = compiled.tangent(nearer, direction)
+            assert ((mine.scores - tangent)[nearer.ok & mine.ok].abs() <= 1e-6).all()
+    assert refused > 100
+
+
+def test_a_far_point_is_not_put_right():
+    """Polishing is for what is nearly right: a solver that says (7, 7, 7) has found nothing."""
+    compiled = ol.compile_polytope(simplex(3), projector=Forger("status", 0, 50.0))
+    found = compiled.project(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    assert (found.status == ol.Status.INACCURATE).all()
+
+
+@dataclass(frozen=True)
+class ForgedStructures(ol.AbstractMaximizer, ol.AbstractProjector):
+    """Claims to read the declaration, and answers with points of its own."""
+
+    decomposed: bool = False
+    reads_declaration = True
+
+    def prepare(self, form):
+        return form
+
+    def maximize(self, form, instances):
+        answer = ol.Answer.of_whole(form, len(instances))
+        answer.whole[:] = 0.5
+        return answer
+
+    def project(self, form, instances):
+        answer = ol.Answer.of_whole(form, len(instances))
+        answer.whole[:] = np.eye(form.size)[0]
+        if self.decomposed:  # the vertex itself, and a function that finds nothing better
+            answer.decomposition = ol.Decomposition.of_one(np.eye(form.size)[0], len(instances))
+        return answer
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_structures_that_nobody_found_are_refused(decomposed):
+    forger = ForgedStructures(decomposed)
+    compiled = ol.compile_polytope(simplex(3), maximizer=forger, projector=forger)
+    scores = torch.tensor([[0.0, 3.0, 1.0]], dtype=torch.float64)
+    assert int(compiled.maximize(scores).status) == ol.Status.INACCURATE
+    nearest = compiled.project(scores)
+    assert int(nearest.status) == ol.Status.INACCURATE
+    assert "it is not given as a mixture of structures" in nearest.failures[0].reason
+
+
+def test_users_see_what_is_taken_on_trust():
+    scores = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    proved = ol.compile_polytope(matching(4).without_oracle())
+    assert proved.maximize(scores).word is None and proved.project(scores).word is None
+    by_oracle = ol.compile_polytope(matching(4))
+    assert "that no structure scores more is the word of oracle" in by_oracle.maximize(scores).word
+    assert by_oracle.project(scores).word is None  # by its rows
+    tree = ol.compile_polytope(arborescence(3))
+    assert "is the word of oracle" in tree.project(scores).word and "membership" not in tree.project(scores).word
+    x = cp.Variable(2)
+    ball = ol.compile_polytope(ol.Polytope(x, [cp.norm(x, 2) <= 1]), projector=ol.CvxpyLayers())
+    solution = ball.project(torch.tensor([3.0, 4.0], dtype=torch.float64)).check()
+    assert "is the word of Clarabel" in solution.word
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_an_answer_that_is_best_but_no_vertex_is_refused(scale):
+    """Half of either of two parts that tie; of a cycle that any share of would do."""
+
+    @dataclass(frozen=True)
+    class Between(ol.AbstractMaximizer):
+        def prepare(self, form):
+            return form
+
+        def maximize(self, form, instances):
+            answer = ol.Answer.empty(form, len(instances))
+            answer.point[:] = 0.5
+            answer.dual[:] = 0.5 * scale
+            return answer
+
+    for polytope in (simplex(2).without_oracle(), matching(2).without_oracle()):
+        found = ol.compile_polytope(polytope, maximizer=Between()).maximize(
+            scale * torch.ones(1, *polytope.shape).double()
+        )
+        assert int(found.status) == ol.Status.INACCURATE
+        assert "is no vertex of the polytope" in found.failures[0].reason
+
+
+def test_each_row_is_held_to_its_own_size():
+    """A point that misses a small row by all of it, next to a large one."""
+    x = cp.Variable(2)
+    rows = [x >= 0, x <= 1, 1e-9 * (x[0] + x[1]) <= 1e-9, x[0] - x[1] <= 1e6]
+    form = ol.compile_polytope(ol.Polytope(x, rows)).form
+    instances = make_instances(form, np.zeros((1, 0)), None).with_scores(np.ones((1, 2)))
+    answer = ol.Answer.empty(form, 1)
+    answer.point[0] = [1.0, 1.0, *(form.rhs.constant - form.matrix.toarray()[:, :2].sum(1))]
+    answer.dual[:] = 0.0
+    certificate = certify(form, instances, answer, projection=False)
+    assert float(certificate.error[0]) >= 0.2 and float(certificate.residual[0]) == pytest.approx(1e-9)
 
 
 def test_gap_and_residual_say_how_far():

@@ -102,7 +102,7 @@ def test_value_gradients_by_finite_differences(name, smooth):
         # A value is exact to 1e-9 or so; that of a linear program is linear next to it.
         torch.testing.assert_close(found[which].reshape(expected.shape), expected, atol=2e-4, rtol=1e-3)
     reference = ol.compile_polytope(POLYTOPES[name], maximizer=ol.Highs(), projector=ol.Clarabel())
-    device = DevicePolytope(compiled, torch.from_numpy(host.theta), None, 1e-16)
+    device = DevicePolytope(compiled, torch.from_numpy(host.theta), None, host.precision)
     for other in (bound(reference, given, count), device):
         again = other.value_gradient(solved(other))
         for which, gradient in found.items():
@@ -149,7 +149,7 @@ def test_value_gradients_of_random_declarations(seed, smooth):
         return polytope, answer(polytope)
 
     polytope, near = solved(0.0)
-    device = DevicePolytope(compiled, torch.from_numpy(polytope.theta), None, 1e-16)
+    device = DevicePolytope(compiled, torch.from_numpy(polytope.theta), None, polytope.precision)
     step = 1e-4
     ahead, back = solved(step)[1], solved(-step)[1]
     here, after, before = (value_of(s, scores, smooth) for s in (near, ahead, back))
@@ -167,7 +167,7 @@ def test_forbidden_parts_and_failed_instances_give_parameters_nothing():
     caps = torch.tensor([[2.0, 2.0, 2.0], [0.1, 0.1, 0.1], [2.0, 2.0, 2.0]], dtype=torch.float64)
     scores = torch.tensor([[-2.0, 0.0, -3.0], [1.0, 1.0, 1.0], [3.0, 2.0, -1.0]], dtype=torch.float64)
     host = bound(compiled, {"high": caps}, 3, forbidden)
-    for polytope in (host, DevicePolytope(compiled, torch.from_numpy(host.theta), forbidden, 1e-16)):
+    for polytope in (host, DevicePolytope(compiled, torch.from_numpy(host.theta), forbidden, host.precision)):
         for solve in (polytope.maximize, polytope.project):
             solution = solve(scores)
             assert solution.ok.tolist() == [True, False, True]

@@ -49,7 +49,7 @@ class SparseMAP(AbstractRule):
     ) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
         tangent, verdict = differentiate(polytope, saved, grad)
-        return Gradient(tangent.scores, tangent.parameters, solutions=(verdict,))
+        return Gradient(tangent.scores, tangent.parameters if context.needs_parameters else {}, solutions=(verdict,))
 
     def second_backward(
         self,

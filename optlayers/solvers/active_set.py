@@ -9,12 +9,13 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float64
 
+from optlayers.mixture import Decomposition
 from optlayers.solution import Status
-from optlayers.solvers.base import AbstractProjector, Answer, Decomposition, Instances
-from optlayers.solvers.certificate import Certificate
+from optlayers.solvers.base import AbstractProjector, Answer, Instances
 from optlayers.solvers.kernels import min_norm_point, oracles
-from optlayers.solvers.oracle import ADVICE, Question, judge
-from optlayers.solvers.oracle_call import FIRST_COMPLAINT, OracleCall
+from optlayers.solvers.oracle import explain
+from optlayers.solvers.oracle_batch import OracleBatch
+from optlayers.solvers.oracle_call import ADVICE, FIRST_COMPLAINT, OracleCall
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import DeclarationError, StandardForm
 
@@ -61,25 +62,15 @@ class ActiveSet(AbstractProjector):
 
     def project(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
-        answer, certificate = Answer.of_whole(form, count), Certificate.room(count)
-        answer.certificate, point = certificate, answer.scored_vectors
-        codes = np.empty(count, np.int64)
-        question = Question.of(form, call, instances)
+        answer, codes, gaps = Answer.of_whole(form, count), np.empty(count, np.int64), np.empty(count)
+        answer.oracle, point = call, answer.scored_vectors
+        batch = OracleBatch.of(form, call, instances)
         starts = np.zeros((0, form.size)) if instances.starts is None else instances.starts
         pieces: dict[int, tuple[np.ndarray, ...]] = {}
 
         def work(which: np.ndarray) -> None:
             found = min_norm_point.decompose(
-                *question.arguments,
-                form.structure_size,
-                starts,
-                which,
-                self.iteration_limit,
-                point,
-                codes,
-                certificate.residual,
-                certificate.gap,
-                certificate.relative,
+                *batch.arguments, form.structure_size, starts, which, self.iteration_limit, point, codes, gaps
             )
             if len(which):
                 counts, kept, vertices = found
@@ -94,32 +85,30 @@ class ActiveSet(AbstractProjector):
 
         for_each_chunk(work, count)
         call.interrupt()
-        self._judge(call, codes, answer, certificate)
+        self._explain(call, codes, gaps, answer)
         answer.decomposition = Decomposition.joined([pieces[k] for k in sorted(pieces)], form.size)
         # The scores are read again for the derivative; until then the caller may have written to them.
         asked = instances.with_scores(instances.whole.copy())
         answer.pullback = _Pullback(state, asked, point, answer.decomposition)
         return answer
 
-    def _judge(self, call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Certificate) -> None:
-        ended = codes >= min_norm_point.LIMIT
-        ended &= codes < FIRST_COMPLAINT
-        judge(call, np.where(ended, oracles.FOUND, codes), answer, certificate)
-        for k in np.flatnonzero(ended):
+    def _explain(self, call: OracleCall, codes: np.ndarray, gaps: np.ndarray, answer: Answer) -> None:
+        ended = (codes >= min_norm_point.LIMIT) & (codes < FIRST_COMPLAINT)
+        explain(call, np.where(ended, oracles.FOUND, codes), answer)
+        for k in np.flatnonzero(ended).tolist():
             if codes[k] == min_norm_point.LIMIT:
                 answer.status[k] = Status.LIMIT
-                answer.reasons.pop(int(k), None)
             elif codes[k] == min_norm_point.INEXACT:
                 answer.status[k] = Status.INACCURATE
-                answer.reasons[int(k)] = (
-                    f"the vertices of oracle {call.name} are too nearly dependent to end with a gap below "
-                    f"{certificate.gap[k]:.3g} (entries of very different size?); use projector=optlayers.Auto()"
+                answer.reasons[k] = (
+                    f"the vertices of {call} are too nearly dependent to end with a gap below "
+                    f"{gaps[k]:.3g} (entries of very different size?); use projector=optlayers.Auto()"
                 )
             elif codes[k] == min_norm_point.NOT_MAXIMAL:
                 answer.status[k] = Status.FAILED
-                answer.reasons[int(k)] = (
-                    f"oracle {call.name} does not maximize: it returned a structure that is worse by "
-                    f"{-certificate.gap[k]:.3g} than another one of its own; {ADVICE}"
+                answer.reasons[k] = (
+                    f"{call} does not maximize: it returned a structure that is worse by "
+                    f"{-gaps[k]:.3g} than another one of its own; {ADVICE}"
                 )
 
 
@@ -145,12 +134,12 @@ class _Pullback:
         whole, out = np.zeros((len(direction), form.size)), np.zeros((len(direction), form.size))
         right = np.zeros(len(direction), dtype=np.bool_)
         whole[:, form.kept] = direction
-        question = Question.of(form, call, self.instances)
+        batch = OracleBatch.of(form, call, self.instances)
         kept = min_norm_point.Kept(vertices.weight, vertices.start, vertices.index, vertices.value)
 
         def work(which: np.ndarray) -> None:
             min_norm_point.pull_back(
-                *question.arguments,
+                *batch.arguments,
                 form.structure_size,
                 self.point,
                 vertices.first,

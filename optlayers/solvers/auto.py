@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
-
+from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
-from optlayers.solvers.certified import maximize_certified, project_certified
 from optlayers.solvers.clarabel import Clarabel
 from optlayers.solvers.dense import Dense
 from optlayers.solvers.highs import Highs
@@ -29,9 +27,9 @@ class Auto(AbstractMaximizer, AbstractProjector):
     """The default: compiled solvers first, then a library for the instances that are not certified.
 
     Projections: :class:`DualNewton` where every column is scored and every row an equality, else
-    :class:`InteriorPoint`; what is not certified goes on to :class:`InteriorPoint`, then to :class:`Clarabel`. Best
-    vertices: :class:`InteriorPoint`, then :class:`Highs`. Where constraints are many and hardly sparse, :class:`Dense`
-    comes first. All of them break ties alike, so that it does not show in an
+    :class:`InteriorPoint`; what is not certified goes on to :class:`InteriorPoint`, :class:`Dense` and
+    :class:`Clarabel`. Best vertices: :class:`InteriorPoint`, then :class:`Dense` and :class:`Highs`. Where constraints
+    are many and hardly sparse, :class:`Dense` comes first. All of them break ties alike, so that it does not show in an
     answer which solver gave it.
 
     Parameters
@@ -51,14 +49,15 @@ class Auto(AbstractMaximizer, AbstractProjector):
         """The solvers that projections onto this form are put to, in this order."""
         if plan_of(form).dense:
             return Dense(), Clarabel()
-        if DualNewton.takes(form):
-            return DualNewton(), InteriorPoint(), Clarabel()
-        return InteriorPoint(), Clarabel()
+        first = (DualNewton(), InteriorPoint()) if DualNewton.takes(form) else (InteriorPoint(),)
+        return (*first, Dense(), Clarabel()) if Dense.fits(form) else (*first, Clarabel())
 
     @staticmethod
     def maximizers(form: StandardForm) -> Sequence[AbstractMaximizer]:
         """The solvers that best vertices of this form are asked of, in this order."""
-        return (Dense() if plan_of(form).dense else InteriorPoint()), Highs()
+        if plan_of(form).dense:
+            return Dense(), Highs()
+        return (InteriorPoint(), Dense(), Highs()) if Dense.fits(form) else (InteriorPoint(), Highs())
 
     def explain_projector(self, form: StandardForm) -> str:
         first, *others = self.projectors(form)
@@ -72,44 +71,24 @@ class Auto(AbstractMaximizer, AbstractProjector):
         why = f", because {DENSE}" if isinstance(first, Dense) else ""
         return f"{first!r}{why} ({first.manner}); what it does not certify goes to {_then(others)}"
 
-    def prepare(self, form: StandardForm) -> _State:
-        return _State(form, self.maximizers(form), self.projectors(form))
+    def prepare(self, form: StandardForm) -> _States:
+        return _States(form)
 
-    def maximize(self, state: _State, instances: Instances) -> Answer:
-        form = state.form
+    def maximizers_in_turn(self, state: _States) -> Iterator[tuple[AbstractMaximizer, Any]]:
+        for solver in self.maximizers(state.form):
+            yield from solver.maximizers_in_turn(state.of(solver))
 
-        def ask(position: int, some: Instances) -> Answer:
-            return maximize_certified(*state.maximizer(position), form, some)
+    def projectors_in_turn(self, state: _States) -> Iterator[tuple[AbstractProjector, Any]]:
+        for solver in self.projectors(state.form):
+            yield from solver.projectors_in_turn(state.of(solver))
 
-        return self._in_turn(len(state.maximizers), ask, instances)
+    def maximize(self, state: _States, instances: Instances) -> Answer:
+        """The best answers of these solvers, for a solver that works with this one."""
+        return ask(state.form, instances, self, state, projection=False, tolerance=self.tolerance).as_answer
 
-    def project(self, state: _State, instances: Instances) -> Answer:
-        form = state.form
-
-        def ask(position: int, some: Instances) -> Answer:
-            return project_certified(*state.projector(position), form, some, self.tolerance)
-
-        return self._in_turn(len(state.projectors), ask, instances)
-
-    def _in_turn(self, count: int, ask: Callable[[int, Instances], Answer], instances: Instances) -> Answer:
-        answer = ask(0, instances)
-        certificate = answer.certificate
-        if certificate is None:
-            raise RuntimeError("the solvers of Auto certify their answers")
-        for position in range(1, count):
-            if certificate.all_hold(self.tolerance):
-                break
-            open_ones = np.flatnonzero(~certificate.holds(self.tolerance))
-            other = ask(position, instances.take(open_ones))
-            if other.certificate is None:
-                raise RuntimeError("the solvers of Auto certify their answers")
-            better = other.certificate.relative < certificate.relative[open_ones]
-            # The last word on why there is no answer is a library's, which can tell infeasible from difficult.
-            worse = open_ones[~better]
-            answer.status[worse] = other.status[~better]
-            chosen = np.flatnonzero(better)
-            answer.replace(open_ones[chosen], other, chosen)
-        return answer
+    def project(self, state: _States, instances: Instances) -> Answer:
+        """The best answers of these solvers, for a solver that works with this one."""
+        return ask(state.form, instances, self, state, projection=True, tolerance=self.tolerance).as_answer
 
 
 def _why_interior(form: StandardForm) -> str:
@@ -129,28 +108,15 @@ def _then(solvers: Sequence[AbstractSolver]) -> str:
 
 
 @final
-class _State:
-    """States of the first solvers, and of the others as soon as they are needed."""
+class _States:
+    """What solvers prepared, each as soon as it is asked."""
 
-    def __init__(
-        self, form: StandardForm, maximizers: Sequence[AbstractMaximizer], projectors: Sequence[AbstractProjector]
-    ) -> None:
+    def __init__(self, form: StandardForm) -> None:
         self.form = form
-        self.maximizers = maximizers
-        self.projectors = projectors
-        self._states: dict[AbstractSolver, Any] = {}
+        self._prepared: dict[AbstractSolver, Any] = {}
 
-    def maximizer(self, position: int) -> tuple[AbstractMaximizer, Any]:
-        """A solver with its state."""
-        solver = self.maximizers[position]
-        return solver, self._state(solver)
-
-    def projector(self, position: int) -> tuple[AbstractProjector, Any]:
-        """A solver with its state."""
-        solver = self.projectors[position]
-        return solver, self._state(solver)
-
-    def _state(self, solver: AbstractSolver) -> Any:
-        if solver not in self._states:  # two threads may both prepare; either state serves
-            self._states[solver] = solver.prepare(self.form)
-        return self._states[solver]
+    def of(self, solver: AbstractSolver) -> Any:
+        """The state of a solver."""
+        if solver not in self._prepared:  # two threads may both prepare; either state serves
+            self._prepared[solver] = solver.prepare(self.form)
+        return self._prepared[solver]

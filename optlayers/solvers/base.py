@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, Int32, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
 
-if TYPE_CHECKING:
-    from optlayers.solvers.certificate import Certificate
-    from optlayers.standard_form import StandardForm
+from optlayers.mixture import Decomposition
+from optlayers.solvers.oracle_call import OracleCall
+from optlayers.standard_form import StandardForm
 
-__all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Decomposition", "Instances"]
+__all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Instances", "Pullback"]
+
+Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""From a direction ``(batch, scored)`` to gradients of scores and of parameters, and for which instances."""
 
 
 @final
@@ -27,7 +30,8 @@ class Instances:
     that have a column in the form, None where all have. ``matrix`` holds the entries of A per instance, in the
     order of ``form.matrix.data``, when a parameter enters A, else None. ``forbidden`` marks columns that an instance
     fixes at 0 (scores of -inf); ``lower`` and ``upper`` already say so. ``parameters`` are the numbers behind b,
-    bounds and matrix, for solvers that want them.
+    bounds and matrix, for solvers that want them. Rows are those of the form times ``row_scale``, powers of two, where
+    parameters enter the matrix; None stands for 1.
     """
 
     whole: Float64[np.ndarray, "batch size"]
@@ -38,6 +42,7 @@ class Instances:
     matrix: Float64[np.ndarray, "batch entries"] | None
     forbidden: Bool[np.ndarray, "batch columns"] | None
     parameters: Float64[np.ndarray, "batch parameters"]
+    row_scale: Float64[np.ndarray, "batch rows"] | None = None
     starts: Float64[np.ndarray, "batch size"] | None = None
     """Vertices that solvers may begin with."""
 
@@ -55,7 +60,16 @@ class Instances:
     ) -> Instances:
         """The same problems with other scores."""
         return Instances(
-            whole, self.kept, self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters, starts
+            whole,
+            self.kept,
+            self.rhs,
+            self.lower,
+            self.upper,
+            self.matrix,
+            self.forbidden,
+            self.parameters,
+            self.row_scale,
+            starts,
         )
 
     def take(self, index: np.ndarray | slice) -> Instances:
@@ -73,92 +87,40 @@ class Instances:
             part(self.matrix),
             part(self.forbidden),
             self.parameters[index],
+            part(self.row_scale),
             part(self.starts),
         )
 
 
 @final
-@dataclass(frozen=True)
-class Decomposition:
-    """Points as mixtures of vertices: instance k has the vertices ``first[k]:first[k + 1]``, with these weights.
-
-    Vertex v is 0 but for the entries ``index[start[v]:start[v + 1]]`` of the flat structure, which are ``value``.
-    """
-
-    size: int
-    first: Int64[np.ndarray, " instances_and_one"]
-    weight: Float64[np.ndarray, " vertices"]
-    start: Int64[np.ndarray, " vertices_and_one"]
-    index: Int32[np.ndarray, " stored"]
-    value: Float64[np.ndarray, " stored"]
-
-    @classmethod
-    def joined(cls, pieces: Sequence[tuple[np.ndarray, ...]], size: int) -> Decomposition:
-        """From consecutive pieces of a batch: counts per instance, weights, starts, indices and values."""
-        if not pieces:
-            pieces = [(np.zeros(0, np.int64), np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0))]
-        counts, weights, starts, indices, values = zip(*pieces, strict=True)
-        ends = np.cumsum([0] + [len(i) for i in indices])
-        whole = [np.zeros(1, np.int64)] + [s[1:] + end for s, end in zip(starts, ends[:-1], strict=True)]
-        return cls(
-            size,
-            np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))]),
-            np.concatenate(weights),
-            np.concatenate(whole),
-            np.concatenate(indices),
-            np.concatenate(values),
-        )
-
-    @classmethod
-    def of_one(cls, vertex: Float64[np.ndarray, " size"], count: int) -> Decomposition:
-        """Every one of ``count`` instances is this vertex."""
-        index = np.flatnonzero(vertex).astype(np.int32)
-        one = (np.ones(1, np.int64), np.ones(1), np.array([0, len(index)]), index, vertex[index])
-        return cls.joined([one] * count, len(vertex))
-
-    def scattered(self, rest: np.ndarray, count: int) -> Decomposition:
-        """The mixtures of the instances ``rest`` of a batch; the others have no vertices."""
-        counts = np.zeros(count, np.int64)
-        counts[rest] = np.diff(self.first)
-        return replace(self, first=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
-
-    def dense(self) -> tuple[Float64[np.ndarray, "batch most size"], Float64[np.ndarray, "batch most"]]:
-        """Vertices and weights with as many places for each instance as the richest has; the others are 0."""
-        counts = np.diff(self.first)
-        instance = np.repeat(np.arange(len(counts)), counts)
-        place = np.arange(len(instance)) - np.repeat(self.first[:-1], counts)
-        most = int(counts.max(initial=0))
-        vertices, weights = np.zeros((len(counts), most, self.size)), np.zeros((len(counts), most))
-        weights[instance, place] = self.weight
-        vertex = np.repeat(np.arange(len(instance)), np.diff(self.start))
-        vertices[instance[vertex], place[vertex], self.index] = self.value
-        return vertices, weights
-
-
-@final
 @dataclass
 class Answer:
-    """What a solver found: primal and dual points, and its own word on each instance.
+    """What a solver proposes, and its own word on each instance. Whether it is right is for the certificate to say.
 
-    ``status`` is the solver's claim; the verdict that users see is given by the certificate of ``point`` and
-    ``dual``, which is at hand already where ``certificate`` is set. ``free`` marks the columns that may move in the
-    tangent of a projection; without it, a projection is polished to its active set. A solver of sets that are
-    not polyhedral gives no dual point; it gives its own ``gap`` and ``residual``, and a ``pullback`` that maps a
-    direction ``(batch, scored)`` to gradients of scores and of parameters, and says for which instances. So does one
-    that works on vertices; its ``decomposition`` comes along. Solvers that answer for the scored vector as a ``whole``
-    give points without columns. ``reasons`` say why instances failed.
+    ``point`` and ``dual`` are points of the standard form and of its dual. ``free`` marks the columns that no bound
+    holds in the tangent of a projection, where the point was computed exactly on this active set; else a projection is
+    polished, from the bounds ``low`` and ``high`` that the solver thinks are active where it says so.
+
+    A solver that reads the declaration answers for the scored vector as a ``whole`` instead. Where that is a mixture of
+    structures, ``decomposition`` says of which, and ``oracle`` is the function that brought them. A projector of sets
+    that are not polyhedral gives the structure as ``whole``, and the ``values`` of all variables of the declaration.
+
+    ``pullback`` maps a direction ``(batch, scored)`` to gradients of scores and of parameters, and says for which
+    instances; without one, the derivative is that of the active set. ``status`` and ``reasons`` say why instances have
+    no answer.
     """
 
     point: Float64[np.ndarray, "batch columns"]
     dual: Float64[np.ndarray, "batch rows"]
     status: Int8[np.ndarray, " batch"]
     free: Bool[np.ndarray, "batch columns"] | None = None
-    certificate: Certificate | None = None
-    residual: Float64[np.ndarray, " batch"] | None = None
-    gap: Float64[np.ndarray, " batch"] | None = None
-    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+    low: Bool[np.ndarray, "batch columns"] | None = None
+    high: Bool[np.ndarray, "batch columns"] | None = None
+    pullback: Pullback | None = None
     decomposition: Decomposition | None = None
+    oracle: OracleCall | None = None
     whole: Float64[np.ndarray, "batch size"] | None = None
+    values: Sequence[np.ndarray] | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -168,23 +130,30 @@ class Answer:
             raise RuntimeError("this answer is a point of the standard form")
         return self.whole
 
+    def take(self, index: np.ndarray) -> Answer:
+        """The points of some instances."""
+
+        def part(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[index]
+
+        point, dual, status = self.point[index], self.dual[index], self.status[index]
+        return Answer(point, dual, status, part(self.free), part(self.low), part(self.high))
+
     def replace(self, index: np.ndarray, other: Answer, which: np.ndarray) -> None:
-        """Take over the answers ``which`` of ``other`` for the instances ``index``."""
-        self.point[index], self.dual[index], self.status[index] = (
-            other.point[which],
-            other.dual[which],
-            other.status[which],
-        )
+        """Take over the points ``which`` of ``other`` for the instances ``index``."""
+        if self.whole is not None or other.whole is not None:
+            raise RuntimeError("answers of solvers that read the declaration are not mixed with others")
+        self.point[index], self.dual[index] = other.point[which], other.dual[which]
         if self.free is not None and other.free is not None:
             self.free[index] = other.free[which]
-        if self.certificate is not None and other.certificate is not None:
-            self.certificate.replace(index, other.certificate, which)
-        self.reasons |= {
-            int(i): other.reasons[int(w)] for i, w in zip(index, which, strict=True) if int(w) in other.reasons
-        }
+        self.low = self.high = None
+        for k, w in zip(index.tolist(), which.tolist(), strict=True):
+            self.reasons.pop(k, None)
+            if w in other.reasons:
+                self.reasons[k] = other.reasons[w]
 
     @classmethod
-    def room(cls, form: StandardForm, batch: int) -> Answer:
+    def to_fill(cls, form: StandardForm, batch: int) -> Answer:
         """An answer whose numbers are all going to be written."""
         return cls(np.empty((batch, form.columns)), np.empty((batch, form.rows)), np.zeros(batch, dtype=np.int8))
 
@@ -230,6 +199,16 @@ class AbstractSolver(ABC):
     @abstractmethod
     def prepare(self, form: StandardForm) -> Any:
         """Build what can be built once per polytope. The state may be used by several threads at once."""
+
+    def maximizers_in_turn(self, state: Any) -> Iterator[tuple[AbstractMaximizer, Any]]:
+        """Who is asked for best vertices, one after the other until all instances are certified, with their states."""
+        if isinstance(self, AbstractMaximizer):
+            yield self, state
+
+    def projectors_in_turn(self, state: Any) -> Iterator[tuple[AbstractProjector, Any]]:
+        """Who is asked for projections, one after the other until all instances are certified, with their states."""
+        if isinstance(self, AbstractProjector):
+            yield self, state
 
 
 class AbstractMaximizer(AbstractSolver):

@@ -1,25 +1,23 @@
-"""A batch of problems: made from parameters and forbidden parts, and spared what is decided already."""
+"""A batch of problems, made from parameters and forbidden parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
-
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
-from optlayers.solution import Status
-from optlayers.solvers.base import Answer, Decomposition, Instances
-from optlayers.solvers.certificate import Certificate, certify
-from optlayers.solvers.kernels import oracles
-from optlayers.solvers.oracle_call import Rows
+from optlayers.solvers.base import Instances
+from optlayers.solvers.kernels import structures as kernel
+from optlayers.solvers.oracle_batch import ScoredRows
 from optlayers.standard_form import StandardForm
 
-__all__ = ["distance_from_rows", "impossible_instances", "make_instances", "solve_possible"]
+__all__ = ["broken_conditions", "distance_from_rows", "infeasible_instances", "make_instances"]
 
 CONSISTENT = 1e-8
-"""How far parameters may violate a dependent row that presolve dropped, relative to the right-hand side."""
+"""How far parameters may violate a dependent row that presolve dropped, relative to the size of its terms."""
+ROUNDINGS = 4.0
+"""Parameters of a low precision are what a computation of so many roundings left of the numbers that are meant."""
+BALANCED = 2.0**10
+"""Rows whose largest entry is this far from 1 are scaled."""
 
 
 def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> Instances:
@@ -32,30 +30,61 @@ def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray 
         # The part becomes exactly 0. A bound that excludes 0 stays, so that the instance is seen to be infeasible.
         lower = np.where(masked, np.maximum(lower, 0.0), lower)
         upper = np.where(masked, np.minimum(upper, 0.0), upper)
-    matrix = None
+    matrix, rhs, scale = None, form.rhs(theta), None
     if not form.matrix_is_constant:
         matrix = form.matrix.data + (form.matrix_map @ theta.T).T
+        scale = _row_scale(form, matrix)
+        if scale is not None:
+            matrix, rhs = matrix * scale[:, form.matrix.indices], rhs * scale
+            matrix[:, form.slack_entries] = 1.0
     whole, kept = np.zeros((len(theta), form.size)), None if form.keeps_all else form.kept
-    return Instances(whole, kept, form.rhs(theta), lower, upper, matrix, masked, theta)
+    return Instances(whole, kept, rhs, lower, upper, matrix, masked, theta, scale)
 
 
-def impossible_instances(
-    form: StandardForm, theta: np.ndarray, broken: np.ndarray | None, forbidden: np.ndarray | None, precision: float
-) -> np.ndarray | None:
-    """Instances that break what presolve took for granted: consistent dropped rows, and parts that are not 0.
+def _row_scale(form: StandardForm, matrix: Float64[np.ndarray, "batch entries"]) -> np.ndarray | None:
+    """Powers of two for rows that parameters make large or small; None where there are none such.
 
-    ``broken`` is by how much the parameters violate dropped rows, None where there are none; ``precision`` is the
-    machine epsilon of the dtype in which they came. None when there is nothing that could be broken.
+    Slack columns keep an entry of 1: slack is counted in the scaled row.
     """
-    if broken is None and forbidden is None:
+    sizes = np.abs(matrix)
+    sizes[:, form.slack_entries] = 0.0
+    largest = np.zeros((len(matrix), form.rows))
+    np.maximum.at(largest.T, form.matrix.indices, sizes.T)
+    usual = (largest <= BALANCED) & (largest >= 1.0 / BALANCED) | (largest == 0.0)
+    if usual.all():
         return None
-    if broken is None:
-        broken = np.zeros(len(theta))
-    size = 1 + np.abs(form.rhs(theta)).max(axis=1, initial=0.0)
-    impossible = broken > max(CONSISTENT, 64 * precision) * size
-    if forbidden is not None:
-        impossible |= (forbidden & (form.fixed != 0)).any(axis=1)
-    return impossible
+    return np.where(usual, 1.0, np.exp2(-np.round(np.log2(np.where(usual, 1.0, largest)))))
+
+
+def broken_conditions(
+    form: StandardForm, theta: Float64[np.ndarray, "batch parameters"], precision: Float64[np.ndarray, " parameters"]
+) -> tuple[Float64[np.ndarray, " batch"], Bool[np.ndarray, " batch"]] | None:
+    """By how much parameters violate the rows that presolve dropped as dependent, and for which instances that is more
+    than rounding. None where no row depends on parameters in that way.
+
+    Each row is allowed the roundings of its own parameters: ``precision`` is the machine epsilon of the dtype in which
+    each entry of θ came.
+    """
+    if not form.consistency_names:
+        return None
+    missing = np.abs(form.consistency(theta))
+    terms = abs(form.consistency.matrix)
+    size = np.abs(form.consistency.constant) + (terms @ np.abs(theta).T).T
+    rounding = (terms @ (np.abs(theta) * (0.5 * precision)).T).T
+    return missing.max(axis=1), (missing > CONSISTENT * size + ROUNDINGS * rounding).any(axis=1)
+
+
+def infeasible_instances(
+    form: StandardForm, broken: Bool[np.ndarray, " batch"] | None, forbidden: Bool[np.ndarray, "batch size"] | None
+) -> Bool[np.ndarray, " batch"] | None:
+    """Instances that break what presolve took for granted: dropped rows, and parts that it fixed at others than 0.
+
+    None when there is nothing that could be broken.
+    """
+    if forbidden is None:
+        return broken
+    fixed = (forbidden & (form.fixed != 0)).any(axis=1)
+    return fixed if broken is None else fixed | broken
 
 
 def distance_from_rows(
@@ -63,69 +92,8 @@ def distance_from_rows(
 ) -> tuple[Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"]]:
     """The largest violation of a bound, of a fixed entry, or of a row that needs no unscored auxiliary variable.
 
-    And the same relative to the right-hand sides.
+    And the same relative to the size of the terms of each.
     """
     residual, relative = np.empty(len(structures)), np.empty(len(structures))
-    oracles.violations(Rows.of(form, instances), np.ascontiguousarray(structures), residual, relative)
+    kernel.violations(ScoredRows.of(form, instances), np.ascontiguousarray(structures), residual, relative)
     return residual, relative
-
-
-def solve_possible(
-    form: StandardForm, instances: Instances, impossible: np.ndarray | None, solve: Callable[[Instances], Answer]
-) -> Answer:
-    """Spare the solvers what is decided already: impossible instances, and forms without columns."""
-    if impossible is None:
-        if form.bounds_are_constant and instances.forbidden is None and form.unslacked:
-            return solve(instances)
-        impossible = np.zeros(len(instances), dtype=bool)
-    if form.unslacked == 0:
-        return _nothing_to_solve(form, instances, impossible)
-    impossible = impossible | (instances.lower > instances.upper).any(axis=1)
-    if not impossible.any():
-        return solve(instances)
-    rest = np.flatnonzero(~impossible)
-    part = solve(instances.take(rest))
-    answer = (Answer.empty if part.whole is None else Answer.of_whole)(form, len(instances))
-    answer.status[impossible] = Status.INFEASIBLE
-    if answer.whole is not None and part.whole is not None:
-        answer.whole[impossible], answer.whole[rest] = np.nan, part.whole
-    if part.free is not None:
-        answer.free = np.zeros(answer.point.shape, dtype=bool)
-    if part.certificate is not None:
-        answer.certificate = Certificate.empty(len(instances))
-    answer.replace(rest, part, np.arange(len(rest)))
-    if part.residual is not None and part.gap is not None:
-        answer.residual, answer.gap = np.full(len(instances), np.nan), np.full(len(instances), np.nan)
-        answer.residual[rest], answer.gap[rest] = part.residual, part.gap
-    if part.decomposition is not None:
-        answer.decomposition = part.decomposition.scattered(rest, len(instances))
-    if part.pullback is not None:
-        answer.pullback = _Scattered(part.pullback, rest)
-    return answer
-
-
-@final
-@dataclass(frozen=True)
-class _Scattered:
-    """A pullback of some instances of a batch; the others get 0."""
-
-    pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-    rest: np.ndarray
-
-    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        parts = self.pullback(direction[self.rest])
-        scores, parameters, right = (np.zeros((len(direction), *part.shape[1:]), part.dtype) for part in parts)
-        scores[self.rest], parameters[self.rest], right[self.rest] = parts
-        return scores, parameters, right
-
-
-def _nothing_to_solve(form: StandardForm, instances: Instances, impossible: np.ndarray) -> Answer:
-    """The constraints leave one point; the certificate says whether the parameters admit it."""
-    answer = Answer.empty(form, len(instances))
-    answer.point[:] = instances.rhs[:, form.equalities :]
-    answer.dual[:] = 0.0
-    answer.status[impossible] = Status.INFEASIBLE
-    answer.free = np.ones(answer.point.shape, dtype=bool)
-    answer.certificate = certify(form, instances, answer.point, answer.dual, projection=False)
-    answer.decomposition = Decomposition.of_one(form.fixed, len(instances))
-    return answer

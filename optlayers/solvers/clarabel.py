@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -24,7 +25,8 @@ class Clarabel(AbstractProjector):
     """Project with the interior point method of Clarabel (Goulart & Chen, 2024), one kept solver per thread.
 
     Its answers have a residual near ``tolerance`` and lie a little inside the polytope; the compiled polytope
-    polishes them to the exact active set.
+    polishes them to the exact active set. What a kept solver leaves uncertified is solved once more by a fresh one: a
+    kept one has scaled its problem for the scores that it saw first, which may be of quite another size.
 
     Parameters
     ----------
@@ -48,6 +50,10 @@ class Clarabel(AbstractProjector):
 
     def project(self, state: KeptModels, instances: Instances) -> Answer:
         return state.solve(instances)
+
+    def projectors_in_turn(self, state: KeptModels) -> Iterator[tuple[AbstractProjector, KeptModels]]:
+        yield self, state
+        yield self, state.afresh()
 
 
 class _Model:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -18,6 +15,7 @@ from cvxpylayers.torch import CvxpyLayer
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
+from optlayers.solvers.declared import declaration_alone
 from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["CvxpyLayers"]
@@ -56,24 +54,8 @@ class CvxpyLayers(AbstractProjector):
         return _State(form, self.tolerance)
 
     def project(self, state: _State, instances: Instances) -> Answer:
-        # cvxpy keeps values in the user's own variables and parameters, which several polytopes may share.
-        with _values, _restored(state.form.polytope):
+        with declaration_alone(state.form.polytope):
             return state.project(instances)
-
-
-_values = threading.Lock()
-
-
-@contextmanager
-def _restored(polytope: Polytope) -> Iterator[None]:
-    """Leave the values of the declaration's variables and parameters as they were."""
-    leaves = [*polytope.variables, *polytope.parameters]
-    before = [leaf.value for leaf in leaves]
-    try:
-        yield
-    finally:
-        for leaf, value in zip(leaves, before, strict=True):
-            leaf.save_value(value)
 
 
 @final
@@ -88,19 +70,18 @@ class _State:
         if masked not in self.problems:
             self.problems[masked] = _Problems(self.form.polytope, masked, self.tolerance)
         problems = self.problems[masked]
-        answer = Answer.empty(self.form, len(instances))
-        answer.dual[:] = 0.0
-        answer.residual = np.full(len(instances), np.nan)
-        answer.gap = np.full(len(instances), np.nan)
-        if len(instances) == 0:
-            return answer
+        answer = Answer.of_whole(self.form, len(instances))
         inputs = self._inputs(instances)
+        if len(instances) == 0:
+            answer.values = [np.empty((0, *variable.shape)) for variable in problems.variables]
+            return answer
         everything, solved = problems.solve(inputs)
-        structure = everything[0].detach().reshape(len(instances), -1).numpy()
-        for k in range(len(instances)):
-            values = [v[k].detach().numpy() for v in (*everything, *inputs)]
-            answer.status[k], answer.residual[k], answer.gap[k] = problems.judge(values, bool(solved[k]))
-        answer.point[:] = structure
+        answer.values = [value.detach().numpy() for value in everything]
+        answer.scored_vectors[:] = answer.values[0].reshape(len(instances), -1)
+        answer.status[~solved.numpy()] = Status.FAILED
+        for k in np.flatnonzero(~solved.numpy()):
+            if problems.is_infeasible([v[k].detach().numpy() for v in inputs]):
+                answer.status[k] = Status.INFEASIBLE
         answer.pullback = _Pullback(everything[0], inputs, solved)
         return answer
 
@@ -117,7 +98,7 @@ class _State:
 
 
 class _Problems:
-    """The projection as a layer, and the linear problem that certifies its answers."""
+    """The projection as a layer."""
 
     def __init__(self, polytope: Polytope, masked: bool, tolerance: float) -> None:
         x = polytope.variable
@@ -129,7 +110,7 @@ class _Problems:
             self.given.append(mask)
             self.constraints.append(cp.multiply(mask, x) == 0)
         projection = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - self.target)), self.constraints)
-        self.variables = [x, *(v for v in projection.variables() if v.id != x.id)]
+        self.variables = list(polytope.variables)
         options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
         with warnings.catch_warnings():
             # cvxpy says which backend it takes for variables of three dimensions; cvxpylayers cannot be told before.
@@ -137,8 +118,6 @@ class _Problems:
             self.layer = CvxpyLayer(
                 projection, self.given, self.variables, solver_args={"solve_method": "Clarabel", **options}
             )
-        self.direction = cp.Parameter(x.shape)
-        self.support = cp.Problem(cp.Maximize(cp.sum(cp.multiply(self.direction, x))), self.constraints)
 
     def solve(self, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Values of all variables, and which instances were solved."""
@@ -158,25 +137,13 @@ class _Problems:
                         parts.append(tuple(torch.full(v.shape, torch.nan, dtype=torch.float64) for v in self.variables))
                 return [torch.stack(values) for values in zip(*parts, strict=True)], solved
 
-    def judge(self, values: list[np.ndarray], solved: bool) -> tuple[Status, float, float]:
-        """Status, residual and gap of one instance, from the values of variables and parameters."""
-        count = len(self.variables)
-        for parameter, value in zip(self.given, values[count:], strict=True):
+    def is_infeasible(self, values: list[np.ndarray]) -> bool:
+        """Whether Clarabel finds that no point satisfies the constraints, for the numbers of one instance."""
+        for parameter, value in zip(self.given, values, strict=True):
             parameter.value = value
-        point, target = values[0], values[count]
-        self.direction.value = target - point if solved else np.zeros(self.direction.shape)
-        best = self.support.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
-        if self.support.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE):
-            return Status.INFEASIBLE, np.nan, np.nan
-        if not solved:
-            return Status.FAILED, np.nan, np.nan
-        for variable, value in zip(self.variables, values[:count], strict=True):
-            variable.save_value(value)  # not .value, which refuses what violates an attribute by rounding
-        residual = max(float(np.max(c.violation(), initial=0.0)) for c in self.constraints) if self.constraints else 0.0
-        for variable, value in zip(self.variables, values[:count], strict=True):
-            residual = max(residual, float(np.max(np.abs(variable.project(value) - value), initial=0.0)))
-        gap = float(best - np.sum(self.direction.value * point)) if self.support.status == cp.OPTIMAL else np.inf
-        return Status.OPTIMAL, residual, max(gap, 0.0)
+        problem = cp.Problem(cp.Minimize(0), self.constraints)
+        problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+        return problem.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE)
 
 
 @final

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
-from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.standard_form import StandardForm
@@ -19,6 +18,8 @@ __all__ = ["Dense", "pieces", "polish_densely", "solve_densely"]
 
 MEMORY = 2**28
 """Bytes of dense matrices at a time."""
+AFFORDABLE = 4_000_000
+"""Entries of the matrices of an instance up to which it is tried where other solvers give up."""
 
 
 @final
@@ -31,6 +32,11 @@ class Dense(AbstractMaximizer, AbstractProjector):
     """
 
     manner = "the same methods in batched dense linear algebra"
+
+    @staticmethod
+    def fits(form: StandardForm) -> bool:
+        """Whether an instance takes little enough memory to be worth a try where others gave up."""
+        return form.rows * (form.rows + form.columns) <= AFFORDABLE
 
     def prepare(self, form: StandardForm) -> StandardForm:
         return form
@@ -57,21 +63,16 @@ def pieces(form: StandardForm, count: int) -> Iterator[slice]:
 def _solved(
     form: StandardForm, instances: Instances, solve: Callable[[DenseProblem], DenseAnswer], *, projection: bool
 ) -> Answer:
-    count = len(instances)
-    answer, certificate = Answer.room(form, count), Certificate.room(count)
+    answer = Answer.to_fill(form, len(instances))
     free = np.empty(answer.point.shape, dtype=bool)
-    for piece in pieces(form, count):
-        found = solve(_problem(form, instances.take(piece), projection=projection))
-        _write(found, piece, answer, free, certificate)
-    answer.certificate = certificate
+    for piece in pieces(form, len(instances)):
+        _write(solve(_problem(form, instances.take(piece), projection=projection)), piece, answer, free)
     answer.free = free if projection else None
     return answer
 
 
-def _write(found: DenseAnswer, piece: slice, answer: Answer, free: np.ndarray, certificate: Certificate) -> None:
+def _write(found: DenseAnswer, piece: slice, answer: Answer, free: np.ndarray) -> None:
     answer.point[piece], answer.dual[piece], free[piece] = found.point, found.dual, found.free
-    certificate.residual[piece], certificate.gap[piece] = found.residual, found.gap
-    certificate.relative[piece] = found.relative
 
 
 def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> DenseProblem:
@@ -91,17 +92,18 @@ def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> D
 
 
 def polish_densely(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
-    """Move projections onto their active set; see :func:`optlayers.solvers.polish.polish`."""
-    certificate = answer.certificate = Certificate.room(len(instances))
-    free = answer.free = np.empty(answer.point.shape, dtype=bool)
+    """Projections on their active sets; see :func:`optlayers.solvers.polish.polish`."""
+    polished = Answer.to_fill(form, len(instances))
+    polished.status, polished.reasons = answer.status, answer.reasons
+    free = polished.free = np.empty(answer.point.shape, dtype=bool)
     for piece in pieces(form, len(instances)):
         problem = _problem(form, instances.take(piece), projection=True)
         point, dual = torch.from_numpy(answer.point[piece].copy()), torch.from_numpy(answer.dual[piece].copy())
         nothing = torch.zeros(len(point), dtype=torch.float64)
         inside = (point > problem.lower) & (point < problem.upper)
         start = DenseAnswer(point, dual, inside, *dense.certify(problem, point, dual), nothing.long())
-        _write(dense.polish(problem, start), piece, answer, free, certificate)
-    return answer
+        _write(dense.polish(problem, start), piece, polished, free)
+    return polished
 
 
 def solve_densely(

@@ -1,12 +1,19 @@
-"""The derivative of the projection, once for all solvers that report an active set."""
+r"""The derivative of the projection, once for all solvers that report an active set.
+
+It is the adjoint of the active set's linear system (see :mod:`optlayers.solvers.kernels.active_set`). With
+:math:`(p, q)` its solution for the right-hand side ``(direction, 0)``, the gradient of the scores is p, of b it is q,
+of an active bound ``direction - Aᵀ q``, and that of A is ``-(y pᵀ + q zᵀ)``, where y is the dual point and z the answer.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from optlayers.solvers.base import Answer, Instances
-from optlayers.solvers.certificate import times_transpose
+from optlayers.solvers.base import Instances
 from optlayers.solvers.dense import solve_densely
 from optlayers.solvers.kernels import active_set, separable
 from optlayers.solvers.kernels.batches import per_instance
@@ -14,79 +21,100 @@ from optlayers.solvers.plan import plan_of
 from optlayers.solvers.rescue import solve_slowly
 from optlayers.standard_form import StandardForm
 
-__all__ = ["pull_back", "value_gradient"]
+__all__ = ["PulledBack", "value_gradient"]
 
 
-def pull_back(
-    form: StandardForm,
-    answer: Answer,
-    instances: Instances,
-    direction: Float64[np.ndarray, "batch scored"],
-    failed: Bool[np.ndarray, " batch"] | None,
-) -> tuple[Float64[np.ndarray, "batch scored"], Float64[np.ndarray, "batch parameters"], Bool[np.ndarray, " batch"]]:
-    r"""Gradients of scores and of θ for the gradient ``direction`` of a projection, and which of them are right.
+@final
+@dataclass(frozen=True)
+class PulledBack:
+    """A gradient of projections, pulled back: ``(p, q)``, 0 for instances for which it is not ``right``."""
 
-    They are 0 for instances that ``failed`` (None where none did), and where the linear system could not be solved.
+    form: StandardForm
+    instances: Instances
+    free: Bool[np.ndarray, "batch columns"]
+    direction: Float64[np.ndarray, "batch scored"]
+    p: Float64[np.ndarray, "batch columns"]
+    q: Float64[np.ndarray, "batch rows"]
+    right: Bool[np.ndarray, " batch"]
 
-    The adjoint of the active set's linear system (see :mod:`optlayers.solvers.kernels.active_set`). With
-    :math:`(p, q)` its solution for the right-hand side ``(direction, 0)``, the gradient of the scores is p, of b it is
-    q, of an active bound ``direction - Aᵀ q``, and that of A is ``-(y pᵀ + q zᵀ)``, where y is the dual point
-    and z the answer.
-    """
-    if answer.free is None:
-        raise RuntimeError("a projection without an active set brings a pullback of its own")
-    free = answer.free
-    if failed is not None:
-        free, direction = free & ~failed[:, None], np.where(failed[:, None], 0.0, direction)
-    p, q, solved = _solve(form, instances, free, direction)
-    if np.count_nonzero(solved) < len(solved):
-        p, q = np.where(solved[:, None], p, 0.0), np.where(solved[:, None], q, 0.0)
-    right = solved if failed is None else solved & ~failed
-    parameters = np.zeros((len(free), form.parameter_count))
-    if form.parameter_count == 0:
-        return p[:, : form.scored], parameters, right
-    parameters += form.rhs.transposed(q)
-    pressed = -times_transpose(form, instances, q)
-    pressed[:, : form.scored] += direction
-    pressed = np.where(free, 0.0, pressed)
-    if instances.forbidden is not None:
-        pressed[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
-    high = instances.upper - answer.point < answer.point - instances.lower
-    parameters += form.lower.transposed(np.where(high, 0.0, pressed))
-    parameters += form.upper.transposed(np.where(high, pressed, 0.0))
-    if not form.matrix_is_constant:
-        row, column = form.matrix.indices, form.entry_column
-        entries = -(answer.dual[:, row] * p[:, column] + q[:, row] * answer.point[:, column])
-        parameters += (form.matrix_map.T @ np.where(right[:, None], entries, 0.0).T).T
-    parameters[~right] = 0.0
-    return p[:, : form.scored], parameters, right
+    @classmethod
+    def of(
+        cls,
+        form: StandardForm,
+        instances: Instances,
+        free: Bool[np.ndarray, "batch columns"],
+        direction: Float64[np.ndarray, "batch scored"],
+        ok: Bool[np.ndarray, " batch"],
+    ) -> PulledBack:
+        """Of a ``direction`` through projections with these active sets; instances that are not ``ok`` give 0."""
+        if np.count_nonzero(ok) < len(ok):
+            free, direction = free & ok[:, None], np.where(ok[:, None], direction, 0.0)
+        p, q, solved = _solve(form, instances, free, direction)
+        right = solved & ok
+        if np.count_nonzero(right) < len(right):
+            p, q = np.where(right[:, None], p, 0.0), np.where(right[:, None], q, 0.0)
+        return cls(form, instances, free, direction, p, q, right)
+
+    @property
+    def scores(self) -> Float64[np.ndarray, "batch scored"]:
+        """The gradient of the scores."""
+        return self.p[:, : self.form.scored]
+
+    def parameters(
+        self,
+        point: Float64[np.ndarray, "batch columns"],
+        dual: Float64[np.ndarray, "batch rows"],
+        high: Bool[np.ndarray, "batch columns"],
+    ) -> Float64[np.ndarray, "batch parameters"]:
+        """The gradient of θ, for the projections, their dual points, and which columns their upper bound holds."""
+        form, instances, p = self.form, self.instances, self.p
+        pressed = -_prices(form, instances, self.q)
+        pressed[:, : form.scored] += self.direction
+        pressed = np.where(self.free, 0.0, pressed)
+        if instances.forbidden is not None:
+            pressed[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
+        theta = form.lower.transposed(np.where(high, 0.0, pressed)) + form.upper.transposed(
+            np.where(high, pressed, 0.0)
+        )
+        q, dual = _in_rows_of_form(instances, self.q), _in_rows_of_form(instances, dual)
+        theta += form.rhs.transposed(q)
+        if not form.matrix_is_constant:
+            row, column = form.matrix.indices, form.entry_column
+            entries = -(dual[:, row] * p[:, column] + q[:, row] * point[:, column])
+            theta += (form.matrix_map.T @ np.where(self.right[:, None], entries, 0.0).T).T
+        theta[~self.right] = 0.0
+        return theta
 
 
 def value_gradient(
-    form: StandardForm, answer: Answer, instances: Instances, failed: Bool[np.ndarray, " batch"] | None, curved: int
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    dual: Float64[np.ndarray, "batch rows"],
+    ok: Bool[np.ndarray, " batch"],
+    curved: int,
 ) -> Float64[np.ndarray, "batch parameters"]:
-    r"""The gradient of optimal values with respect to θ; 0 for instances that ``failed`` (None where none did).
+    r"""The gradient of optimal values with respect to θ; 0 for instances that are not ``ok``.
 
     It is that of the bound :math:`b^\top y + \sum_i \max_{l_i \le z_i \le u_i} (c - A^\top y)_i z_i` at the optimal z
-    and y (see :func:`optlayers.solvers.certificate.certify`): y for b, the reduced costs for the bounds that they point
+    and y (see :func:`optlayers.solvers.certify.certify`): y for b, the reduced costs for the bounds that they point
     to, and :math:`-y z^\top` for A. The first ``curved`` columns have :math:`-\tfrac12 z_i^2` in the objective.
     """
-    dual, point = answer.dual.copy(), answer.point
+    dual = np.where(ok[:, None], dual, 0.0)
     dual[:, form.equalities :] = np.maximum(dual[:, form.equalities :], 0.0)
-    if failed is not None:
-        dual, point = np.where(failed[:, None], 0.0, dual), np.where(failed[:, None], 0.0, point)
-    reduced = -times_transpose(form, instances, dual)
+    point = np.where(ok[:, None], point, 0.0)
+    reduced = -_prices(form, instances, dual)
     reduced[:, : form.scored] += instances.scores
     reduced[:, :curved] -= point[:, :curved]
     if instances.forbidden is not None:
         reduced[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
+    dual = _in_rows_of_form(instances, dual)
     theta = form.rhs.transposed(dual)
     theta += form.upper.transposed(np.maximum(reduced, 0.0)) + form.lower.transposed(np.minimum(reduced, 0.0))
     if not form.matrix_is_constant:
         entries = -dual[:, form.matrix.indices] * point[:, form.entry_column]
         theta += (form.matrix_map.T @ entries.T).T
-    if failed is not None:
-        theta[failed] = 0.0
+    theta[~ok] = 0.0
     return theta
 
 
@@ -123,3 +151,16 @@ def _solve(
         whole[: form.scored] = direction[k]
         p[k], q[k], solved[k] = solve_slowly(form, instances, int(k), free[k], whole)
     return p, q, solved
+
+
+def _prices(
+    form: StandardForm, instances: Instances, dual: Float64[np.ndarray, "batch rows"]
+) -> Float64[np.ndarray, "batch columns"]:
+    """``Aᵀ y`` for every instance."""
+    plan = plan_of(form)
+    return plan.prices(plan.entries if instances.matrix is None else instances.matrix, dual)
+
+
+def _in_rows_of_form(instances: Instances, dual: np.ndarray) -> np.ndarray:
+    """Multipliers of the rows of instances, which may be scaled, as those of the rows of the form."""
+    return dual if instances.row_scale is None else dual * instances.row_scale

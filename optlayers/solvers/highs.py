@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -13,6 +14,8 @@ from highspy import _core
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.kept import KeptModels, check_limits
+from optlayers.solvers.kernels import ties, vertex
+from optlayers.solvers.plan import plan_of
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
@@ -33,9 +36,11 @@ SNAP = 1e-9
 class Highs(AbstractMaximizer):
     """Maximize with the dual simplex method of HiGHS (Huangfu & Hall, 2018), one warm model per thread.
 
-    When several vertices are best, the one that maximizes a second, fixed and generic objective over the optimal
-    face is returned. It depends on the scores of the instance alone: not on the rest of the batch, and not on what
-    the warm model solved before. (Scores whose sums differ by rounding alone may be decided either way.)
+    When several vertices are best, fixed objectives decide among them (:mod:`optlayers.solvers.kernels.ties`), the same
+    ones in all solvers. Which vertex that is depends on the scores of the instance alone: not on the rest of the batch,
+    and not on what the warm model solved before. (Scores whose sums differ by rounding alone may be decided either
+    way.)
+    What the warm model leaves uncertified is solved once more by a fresh one, which has seen nothing else.
 
     Parameters
     ----------
@@ -60,6 +65,10 @@ class Highs(AbstractMaximizer):
     def maximize(self, state: KeptModels, instances: Instances) -> Answer:
         return state.solve(instances)
 
+    def maximizers_in_turn(self, state: KeptModels) -> Iterator[tuple[AbstractMaximizer, KeptModels]]:
+        yield self, state
+        yield self, state.afresh()
+
 
 class _Model:
     """One HiGHS model without the slack columns: inequality rows carry their bound themselves."""
@@ -71,9 +80,7 @@ class _Model:
         self.body = form.matrix[:, : form.unslacked]
         self.entry_column = form.entry_column[: self.body.nnz]
         self.varying = np.flatnonzero(np.diff(form.matrix_map.indptr)[: self.body.nnz])
-        # Irrational steps, so that no two vertices of a structure tie again.
-        self.generic = np.zeros(form.unslacked)
-        self.generic[: form.scored] = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]
+        self.plan = plan_of(form)
         self.lower, self.upper, self.rhs = (m.constant for m in (form.lower, form.upper, form.rhs))
         self.lower, self.upper = self.lower[: form.unslacked].copy(), self.upper[: form.unslacked].copy()
         # The public class prints a banner while it is constructed, before anything can silence it.
@@ -128,12 +135,12 @@ class _Model:
         return self._with_slack(point, data), dual, status
 
     def _lexicographic(self, scores: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Maximize the scores, then what is left of them on the optimal face, and at last the generic objective.
+        """Maximize the scores, what is left of them on the optimal face, and at last the objectives that decide ties.
 
         The tolerances of HiGHS are absolute, so costs are scaled to unit size: next to a score of 1e9, others vanish.
         What a solve leaves undecided (columns and rows without a reduced cost) is the optimal face, by complementary
         slackness, whichever optimal dual point is at hand. On it the rest ``scores - Aᵀ y`` is scaled anew, until it
-        is rounding. Then several vertices are best, and the generic objective has a single best one on the face.
+        is rounding. Then several vertices are best, and the objectives of :mod:`optlayers.solvers.kernels.ties` decide.
         """
         whole = face = _Face(self.lower, self.upper, self._row_lower(self.rhs))
         rest, dual, point = scores, np.zeros(self.form.rows), np.zeros(0)
@@ -155,12 +162,28 @@ class _Model:
                 # Only rows that are tight all over the face may be priced out.
                 dual = dual + np.where(face.row_lower == self.rhs, duals, 0.0) * scale
                 rest = self._left_over(scores, dual, data)
-            if self._run(self.generic) == Status.OPTIMAL:
-                point = self._solution()[0]
+            for round_ in range(ties.ROUNDS):
+                if self._decided(face, data):
+                    break
+                costs = ties.objective(round_, self.form.scored, self.form.unslacked)
+                if self._run(np.where(face.lower < face.upper, costs, 0.0)) != Status.OPTIMAL:
+                    break
+                point, duals, reduced = self._solution()
+                if self._unique(face, duals, reduced):
+                    break
+                face = face.where_best(point, duals, reduced, self.rhs)
+                self._set_face(face)
             return point, dual, Status.OPTIMAL
         finally:
             if face is not whole:
                 self._set_face(whole)
+
+    def _decided(self, face: _Face, data: np.ndarray) -> bool:
+        """Whether a face has one structure, whatever auxiliary columns may do on it."""
+        moves, tight = face.lower < face.upper, face.row_lower == self.rhs
+        return bool(
+            vertex.is_decided(self.plan.start, self.plan.row, data, *self.plan.by_row, self.form.scored, moves, tight)
+        )
 
     def _left_over(self, scores: np.ndarray, dual: np.ndarray, data: np.ndarray) -> np.ndarray:
         """``scores - Aᵀ dual``, with 0 for what is rounding."""

@@ -9,10 +9,8 @@ import numpy as np
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
-from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.kernels import interior_point
 from optlayers.solvers.plan import Batch, Plan, plan_of
-from optlayers.solvers.polish import polish_some
 from optlayers.solvers.vertices import Near, best_vertices
 from optlayers.standard_form import StandardForm
 
@@ -44,8 +42,9 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
     It takes every standard form, for projections and for best vertices; 8 to 12 steps are usual at any scale of
     scores. Projections are then solved exactly on their active set. For best vertices the columns that the optimal
     face leaves free are found; if they determine the structure it is the unique best vertex, and is computed exactly.
-    If not, several vertices are best: the one is returned that maximizes a second, fixed and generic objective over
-    the optimal face, as :class:`optlayers.Highs` does. It depends on the scores of the instance alone.
+    If not, several vertices are best, and fixed objectives decide among them
+    (:mod:`optlayers.solvers.kernels.ties`), the same ones in all solvers: which vertex that is depends on the scores of
+    the instance alone.
 
     Parameters
     ----------
@@ -69,20 +68,16 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
 
     def project(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
-        batch = Batch.of(plan, instances)
-        answer = Answer.room(form, count)
-        answer.free = np.empty(answer.point.shape, dtype=bool)
-        answer.certificate = Certificate.room(count)
+        batch, answer, steps = Batch.of(plan, instances), Answer.to_fill(form, count), np.zeros(count, dtype=np.int64)
         low, high = np.empty(answer.point.shape, dtype=bool), np.empty(answer.point.shape, dtype=bool)
-        steps = np.zeros(count, dtype=np.int64)
 
         def work(which: np.ndarray) -> None:
             found = self._near(plan, batch.take(which))
             answer.point[which], answer.dual[which], steps[which] = found.point, found.dual, found.steps
             low[which], high[which] = found.low, found.high
-            polish_some(form, plan, batch, which, answer, low, high)
 
         plan.spread(work, count, GUESSED_STEPS)
+        answer.low, answer.high = low, high
         answer.status[steps < 0] = Status.LIMIT
         return answer
 
@@ -120,9 +115,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
 
     def maximize(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
-        batch = Batch.of(plan, instances)
-        answer = Answer.room(form, count)
-        certificate = answer.certificate = Certificate.room(count)
+        batch, answer = Batch.of(plan, instances), Answer.to_fill(form, count)
 
         def work(which: np.ndarray) -> None:
             found = best_vertices(
@@ -130,7 +123,6 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
             )
             answer.point[which], answer.dual[which] = found.point, found.dual
             answer.status[which[found.steps < 0]] = Status.LIMIT
-            certificate.judge(form, plan, batch, False, which, answer.point, answer.dual)
 
         plan.spread(work, count, GUESSED_STEPS)
         return answer

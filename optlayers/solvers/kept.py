@@ -26,24 +26,30 @@ class KeptModel(Protocol):
 class KeptModels:
     """The state of a solver that keeps models: each thread makes its own when it first needs one."""
 
-    def __init__(self, form: StandardForm, make: Callable[[], KeptModel]) -> None:
+    def __init__(self, form: StandardForm, make: Callable[[], KeptModel], *, keeps: bool = True) -> None:
         self.form = form
         self.make = make
+        self.keeps = keeps
         self.local = threading.local()
+
+    def afresh(self) -> KeptModels:
+        """A state that makes a model for every instance."""
+        return KeptModels(self.form, self.make, keeps=False)
 
     def solve(self, instances: Instances) -> Answer:
         """The whole batch, over the threads of the pool."""
         answer = Answer.empty(self.form, len(instances))
 
         def work(piece: np.ndarray) -> None:
-            model = self._mine()
             for k in piece:
-                answer.point[k], answer.dual[k], answer.status[k] = model.solve(instances, int(k))
+                answer.point[k], answer.dual[k], answer.status[k] = self._model().solve(instances, int(k))
 
         for_each_chunk(work, len(instances))
         return answer
 
-    def _mine(self) -> KeptModel:
+    def _model(self) -> KeptModel:
+        if not self.keeps:
+            return self.make()
         if not hasattr(self.local, "model"):
             self.local.model = self.make()
         model: KeptModel = self.local.model

@@ -10,7 +10,6 @@ import numpy as np
 
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
-from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.kernels import newton, separable
 from optlayers.solvers.kernels.lanes import LANES
 from optlayers.solvers.kernels.normal_equations import factor_size
@@ -69,16 +68,12 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         return _State(form)
 
     def project(self, state: _State, instances: Instances) -> Answer:
-        form, plan, count = state.form, state.plan, len(instances)
-        batch = Batch.of(plan, instances)
-        answer = Answer.room(form, count)
+        plan, count = state.plan, len(instances)
+        batch, answer, steps = Batch.of(plan, instances), Answer.to_fill(state.form, count), np.zeros(count, np.int64)
         free = answer.free = np.empty(answer.point.shape, dtype=bool)
-        certificate = answer.certificate = Certificate.room(count)
-        steps = np.zeros(count, dtype=np.int64)
 
         def work(which: np.ndarray) -> None:
             self._solve(state, batch, which, answer.point, answer.dual, free, steps)
-            certificate.judge(form, plan, batch, True, which, answer.point, answer.dual)
 
         plan.spread(work, count, 1 if plan.separable else GUESSED_STEPS)
         late = steps < 0
@@ -87,16 +82,13 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         return answer
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
-        form, plan, count = state.form, state.plan, len(instances)
-        batch = Batch.of(plan, instances)
-        answer = Answer.room(form, count)
-        certificate = answer.certificate = Certificate.room(count)
+        plan, count = state.plan, len(instances)
+        batch, answer = Batch.of(plan, instances), Answer.to_fill(state.form, count)
 
         def work(which: np.ndarray) -> None:
             found = best_vertices(plan, batch.take(which), partial(self._near, state))
             answer.point[which], answer.dual[which] = found.point, found.dual
             answer.status[which[found.steps < 0]] = Status.LIMIT
-            certificate.judge(form, plan, batch, False, which, answer.point, answer.dual)
 
         plan.spread(work, count, 3 * GUESSED_STEPS)
         return answer

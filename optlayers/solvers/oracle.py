@@ -9,19 +9,18 @@ from typing import Any, final
 import numpy as np
 
 from optlayers.solution import Status
+from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
-from optlayers.solvers.certificate import Certificate
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.kernels import oracles
-from optlayers.solvers.kernels.oracles import FEASIBLE
-from optlayers.solvers.oracle_call import OracleCall, Rows
+from optlayers.solvers.kernels.structures import FEASIBLE
+from optlayers.solvers.oracle_batch import OracleBatch
+from optlayers.solvers.oracle_call import ADVICE, OracleCall
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
-__all__ = ["ADVICE", "Oracle", "Question", "judge"]
+__all__ = ["Oracle", "explain"]
 
-ADVICE = "see optlayers.testing.check_oracle"
-NOTHING_FORBIDDEN = np.zeros((0, 0), dtype=np.bool_)
 WORTH_A_THREAD = 64
 """Instances; compiled oracles take microseconds."""
 WORTH_ASKING_TWICE = 8
@@ -62,53 +61,28 @@ class Oracle(AbstractMaximizer):
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
-        answer, certificate = Answer.of_whole(form, count), Certificate.room(count)
-        answer.certificate = certificate
-        certificate.gap[:] = np.nan
-        codes = np.empty(count, dtype=np.int64)
-        question = Question.of(form, call, instances)
+        answer, codes = Answer.of_whole(form, count), np.empty(count, dtype=np.int64)
+        answer.oracle = call
+        batch = OracleBatch.of(form, call, instances)
         twice = 0 if count >= WORTH_ASKING_TWICE else -1
 
-        wrong: list[int] = []
-
         def work(which: np.ndarray) -> None:
-            wrong.append(
-                oracles.maximize(
-                    *question.arguments, which, twice, answer.whole, codes, certificate.residual, certificate.relative
-                )
-            )
+            oracles.maximize(*batch.arguments, which, twice, answer.whole, codes)
 
         for_each_chunk(work, count, smallest=WORTH_A_THREAD)
         call.interrupt()
-        if any(wrong):
-            judge(call, codes, answer, certificate)
+        explain(call, codes, answer)
         if state.reference is not None:
-            _verify(state, instances, answer, certificate)
+            _verify(state, instances, answer)
         return answer
 
 
-@final
-@dataclass(frozen=True)
-class Question:
-    """What kernels are told about a batch."""
-
-    arguments: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, form: StandardForm, call: OracleCall, instances: Instances) -> Question:
-        """The oracle, the rows that its structures are held to, whole scores, forbidden columns and parameters."""
-        if instances.forbidden is None:
-            forbidden = NOTHING_FORBIDDEN
-        else:
-            forbidden = np.ascontiguousarray(instances.forbidden[:, : form.scored])
-        # A row for every instance, also where all rows are one in memory.
-        scores, theta = _rows_of_their_own(instances.whole), _rows_of_their_own(instances.parameters)
-        return cls((call.call, Rows.of(form, instances), scores, forbidden, theta))
-
-
-def _rows_of_their_own(array: np.ndarray) -> np.ndarray:
-    flags = array.flags
-    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
+def explain(call: OracleCall, codes: np.ndarray, answer: Answer) -> None:
+    """Status and reason of every instance for which an oracle did not answer."""
+    if np.count_nonzero(codes) == 0:
+        return
+    for k in np.flatnonzero(codes != oracles.FOUND).tolist():
+        answer.status[k], answer.reasons[k] = call.explain(int(codes[k]), np.nan)
 
 
 @final
@@ -120,61 +94,23 @@ class _State:
     """The state of a HiGHS solver that verifies answers, None when they are not."""
 
 
-def _verify(state: _State, instances: Instances, answer: Answer, certificate: Certificate) -> None:
+def _verify(state: _State, instances: Instances, answer: Answer) -> None:
     """Complete structures by auxiliary values, which there are none of outside of the polytope, and find the gap."""
     form, inside = state.form, np.flatnonzero(answer.status == Status.OPTIMAL)
-    mine = instances.take(inside)
+    mine, highs = instances.take(inside), Highs()
     lower, upper = mine.lower.copy(), mine.upper.copy()
     held = answer.scored_vectors[inside][:, form.kept]
     # Rounded structures get the room of the tolerance on either side.
     lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
     anywhere = replace(mine, whole=np.zeros_like(mine.whole), lower=lower, upper=upper)
-    completed = Highs().maximize(state.reference, anywhere)
-    best = Highs().maximize(state.reference, mine)
-    gap = certificate.gap[inside] = np.sum(mine.scores * (best.point[:, : form.scored] - held), axis=1)
+    completed = highs.maximize(state.reference, anywhere)
+    best = ask(form, mine, highs, state.reference, projection=False, tolerance=FEASIBLE)
+    missed = np.sum(mine.scores * (best.answer.point[:, : form.scored] - held), axis=1)
     size = 1.0 + np.abs(mine.scores).sum(axis=1)
-    certificate.relative[inside] = np.maximum(certificate.relative[inside], gap / size)
     for position, k in enumerate(inside.tolist()):
         if completed.status[position] != Status.OPTIMAL:
-            certificate.relative[k] = np.inf
-            answer.reasons[k] = f"oracle {state.call.name} left the polytope; {ADVICE}"
-        elif gap[position] > FEASIBLE * size[position]:
-            answer.reasons[k] = f"oracle {state.call.name} misses the best value by {gap[position]:.3g}"
-
-
-def judge(call: OracleCall, codes: np.ndarray, answer: Answer, certificate: Certificate) -> None:
-    """Status and reason of every instance, from the codes of the kernel and the residuals of its structures."""
-    if np.count_nonzero(codes) == 0 and certificate.all_hold(FEASIBLE):
-        return
-    for k in np.flatnonzero((codes != oracles.FOUND) | ~certificate.holds(FEASIBLE)).tolist():
-        code = int(codes[k])
-        answer.status[k] = _STATUS.get(code, Status.FAILED)
-        if code != oracles.FOUND:  # else it is the gap that is too large
-            answer.reasons[k] = _reason(call, code, float(certificate.residual[k]))
-
-
-_STATUS = {
-    oracles.FOUND: Status.INACCURATE,
-    oracles.NOTHING: Status.INFEASIBLE,
-    oracles.OUTSIDE: Status.INACCURATE,
-    oracles.FRACTIONAL: Status.INACCURATE,
-    oracles.MISSED: Status.INACCURATE,
-}
-
-
-def _reason(call: OracleCall, code: int, amount: float) -> str:
-    """What is wrong with an answer, and with whose."""
-    if code == oracles.NOTHING:
-        return f"{call.oracle} finds no structure without the forbidden parts"
-    if code == oracles.OUTSIDE:
-        return f"{call.oracle} left the polytope by {amount:.3g}; {ADVICE}"
-    if code == oracles.FRACTIONAL:
-        return (
-            f"{call.oracle} returned an entry that is {amount:.3g} from an integer, but the declaration says "
-            f"integral=True; {ADVICE}"
-        )
-    if code == oracles.MISSED:
-        return f"{call.oracle} returned no structure: it misses one by {amount:.3g}, by {call.membership}; {ADVICE}"
-    if code == oracles.UNSTEADY:
-        return f"{call.oracle} gave two different answers to the same scores; {ADVICE}"
-    return call.complaint(code, amount)
+            answer.status[k] = Status.INACCURATE
+            answer.reasons[k] = f"{state.call} left the polytope; {ADVICE}"
+        elif best.status[position] != Status.OPTIMAL or not missed[position] <= FEASIBLE * size[position]:
+            answer.status[k] = Status.INACCURATE
+            answer.reasons[k] = f"{state.call} misses the best value by {missed[position]:.3g}"

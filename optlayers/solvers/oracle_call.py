@@ -6,7 +6,6 @@ import ctypes
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -16,23 +15,29 @@ from numba.np.numpy_support import from_dtype
 
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Polytope
-from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solution import Status
 from optlayers.solvers.kernels.oracles import (
     CONSTANT,
     FOUND,
+    FRACTIONAL,
+    MISSED,
+    MIXED,
     NO_AMOUNT,
+    NOTHING,
     OF_MEMBERSHIP,
+    OUTSIDE,
     RAISED,
     SCORES,
     THETA,
+    UNSTEADY,
     WRONG_SHAPE,
     kinds_of,
     trampoline,
 )
-from optlayers.standard_form import StandardForm
 
-__all__ = ["Call", "OracleCall", "Rows"]
+__all__ = ["ADVICE", "Call", "OracleCall"]
+
+ADVICE = "see optlayers.testing.check_oracle"
 
 FIRST_COMPLAINT = 16
 """The first number of what Python oracles complain of."""
@@ -54,79 +59,14 @@ class Call(NamedTuple):
     shapes: np.ndarray
 
 
-class Rows(NamedTuple):
-    """Rows and bounds that structures are checked against, for entries of the whole structure."""
-
-    column: np.ndarray
-    """``(size,)`` the column of every entry, -1 for the fixed ones."""
-    fixed: np.ndarray
-    may_be_zero: np.ndarray
-    """``(size,)`` entries that violate nothing of their own when they are 0, whatever the instance."""
-    start: np.ndarray
-    row: np.ndarray
-    equalities: np.ndarray
-    loose: np.ndarray
-    """Rows that cannot be checked, since unscored auxiliary columns enter them."""
-    matrix: np.ndarray
-    rhs: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    integral: bool
-    """Whether structures are declared to be integral."""
-
-    @classmethod
-    def of(cls, form: StandardForm, instances: Instances) -> Rows:
-        """The rows of a batch; where neither parameters nor forbidden parts enter, those of all batches."""
-        rows = _rows.get(form)
-        if rows is None:
-            rows = _rows.setdefault(form, cls._of_form(form))
-        varies = not (form.matrix_is_constant and form.rhs.is_constant and form.bounds_are_constant)
-        if instances.forbidden is None and not varies:
-            return rows
-        return rows._replace(
-            matrix=rows.matrix if instances.matrix is None else per_instance(instances.matrix),
-            rhs=per_instance(instances.rhs),
-            lower=per_instance(instances.lower),
-            upper=per_instance(instances.upper),
-        )
-
-    @classmethod
-    def _of_form(cls, form: StandardForm) -> Rows:
-        """The rows that hold for parameters of 0."""
-        column = np.full(form.size, -1, dtype=np.int64)
-        column[form.kept] = np.arange(form.scored)
-        numbers = (form.matrix.data, form.rhs.constant, form.lower.constant, form.upper.constant)
-        loose = np.zeros(form.rows, dtype=np.bool_)
-        loose[form.matrix.indices[form.matrix.indptr[form.scored] : form.matrix.indptr[form.unslacked]]] = True
-        may_be_zero = form.fixed == 0.0
-        if form.bounds_are_constant:
-            may_be_zero[form.kept] = (numbers[2] <= 0.0)[: form.scored] & (numbers[3] >= 0.0)[: form.scored]
-        else:
-            may_be_zero[form.kept] = False
-        return cls(
-            column,
-            np.array(form.fixed),
-            may_be_zero,
-            np.array(form.matrix.indptr, dtype=np.uint32),  # compiled code looks at signs of indices that have them
-            np.array(form.matrix.indices, dtype=np.uint32),
-            np.array([form.equalities]),
-            loose,
-            matrix=np.array(numbers[0])[None],
-            rhs=np.array(numbers[1])[None],
-            lower=np.array(numbers[2])[None],
-            upper=np.array(numbers[3])[None],
-            integral=form.polytope.integral,
-        )
-
-
-_rows: WeakKeyDictionary[StandardForm, Rows] = WeakKeyDictionary()
-
-
 @final
 class OracleCall:
-    """The oracle of a declaration, and its membership function if there is one, behind addresses."""
+    """The oracle of a declaration, and its membership function if there is one, behind addresses.
 
-    def __init__(self, function: Callable[..., Any], polytope: Polytope) -> None:
+    Without a ``function`` there is nothing to ask, but what others answer can be held to the membership function.
+    """
+
+    def __init__(self, function: Callable[..., Any] | None, polytope: Polytope) -> None:
         self.function = function
         self._polytope = polytope
         shapes = [polytope.shape, *(tuple(v.shape) for v in polytope.scored)]
@@ -135,14 +75,16 @@ class OracleCall:
         theta = np.cumsum([0] + [int(np.prod(s, dtype=int)) for s in parameters]).tolist()
         arguments = [(SCORES, place, s) for place, s in zip(places[:-1], shapes, strict=True)]
         arguments += [(THETA, place, s) for place, s in zip(theta[:-1], parameters, strict=True)]
-        self.oracle = _Function("oracle", function, arguments, shapes)
+        self.oracle = None if function is None else _Function("oracle", function, arguments, shapes)
         self.membership: _Function | None = None
         if polytope.membership is not None:
             self.membership = _Function("membership function", polytope.membership, arguments, None)
-        self.name = self.oracle.name
         self.call = _joined([self.oracle] if self.membership is None else [self.oracle, self.membership])
 
-    def __reduce__(self) -> tuple[type[OracleCall], tuple[Callable[..., Any], Polytope]]:
+    def __str__(self) -> str:
+        return "the solver" if self.oracle is None else str(self.oracle)
+
+    def __reduce__(self) -> tuple[type[OracleCall], tuple[Callable[..., Any] | None, Polytope]]:
         # Addresses hold in one process only.
         return OracleCall, (self.function, self._polytope)
 
@@ -152,27 +94,47 @@ class OracleCall:
             if one is not None and one.interrupts:
                 raise one.interrupts.pop()
 
-    def complaint(self, code: int, amount: float) -> str:
-        """What is wrong with an answer, from the number that the kernel got; every number is asked for once.
+    def explain(self, code: int, amount: float) -> tuple[Status, str]:
+        """What is wrong with an answer, and with whose; every number of a complaint is asked for once.
 
-        ``amount`` is what the membership function said, if it said something.
+        ``amount`` is by how much it is wrong, or what the membership function said.
         """
+        if code == NOTHING:
+            return Status.INFEASIBLE, f"{self} finds no structure without the forbidden parts"
+        if code == OUTSIDE:
+            return Status.INACCURATE, f"{self} left the polytope by {amount:.3g}; {ADVICE}"
+        if code == FRACTIONAL:
+            return Status.INACCURATE, (
+                f"{self} returned an entry that is {amount:.3g} from an integer, but the declaration says "
+                f"integral=True; {ADVICE}"
+            )
+        if code == MISSED:
+            return Status.INACCURATE, (
+                f"{self} returned no structure: it misses one by {amount:.3g}, by {self.membership}; {ADVICE}"
+            )
+        if code == MIXED:
+            return Status.INACCURATE, "its answer is no mixture of the structures that come with it"
+        if code == UNSTEADY:
+            return Status.FAILED, f"{self} gave two different answers to the same scores; {ADVICE}"
         if code < OF_MEMBERSHIP or self.membership is None:
-            return self.oracle.complaint(code)
+            return Status.FAILED, "the solver failed" if self.oracle is None else self.oracle.complaint(code)
         if code == OF_MEMBERSHIP + NO_AMOUNT:
-            return (
-                f"{self.membership} returned {amount:g} for the answer of {self.oracle}; it returns by how much an "
+            return Status.FAILED, (
+                f"{self.membership} returned {amount:g} for the answer of {self}; it returns by how much an "
                 "answer misses being a structure, 0 or more"
             )
-        return self.membership.complaint(code - OF_MEMBERSHIP)
+        return Status.FAILED, self.membership.complaint(code - OF_MEMBERSHIP)
 
 
-def _joined(functions: Sequence[_Function]) -> Call:
-    """Arguments and shapes of functions, one after the other."""
+def _joined(functions: Sequence[_Function | None]) -> Call:
+    """Arguments and shapes of functions, one after the other; None has neither."""
     table: list[tuple[int, int, int, int]] = []
     arguments: list[tuple[int, int, tuple[int, ...]]] = []
     lengths: list[int] = []
     for one in functions:
+        if one is None:
+            table.append((0, 0, 0, 0))
+            continue
         table.append((*one.addresses, len(arguments) + len(one.arguments), len(lengths)))
         arguments += one.arguments
         lengths += [length for _, _, shape in one.arguments for length in shape]

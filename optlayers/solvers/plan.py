@@ -42,9 +42,8 @@ class Plan:
         self.varies = not form.matrix_is_constant
         self.curvature = np.zeros(form.columns)
         self.curvature[: form.curved] = 1.0
-        # Irrational steps, so that no two vertices of a structure tie again.
-        self.generic = np.zeros(form.columns)
-        self.generic[: form.scored] = 1.0 + np.modf(np.sqrt(2.0) * np.arange(1, form.scored + 1) ** 1.5)[0]
+        self.scored = form.scored
+        self.row_scale = form.row_scale[None]
         self.start = np.ascontiguousarray(form.matrix.indptr, dtype=np.int32)
         self.row = np.ascontiguousarray(form.matrix.indices, dtype=np.int32)
         self.entries = np.array(form.matrix.data)[None]
@@ -56,6 +55,39 @@ class Plan:
     def prices(self, matrix: np.ndarray, dual: np.ndarray) -> np.ndarray:
         """``Aᵀ y`` for every instance, from the entries of A in a row per instance, or in a single one."""
         return (self.column_sums @ (matrix * dual[:, self.row]).T).T
+
+    @cached_property
+    def by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A row by row: where each begins, columns, and the places of entries in the column-wise arrays."""
+        numbered = sp.csc_array((np.arange(self.matrix.nnz), self.row, self.start), shape=self.matrix.shape).tocsr()
+        start, column, place = (
+            np.ascontiguousarray(part, dtype=np.int32) for part in (numbered.indptr, numbered.indices, numbered.data)
+        )
+        return start, column, place
+
+    @cached_property
+    def _block_of(self) -> np.ndarray:
+        """The independent block of every row, then of every column; slack columns do not tie rows together."""
+        rows, columns = self.matrix.shape
+        row, column = self.row, np.repeat(np.arange(columns), np.diff(self.start))
+        size = rows + columns
+        graph = sp.csr_array((np.ones(len(row), dtype=np.int8), (row, rows + column)), shape=(size, size))
+        return sp.csgraph.connected_components(graph, directed=False)[1].astype(np.int32)
+
+    @cached_property
+    def row_block(self) -> np.ndarray:
+        """The independent block of every row."""
+        return np.ascontiguousarray(self._block_of[: self.matrix.shape[0]])
+
+    @cached_property
+    def column_block(self) -> np.ndarray:
+        """The independent block of every column."""
+        return np.ascontiguousarray(self._block_of[self.matrix.shape[0] :])
+
+    @cached_property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        return int(self._block_of.max(initial=-1)) + 1
 
     @cached_property
     def system(self) -> System:

@@ -1,107 +1,136 @@
-"""From nearly optimal to exact: solve on the active set."""
+"""From nearly optimal to exact: projections solved on their active set."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64, Int64
 
-from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
-from optlayers.solvers.certificate import Certificate, times_transpose
 from optlayers.solvers.dense import polish_densely
 from optlayers.solvers.kernels import active_set
-from optlayers.solvers.plan import Batch, Plan, plan_of
+from optlayers.solvers.kernels import certificate as kernel
+from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.plan import Batch, plan_of
 from optlayers.standard_form import StandardForm
 
-__all__ = ["polish", "polish_some"]
+__all__ = ["polish", "refine"]
 
-SHARP = 1e-11
-"""A polished answer with a larger relative error than this is compared with what it was made from."""
+REFINEMENTS = 2
+"""Each takes what rounding left of the systems from 1e-16 to the square of that, as far as they can be solved."""
 
 
 def polish(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
-    """Move projections onto their active set, and keep the result where its certificate is better.
+    """The projections of an answer on their exact active sets, as an answer of its own.
 
-    At an interior solution every bound has either room or a multiplier: the larger of the two tells whether the bound
-    is active.
+    A bound is guessed to be active where the solver says so, else where it has less room than its multiplier says: at
+    an interior solution the larger of the two tells. Bounds that the solution violates are added, multipliers of the
+    wrong sign released, and the system is solved again. Where that does not end, the points stay what they were.
     """
-    plan, batch = plan_of(form), Batch.of(plan_of(form), instances)
+    plan = plan_of(form)
     if plan.dense:
         return polish_densely(form, instances, answer)
-    failed = ~(np.isfinite(answer.point).all(axis=1) & np.isfinite(answer.dual).all(axis=1))
-    answer.free = np.zeros(answer.point.shape, dtype=bool)
-    answer.certificate = Certificate.empty(len(instances))
-    solved = np.flatnonzero(~failed)
+    batch, point, dual = Batch.of(plan, instances), answer.point.copy(), answer.dual.copy()
     low, high = _guess(form, instances, answer)
-    plan.spread(lambda which: polish_some(form, plan, batch, solved[which], answer, low, high), len(solved), solves=4)
-    # A certified point is an answer, whatever the solver thought of it.
-    answer.status[solved] = np.where(answer.status[solved] == Status.INFEASIBLE, Status.INFEASIBLE, Status.OPTIMAL)
-    return answer
+    free, exact = ~(low | high), np.zeros(len(instances), dtype=bool)
+    finite = np.flatnonzero(np.isfinite(point).all(axis=1) & np.isfinite(dual).all(axis=1))
 
+    def work(which: np.ndarray) -> None:
+        active_set.polish(
+            plan.system,
+            plan.slack_row,
+            plan.varies,
+            batch.matrix,
+            batch.scores,
+            plan.curvature,
+            batch.rhs,
+            batch.lower,
+            batch.upper,
+            finite[which],
+            point,
+            dual,
+            low,
+            high,
+            free,
+            exact,
+        )
 
-def polish_some(
-    form: StandardForm, plan: Plan, batch: Batch, which: np.ndarray, answer: Answer, low: np.ndarray, high: np.ndarray
-) -> None:
-    """Polish and certify the instances ``which`` of an answer, given which columns are at a bound."""
-    if answer.free is None or answer.certificate is None:
-        raise RuntimeError("an answer is polished into arrays of its own")
-    point, dual = answer.point[which], answer.dual[which]
-    exact = np.zeros(len(answer.point), dtype=bool)
-    answer.free[which] = ~(low[which] | high[which])
-    active_set.polish(
-        plan.system,
-        plan.slack_row,
-        plan.varies,
-        batch.matrix,
-        batch.scores,
-        plan.curvature,
-        batch.rhs,
-        batch.lower,
-        batch.upper,
-        which,
-        answer.point,
-        answer.dual,
-        low,
-        high,
-        answer.free,
-        exact,
-    )
-    answer.certificate.judge(form, plan, batch, True, which, answer.point, answer.dual)
-    doubtful = answer.certificate.relative[which] > SHARP
-    if doubtful.any():
-        _keep_the_better(form, plan, batch, which[doubtful], answer, point[doubtful], dual[doubtful], ~(low | high))
-
-
-def _keep_the_better(
-    form: StandardForm,
-    plan: Plan,
-    batch: Batch,
-    which: np.ndarray,
-    answer: Answer,
-    point: np.ndarray,
-    dual: np.ndarray,
-    guessed: Bool[np.ndarray, "batch columns"],
-) -> None:
-    if answer.free is None or answer.certificate is None:
-        raise RuntimeError("an answer is polished into arrays of its own")
-    relative = answer.certificate.relative[which]
-    polished = answer.point[which], answer.dual[which], answer.free[which]
-    answer.point[which], answer.dual[which], answer.free[which] = point, dual, guessed[which]
-    answer.certificate.judge(form, plan, batch, True, which, answer.point, answer.dual)
-    better = ~(answer.certificate.relative[which] < relative)
-    back = which[better]
-    answer.point[back], answer.dual[back], answer.free[back] = (part[better] for part in polished)
-    answer.certificate.judge(form, plan, batch, True, back, answer.point, answer.dual)
+    plan.spread(work, len(finite), solves=4)
+    return Answer(point, dual, answer.status, free=free, reasons=answer.reasons)
 
 
 def _guess(
     form: StandardForm, instances: Instances, answer: Answer
 ) -> tuple[Bool[np.ndarray, "batch columns"], Bool[np.ndarray, "batch columns"]]:
+    if answer.low is not None and answer.high is not None:
+        return answer.low.copy(), answer.high.copy()
+    plan = plan_of(form)
     with np.errstate(invalid="ignore"):  # failed instances hold NaN
-        reduced = -times_transpose(form, instances, answer.dual)
+        reduced = -plan.prices(plan.entries if instances.matrix is None else instances.matrix, answer.dual)
         reduced[:, : form.scored] += instances.scores
         reduced[:, : form.curved] -= answer.point[:, : form.curved]
         low = answer.point - instances.lower < -reduced
         high = (instances.upper - answer.point < reduced) & ~low
     together = instances.lower == instances.upper
     return low | together, high & ~together
+
+
+def refine(
+    form: StandardForm, instances: Instances, answer: Answer
+) -> tuple[Answer, Float64[np.ndarray, "batch rows"]] | None:
+    """Projections whose systems are solved beyond the rounding of float64, and the low parts of their dual points.
+
+    Next to large scores the rounding of a dual point hides whether its point is right. What is left of the system on
+    the active set is computed in twice the precision, and solved for once more (iterative refinement; Wilkinson, 1963).
+    None where the answer has no active set, or the constraints are too many to do so.
+    """
+    plan = plan_of(form)
+    if plan.dense or answer.free is None:
+        return None
+    batch, free, count = Batch.of(plan, instances), answer.free, len(instances)
+    point, dual, low = answer.point.copy(), answer.dual.copy(), np.zeros_like(answer.dual)
+    of_rows, of_columns = np.empty_like(dual), np.empty_like(point)
+    p, q, left = np.empty_like(point), np.empty_like(dual), np.empty(count)
+
+    def work(which: Int64[np.ndarray, " some"]) -> None:
+        for _ in range(REFINEMENTS):
+            kernel.missing(
+                plan.start,
+                plan.row,
+                batch.matrix,
+                batch.scores,
+                plan.curvature,
+                batch.rhs,
+                which,
+                point,
+                dual,
+                low,
+                of_rows,
+                of_columns,
+            )
+            active_set.solve_on_face(
+                plan.system,
+                plan.slack_row,
+                plan.varies,
+                batch.matrix,
+                free,
+                plan.curvature,
+                of_columns,
+                of_rows,
+                which,
+                p,
+                q,
+                left,
+            )
+            point[which] += np.where(free[which], p[which], 0.0)
+            dual[which], low[which] = _two_sum(dual[which], q[which] + low[which])
+
+    plan.spread(work, count, solves=4 * REFINEMENTS)
+    within = np.clip(point, per_instance(instances.lower), per_instance(instances.upper))
+    return Answer(within, dual, answer.status, free=free, reasons=answer.reasons), low
+
+
+def _two_sum(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rounded sum, and what rounding lost (Knuth, TAOCP 2, 4.2.2)."""
+    total = first + second
+    other = total - first
+    return total, (first - (total - other)) + (second - other)

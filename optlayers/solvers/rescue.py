@@ -52,7 +52,8 @@ def solve_slowly(
     p[columns], q[rows] = found[: len(columns)], found[len(columns) :] / norms
     left = np.abs(system @ found - right).max(initial=0.0)
     p[cut:] = np.where(free[cut:], -(whole[:, :cut] @ p[:cut])[form.equalities :], 0.0)
-    return p, q, bool(left <= CONVERGED * (1 + np.abs(right).max(initial=0.0) + np.abs(p).max(initial=0.0)))
+    # Relative to the terms that cancel: the multipliers of nearly dependent rows are large, and so is their rounding.
+    return p, q, bool(left <= CONVERGED * max(np.abs(right).max(initial=0.0), np.abs(found).max(initial=0.0)))
 
 
 def _least_squares(system: sp.sparray, right: np.ndarray) -> np.ndarray:

@@ -9,13 +9,14 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from optlayers.solvers.kernels import active_set
+from optlayers.solvers.kernels import active_set, ties
+from optlayers.solvers.kernels.ties import ROUNDS
 from optlayers.solvers.plan import Batch, Plan
 
 __all__ = ["Near", "best_vertices"]
 
-STAGES = 6
-"""How many scales of scores one instance may hold; what one scale leaves undecided is the next one's problem."""
+STAGES = 6 + ROUNDS
+"""How often a face may be made smaller: by scores of several scales, and by the objectives that decide ties."""
 
 
 @final
@@ -56,27 +57,36 @@ class _Face:
     scale: Float64[np.ndarray, " batch"]
 
 
-def best_vertices(plan: Plan, batch: Batch, near: Callable[[Batch], Near], stages: int = STAGES) -> Near:
+def best_vertices(plan: Plan, batch: Batch, near: Callable[[Batch], Near]) -> Near:
     """A best vertex per instance, decided by the instance alone; NaN where none could be made out.
 
     ``near`` solves linear programs. Columns with a multiplier are at their bounds all over the optimal face
     (complementary slackness, whichever optimal multipliers are at hand), the others are free on it. Next to large
     scores small ones vanish below the tolerance, and leave columns free that they would decide: what is left of the
     scores along the face is maximized over it at its own scale, until it is constant there. If the face is still no
-    vertex, the generic objective has a single best vertex on it.
+    vertex, the objectives of :mod:`optlayers.solvers.kernels.ties` decide, in turn.
     """
+    return _best(plan, batch, near, np.zeros(len(batch.scores), dtype=np.int64), STAGES)
+
+
+def _best(
+    plan: Plan, batch: Batch, near: Callable[[Batch], Near], rounds: Int64[np.ndarray, " batch"], stages: int
+) -> Near:
+    """The best vertices of instances for which so many objectives have decided already."""
     face = _optimal_face(plan, batch, near(batch))
     found, tied = face.found, np.flatnonzero(face.tied)
     if len(tied) == 0:
         return found
-    if stages == 0:
+    rest, scale, rounds = face.rest[tied], face.scale[tied], rounds[tied]
+    undecided = np.abs(rest).max(axis=1, initial=0.0) == 0.0
+    if stages == 0 or (rounds[undecided] >= ROUNDS).any():
         found.point[tied] = np.nan
         return found
-    rest, scale = face.rest[tied], face.scale[tied]
-    undecided = np.abs(rest).max(axis=1, initial=0.0) == 0.0
-    rest[undecided], scale[undecided] = plan.generic, 0.0  # generic multipliers prove nothing
+    for round_ in np.unique(rounds[undecided]):
+        rest[undecided & (rounds == round_)] = ties.objective(int(round_), plan.scored, len(plan.curvature))
+    scale[undecided] = 0.0  # multipliers of these objectives prove nothing
     smaller = _held(batch.take(tied), face.held[tied], face.bound[tied], rest)
-    again = best_vertices(plan, smaller, near, stages - 1)
+    again = _best(plan, smaller, near, rounds + undecided, stages - 1)
     found.point[tied] = np.where((again.steps >= 0)[:, None], again.point, np.nan)
     found.dual[tied] += scale[:, None] * again.dual
     return found
@@ -90,7 +100,8 @@ def _optimal_face(plan: Plan, batch: Batch, found: Near) -> _Face:
         plan.varies,
         batch.matrix,
         batch.scores,
-        plan.generic,
+        ties.probe(plan.scored, len(plan.curvature)),
+        plan.scored,
         batch.rhs,
         batch.lower,
         batch.upper,

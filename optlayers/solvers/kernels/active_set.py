@@ -58,6 +58,8 @@ PRECISION = 1e-14
 """Steps end when the residual is below this, relative to the right-hand side."""
 CONVERGED = 1e-11
 """A residual below this is a solution."""
+TINY = 1e-300
+"""What residuals are relative to where all numbers are 0."""
 ROUNDS = 12
 """How often a guessed active set is corrected."""
 SIGN = 1e-11
@@ -127,25 +129,30 @@ def _proximal_steps(system, varies, entries, curvature, free, face, r1, r2, p, q
     idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
     first, second, pull, step = face.first, face.second, face.pull, face.step
     columns, rows = len(curvature), len(idle) // LANES
-    scale = spread(1.0)
+    of_columns, of_rows = spread(0.0), spread(0.0)
     for j in range(columns):
-        scale = maximum(scale, load(free, j) * absolute(load(r1, j)))
+        of_columns = maximum(of_columns, load(free, j) * absolute(load(r1, j)))
     for i in range(rows):
-        scale = maximum(scale, absolute(load(r2, i)))
+        of_rows = maximum(of_rows, (1.0 - load(idle, i)) * absolute(load(r2, i)))
     for attempt in range(STEPS + 1):
         multiply_transpose(system, varies, entries, q, pull)
         multiply(system, varies, entries, p, step)
-        largest = spread(0.0)
+        column_error, row_error, size = spread(0.0), spread(0.0), spread(0.0)
         for j in range(columns):
             error = load(free, j) * (load(r1, j) - curvature[j] * load(p, j) - load(pull, j))
-            largest = maximum(largest, absolute(error))
+            column_error = maximum(column_error, absolute(error))
+            size = maximum(size, load(free, j) * absolute(load(p, j)))
             store(first, j, error)
             store(pull, j, load(theta, j) * error)
         for i in range(rows):
             error = (1.0 - load(idle, i)) * (load(r2, i) - load(step, i))
-            largest = maximum(largest, absolute(error))
+            row_error = maximum(row_error, absolute(error))
             store(second, i, error)
-        store(left, 0, largest / scale)
+        # Relative to the numbers that each is a difference of: next to a row with a side of 1e3, 1e-11 is not exact.
+        column_scale, row_scale = maximum(of_columns, size), maximum(of_rows, size)
+        column_scale = where_less(spread(0.0), column_scale, column_scale, maximum(row_scale, spread(TINY)))
+        row_scale = where_less(spread(0.0), row_scale, row_scale, column_scale)
+        store(left, 0, maximum(column_error / column_scale, row_error / row_scale))
         worst = 0.0
         for w in range(LANES):
             worst = max(worst, left[w])
@@ -162,6 +169,11 @@ def _proximal_steps(system, varies, entries, curvature, free, face, r1, r2, p, q
             store(p, j, load(p, j) + goes_on * load(theta, j) * (load(first, j) - load(pull, j)))
         for i in range(rows):
             store(q, i, load(q, i) + goes_on * load(step, i))
+    # Whether this is a solution must not hang on the rounding of large multipliers, of nearly dependent rows.
+    terms = column_scale
+    for i in range(rows):
+        terms = maximum(terms, absolute(load(q, i)))
+    store(left, 0, maximum(column_error / terms, row_error / row_scale))
 
 
 @part
@@ -243,6 +255,8 @@ def polish(  # type: ignore[no-untyped-def]
                         _keep(
                             system,
                             w,
+                            l,
+                            u,
                             p,
                             q,
                             held,
@@ -295,14 +309,15 @@ def _correct(w, curvature, s, l, u, p, pull, held, slack_row, first_slack, idle,
 
 
 @part
-def _keep(system, w, p, q, held, moving, slack_row, first_slack, idle, k, left, point, dual, free, exact):  # type: ignore[no-untyped-def]
+def _keep(system, w, l, u, p, q, held, moving, slack_row, first_slack, idle, k, left, point, dual, free, exact):  # type: ignore[no-untyped-def]
     exact[k] = left <= CONVERGED
     for j in range(point.shape[1]):
         e = LANES * j + w
         is_free = moving[e] > 0.0
         if j >= first_slack:
             is_free = idle[LANES * slack_row[j - first_slack] + w] > 0.0
-        point[k, j] = p[e] if is_free else held[e]
+        # Beyond a bound by rounding is at it.
+        point[k, j] = min(max(p[e], l[e]), u[e]) if is_free else held[e]
         free[k, j] = is_free
     for i in range(dual.shape[1]):
         dual[k, system.order[i]] = q[LANES * i + w] * system.scale[i]
@@ -310,13 +325,14 @@ def _keep(system, w, p, q, held, moving, slack_row, first_slack, idle, k, left, 
 
 @jit
 def vertex(  # type: ignore[no-untyped-def]
-    system, varies, matrix, linear, generic, rhs, lower, upper, which, low, high, point, dual, tied, rest, scale
+    system, varies, matrix, linear, probe, scored, rhs, lower, upper, which, low, high, point, dual, tied, rest, scale
 ):
     """From an interior point near an optimal face, given by ``low`` and ``high``, to the face itself.
 
     ``point`` becomes its nearest point on the face, ``dual`` is moved until the columns that are free on the face
-    have no reduced cost. Where the face is no vertex of the scored columns, ``tied`` is set: the generic objective can
-    be moved along it. Then ``scale`` times ``rest`` is the objective but for what is constant on the face.
+    have no reduced cost. Where the face is no vertex of the scored columns, ``tied`` is set: the probe, which is
+    constant on no face but vertices, can be moved along it. Then ``scale`` times ``rest`` is the objective but for what
+    is constant on the face.
     """
     rows, columns = len(system.order), len(system.column_start) - 1
     size = LANES * columns
@@ -325,6 +341,7 @@ def vertex(  # type: ignore[no-untyped-def]
     theta, first = face.theta, face.first
     p, moving, target = np.empty(size), np.empty(size), np.empty(size)
     q, r2, y = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
+    whole, exact, meant = np.empty(size), np.empty(LANES * rows), np.empty(LANES * rows)
     curvature = np.ones(columns)
     unit = np.empty(LANES)
     for start in range(0, len(which), LANES):
@@ -346,21 +363,31 @@ def vertex(  # type: ignore[no-untyped-def]
         _prepare(system, varies, entries, curvature, moving, face)
         fill(q, 0.0)
         _proximal_steps(system, varies, entries, curvature, moving, face, target, r2, p, q)
+        for e in range(size):
+            p[e] = p[e] if moving[e] > 0.0 else target[e]
+            whole[e] = _snapped(p[e], l[e], u[e]) if moving[e] > 0.0 else target[e]
+        multiply(system, varies, entries, p, exact)
+        multiply(system, varies, entries, whole, meant)
         for w in range(min(LANES, len(which) - start)):
+            # The numbers that are meant, unless they are others: next to a right-hand side of 1e-11, 0 is not meant.
+            keeps = True
+            for i in range(rows):
+                e = LANES * i + w
+                off = abs(meant[e] - b[e])
+                keeps = keeps and (off <= SNAP * abs(b[e]) or off <= 4.0 * abs(exact[e] - b[e]))
             for j in range(columns):
-                e = LANES * j + w
-                point[which[start + w], j] = _snapped(p[e], l[e], u[e]) if moving[e] > 0.0 else target[e]
+                point[which[start + w], j] = whole[LANES * j + w] if keeps else p[LANES * j + w]
         _price_out(system, varies, entries, c, moving, face, y)
         write_rows(system, y, which, start, dual)
-        # The generic objective, projected onto the directions of the face, is 0 where there are none.
+        # The probe, projected onto the directions of the face, is 0 where there are none.
         for j in range(columns):
-            store(target, j, spread(generic[j]))
+            store(target, j, spread(probe[j]))
         _project_objective(system, varies, entries, curvature, moving, face, target, r2, p, q)
         some = False
         for w in range(min(LANES, len(which) - start)):
             free = False
-            for j in range(columns):
-                free = free or (generic[j] > 0.0 and abs(p[LANES * j + w]) > RIGID)
+            for j in range(scored):
+                free = free or abs(p[LANES * j + w]) > RIGID
             tied[which[start + w]] = free
             some = some or free
         if not some:
@@ -397,12 +424,14 @@ def _unit_on_face(c, moving, target, unit):  # type: ignore[no-untyped-def]
 
 @part
 def _snapped(value, low, high):  # type: ignore[no-untyped-def]
-    if np.isfinite(low) and abs(value - low) <= SNAP * (1.0 + abs(low)) and value - low <= high - value:
+    """A bound or a whole number that is as near as rounding, in the unit of the column."""
+    near = SNAP * min(max(abs(low), abs(high)), max(1.0, abs(value)))
+    if abs(value - low) <= near and value - low <= high - value:
         return low
-    if np.isfinite(high) and abs(value - high) <= SNAP * (1.0 + abs(high)):
+    if abs(value - high) <= near:
         return high
     whole = np.round(value)
-    return whole if abs(value - whole) <= SNAP * (1.0 + abs(whole)) else value
+    return whole if abs(value - whole) <= near else value
 
 
 @part

@@ -29,7 +29,7 @@ def per_instance(array: np.ndarray) -> np.ndarray:
 
     One layout means one compiled version of every kernel.
     """
-    if len(array) > 1 and array.strides[0] == 0:
+    if len(array) > 1 and array.strides[0] == 0 and array.size:  # of arrays without columns strides say nothing
         array = array[:1]
     if array.flags.c_contiguous and array.flags.writeable:
         return array

@@ -1,12 +1,48 @@
-"""The verdict on an answer, in plain scalar loops that share nothing with the solvers."""
+"""The certificate of a point and a dual point, in plain scalar loops that share nothing with the solvers.
+
+The formulas are in :mod:`optlayers.solvers.certify`. Sums are bounded together with their rounding, or computed in
+twice the precision.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.lanes import jit
+from optlayers.solvers.kernels.extended import add_product
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
-__all__ = ["certify"]
+__all__ = ["certify", "missing"]
+
+EPSILON = 2.220446049250313e-16
+FLOOR = 1e-13
+"""What rounding may leave of a 0 in a column, in units of the column."""
+TOUCHES = 1e-9
+"""A column this near to its bound, in units of the column, is at it; a row with so little room, relative to the size of
+its terms, is tight."""
+FAR = 1e3
+"""How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
+
+
+@part
+def _unit(x, low, high):  # type: ignore[no-untyped-def]
+    """The size of numbers in a column: 1, or what it holds if that is more; never more than its bounds allow."""
+    return min(max(abs(low), abs(high)), max(1.0, abs(x)))
+
+
+@part
+def _scales(columns, curved, block, scores, lower, upper, point, largest):  # type: ignore[no-untyped-def]
+    """The largest score of every block, and the unit of the largest scored column. Columns that are held count for
+    nothing: their scores decide nothing."""
+    stay_apart()
+    for g in range(len(largest)):
+        largest[g] = 0.0
+    whole = 0.0
+    for j in range(columns):
+        if lower[j] < upper[j]:
+            largest[block[j]] = max(largest[block[j]], abs(scores[j]))
+        if j < curved:
+            whole = max(whole, _unit(point[j], lower[j], upper[j]))
+    return whole
 
 
 @jit
@@ -15,61 +51,131 @@ def certify(  # type: ignore[no-untyped-def]
     row,
     matrix,
     equalities,
+    row_scale,
+    column_block,
+    row_block,
+    blocks,
     scores,
     curved,
     rhs,
     lower,
     upper,
     which,
-    rounding,
+    extended,
     point,
     dual,
+    dual_low,
     residual,
     gap,
-    relative,
+    error,
 ):
-    """Residual, gap and relative error of the instances ``which``; the formulas are in solvers/certificate.py."""
-    rows, columns, scored = dual.shape[1], point.shape[1], scores.shape[1]
-    slackness, prices = np.empty(rows), np.empty(rows)
+    """Residual, gap and relative error of the instances ``which``; ``curved`` is 0 for best vertices.
+
+    With ``extended``, the dual point is ``dual + dual_low`` and sums are computed in twice the precision.
+    """
+    rows, scored = rhs.shape[1], scores.shape[1]
+    columns = point.shape[1] - rows + equalities  # slack is what a row leaves
+    activity, activity_low, size = np.empty(rows), np.empty(rows), np.empty(rows)
+    floor, price, price_low = np.empty(rows), np.empty(rows), np.zeros(rows)
+    largest = np.empty(blocks)
     for k in which:
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
-        sides, noise = 0.0, 0.0
+        whole = _scales(scored, curved, column_block, scores[k], l, u, point[k], largest)
         for i in range(rows):
-            slackness[i] = b[i]
-            prices[i] = dual[k, i] if i < equalities else max(dual[k, i], 0.0)
-            sides = max(sides, abs(b[i]))
-            noise += abs(prices[i]) * (1.0 + abs(b[i]))
-        open_gap, worst, largest, value, check = 0.0, 0.0, 0.0, 0.0, 0.0
+            y = dual[k, i]
+            if (i >= equalities and y < 0.0) or (curved == 0 and largest[row_block[i]] == 0.0):
+                y = 0.0  # next to scores of 0 every point is best
+            price[i] = y
+            if extended:
+                price_low[i] = dual_low[k, i] if y != 0.0 else 0.0
+            activity[i], activity_low[i], size[i], floor[i] = 0.0, 0.0, 0.0, 0.0
+        worst, wrong, open_gap, moved, charged, check = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for j in range(columns):
             x = point[k, j]
-            objective = 0.0
-            if j < scored:
-                objective = scores[k, j] - x if j < curved else scores[k, j]
-                value += abs(objective * x)
-            reduced = objective
-            for t in range(start[j], start[j + 1]):
-                slackness[row[t]] -= entries[t] * x
-                reduced -= entries[t] * prices[row[t]]
-            above, below, size = u[j] - x, x - l[j], abs(x)
-            room = above if reduced > 0.0 else below
-            room = room if room < np.inf else max(1.0, size)
-            open_gap += abs(reduced) * max(room, 0.0)  # beyond a bound there is no credit
-            worst = max(worst, -below, -above)
-            largest = max(largest, size)
             check += x
-        valid = np.isfinite(check)
+            unit = _unit(x, l[j], u[j])
+            cost = scores[k, j] if j < scored else 0.0
+            reduced, low, own = cost, 0.0, abs(cost)
+            if j < curved:
+                reduced -= x
+                own += abs(x)
+                if extended:
+                    low = (cost - reduced) - x if abs(cost) >= abs(x) else cost - (reduced + x)
+            for t in range(start[j], start[j + 1]):
+                a, i = entries[t], row[t]
+                if extended:
+                    activity[i], activity_low[i] = add_product(activity[i], activity_low[i], a, x)
+                    reduced, low = add_product(reduced, low, -a, price[i])
+                    low -= a * price_low[i]
+                else:
+                    activity[i] += a * x
+                    reduced -= a * price[i]
+                size[i] += abs(a * x)
+                floor[i] += abs(a) * FLOOR * unit
+                own += abs(a * price[i])
+            reduced += low
+            outside = max(l[j] - x, x - u[j])
+            worst = max(worst, outside)
+            if outside > FLOOR * unit:
+                wrong = max(wrong, outside / unit)
+            room = u[j] - x if reduced > 0.0 else x - l[j]
+            noise = EPSILON * own * (EPSILON if extended else 2.0 + start[j + 1] - start[j])
+            distance = abs(reduced) + noise
+            if room > TOUCHES * unit and distance > 0.0:
+                if j < curved:
+                    moved += distance * distance
+                elif curved > 0:
+                    charged += distance * (room if room < np.inf else 2.0 * max(1.0, abs(x)))
+                else:
+                    scale = largest[column_block[j]]
+                    wrong = max(wrong, distance / scale if scale > 0.0 else np.inf)
+            open_gap += abs(reduced) * max(room if room < np.inf else max(1.0, abs(x)), 0.0)
         for i in range(rows):
-            open_gap += abs(prices[i] * slackness[i])
-            worst = max(worst, abs(slackness[i]))
-            valid = valid and np.isfinite(prices[i])
-        if valid:
-            residual[k] = worst
-            gap[k] = max(open_gap, 0.0)
-            error = max(worst / (1.0 + max(sides, largest)), max(open_gap - rounding * noise, 0.0) / (1.0 + value))
-            relative[k] = error if error == error else np.inf
-        else:
-            residual[k] = np.nan
-            gap[k] = np.nan
-            relative[k] = np.inf
+            if np.isinf(b[i]):  # a row without a limit says nothing, and has no price
+                if not (b[i] > 0.0 and i >= equalities and price[i] == 0.0):
+                    wrong = np.inf
+                continue
+            left = (b[i] - activity[i]) - activity_low[i]
+            missing = abs(left) if i < equalities else max(-left, 0.0)
+            whole_size = abs(b[i]) + size[i]
+            worst = max(worst, missing / row_scale[k if len(row_scale) > 1 else 0, i])
+            if missing > floor[i]:
+                wrong = max(wrong, missing / whole_size if whole_size > 0.0 else np.inf)
+            open_gap += abs(price[i] * left)
+            check += price[i]
+            if i >= equalities and price[i] > 0.0 and left > floor[i] + TOUCHES * whole_size:
+                if curved > 0:
+                    charged += price[i] * left
+                else:
+                    wrong = max(wrong, min(price[i] / largest[row_block[i]], left / whole_size))
+        if moved > 0.0 or charged > 0.0:
+            wrong = max(wrong, (np.sqrt(moved) + np.sqrt(charged)) / (FAR * whole) if whole > 0.0 else np.inf)
+        valid = np.isfinite(check) and np.isfinite(open_gap) and np.isfinite(wrong) and np.isfinite(moved)
+        residual[k] = worst if np.isfinite(check) else np.nan
+        gap[k] = max(open_gap, 0.0) if np.isfinite(check) else np.nan
+        error[k] = wrong if valid else np.inf
+
+
+@jit
+def missing(  # type: ignore[no-untyped-def]
+    start, row, matrix, scores, curvature, rhs, which, point, dual, dual_low, of_rows, of_columns
+):
+    """``b - A z`` and ``c - H z - Aᵀ y`` in twice the precision, rounded, for all columns; y is ``dual + dual_low``."""
+    rows, columns, scored = rhs.shape[1], point.shape[1], scores.shape[1]
+    high, low = np.empty(rows), np.empty(rows)
+    for k in which:
+        entries = matrix[k if len(matrix) > 1 else 0]
+        for i in range(rows):
+            high[i], low[i] = rhs[k if len(rhs) > 1 else 0, i], 0.0
+        for j in range(columns):
+            first, second = add_product(scores[k, j] if j < scored else 0.0, 0.0, -curvature[j], point[k, j])
+            for t in range(start[j], start[j + 1]):
+                i = row[t]
+                high[i], low[i] = add_product(high[i], low[i], -entries[t], point[k, j])
+                first, second = add_product(first, second, -entries[t], dual[k, i])
+                second -= entries[t] * dual_low[k, i]
+            of_columns[k, j] = first + second
+        for i in range(rows):
+            of_rows[k, i] = high[i] + low[i]

@@ -17,9 +17,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from optlayers.solvers.kernels import ties
+
 __all__ = [
     "DenseAnswer",
     "DenseProblem",
+    "are_vertices",
     "best_vertex",
     "certify",
     "dual_newton",
@@ -30,8 +33,12 @@ __all__ = [
 
 TINY = torch.finfo(torch.float64).tiny
 EPSILON = torch.finfo(torch.float64).eps
-NEGLIGIBLE = 1e-9
-"""Values of a point below this, relative to its size, are rounding."""
+FLOOR = 1e-13
+"""What rounding may leave of a 0 in a column, in units of the column."""
+TOUCHES = 1e-9
+"""A column this near to its bound, in units of the column, is at it."""
+FAR = 1e3
+"""How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
 POLISHED = 1e-13
 """A relative certificate below this needs no polishing."""
 CERTIFIED = 1e-9
@@ -71,7 +78,7 @@ DEPENDENT = 1e-12
 """δ of the normal equations, relative to their diagonal, for rows that depend on each other next to the end."""
 
 # Best vertices
-STAGES = 10
+STAGES = 10 + ties.ROUNDS
 """How many objectives in turn may be needed to decide a vertex."""
 HELD = 1e-2
 """A column keeps a bound when its room is so much smaller than its multiplier; in doubt it may move."""
@@ -82,7 +89,7 @@ WIDE = 1e4
 BLUNT = 1e-3
 """A dual point whose rounding is more than this part of an objective is no start for it."""
 UNDECIDED = 1e-9
-"""A face on which the generic objective varies by less than this is a vertex."""
+"""A face on which the probe varies by less than this is a vertex."""
 SNAP = 1e-9
 """Values of a vertex this close to a bound or to an integer are that number."""
 
@@ -154,26 +161,54 @@ class DenseAnswer:
 def certify(
     problem: DenseProblem, point: Float64[Tensor, "batch columns"], dual: Float64[Tensor, "batch rows"]
 ) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
-    """The largest violation, the gap, and both relative to the numbers involved.
+    """The largest violation, the gap, and how wrong the point may be, relative to the numbers involved.
 
-    The twin of :func:`optlayers.solvers.certificate.certify`. Slack columns are columns like others here, so that a
-    dual of the wrong sign is a reduced cost along an infinite bound. It is stricter, for the sake of scores like -1e38,
-    next to which rounding looks like a proof: violated bounds and rows earn no credit, no rounding of prices is
-    forgiven, and values that are rounding add nothing to the size that a gap is compared with.
+    The twin of :func:`optlayers.solvers.certify.certify`, whose docstring has the formulas. Slack columns are columns
+    like others here, so that a dual of the wrong sign is a reduced cost along an infinite bound, and the largest score
+    is that of all blocks. Rounding is added to what it may hide. That a point is a vertex, :func:`are_vertices` says.
     """
-    objective = problem.linear - problem.curvature * point
-    slackness = problem.rhs - _times(problem.matrix, point)
-    reduced = objective - _times_transpose(problem.matrix, dual)
+    matrix, curved = problem.matrix, problem.curvature > 0
+    projection = bool(curved.any())
+    scale = _largest(torch.where(problem.movable, problem.linear, 0.0))
+    if not projection:
+        dual = torch.where(scale[:, None] > 0, dual, 0.0)  # next to scores of 0 every point is best
+    reduced = problem.linear - problem.curvature * point - _times_transpose(matrix, dual)
+    sizes = matrix.abs()
+    own = problem.linear.abs() + problem.curvature * point.abs() + _times_transpose(sizes, dual.abs())
+    noise = EPSILON * (2.0 + (matrix != 0).sum(dim=-2)) * own
+    unit = _units(problem, point)
     room = torch.where(reduced > 0, problem.upper - point, point - problem.lower)
-    room = torch.where(torch.isfinite(room), room, point.abs().clamp(min=1.0)).clamp(min=0.0)
-    gap = (reduced.abs() * room).sum(1) + (dual * slackness).abs().sum(1)
+    finite_room = torch.where(torch.isfinite(room), room, 2.0 * point.abs().clamp(min=1.0)).clamp(min=0.0)
+    distance = torch.where(room > TOUCHES * unit, reduced.abs() + noise, 0.0)
+    slackness = problem.rhs - _times(matrix, point)
     outside = torch.maximum(problem.lower - point, point - problem.upper).clamp(min=0.0)
+    floor, size = FLOOR * _times(sizes, unit), problem.rhs.abs() + _times(sizes, point.abs())
+    of_rows = torch.where(slackness.abs() > floor, slackness.abs() / size, 0.0)
+    of_bounds = torch.where(outside > FLOOR * unit, outside / unit, 0.0)
+    if projection:
+        moved = torch.where(curved, distance, 0.0).norm(dim=1)
+        charged = torch.where(curved, 0.0, distance * finite_room).sum(1).sqrt()
+        of_columns = (moved + charged) / (FAR * torch.where(curved, unit, 0.0).amax(1))
+    else:
+        of_columns = torch.where(scale > 0, _largest(distance) / scale, 0.0)
     residual = torch.maximum(_largest(slackness), _largest(outside))
-    room_scale = 1 + torch.maximum(_largest(problem.rhs), _largest(point))
-    counts = point.abs() > NEGLIGIBLE * room_scale[:, None]
-    gap_scale = 1 + torch.where(counts, (objective * point).abs(), 0.0).sum(1)
-    relative = torch.maximum(residual / room_scale, gap / gap_scale)
-    return residual, gap, relative.nan_to_num(nan=torch.inf)
+    gap = (reduced.abs() * finite_room).sum(1) + (dual * slackness).abs().sum(1)
+    error = torch.stack([_largest(of_rows), _largest(of_bounds), of_columns]).amax(0)
+    known = torch.isfinite(gap) & torch.isfinite(error)
+    return residual, gap, torch.where(known, error, torch.inf)
+
+
+def are_vertices(problem: DenseProblem, point: Float64[Tensor, "batch columns"], scored: int) -> Bool[Tensor, " batch"]:
+    """Whether points are vertices: columns that are at no bound leave the scored ones no direction to move in."""
+    unit = _units(problem, point)
+    free = (point - problem.lower > TOUCHES * unit) & (problem.upper - point > TOUCHES * unit)
+    rest, _ = _ActiveSet(problem.matrix, torch.ones_like(problem.curvature), free).left_over(_probe(problem, scored))
+    return _largest(rest[:, :scored]) <= UNDECIDED
+
+
+def _units(problem: DenseProblem, point: Tensor) -> Tensor:
+    """The size of numbers in each column: 1, or what it holds if that is more; never more than its bounds allow."""
+    return torch.minimum(torch.maximum(problem.lower.abs(), problem.upper.abs()), point.abs().clamp(min=1.0))
 
 
 def dual_newton(problem: DenseProblem, *, iteration_limit: int = 200) -> DenseAnswer:
@@ -254,7 +289,7 @@ def best_vertex(problem: DenseProblem, scored: int, *, iteration_limit: int = 10
 
     The interior point ends inside the optimal face: columns whose multiplier is far above their room keep their bound,
     the others may move. What the objective still says along that face is maximized over it at its own scale, until that
-    is rounding; then the generic objective of :class:`optlayers.Highs` decides, so that both give the same vertex. An
+    is rounding; then the objectives of :mod:`optlayers.solvers.kernels.ties` decide, in turn, as in all solvers. An
     instance that stays undecided has an infinite relative certificate.
     """
     problem = replace(problem, curvature=torch.zeros_like(problem.curvature))
@@ -268,18 +303,25 @@ def best_vertex(problem: DenseProblem, scored: int, *, iteration_limit: int = 10
 def _decide(true: DenseProblem, linear: Tensor, scored: int, iteration_limit: int) -> DenseAnswer:
     """Best vertices of another objective, judged by the true one."""
     problem = replace(true, linear=linear)
-    generic, curved = _generic(problem, scored), torch.ones_like(problem.curvature)
+    curved, probe, objectives = (
+        torch.ones_like(problem.curvature),
+        _probe(problem, scored),
+        _objectives(problem, scored),
+    )
     face, best, point = problem.movable, problem.movable, torch.where(problem.movable, 0.0, problem.lower)
     dual, iterations = torch.zeros_like(problem.rhs), torch.zeros_like(point[:, 0], dtype=torch.int64)
-    silent, single, lost = (torch.zeros_like(iterations, dtype=torch.bool) for _ in range(3))
+    silent, lost = (torch.zeros_like(iterations, dtype=torch.bool) for _ in range(2))
+    rounds = torch.zeros_like(iterations)
     undecided = torch.arange(len(problem), device=point.device)
     for _ in range(STAGES):
         mine, movable = problem.take(undecided), face[undecided]
         system = _ActiveSet(mine.matrix, curved, movable)
         rest, fresh = system.left_over(mine.linear)
-        tie, _ = system.left_over(generic.expand_as(rest))
+        choice, _ = system.left_over(probe[undecided])
+        tie, _ = system.left_over(objectives[rounds[undecided].clamp(max=ties.ROUNDS - 1)])
         real = (_largest(rest) > 0) & ~silent[undecided]
-        going = (real | (_largest(tie) > UNDECIDED) & ~single[undecided]) & ~lost[undecided]
+        several = (_largest(choice[:, :scored]) > UNDECIDED) & (rounds[undecided] < ties.ROUNDS)
+        going = (real | several) & ~lost[undecided]
         wide, start = _widen(mine, movable, _largest(rest), system.price(mine.linear, dual[undecided]), fresh)
         wide = torch.where(real[:, None], wide, movable)
         objective = torch.where(real[:, None], mine.linear - _times_transpose(mine.matrix, start), tie)
@@ -292,10 +334,10 @@ def _decide(true: DenseProblem, linear: Tensor, scored: int, iteration_limit: in
         # An objective that is not constant on a face makes it smaller: else it was rounding.
         same = (path.inside == movable).all(1) & path.ended
         silent[undecided] |= same & real
-        single[undecided] |= same & ~real
+        rounds[undecided] += ~real
         lost[undecided] |= ~path.ended
         face[undecided], point[undecided] = path.inside, path.settled
-        # The generic objective leaves the best face and its dual point as they are.
+        # Objectives that decide ties leave the best face and its dual point as they are.
         best[undecided] = torch.where(real[:, None], path.inside, best[undecided])
         dual[undecided] = torch.where(real[:, None], start + path.dual, dual[undecided])
         iterations[undecided] += path.iterations
@@ -366,7 +408,9 @@ def _by_spectrum(matrix: Tensor, curvature: Tensor, free: Tensor, side: Tensor) 
         found = found + _times(vectors, inverse * _times(vectors.mT, rest))
         rest = side - _times(whole, found)
     p, q = found[:, :columns], found[:, columns:]
-    return torch.where(free, p, 0.0), q / norms, _largest(rest) / _largest(side).clamp(min=TINY)
+    # Relative to the terms that cancel: the multipliers of nearly dependent rows are large, and so is their rounding.
+    size = torch.maximum(_largest(side), _largest(found)).clamp(min=TINY)
+    return torch.where(free, p, 0.0), q / norms, _largest(rest) / size
 
 
 @final
@@ -652,10 +696,17 @@ class _ActiveSet:
         return torch.where(rest.abs() <= TIE * size[:, None], 0.0, rest), dual
 
 
-def _generic(problem: DenseProblem, scored: int) -> Tensor:
-    """Irrational steps, so that no two vertices of a structure tie again: those of :class:`optlayers.Highs`."""
-    place = torch.arange(1, problem.linear.shape[1] + 1, dtype=problem.linear.dtype, device=problem.linear.device)
-    return torch.where(place <= scored, 1 + torch.frac(2**0.5 * place**1.5), 0.0)
+def _probe(problem: DenseProblem, scored: int) -> Tensor:
+    """What is constant on no face but vertices, for every instance."""
+    values = torch.tensor(ties.probe(scored, problem.linear.shape[1]), device=problem.linear.device)
+    return values.expand_as(problem.linear)
+
+
+def _objectives(problem: DenseProblem, scored: int) -> Tensor:
+    """The objectives that decide ties, one after the other, ``(rounds, columns)``."""
+    columns = problem.linear.shape[1]
+    table = [torch.from_numpy(ties.objective(k, scored, columns).copy()) for k in range(ties.ROUNDS)]
+    return torch.stack(table).to(problem.linear.device)
 
 
 def _vertex_on(problem: DenseProblem, face: Tensor, point: Tensor) -> Tensor:
@@ -665,10 +716,14 @@ def _vertex_on(problem: DenseProblem, face: Tensor, point: Tensor) -> Tensor:
     system = _ActiveSet(problem.matrix, torch.ones_like(problem.curvature), face)
     moved, _, _ = system.solve(point, rest, (point, torch.zeros_like(rest)), 1 + _largest(problem.rhs))
     found = torch.where(face, moved, held)
+    meant = found
     for near in (found.round(), problem.upper, problem.lower):
-        close = torch.isfinite(near) & ((found - near).abs() <= SNAP * (1 + near.abs()))
-        found = torch.where(close, near, found)
-    return found
+        close = torch.isfinite(near) & ((meant - near).abs() <= SNAP * _units(problem, near))
+        meant = torch.where(close, near, meant)
+    # Unless they are others: next to a right-hand side of 1e-11, 0 is not meant.
+    off, rest = (problem.rhs - _times(problem.matrix, part) for part in (meant, found))
+    keeps = ((off.abs() <= SNAP * problem.rhs.abs()) | (off.abs() <= 4 * rest.abs())).all(1)
+    return torch.where(keeps[:, None], meant, found)
 
 
 def _reduced(problem: DenseProblem, point: Tensor, dual: Tensor) -> Tensor:

@@ -31,17 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import (
-    FOUND,
-    MEMBERSHIP,
-    ask,
-    fill_scores,
-    judged,
-    missed,
-    rooms,
-    stands,
-    violation,
-)
+from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, rooms
 
 __all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "decompose", "pull_back"]
 
@@ -358,19 +348,9 @@ def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
 
 
 @part
-def _project(  # type: ignore[no-untyped-def]
-    a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, residual, gap, relative
-):
+def _project(a, call, k, theta, asking, full, goal, out, x, size, limit, status, gap):  # type: ignore[no-untyped-def]
     """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices."""
     stay_apart()
-    has_membership = len(call.functions) > MEMBERSHIP
-    far, farthest, fraction = violation(rows, k, out, room)
-    said, amount = FOUND, 0.0
-    if has_membership and stands(rows.integral, farthest, fraction):
-        said, amount = missed(call, theta[k], out, asking)
-    status[k], residual[k], farthest = judged(rows.integral, far, farthest, fraction, said, amount)
-    if status[k] != FOUND:
-        return a, 0
     for i in range(len(a.order)):
         a.order[i] = i
     _store(a, out, size, 0)
@@ -381,15 +361,7 @@ def _project(  # type: ignore[no-untyped-def]
         _mix(a, active, a.weight, x)
         _gradient(full, x, size, goal)
         code = ask(call, goal, theta[k], asking, out)
-        if code == FOUND:
-            far, relatively, fraction = violation(rows, k, out, room)
-            said, amount = FOUND, 0.0
-            if has_membership and stands(rows.integral, relatively, fraction):
-                said, amount = missed(call, theta[k], out, asking)
-            code, far, relatively = judged(rows.integral, far, relatively, fraction, said, amount)
-            residual[k], farthest = far if code != FOUND else max(residual[k], far), max(farthest, relatively)
         if code != FOUND:
-            relative[k] = np.inf
             status[k] = code
             return a, active
         if active == len(a.order):
@@ -401,15 +373,11 @@ def _project(  # type: ignore[no-untyped-def]
         better, scale = _judge(a, slot, goal, x, size)
         gap[k] = better
         if better < -WORSE * scale:
-            relative[k] = np.inf
             status[k] = NOT_MAXIMAL
             return a, active
         if not np.isfinite(better) or not np.isfinite(scale):
-            relative[k] = np.inf
             status[k] = INEXACT
             return a, active
-        gap[k] = max(better, 0.0)
-        relative[k] = max(farthest, gap[k] / (1.0 + scale))
         known = False
         for i in range(active):
             known = known or _same(a, slot, a.order[i])
@@ -422,7 +390,6 @@ def _project(  # type: ignore[no-untyped-def]
             taken = _take_in(a, active, out, size, shift)
             if taken == 0:
                 status[k] = DONE if better <= CLOSED * scale else INEXACT
-                relative[k] = relative[k] if status[k] == DONE else np.inf
                 return a, active
             active = taken
         active = _minor_cycles(a, active, full, size, x, goal)
@@ -433,7 +400,6 @@ def _project(  # type: ignore[no-untyped-def]
         stalls = 0 if stays else stalls + 1
         if stalls > 2:
             status[k] = DONE if better <= CLOSED * scale else INEXACT
-            relative[k] = relative[k] if status[k] == DONE else np.inf
             return a, active
     return a, active
 
@@ -491,7 +457,7 @@ def _is_near(full, start, size):  # type: ignore[no-untyped-def]
 
 @jit
 def decompose(  # type: ignore[no-untyped-def]
-    call, rows, scores, forbidden, theta, size, starts, which, limit, point, status, residual, gap, relative
+    call, rows, scores, forbidden, theta, size, starts, which, limit, point, status, gap
 ):
     """Project the instances ``which``; entries from ``size`` on are scored but not regularized.
 
@@ -501,7 +467,7 @@ def decompose(  # type: ignore[no-untyped-def]
     """
     entries = point.shape[1]
     full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
-    asking, room = rooms(call, entries, theta.shape[1]), np.empty(rows.rhs.shape[1])
+    asking = rooms(call, entries, theta.shape[1])
     a = _room(FIRST_PLACES, entries)
     kept, vertices = Kept(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
     counts = np.zeros(len(which), np.int64)
@@ -514,12 +480,10 @@ def decompose(  # type: ignore[no-untyped-def]
                 out[i] = starts[k, i]
         else:
             code = ask(call, full, theta[k], asking, out)
-        residual[k], gap[k], relative[k], status[k] = np.nan, np.nan, np.inf, code
+        gap[k], status[k] = np.nan, code
         active = 0
         if code == FOUND:
-            a, active = _project(
-                a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, residual, gap, relative
-            )
+            a, active = _project(a, call, k, theta, asking, full, goal, out, x, size, limit, status, gap)
         if active == 0:
             for i in range(entries):
                 point[k, i] = np.nan

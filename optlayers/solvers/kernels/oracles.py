@@ -23,11 +23,11 @@ from numba.np.arrayobj import make_array, populate_array
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
 __all__ = [
-    "FEASIBLE",
     "FOUND",
     "FRACTIONAL",
     "MEMBERSHIP",
     "MISSED",
+    "MIXED",
     "NOTHING",
     "NO_AMOUNT",
     "OF_MEMBERSHIP",
@@ -37,26 +37,20 @@ __all__ = [
     "WRONG_SHAPE",
     "ask",
     "fill_scores",
-    "judged",
     "kinds_of",
     "maximize",
     "missed",
     "rooms",
-    "stands",
     "trampoline",
-    "violation",
-    "violations",
 ]
 
 FOUND, NOTHING, RAISED, WRONG_SHAPE = 0, 1, 2, 3
-OUTSIDE, FRACTIONAL, MISSED, UNSTEADY, NO_AMOUNT = 4, 5, 6, 7, 8
+OUTSIDE, FRACTIONAL, MISSED, UNSTEADY, NO_AMOUNT, MIXED = 4, 5, 6, 7, 8, 12
 """Answers that violate rows or bounds, are not integral, are no structure to the membership function, or are others
-when asked for again; and what a membership function says that is no amount: NaN, or a negative number."""
+when asked for again; what a membership function says that is no amount: NaN, or a negative number; and points that are
+no mixture of the structures that come with them."""
 OF_MEMBERSHIP = 1 << 32
 """Added to the number of a complaint of the membership function."""
-FEASIBLE = 1e-7
-"""An oracle's answer may violate the declared constraints by so much, relative to their right-hand sides; it may be so
-far from integers, and miss being a structure by so much."""
 ORACLE, MEMBERSHIP = 0, 1
 """The functions of a call, and what is known of each: where it is entered, its own address, and where its arguments end
 and its shapes begin."""
@@ -270,66 +264,6 @@ def missed(call, theta, out, room):  # type: ignore[no-untyped-def]
 
 
 @part
-def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
-    """By how much a flat structure violates the rows and bounds of instance ``k``, also relative to right-hand sides,
-    and how far an entry of it is from an integer at most. NaN, infinity and NaN if it holds a NaN.
-    """
-    stay_apart()
-    a, b = k if len(rows.matrix) > 1 else 0, k if len(rows.rhs) > 1 else 0
-    low, high = k if len(rows.lower) > 1 else 0, k if len(rows.upper) > 1 else 0
-    worst, fraction, sides, numbers = 0.0, 0.0, 1.0, True
-    for i in range(len(room)):
-        room[i] = 0.0
-    for i in range(len(out)):
-        value = out[i]
-        if value == 0.0 and rows.may_be_zero[i]:
-            continue
-        numbers = numbers and not np.isnan(value)
-        fraction = max(fraction, abs(value - np.rint(value)))
-        j = rows.column[i]
-        if j < 0:
-            worst = max(worst, abs(value - rows.fixed[i]))
-            continue
-        worst = max(worst, rows.lower[low, j] - value, value - rows.upper[high, j])
-        if value != 0.0:
-            for e in range(rows.start[j], rows.start[j + 1]):
-                room[rows.row[e]] += rows.matrix[a, e] * value
-    for i in range(len(room)):
-        left = rows.rhs[b, i] - room[i]
-        sides = max(sides, 1.0 + abs(rows.rhs[b, i]))
-        if not rows.loose[i]:
-            worst = max(worst, abs(left) if i < rows.equalities[0] else -left)
-    if not numbers:
-        worst, fraction = np.nan, np.nan
-    return worst, worst / sides if worst < np.inf else np.inf, fraction
-
-
-@part
-def stands(integral, relative, fraction):  # type: ignore[no-untyped-def]
-    """Whether nothing is wrong with a structure as far as :func:`violation` sees."""
-    return relative <= FEASIBLE and not (integral and fraction > FEASIBLE)
-
-
-@part
-def judged(integral, residual, relative, fraction, said, amount):  # type: ignore[no-untyped-def]
-    """What is wrong with a structure, FOUND if nothing is; by how much, and by how much of what it is relative to.
-
-    From what :func:`violation` and :func:`missed` returned, the latter where the structure :func:`stands`: as numbers,
-    since a function that takes all arrays and calls others counts references to each of them, and that costs more than
-    the check.
-    """
-    if relative > FEASIBLE:
-        return OUTSIDE, residual, relative
-    if integral and fraction > FEASIBLE:
-        return FRACTIONAL, fraction, np.inf
-    if said != FOUND:
-        return OF_MEMBERSHIP + said, amount, np.inf
-    if amount > FEASIBLE:
-        return MISSED, amount, np.inf
-    return FOUND, max(residual, amount), max(relative, amount)
-
-
-@part
 def _answers_again(call, scores, theta, asking, code, point):  # type: ignore[no-untyped-def]
     """The code of an answer after the oracle was asked for it once more: the same bits have to come."""
     stay_apart()
@@ -356,34 +290,12 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
 
 
 @jit
-def maximize(call, rows, scores, forbidden, theta, which, twice, point, code, residual, relative):  # type: ignore[no-untyped-def]
-    """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures.
-
-    Returns how many of them have no structure, or one with which something is wrong.
-    """
+def maximize(call, rows, scores, forbidden, theta, which, twice, point, code):  # type: ignore[no-untyped-def]
+    """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures."""
     full = np.empty(point.shape[1])
     asking = rooms(call, len(full), theta.shape[1])
-    room, has_membership = np.empty(rows.rhs.shape[1]), len(call.functions) > MEMBERSHIP
-    wrong = 0
     for k in which:
         fill_scores(rows, k, scores, forbidden, full)
         code[k] = ask(call, full, theta[k], asking, point[k])
-        residual[k], relative[k] = np.nan, np.inf
         if k == twice and code[k] in (FOUND, NOTHING):
             code[k] = _answers_again(call, full, theta[k], asking, code[k], point[k])
-        if code[k] == FOUND:
-            far, relatively, fraction = violation(rows, k, point[k], room)
-            said, amount = FOUND, 0.0
-            if has_membership and stands(rows.integral, relatively, fraction):
-                said, amount = missed(call, theta[k], point[k], asking)
-            code[k], residual[k], relative[k] = judged(rows.integral, far, relatively, fraction, said, amount)
-        wrong += 0 if code[k] == FOUND else 1
-    return wrong
-
-
-@jit
-def violations(rows, structures, residual, relative):  # type: ignore[no-untyped-def]
-    """By how much each of some flat structures violates its rows and bounds, and that relative to right-hand sides."""
-    room = np.empty(rows.rhs.shape[1])
-    for k in range(len(structures)):
-        residual[k], relative[k], _ = violation(rows, k, structures[k], room)

@@ -1,0 +1,161 @@
+"""A polytope with its standard forms, its solvers and what they prepared: what bound polytopes are made over."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from optlayers.bound import AbstractBoundPolytope
+from optlayers.enumeration import enumerate_vertices
+from optlayers.inputs import DOUBLE
+from optlayers.polytope import Polytope
+from optlayers.solution import Solution
+from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, Auto
+from optlayers.standard_form import Forms, NotPolyhedral, StandardForm
+
+__all__ = ["CPU", "AbstractPrepared"]
+
+CPU = torch.device("cpu")
+KEPT_ENUMERATIONS = 16
+"""For so many values of the parameters are vertices kept."""
+
+
+class AbstractPrepared(ABC):
+    """Forms, solvers and their states. It never changes; threads may share it."""
+
+    def __init__(
+        self, forms: Forms, maximizer: AbstractMaximizer, projector: AbstractProjector, tolerance: float
+    ) -> None:
+        self.forms = forms
+        self.polytope = forms.polytope
+        self.maximizer = maximizer
+        self.projector = projector
+        self.tolerance = tolerance
+        self._prepare()
+
+    def _prepare(self) -> None:
+        # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
+        self._vertices: dict[bytes, np.ndarray] = {}
+        self.on_devices: dict[torch.device, Any] = {}
+        self._relaxations: WeakKeyDictionary[Polytope, AbstractPrepared] = WeakKeyDictionary()
+        self.maximizer_form = self._rows_for(self.maximizer)
+        rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
+        self.projection_form = self.forms.bare if rows is None else rows
+        self.projector_state = self.projector.prepare(self.projection_form)
+        self.maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
+
+    def _rows_for(self, solver: AbstractSolver) -> StandardForm | None:
+        """The form that a solver works on; None where the declared set is not polyhedral."""
+        if solver.reads_declaration:
+            return self.forms.scored
+        try:
+            return self.forms.full
+        except NotPolyhedral:
+            if self.projector.polyhedral_only:
+                raise
+            return None
+
+    @property
+    def form(self) -> StandardForm | None:
+        """All rows of the declaration, built when first asked for; None where the declared set is not polyhedral."""
+        try:
+            return self.forms.full
+        except NotPolyhedral:
+            return None
+
+    @property
+    def rows(self) -> StandardForm | None:
+        """The most complete of the forms that the solvers work on; None where the declared set is not polyhedral."""
+        return self.projection_form if self._projects_on_rows else self.maximizer_form
+
+    @property
+    def _projects_on_rows(self) -> bool:
+        return self.projector.polyhedral_only and not self.projector.reads_declaration
+
+    @property
+    def leaves_rows_to_oracle(self) -> bool:
+        """Whether there are rows, with auxiliary variables, that no solver has been given: oracles answer for them."""
+        return self.forms.hides_variables and self.maximizer.reads_declaration and not self._projects_on_rows
+
+    @property
+    def has_vertices(self) -> bool:
+        """Whether the declared set is polyhedral."""
+        return self.maximizer_form is not None
+
+    @property
+    def polyhedral(self) -> bool:
+        """Whether the declared set is polyhedral, whoever answers for it."""
+        return self.projector.polyhedral_only or self.form is not None
+
+    @property
+    def parameters_shift(self) -> bool:
+        """Whether parameters enter right-hand sides and bounds alone, asked of all rows of the declaration."""
+        if not self.projection_form.parameters:
+            return True
+        form = self.projection_form if self._projects_on_rows else self.form
+        return form is not None and form.matrix_is_constant
+
+    @abstractmethod
+    def compile_relaxation(self, polytope: Polytope) -> AbstractPrepared:
+        """Another polytope of the same shape, compiled like this one."""
+
+    @abstractmethod
+    def bind_on_host(
+        self,
+        theta: Float64[Tensor, "batch parameters"],
+        forbidden: Bool[Tensor, "batch size"] | None,
+        precision: Float64[np.ndarray, " parameters"],
+    ) -> AbstractBoundPolytope:
+        """The polytopes of a batch for the solvers of the CPU, with all parameters as one vector.
+
+        ``precision`` is the machine epsilon of the dtype in which each entry of the parameters was given.
+        """
+
+    def relaxation(self, polytope: Polytope) -> AbstractPrepared:
+        """Another polytope of the same shape, compiled once.
+
+        Raises
+        ------
+        ValueError : when its shape is another one, or it declares parameters or scored variables that this one has not.
+        """
+        if polytope not in self._relaxations:  # two threads may both compile it; either serves
+            self._relaxations[polytope] = self.compile_relaxation(polytope)
+        return self._relaxations[polytope]
+
+    def stays_on(self, device: torch.device) -> bool:
+        """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
+        return device.type != "cpu" and self.stays
+
+    @property
+    def stays(self) -> bool:
+        """Whether scores on an accelerator are solved there."""
+        return isinstance(self.maximizer, Auto) and isinstance(self.projector, Auto) and self.rows is not None
+
+    def home(self, device: torch.device) -> torch.device:
+        """Where scores that live on a device are solved."""
+        return device if self.stays_on(device) else CPU
+
+    def vertices(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
+        """All vertices for one vector of parameters, flat; kept for the values that were asked for last.
+
+        Raises
+        ------
+        ValueError : when there are too many to enumerate; see :mod:`optlayers.enumeration`.
+        """
+        key = theta.tobytes()
+        if key not in self._vertices:  # two threads may both enumerate them; either serves
+            while len(self._vertices) >= KEPT_ENUMERATIONS:
+                self._vertices.pop(next(iter(self._vertices)), None)
+            one, precision = torch.from_numpy(theta[None].copy()), np.full(len(theta), DOUBLE)
+
+            def maximize(scores: Tensor) -> Solution:
+                return self.bind_on_host(one.expand(len(scores), -1), None, precision).maximize(scores)
+
+            self._vertices[key] = enumerate_vertices(maximize, self.projection_form.size)
+        return self._vertices[key]

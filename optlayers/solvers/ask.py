@@ -1,0 +1,242 @@
+"""The one way from instances to verdicts: set aside what is infeasible, solve, polish, certify, ask the next solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Bool, Int8, Int64
+
+from optlayers.mixture import Decomposition
+from optlayers.solution import Status
+from optlayers.solvers.base import AbstractSolver, Answer, Instances, Pullback
+from optlayers.solvers.certify import Certificate, certify
+from optlayers.solvers.moderate import LARGE, moderated
+from optlayers.solvers.polish import polish, refine
+from optlayers.standard_form import StandardForm
+
+__all__ = ["Verdict", "ask"]
+
+NEAR = 0.1
+"""A polished projection may be so far from what its solver proposed, relative to its largest entry, if that is above 1.
+"""
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """Answers with their certificates, a status for every instance, and reasons where there is none to trust."""
+
+    answer: Answer
+    certificate: Certificate
+    status: Int8[np.ndarray, " batch"]
+    reasons: dict[int, str]
+
+    @property
+    def as_answer(self) -> Answer:
+        """The answer, with the verdicts as a solver's word."""
+        self.answer.status[:] = self.status
+        self.answer.reasons.update(self.reasons)
+        return self.answer
+
+    @classmethod
+    def of(cls, answer: Answer, certificate: Certificate, tolerance: float) -> Verdict:
+        """What the certificate says decides; why there is no answer, the certificate or else the solver says."""
+        if certificate.all_hold(tolerance):
+            return cls(answer, certificate, np.zeros(len(certificate.error), dtype=np.int8), {})
+        holds = certificate.holds(tolerance)
+        status = np.where(
+            holds, Status.OPTIMAL, np.where(answer.status == Status.OPTIMAL, Status.INACCURATE, answer.status)
+        )
+        reasons = {k: reason for k, reason in answer.reasons.items() if not holds[k]}
+        for k, (verdict, reason) in certificate.reasons.items():
+            if not holds[k]:
+                status[k], reasons[k] = verdict, reason
+        return cls(answer, certificate, status.astype(np.int8), reasons)
+
+
+def ask(
+    form: StandardForm,
+    instances: Instances,
+    solver: AbstractSolver,
+    state: Any,
+    *,
+    projection: bool,
+    tolerance: float,
+    infeasible: Bool[np.ndarray, " batch"] | None = None,
+) -> Verdict:
+    """What a solver, and those that it names for what it leaves open, answer, and what is to be thought of it.
+
+    ``infeasible`` are instances that no solver need see, None for none.
+    """
+    if form.bounds_are_constant and instances.forbidden is None and form.unslacked and infeasible is None:
+        return _of_feasible(form, instances, solver, state, projection, tolerance)
+    crossed = (instances.lower > instances.upper).any(axis=1)
+    aside = crossed if infeasible is None else crossed | infeasible
+    rest = np.flatnonzero(~aside)
+    some = instances if len(rest) == len(instances) else instances.take(rest)
+    if form.unslacked:
+        verdict = _of_feasible(form, some, solver, state, projection, tolerance)
+    else:
+        verdict = _of_single_points(form, some, tolerance)
+    return verdict if some is instances else _beside_infeasible(form, verdict, rest, len(instances))
+
+
+def _of_feasible(
+    form: StandardForm, instances: Instances, solver: AbstractSolver, state: Any, projection: bool, tolerance: float
+) -> Verdict:
+    """Ask one solver after the other about what is open. Of two answers the one with less error stays."""
+    race = _Race(form, instances, projection, tolerance)
+    for propose in _in_turn(solver, state, projection):
+        # Numbers without limit first as moderate ones: what is found is held to the true ones.
+        for below in (LARGE, np.inf, None):
+            asked = race.open_instances if below is None else moderated(form, race.open_instances, below=below)
+            if asked is not None:
+                race.enter(propose(asked), asked)
+            if race.over:
+                return race.verdict
+    return race.verdict
+
+
+def _in_turn(solver: AbstractSolver, state: Any, projection: bool) -> Iterator[Callable[[Instances], Answer]]:
+    """The questions that solvers answer, one solver after the other."""
+    if projection:
+        for projector, prepared in solver.projectors_in_turn(state):
+            yield partial(projector.project, prepared)
+    else:
+        for maximizer, prepared in solver.maximizers_in_turn(state):
+            yield partial(maximizer.maximize, prepared)
+
+
+@final
+class _Race:
+    """The best answers so far, and the instances that are still open."""
+
+    def __init__(self, form: StandardForm, instances: Instances, projection: bool, tolerance: float) -> None:
+        self.form, self.instances, self.projection, self.tolerance = form, instances, projection, tolerance
+        self._answer: Answer | None = None
+        self._certificate = Certificate.of_nothing(0)
+        self._open: Int64[np.ndarray, " open"] | None = None
+        self._asked = instances
+        """The open instances, as they were asked about."""
+
+    @property
+    def open_instances(self) -> Instances:
+        """The instances that nobody has answered yet."""
+        return self.instances if self._open is None else self.instances.take(self._open)
+
+    @property
+    def over(self) -> bool:
+        """Whether all instances are certified."""
+        return self._open is not None and len(self._open) == 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """What has come of it."""
+        if self._answer is None:
+            raise RuntimeError("no solver was asked")
+        return Verdict.of(self._answer, self._certificate, self.tolerance)
+
+    def enter(self, proposed: Answer, asked: Instances) -> None:
+        """Certify an answer to the open instances. Projections that are not certified are polished, then refined."""
+        self._asked = asked
+        if proposed.whole is not None or not self.projection:
+            self._offer(proposed)
+            return
+        if proposed.free is None:
+            self._offer(self._polished(proposed))
+        else:
+            self._offer(proposed)
+            if not self.over:
+                self._offer(self._polished(self._open_answer))
+        if not self.over:
+            refined = refine(self.form, self._asked, self._open_answer)
+            if refined is not None:
+                self._offer(*refined)
+
+    def _polished(self, proposed: Answer) -> Answer:
+        """The answer on its exact active set, where that is near: what is far from it is not what its solver found."""
+        polished, cut = polish(self.form, self._asked, proposed), self.form.unslacked
+        with np.errstate(invalid="ignore"):  # failed instances hold NaN
+            size = np.abs(polished.point[:, :cut]).max(axis=1, initial=1.0)
+            moved = np.abs(polished.point[:, :cut] - proposed.point[:, :cut]).max(axis=1, initial=0.0)
+            far = np.flatnonzero(~(moved <= NEAR * size))
+        polished.point[far], polished.dual[far] = proposed.point[far], proposed.dual[far]
+        return polished
+
+    @property
+    def _open_answer(self) -> Answer:
+        """The best answers so far to the open instances."""
+        if self._answer is None or self._open is None:
+            raise RuntimeError("no solver was asked")
+        return self._answer.take(self._open)
+
+    def _offer(self, answer: Answer, dual_low: np.ndarray | None = None) -> None:
+        certificate = certify(self.form, self.open_instances, answer, projection=self.projection, dual_low=dual_low)
+        if self._answer is None or self._open is None:
+            self._answer, self._certificate, index = answer, certificate, np.arange(len(certificate.error))
+        else:
+            index = self._open
+            better = certificate.error < self._certificate.error[index]
+            # The last word on why there is no answer is a library's, which can tell infeasible from difficult.
+            self._answer.status[index] = answer.status
+            self._answer.replace(index[better], answer, np.flatnonzero(better))
+            self._certificate.replace(index[better], certificate, np.flatnonzero(better))
+        still = ~self._certificate.holds(self.tolerance)[index]
+        if np.count_nonzero(still) < len(still):
+            self._asked = self._asked.take(np.flatnonzero(still))
+        self._open = index[still]
+
+
+def _of_single_points(form: StandardForm, instances: Instances, tolerance: float) -> Verdict:
+    """The constraints leave one point; the certificate says whether the parameters admit it."""
+    answer = Answer.to_fill(form, len(instances))
+    answer.point[:] = instances.rhs[:, form.equalities :]
+    answer.dual[:] = 0.0
+    answer.free = np.ones(answer.point.shape, dtype=bool)
+    answer.decomposition = Decomposition.of_one(form.fixed, len(instances))
+    certificate = certify(form, instances, answer, projection=False)
+    answer.status[~certificate.holds(tolerance)] = Status.INFEASIBLE
+    return Verdict.of(answer, certificate, tolerance)
+
+
+def _beside_infeasible(form: StandardForm, verdict: Verdict, rest: np.ndarray, count: int) -> Verdict:
+    """The verdict on ``rest`` of a batch, of which the others are infeasible."""
+    part = verdict.answer
+    answer = Answer.empty(form, count) if part.whole is None else Answer.of_whole(form, count)
+    answer.oracle = part.oracle
+    certificate, status = Certificate.of_nothing(count), np.full(count, Status.INFEASIBLE, dtype=np.int8)
+    if part.whole is None:
+        answer.point[rest], answer.dual[rest] = part.point, part.dual
+    else:
+        answer.scored_vectors[:] = np.nan
+        answer.scored_vectors[rest] = part.whole
+    if part.free is not None:
+        answer.free = np.zeros(answer.point.shape, dtype=bool)
+        answer.free[rest] = part.free
+    if part.decomposition is not None:
+        answer.decomposition = part.decomposition.scattered(rest, count)
+    if part.pullback is not None:
+        answer.pullback = _Scattered(part.pullback, rest)
+    certificate.word = verdict.certificate.word
+    certificate.replace(rest, verdict.certificate, np.arange(len(rest)))
+    status[rest] = verdict.status
+    return Verdict(answer, certificate, status, {int(rest[k]): reason for k, reason in verdict.reasons.items()})
+
+
+@final
+@dataclass(frozen=True)
+class _Scattered:
+    """A pullback of some instances of a batch; the others get 0."""
+
+    pullback: Pullback
+    rest: np.ndarray
+
+    def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        parts = self.pullback(direction[self.rest])
+        scores, parameters, right = (np.zeros((len(direction), *part.shape[1:]), part.dtype) for part in parts)
+        scores[self.rest], parameters[self.rest], right[self.rest] = parts
+        return scores, parameters, right

@@ -1,0 +1,254 @@
+"""The only maker of certificates: the verdict on an answer, whoever proposed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from optlayers.solution import Status
+from optlayers.solvers.base import Answer, Instances
+from optlayers.solvers.declared import WORD as DECLARED
+from optlayers.solvers.declared import judge_declared
+from optlayers.solvers.kernels import certificate as of_rows
+from optlayers.solvers.kernels import structures as of_structures
+from optlayers.solvers.kernels import vertex as of_vertices
+from optlayers.solvers.kernels.oracles import FOUND, NOTHING
+from optlayers.solvers.oracle_batch import OracleBatch
+from optlayers.solvers.oracle_call import OracleCall
+from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.pool import for_each_chunk
+from optlayers.standard_form import StandardForm
+
+__all__ = ["Certificate", "certify"]
+
+WORTH_A_THREAD = 64
+"""Structures; to look at one takes microseconds."""
+NO_VERTEX = "its answer scores as much as any, but is no vertex of the polytope"
+NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not given as a mixture of structures"
+
+
+@final
+@dataclass
+class Certificate:
+    """Per instance: the largest violation, the gap, and how wrong the answer may be, relative to the numbers involved.
+
+    ``word`` says what is taken on trust, None where everything is proved; ``reasons`` what is wrong, and the verdict
+    that this leads to, where more is known than that nothing is proved.
+    """
+
+    residual: Float64[np.ndarray, " batch"]
+    gap: Float64[np.ndarray, " batch"]
+    error: Float64[np.ndarray, " batch"]
+    word: str | None = None
+    reasons: dict[int, tuple[Status, str]] = field(default_factory=dict)
+
+    @classmethod
+    def to_fill(cls, batch: int) -> Certificate:
+        """Numbers that are all going to be written."""
+        return cls(np.empty(batch), np.empty(batch), np.empty(batch))
+
+    @classmethod
+    def of_nothing(cls, batch: int) -> Certificate:
+        """Of instances without an answer."""
+        return cls(np.full(batch, np.nan), np.full(batch, np.nan), np.full(batch, np.inf))
+
+    def replace(self, index: np.ndarray, other: Certificate, which: np.ndarray) -> None:
+        """Take over the verdicts ``which`` of ``other`` for the instances ``index``."""
+        self.residual[index], self.gap[index] = other.residual[which], other.gap[which]
+        self.error[index] = other.error[which]
+        for k, w in zip(index.tolist(), which.tolist(), strict=True):
+            self.reasons.pop(k, None)
+            if w in other.reasons:
+                self.reasons[k] = other.reasons[w]
+
+    def holds(self, tolerance: float) -> Bool[np.ndarray, " batch"]:
+        """Which instances are certified."""
+        return self.error <= tolerance
+
+    def all_hold(self, tolerance: float) -> bool:
+        """Whether every instance is certified."""
+        return bool(np.count_nonzero(self.error <= tolerance) == len(self.error))
+
+
+def certify(
+    form: StandardForm,
+    instances: Instances,
+    answer: Answer,
+    *,
+    projection: bool,
+    dual_low: Float64[np.ndarray, "batch rows"] | None = None,
+) -> Certificate:
+    r"""How wrong an answer may be, from its points alone. What its solver says of it counts for nothing.
+
+    **A point z of the standard form** with a dual point y. Let c be the scores, for a projection minus the point
+    itself. For every y, :math:`\max_z c^\top z \le b^\top y + \sum_j \max_{l_j \le z_j \le u_j} r_j z_j` with the
+    reduced costs :math:`r = c - A^\top y`; ``gap`` is that bound minus the value of z. The error is the largest of
+
+    - the violation of each row, relative to the size of its own terms, :math:`|b_i| + \sum_j |a_{ij} z_j|`, and of each
+      bound, relative to the unit of its column (1, or \|z_j\| if that is more, but never more than its bounds allow);
+    - for best vertices, of each column that is at no bound or at the wrong one, its reduced cost, relative to the
+      largest score of its block; of each inequality with a price, the smaller of its room and its price, both relative.
+      And the point must be a vertex (:mod:`optlayers.solvers.kernels.vertex`);
+    - for projections, how far z can be from the nearest point, over 1000 units of the largest column. A projection
+      moves by no more than the scores do, and z is the projection of scores that differ by r in those columns of the
+      structure that are at no bound or at the wrong one. What other columns and inequalities leave of the gap, g, adds
+      :math:`\sqrt g` to that distance.
+
+    Rounding is added to what it may hide, never subtracted: where it is too large, nothing is certified. With
+    ``dual_low``, y is ``dual + dual_low`` and sums are computed in twice the precision, so that next to nothing is
+    added. What is not finite is not certified.
+
+    **Structures** are held to the rows that scored variables satisfy alone, to integrality, and to the membership
+    function; mixtures of structures to all of that for each of them. That no structure is better is the word of an
+    oracle. **Points of sets that are not polyhedral** are held to the declaration, see
+    :mod:`optlayers.solvers.declared`.
+    """
+    if answer.values is not None:
+        return _of_declared(form, instances, answer)
+    if answer.whole is not None:
+        return _of_mixtures(form, instances, answer) if projection else _of_structures(form, instances, answer)
+    certificate = _of_points(form, instances, answer, projection, dual_low)
+    if not projection and form.scored:
+        _refuse_no_vertices(form, instances, answer, certificate)
+    return certificate
+
+
+def _of_points(
+    form: StandardForm, instances: Instances, answer: Answer, projection: bool, dual_low: np.ndarray | None
+) -> Certificate:
+    plan = plan_of(form)
+    certificate, batch = Certificate.to_fill(len(instances)), Batch.of(plan, instances)
+    point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
+    scale = plan.row_scale if instances.row_scale is None else plan.row_scale * instances.row_scale
+
+    def work(which: np.ndarray) -> None:
+        of_rows.certify(
+            plan.start,
+            plan.row,
+            batch.matrix,
+            form.equalities,
+            scale,
+            plan.column_block,
+            plan.row_block,
+            plan.blocks,
+            batch.scores,
+            form.curved if projection else 0,
+            batch.rhs,
+            batch.lower,
+            batch.upper,
+            which,
+            dual_low is not None,
+            point,
+            dual,
+            dual if dual_low is None else dual_low,
+            certificate.residual,
+            certificate.gap,
+            certificate.error,
+        )
+
+    plan.spread(work, len(instances), solves=1)
+    return certificate
+
+
+def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer, certificate: Certificate) -> None:
+    plan = plan_of(form)
+    batch, vertex = Batch.of(plan, instances), np.ones(len(instances), dtype=np.bool_)
+    point, good = np.ascontiguousarray(answer.point), np.flatnonzero(np.isfinite(certificate.error))
+
+    def work(which: np.ndarray) -> None:
+        of_vertices.are_vertices(
+            plan.start,
+            plan.row,
+            batch.matrix,
+            *plan.by_row,
+            form.equalities,
+            form.scored,
+            batch.rhs,
+            batch.lower,
+            batch.upper,
+            good[which],
+            point,
+            vertex,
+        )
+
+    plan.spread(work, len(good), solves=1)
+    for k in np.flatnonzero(~vertex).tolist():
+        certificate.error[k] = np.inf
+        certificate.reasons[k] = Status.INACCURATE, NO_VERTEX
+
+
+def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:
+    call = answer.oracle or OracleCall(None, form.polytope)
+    certificate = Certificate.to_fill(len(instances))
+    certificate.gap[:] = np.nan
+    certificate.word = f"that no structure scores more is the word of {call}{_hidden(form)}"
+    batch, codes = OracleBatch.of(form, call, instances), _codes(answer)
+    point = np.ascontiguousarray(answer.scored_vectors)
+
+    def work(which: np.ndarray) -> None:
+        of_structures.certify(
+            call.call, batch.rows, batch.theta, which, point, codes, certificate.residual, certificate.error
+        )
+
+    for_each_chunk(work, len(instances), smallest=WORTH_A_THREAD)
+    _explain(call, codes, certificate)
+    return certificate
+
+
+def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:
+    mixture, call = answer.decomposition, answer.oracle
+    if mixture is None or call is None:
+        certificate = Certificate.of_nothing(len(instances))
+        certificate.reasons = dict.fromkeys(range(len(instances)), (Status.INACCURATE, NO_MIXTURE))
+        return certificate
+    certificate, codes = Certificate.to_fill(len(instances)), _codes(answer)
+    certificate.word = f"that no structure reaches beyond the answer is the word of {call}{_hidden(form)}"
+    batch, point = OracleBatch.of(form, call, instances), np.ascontiguousarray(answer.scored_vectors)
+
+    def work(which: np.ndarray) -> None:
+        of_structures.certify_mixtures(
+            *batch.arguments,
+            form.structure_size,
+            which,
+            point,
+            mixture.first,
+            mixture.weight,
+            mixture.start,
+            mixture.index,
+            mixture.value,
+            codes,
+            certificate.residual,
+            certificate.gap,
+            certificate.error,
+        )
+
+    for_each_chunk(work, len(instances))
+    _explain(call, codes, certificate)
+    return certificate
+
+
+def _codes(answer: Answer) -> Int64[np.ndarray, " batch"]:
+    """FOUND where the solver has an answer; the others are not looked at."""
+    return np.where(answer.status == Status.OPTIMAL, FOUND, NOTHING).astype(np.int64)
+
+
+def _hidden(form: StandardForm) -> str:
+    """What is taken on trust of the constraints."""
+    polytope = form.polytope
+    if len(polytope.variables) <= 1 + len(polytope.scored) or polytope.membership is not None:
+        return ""
+    return "; so are the constraints with auxiliary variables, for no membership function is declared"
+
+
+def _explain(call: OracleCall, codes: Int64[np.ndarray, " batch"], certificate: Certificate) -> None:
+    """Put codes of the kernel into words."""
+    call.interrupt()
+    for k in np.flatnonzero((codes != FOUND) & (codes != NOTHING)).tolist():
+        certificate.reasons[k] = call.explain(int(codes[k]), float(certificate.residual[k]))
+
+
+def _of_declared(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:
+    return Certificate(*judge_declared(form, instances, answer), word=DECLARED)

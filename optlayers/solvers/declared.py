@@ -1,0 +1,103 @@
+"""The certificate of points of sets that are not polyhedral: asked of the declaration, by cvxpy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import final
+from weakref import WeakKeyDictionary
+
+import cvxpy as cp
+import numpy as np
+from jaxtyping import Float64
+
+from optlayers.polytope import Polytope
+from optlayers.solvers.base import Answer, Instances
+from optlayers.standard_form import StandardForm
+
+__all__ = ["WORD", "declaration_alone", "judge_declared"]
+
+WORD = "that the gap is no larger is the word of Clarabel, which bounds the rest of the scores over the declared set"
+
+_values = threading.Lock()
+_judges: WeakKeyDictionary[Polytope, dict[bool, _Judge]] = WeakKeyDictionary()
+
+
+@contextmanager
+def declaration_alone(polytope: Polytope) -> Iterator[None]:
+    """Have the declaration for oneself, and leave the values of its variables and parameters as they were.
+
+    cvxpy keeps values in the user's own variables and parameters, which several polytopes may share.
+    """
+    leaves = [*polytope.variables, *polytope.parameters]
+    with _values:
+        before = [leaf.value for leaf in leaves]
+        try:
+            yield
+        finally:
+            for leaf, value in zip(leaves, before, strict=True):
+                leaf.save_value(value)
+
+
+def judge_declared(
+    form: StandardForm, instances: Instances, answer: Answer
+) -> tuple[Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"]]:
+    r"""Residual, gap and relative error of projections, given the values of all variables of the declaration.
+
+    The residual is the largest violation of a constraint, by cvxpy. The gap is :math:`\max_v \langle s - x, v - x
+    \rangle` over the declared set, a linear problem that Clarabel bounds; it bounds the squared distance to the
+    projection. Both are relative to the largest entry, if that is above 1.
+    """
+    polytope, count = form.polytope, len(instances)
+    residual, gap = np.full(count, np.nan), np.full(count, np.nan)
+    masked = instances.forbidden is not None
+    judges = _judges.setdefault(polytope, {})
+    if masked not in judges:
+        judges[masked] = _Judge(polytope, masked)
+    values = [] if answer.values is None else answer.values
+    with declaration_alone(polytope):
+        for k in range(count):
+            given = [instances.parameters[k, spec.span].reshape(spec.shape) for spec in form.parameters]
+            if instances.forbidden is not None:
+                given.append(instances.forbidden[k].reshape(form.shape).astype(np.float64))
+            target, mine = instances.scores[k].reshape(form.shape), [value[k] for value in values]
+            if all(np.isfinite(value).all() for value in mine):
+                residual[k], gap[k] = judges[masked].judge(given, target, mine)
+    unit = np.maximum(1.0, np.max([np.abs(v).reshape(count, -1).max(axis=1, initial=0.0) for v in values], axis=0))
+    error = np.maximum(residual / unit, gap / unit**2)
+    return residual, gap, np.where(np.isfinite(error), error, np.inf)
+
+
+@final
+class _Judge:
+    """A declaration, and the linear problem that bounds gaps over it."""
+
+    def __init__(self, polytope: Polytope, masked: bool) -> None:
+        x = polytope.variable
+        self.given = list(polytope.parameters)
+        self.constraints = list(polytope.constraints)
+        if masked:
+            mask = cp.Parameter(x.shape, nonneg=True)
+            self.given.append(mask)
+            self.constraints.append(cp.multiply(mask, x) == 0)
+        self.variables = polytope.variables
+        self.direction = cp.Parameter(x.shape)
+        self.support = cp.Problem(cp.Maximize(cp.sum(cp.multiply(self.direction, x))), self.constraints)
+
+    def judge(
+        self, given: Sequence[np.ndarray], target: np.ndarray, values: Sequence[np.ndarray]
+    ) -> tuple[float, float]:
+        """Residual and gap of one instance."""
+        for parameter, number in zip(self.given, given, strict=True):
+            parameter.value = number
+        point = values[0]
+        self.direction.value = target - point
+        best = self.support.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.save_value(value)
+        residual = max((float(np.max(c.violation(), initial=0.0)) for c in self.constraints), default=0.0)
+        for variable, value in zip(self.variables, values, strict=True):
+            residual = max(residual, float(np.max(np.abs(variable.project(value) - value), initial=0.0)))
+        closed = self.support.status == cp.OPTIMAL
+        return residual, max(float(best - np.sum(self.direction.value * point)), 0.0) if closed else np.inf

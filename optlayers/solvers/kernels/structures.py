@@ -1,0 +1,236 @@
+"""The certificate of structures, and of mixtures of them, whoever found them.
+
+A structure is held to the rows and bounds among scored columns, to integrality where it is declared, and to the
+membership function for everything else. A mixture of structures is in the polytope when all of them are. That no
+structure is better is asked of an oracle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optlayers.solvers.kernels.extended import add_product
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
+from optlayers.solvers.kernels.oracles import (
+    FOUND,
+    FRACTIONAL,
+    MEMBERSHIP,
+    MISSED,
+    MIXED,
+    NOTHING,
+    OF_MEMBERSHIP,
+    OUTSIDE,
+    UNSTEADY,
+    ask,
+    fill_scores,
+    missed,
+    rooms,
+)
+
+__all__ = ["FEASIBLE", "certify", "certify_mixtures", "violations"]
+
+FEASIBLE = 1e-7
+"""A structure may violate a constraint by so much, relative to the size of its terms; it may be so far from integers,
+and miss being a structure by so much."""
+FLOOR = 1e-13
+"""What rounding may leave of a 0 in a column, in units of the column."""
+FAR = 1e3
+"""How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
+SHARE = 1e-12
+"""Weights sum to 1, and mix to the point in its units, to this."""
+
+
+@part
+def _violation(rows, k, out, room):  # type: ignore[no-untyped-def]
+    """By how much a flat structure violates rows and bounds of instance ``k``, in their units and relative to the size
+    of their terms, and how far an entry is from an integer. NaN, infinity and NaN if it holds a NaN.
+
+    ``room`` is ``(3, rows)``: activities, the sizes of their terms, and what of them is rounding.
+    """
+    stay_apart()
+    a, b = k if len(rows.matrix) > 1 else 0, k if len(rows.rhs) > 1 else 0
+    low, high = k if len(rows.lower) > 1 else 0, k if len(rows.upper) > 1 else 0
+    scale = rows.scale[k if len(rows.scale) > 1 else 0]
+    worst, relative, fraction, numbers = 0.0, 0.0, 0.0, True
+    for i in range(room.shape[1]):
+        room[0, i], room[1, i], room[2, i] = 0.0, 0.0, 0.0
+    for i in range(len(out)):
+        value = out[i]
+        if value == 0.0 and rows.may_be_zero[i]:
+            continue
+        numbers = numbers and not np.isnan(value)
+        fraction = max(fraction, abs(value - np.rint(value)))
+        j = rows.column[i]
+        if j < 0:
+            outside, unit = abs(value - rows.fixed[i]), max(1.0, abs(rows.fixed[i]))
+        else:
+            l, u = rows.lower[low, j], rows.upper[high, j]
+            outside, unit = max(l - value, value - u, 0.0), min(max(abs(l), abs(u)), max(1.0, abs(value)))
+            if value != 0.0:
+                for e in range(rows.start[j], rows.start[j + 1]):
+                    product = rows.matrix[a, e] * value
+                    room[0, rows.row[e]] += product
+                    room[1, rows.row[e]] += abs(product)
+                    room[2, rows.row[e]] += abs(rows.matrix[a, e]) * FLOOR * unit
+        if outside > FLOOR * unit:
+            worst, relative = max(worst, outside), max(relative, outside / unit if unit > 0.0 else np.inf)
+    for i in range(room.shape[1]):
+        left = rows.rhs[b, i] - room[0, i]
+        outside = abs(left) if i < rows.equalities[0] else -left
+        if not rows.loose[i] and outside > room[2, i]:
+            size = abs(rows.rhs[b, i]) + room[1, i]
+            worst = max(worst, outside / scale[i])
+            relative = max(relative, outside / size if size > 0.0 else np.inf)
+    if not numbers:
+        worst, relative, fraction = np.nan, np.inf, np.nan
+    return worst, relative, fraction
+
+
+@part
+def _stands(integral, relative, fraction):  # type: ignore[no-untyped-def]
+    """Whether nothing is wrong with a structure as far as :func:`_violation` sees."""
+    return relative <= FEASIBLE and not (integral and fraction > FEASIBLE)
+
+
+@part
+def _judged(integral, residual, relative, fraction, said, amount):  # type: ignore[no-untyped-def]
+    """What is wrong with a structure, FOUND if nothing is; by how much, and by how much of what it is relative to.
+
+    From what :func:`_violation` and ``missed`` returned, the latter where the structure :func:`_stands`: as numbers,
+    since a function that takes all arrays and calls others counts references to each of them, and that costs more than
+    the check.
+    """
+    if not relative <= FEASIBLE:
+        return OUTSIDE, residual, np.inf
+    if integral and fraction > FEASIBLE:
+        return FRACTIONAL, fraction, np.inf
+    if said != FOUND:
+        return OF_MEMBERSHIP + said, amount, np.inf
+    if amount > FEASIBLE:
+        return MISSED, amount, np.inf
+    return FOUND, max(residual, amount), 0.0
+
+
+@jit
+def certify(call, rows, theta, which, point, code, residual, error):  # type: ignore[no-untyped-def]
+    """Judge the structures ``which`` that were FOUND; how many of all have something wrong with them."""
+    asking, room = rooms(call, point.shape[1], theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
+    has_membership = len(call.functions) > MEMBERSHIP
+    wrong = 0
+    for k in which:
+        residual[k], error[k] = np.nan, np.inf
+        if code[k] == FOUND:
+            far, relative, fraction = _violation(rows, k, point[k], room)
+            said, amount = FOUND, 0.0
+            if has_membership and _stands(rows.integral, relative, fraction):
+                said, amount = missed(call, theta[k], point[k], asking)
+            code[k], residual[k], error[k] = _judged(rows.integral, far, relative, fraction, said, amount)
+        wrong += 0 if code[k] == FOUND else 1
+    return wrong
+
+
+@jit
+def violations(rows, structures, residual, relative):  # type: ignore[no-untyped-def]
+    """By how much each of some flat structures violates its rows and bounds, and that relative to their terms."""
+    room = np.empty((3, rows.rhs.shape[1]))
+    for k in range(len(structures)):
+        residual[k], relative[k], _ = _violation(rows, k, structures[k], room)
+
+
+@part
+def _better(full, x, size, best, vertex):  # type: ignore[no-untyped-def]
+    """By how much one structure is better than another for the gradient ``(s - x, t)``, in twice the precision."""
+    high, low, scale = 0.0, 0.0, 0.0
+    for i in range(len(full)):
+        step = best[i] - vertex[i]
+        if step != 0.0:
+            high, low = add_product(high, low, full[i], step)
+            scale += abs(full[i] * step)
+            if i < size:
+                high, low = add_product(high, low, -x[i], step)
+                scale += abs(x[i] * step)
+    return high + low, scale
+
+
+@jit
+def certify_mixtures(  # type: ignore[no-untyped-def]
+    call,
+    rows,
+    scores,
+    forbidden,
+    theta,
+    size,
+    which,
+    point,
+    first,
+    weight,
+    start,
+    index,
+    value,
+    code,
+    residual,
+    gap,
+    error,
+):
+    """Judge points ``which`` as mixtures of structures, and ask once more whether there is a better structure.
+
+    Entries from ``size`` on are scored but not regularized. ``code`` comes as FOUND where there is an answer.
+    """
+    entries = point.shape[1]
+    full, goal, best, vertex = np.empty(entries), np.empty(entries), np.empty(entries), np.zeros(entries)
+    asking, room = rooms(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
+    has_membership, mixed = len(call.functions) > MEMBERSHIP, np.empty(entries)
+    for k in which:
+        residual[k], gap[k], error[k] = np.nan, np.nan, np.inf
+        if code[k] != FOUND:
+            continue
+        worst, unit, total, finite = 0.0, 0.0, 0.0, True
+        for i in range(entries):
+            mixed[i] = 0.0
+            unit = max(unit, abs(point[k, i]), 1.0)
+        for v in range(first[k], first[k + 1]):
+            for e in range(start[v], start[v + 1]):
+                vertex[index[e]] = value[e]
+                mixed[index[e]] += weight[v] * value[e]
+            total += weight[v]
+            finite = finite and weight[v] >= 0.0
+            far, relative, fraction = _violation(rows, k, vertex, room)
+            said, amount = FOUND, 0.0
+            if has_membership and _stands(rows.integral, relative, fraction):
+                said, amount = missed(call, theta[k], vertex, asking)
+            code[k], far, _ = _judged(rows.integral, far, relative, fraction, said, amount)
+            for e in range(start[v], start[v + 1]):
+                vertex[index[e]] = 0.0
+            if code[k] != FOUND:
+                residual[k] = far
+                break
+            worst = max(worst, far)
+        if code[k] != FOUND:
+            continue
+        for i in range(entries):
+            finite = finite and abs(mixed[i] - point[k, i]) <= SHARE * unit
+        if not finite or not abs(total - 1.0) <= SHARE:
+            code[k] = MIXED
+            continue
+        residual[k] = worst
+        fill_scores(rows, k, scores, forbidden, full)
+        for i in range(entries):
+            goal[i] = full[i] - point[k, i] if i < size else full[i]
+        code[k] = ask(call, goal, theta[k], asking, best)
+        if code[k] != FOUND:
+            code[k] = UNSTEADY if code[k] == NOTHING else code[k]
+            continue
+        open_gap, scale = 0.0, 0.0
+        for v in range(first[k], first[k + 1]):
+            for e in range(start[v], start[v + 1]):
+                vertex[index[e]] = value[e]
+            better, terms = _better(full, point[k], size, best, vertex)
+            open_gap += weight[v] * better
+            scale = max(scale, terms)
+            for e in range(start[v], start[v + 1]):
+                vertex[index[e]] = 0.0
+        gap[k] = open_gap
+        if np.isfinite(open_gap):
+            error[k] = np.sqrt(max(open_gap, 0.0)) / (FAR * unit)
+            if open_gap < -FEASIBLE * scale:
+                error[k] = np.inf

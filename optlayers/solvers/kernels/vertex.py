@@ -1,0 +1,151 @@
+"""Whether points are vertices: by the rank of the constraints that are tight there.
+
+A point is a vertex when no direction keeps all tight constraints, that is, when the columns that are at no bound are
+linearly independent on the tight rows. Most of them are told by peeling: a tight row with a single undecided column
+decides it. What peeling leaves (an odd cycle, say) is eliminated with complete pivoting. Auxiliary columns may move, as
+long as no scored one does: they are eliminated first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
+
+__all__ = ["are_vertices", "is_decided"]
+
+TOUCHES = 1e-9
+"""A column this near to its bound, in units of the column, is at it; a row with so little room, relative to the size of
+its terms, is tight."""
+NOTHING = 1e-9
+"""Entries below this, next to rows whose largest entry is about 1, decide nothing."""
+
+
+@jit
+def are_vertices(  # type: ignore[no-untyped-def]
+    start, row, matrix, row_start, row_column, row_entry, equalities, scored, rhs, lower, upper, which, point, vertex
+):
+    """Fill in ``vertex`` for the instances ``which``."""
+    rows = rhs.shape[1]
+    columns = point.shape[1] - rows + equalities
+    moves, open_ones = np.empty(columns, np.bool_), np.empty(rows, np.int64)
+    activity, size, waiting = np.empty(rows), np.empty(rows), np.empty(rows, np.int64)
+    for k in which:
+        entries = matrix[k if len(matrix) > 1 else 0]
+        b = rhs[k if len(rhs) > 1 else 0]
+        l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
+        for i in range(rows):
+            activity[i], size[i], open_ones[i] = 0.0, abs(b[i]), 0
+        for j in range(columns):
+            x = point[k, j]
+            unit = min(max(abs(l[j]), abs(u[j])), max(1.0, abs(x)))
+            moves[j] = x - l[j] > TOUCHES * unit and u[j] - x > TOUCHES * unit
+            for t in range(start[j], start[j + 1]):
+                activity[row[t]] += entries[t] * x
+                size[row[t]] += abs(entries[t] * x)
+                open_ones[row[t]] += 1 if moves[j] and abs(entries[t]) > NOTHING else 0
+        for i in range(rows):
+            if i >= equalities and (np.isinf(b[i]) or b[i] - activity[i] > TOUCHES * size[i]):
+                open_ones[i] = -1  # not tight
+        vertex[k] = _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, open_ones, waiting)
+
+
+@jit
+def is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):  # type: ignore[no-untyped-def]
+    """Whether tight rows leave no direction in which scored ones among the columns that move could move."""
+    open_ones, waiting = np.empty(len(tight), np.int64), np.empty(len(tight), np.int64)
+    for i in range(len(tight)):
+        open_ones[i] = 0 if tight[i] else -1
+    for j in range(len(moves)):
+        for t in range(start[j], start[j + 1]):
+            if moves[j] and open_ones[row[t]] >= 0 and abs(entries[t]) > NOTHING:
+                open_ones[row[t]] += 1
+    return _decided(start, row, entries, row_start, row_column, row_entry, scored, moves.copy(), open_ones, waiting)
+
+
+@part
+def _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, open_ones, waiting):  # type: ignore[no-untyped-def]
+    """See above. ``open_ones`` counts the columns of every row that move, -1 for rows that are not tight."""
+    stay_apart()
+    undecided, ready = 0, 0
+    for j in range(scored):
+        undecided += 1 if moves[j] else 0
+    for i in range(len(open_ones)):
+        if open_ones[i] == 1:
+            waiting[ready] = i
+            ready += 1
+    while ready > 0 and undecided > 0:
+        ready -= 1
+        i = waiting[ready]
+        if open_ones[i] != 1:
+            continue
+        for e in range(row_start[i], row_start[i + 1]):
+            j = row_column[e]
+            if j < len(moves) and moves[j] and abs(entries[row_entry[e]]) > NOTHING:
+                moves[j] = False
+                undecided -= 1 if j < scored else 0
+                for t in range(start[j], start[j + 1]):
+                    if open_ones[row[t]] > 0 and abs(entries[t]) > NOTHING:
+                        open_ones[row[t]] -= 1
+                        if open_ones[row[t]] == 1:
+                            waiting[ready] = row[t]
+                            ready += 1
+                break
+    return undecided == 0 or _independent(start, row, entries, scored, moves, open_ones, undecided)
+
+
+@part
+def _independent(start, row, entries, scored, moves, open_ones, undecided):  # type: ignore[no-untyped-def]
+    """Whether the rest of the tight rows leaves no direction in which an undecided scored column moves."""
+    stay_apart()
+    place, height = np.full(len(open_ones), -1), 0
+    for i in range(len(open_ones)):
+        if open_ones[i] > 0:
+            place[i] = height
+            height += 1
+    width, beside = 0, 0
+    for j in range(len(moves)):
+        width += 1 if moves[j] else 0
+        beside += 1 if moves[j] and j >= scored else 0
+    if height < undecided:
+        return False
+    rest, column = np.zeros((width, height)), 0  # a row for every column; auxiliary ones come first
+    for both in range(2):
+        for j in range(len(moves)):
+            if moves[j] and (j < scored) == (both == 1):
+                for t in range(start[j], start[j + 1]):
+                    if place[row[t]] >= 0:
+                        rest[column, place[row[t]]] = entries[t]
+                column += 1
+    done = _eliminate(rest, 0, beside, 0)
+    return _eliminate(rest, beside, width, done) - done == undecided
+
+
+@part
+def _eliminate(rest, first, last, done):  # type: ignore[no-untyped-def]
+    """Gaussian elimination by the columns ``first`` to ``last``; how many rows of the system it has used by then."""
+    stay_apart()
+    width, height = rest.shape
+    used = np.zeros(width, np.bool_)
+    for _ in range(first, last):
+        if done == height:
+            break
+        best, at_column, at_row = NOTHING, -1, -1
+        for c in range(first, last):
+            if not used[c]:
+                for r in range(done, height):
+                    if abs(rest[c, r]) > best:
+                        best, at_column, at_row = abs(rest[c, r]), c, r
+        if at_column < 0:
+            break
+        used[at_column] = True
+        for c in range(width):
+            rest[c, at_row], rest[c, done] = rest[c, done], rest[c, at_row]
+        for c in range(width):
+            if c != at_column and rest[c, done] != 0.0 and (c >= first):
+                share = rest[c, done] / rest[at_column, done]
+                if not used[c]:
+                    for r in range(done + 1, height):
+                        rest[c, r] -= share * rest[at_column, r]
+        done += 1
+    return done

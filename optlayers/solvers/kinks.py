@@ -1,0 +1,261 @@
+r"""Derivatives where parameters are at a kink, or at the edge of their domain.
+
+The projection is piecewise affine in right-hand sides and bounds. Where the free columns of an active set cannot
+follow a change of the parameters, pieces meet: at an edge of the domain the polytope is empty on one side (a capacity
+of 0), at a kink the active set is another one on either side (a budget of 2 that is spent on two whole parts). The
+active set of the point itself then says nothing of how it moves.
+
+In a direction d of the parameters the point moves by the tangent v of least curvature among the best ones (Bonnans and
+Shapiro, Perturbation Analysis of Optimization Problems, 2000, section 5.3): with c the scores minus the point, v is the
+projection of :math:`M c`, for M without limit, onto the polyhedron of tangents, where columns at a bound keep to its
+side and tight rows stay tight. So it is found by the solvers for projections, and its active set is that of the piece.
+At an edge there is one side, and its derivative is taken; at a kink it is the mean of those of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+from jaxtyping import Bool, Float64, Int64
+
+from optlayers.solution import Status
+from optlayers.solvers.ask import ask
+from optlayers.solvers.auto import Auto
+from optlayers.solvers.base import Instances
+from optlayers.solvers.kernels import active_set
+from optlayers.solvers.plan import Batch, plan_of
+from optlayers.standard_form import StandardForm
+
+__all__ = ["Kinks", "Piece", "mean_over_pieces"]
+
+TOUCHES = 1e-9
+"""A column this near to its bound, in units of the column, is at it."""
+FOLLOWS = 1e-8
+"""Free columns follow a change of the parameters when no more than this part of it is left of the rows."""
+STEEP = 1e6
+"""M, for scores of unit size."""
+TOLERANCE = 1e-8
+
+_states: WeakKeyDictionary[StandardForm, Any] = WeakKeyDictionary()
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """The pieces on one side of some instances: their active sets, the bounds that hold columns, and dual points."""
+
+    index: Int64[np.ndarray, " some"]
+    free: Bool[np.ndarray, "some columns"]
+    high: Bool[np.ndarray, "some columns"]
+    dual: Float64[np.ndarray, "some rows"]
+
+
+@final
+class Kinks:
+    """The instances of a batch of points at which pieces meet in the parameters, and these pieces.
+
+    ``curved`` columns have :math:`-\\tfrac12 z^2` in the objective: all of the structure for projections, none for best
+    vertices. ``ok`` are the instances that are looked at.
+    """
+
+    def __init__(
+        self,
+        form: StandardForm,
+        instances: Instances,
+        point: Float64[np.ndarray, "batch columns"],
+        curved: int,
+        ok: Bool[np.ndarray, " batch"],
+    ) -> None:
+        self.form, self.curved = form, curved
+        self._whole, self._point = instances, point
+        unit = np.minimum(np.maximum(np.abs(instances.lower), np.abs(instances.upper)), np.maximum(1.0, np.abs(point)))
+        self._low = point - instances.lower <= TOUCHES * unit
+        self._high = instances.upper - point <= TOUCHES * unit
+        direction = _directions(form.parameter_count)
+        self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
+
+    def _opens(self) -> Bool[np.ndarray, " batch"]:
+        """Where a column is held by two bounds that parameters move apart."""
+        form = self.form
+        apart = np.diff((form.lower.matrix - form.upper.matrix).tocsr().indptr) > 0
+        held = (self._whole.lower == self._whole.upper) & apart
+        if self._whole.forbidden is not None:
+            held &= ~self._whole.forbidden
+        return held.any(axis=1)
+
+    def _follows(self, direction: Float64[np.ndarray, " parameters"], ok: np.ndarray) -> Bool[np.ndarray, " batch"]:
+        """Where free columns can make up for a change of the parameters."""
+        form, plan, count = self.form, plan_of(self.form), len(self._point)
+        if plan.dense:
+            return np.ones(count, dtype=bool)
+        free = ~(self._low | self._high) & ok[:, None]
+        moved = np.where(
+            self._low, form.lower.matrix @ direction, np.where(self._high, form.upper.matrix @ direction, 0.0)
+        )
+        side = self._sides(direction) - self._times(moved)
+        p, q, left = np.empty(self._point.shape), np.empty(side.shape), np.empty(count)
+        nothing, entries = np.zeros((1, form.columns)), Batch.of(plan, self._whole).matrix
+
+        def work(which: np.ndarray) -> None:
+            active_set.solve_on_face(
+                plan.system,
+                plan.slack_row,
+                plan.varies,
+                entries,
+                free,
+                plan.curvature,
+                nothing,
+                side,
+                which,
+                p,
+                q,
+                left,
+            )
+
+        plan.spread(work, count, solves=3)
+        return left <= FOLLOWS
+
+    def _sides(self, direction: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "batch rows"]:
+        """How much the rows ``b - A z`` change along a direction of the parameters, the points held."""
+        form, whole = self.form, self._whole
+        side = np.broadcast_to(form.rhs.matrix @ direction, (len(self._point), form.rows)).copy()
+        if not form.matrix_is_constant:
+            entries = (form.matrix_map @ direction) * self._point[:, form.entry_column]
+            np.subtract.at(side.T, form.matrix.indices, entries.T)
+        return side if whole.row_scale is None else side * whole.row_scale
+
+    def _times(self, columns: Float64[np.ndarray, "batch columns"]) -> Float64[np.ndarray, "batch rows"]:
+        """``A v`` for every instance."""
+        form, out = self.form, np.zeros((len(columns), self.form.rows))
+        entries = form.matrix.data if self._whole.matrix is None else self._whole.matrix
+        np.add.at(out.T, form.matrix.indices, (entries * columns[:, form.entry_column]).T)
+        return out
+
+    def pieces(self) -> list[Piece]:
+        """The pieces of all instances at kinks and edges; each instance is in one or two of them."""
+        if len(self.index) == 0:
+            return []
+        direction = _directions(self.form.parameter_count)
+        found = [self._piece(self.index, np.tile(sign * direction, (len(self.index), 1))) for sign in (1.0, -1.0)]
+        lost = np.setdiff1d(self.index, np.concatenate([piece.index for piece in found]))
+        if len(lost):  # several parameters are at edges, and each wants a sign of its own
+            inward = np.stack([self._inward(int(k)) for k in lost])
+            found.append(self._piece(lost, inward))
+        return [piece for piece in found if len(piece.index)]
+
+    def _piece(self, index: Int64[np.ndarray, " some"], direction: Float64[np.ndarray, "some parameters"]) -> Piece:
+        """The pieces of those instances whose polytope is not empty in a direction."""
+        form, some, low, high = self.form, self._whole.take(index), self._low[index], self._high[index]
+        lower = np.where(low, (form.lower.matrix @ direction.T).T, -np.inf)
+        upper = np.where(high, (form.upper.matrix @ direction.T).T, np.inf)
+        if some.forbidden is not None:
+            lower, upper = np.where(some.forbidden, 0.0, lower), np.where(some.forbidden, 0.0, upper)
+        rhs = np.stack([self._sides(d)[k] for d, k in zip(direction, index, strict=True)])
+        costs = some.whole.copy()
+        costs[:, form.kept[: self.curved]] -= self._point[index][:, : self.curved]
+        costs[:, np.setdiff1d(np.arange(form.size), form.kept)] = 0.0
+        scale = STEEP / np.maximum(np.abs(costs).max(axis=1, initial=0.0), np.finfo(np.float64).tiny)[:, None]
+        tangent = Instances(
+            costs * scale, some.kept, rhs, lower, upper, some.matrix, some.forbidden, some.parameters, some.row_scale
+        )
+        state = _states.get(form)
+        if state is None:
+            state = _states.setdefault(form, Auto().prepare(form))
+        verdict = ask(form, tangent, Auto(), state, projection=True, tolerance=TOLERANCE)
+        answer, good = verdict.answer, np.flatnonzero(verdict.status == Status.OPTIMAL)
+        if answer.free is None:
+            raise RuntimeError("a projection has an active set")
+        nearer_high = upper - answer.point < answer.point - lower
+        dual = self._priced(tangent.take(good), answer.free[good], answer.dual[good] / scale[good], costs[good])
+        return Piece(index[good], answer.free[good], nearer_high[good], dual)
+
+    def _priced(
+        self, tangent: Instances, free: np.ndarray, dual: np.ndarray, costs: np.ndarray
+    ) -> Float64[np.ndarray, "some rows"]:
+        """The dual points near those given that leave free columns no reduced cost, as for M without limit."""
+        form, plan = self.form, plan_of(self.form)
+        if plan.dense:
+            return dual
+        batch, count = Batch.of(plan, tangent), len(free)
+        side = -plan.prices(batch.matrix, dual)
+        side[:, : form.scored] += costs[:, form.kept]
+        p, q, left = np.empty(free.shape), np.empty(dual.shape), np.empty(count)
+        nothing = np.zeros((1, form.rows))
+
+        def work(which: np.ndarray) -> None:
+            active_set.solve_on_face(
+                plan.system,
+                plan.slack_row,
+                plan.varies,
+                batch.matrix,
+                free,
+                plan.curvature,
+                side,
+                nothing,
+                which,
+                p,
+                q,
+                left,
+            )
+
+        plan.spread(work, count, solves=3)
+        return dual + q
+
+    def _inward(self, k: int) -> Float64[np.ndarray, " parameters"]:
+        """A direction of the parameters of instance ``k`` in which as many constraints as possible get room."""
+        form, whole = self.form, self._whole
+        columns, count = form.columns, form.parameter_count
+        low, high = self._low[k], self._high[k]
+        if whole.forbidden is not None:
+            low, high = low & ~whole.forbidden[k], high & ~whole.forbidden[k]
+        data = form.matrix.data if whole.matrix is None else whole.matrix[k]
+        matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+        change = sp.csc_array(np.stack([self._sides(row)[k] for row in np.eye(count)], axis=1))
+        # Unknowns: the tangent, the direction, and the room of every bound that is met.
+        at_low, at_high = np.flatnonzero(low), np.flatnonzero(high)
+        rooms = len(at_low) + len(at_high)
+        pick = sp.eye_array(columns, format="csr")
+        room = sp.eye_array(rooms, format="csr")
+        equal = sp.hstack([matrix, -change, sp.csc_array((form.rows, rooms))], format="csc")
+        above = sp.hstack([-pick[at_low], form.lower.matrix[at_low], room[: len(at_low)]])
+        below = sp.hstack([pick[at_high], -form.upper.matrix[at_high], room[len(at_low) :]])
+        free = np.where(whole.lower[k] == whole.upper[k], 0.0, np.inf) if whole.forbidden is not None else np.inf
+        bounds = np.concatenate(
+            [
+                np.stack([np.broadcast_to(-free, columns), np.broadcast_to(free, columns)], axis=1),
+                np.tile([-1.0, 1.0], (count, 1)),
+                np.tile([0.0, 1.0], (rooms, 1)),
+            ]
+        )
+        found = scipy.optimize.linprog(
+            np.concatenate([np.zeros(columns + count), -np.ones(rooms)]),
+            A_ub=sp.vstack([above, below], format="csc"),
+            b_ub=np.zeros(rooms),
+            A_eq=equal,
+            b_eq=np.zeros(form.rows),
+            bounds=bounds,
+            method="highs",
+        )
+        return np.zeros(count) if found.x is None else found.x[columns : columns + count]
+
+
+def _directions(count: int) -> Float64[np.ndarray, " parameters"]:
+    """All parameters grow, none as fast as another: capacities and budgets that are at an edge mostly leave it so."""
+    return 0.5 + np.random.default_rng(0).random(count)
+
+
+def mean_over_pieces(
+    pieces: Sequence[tuple[Int64[np.ndarray, " some"], Float64[np.ndarray, "some parameters"]]], count: int, width: int
+) -> tuple[Bool[np.ndarray, " batch"], Float64[np.ndarray, "batch parameters"]]:
+    """Which instances have pieces, and the mean of their gradients."""
+    total, number = np.zeros((count, width)), np.zeros(count)
+    for index, gradient in pieces:
+        total[index] += gradient
+        number[index] += 1.0
+    return number > 0, total / np.maximum(number, 1.0)[:, None]

@@ -1,0 +1,63 @@
+"""Numbers without limit (a capacity of 1e15, an infinite one) made moderate: solvers meet numbers of one size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from jaxtyping import Float64
+
+from optlayers.solvers.base import Instances
+from optlayers.standard_form import StandardForm
+
+__all__ = ["LARGE", "moderated"]
+
+LARGE = 1e6
+"""Right-hand sides and bounds beyond this may be without limit."""
+MODERATE = 1e3
+"""They are taken to be this many times the largest of the others, and of the scores that are not large themselves."""
+
+_constants: WeakKeyDictionary[StandardForm, bool] = WeakKeyDictionary()
+
+
+def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE) -> Instances | None:
+    """The instances with smaller right-hand sides of inequalities and smaller bounds; None where nothing is large.
+
+    What is made smaller may bind then, where the true number does not. So the answer is held to the true numbers, and
+    given up where it does not hold. Numbers up to ``below`` are ordinary; with inf, only infinite ones are smaller.
+    """
+    if not _may_be_large(form, instances):
+        return None
+    sides, lower, upper = instances.rhs[:, form.equalities :], instances.lower, instances.upper
+    cap = MODERATE * _ordinary(instances, below)
+    less = sides > cap, np.isfinite(lower) & (lower < -cap), np.isfinite(upper) & (upper > cap)
+    if not any(where.any() for where in less):
+        return None
+    rhs = instances.rhs.copy()
+    rhs[:, form.equalities :] = np.where(less[0], cap, sides)
+    return replace(instances, rhs=rhs, lower=np.where(less[1], -cap, lower), upper=np.where(less[2], cap, upper))
+
+
+def _may_be_large(form: StandardForm, instances: Instances) -> bool:
+    constants = _constants.get(form)
+    if constants is None:
+        parts = (form.rhs.constant[form.equalities :], form.lower.constant, form.upper.constant)
+        constants = any(bool((np.abs(part[np.isfinite(part)]) > LARGE).any()) for part in parts)
+        _constants[form] = constants
+    if constants or instances.row_scale is not None:
+        return True
+    varying = ((form.rhs, instances.rhs), (form.lower, instances.lower), (form.upper, instances.upper))
+    # A parameter may be infinite itself; then so is its number, which is not finite in all instances.
+    return any(
+        not part.is_constant and bool((np.abs(numbers[:, np.diff(part.matrix.indptr) > 0]) > LARGE).any())
+        for part, numbers in varying
+    )
+
+
+def _ordinary(instances: Instances, below: float) -> Float64[np.ndarray, "batch 1"]:
+    """The largest ordinary number of every instance, at least 1."""
+    parts = (instances.rhs, instances.lower, instances.upper, instances.scores)
+    kept = [np.isfinite(part) & (np.abs(part) <= below) for part in parts]
+    ordinary = [np.where(k, np.abs(p), 0.0).max(axis=1, initial=1.0) for k, p in zip(kept, parts, strict=True)]
+    return np.maximum.reduce(ordinary)[:, None]

@@ -1,0 +1,136 @@
+"""Gradients of parameters at the edge of their domain are one-sided; at a kink they are the mean of both sides."""
+
+import cvxpy as cp
+import pytest
+import torch
+
+import optlayers as ol
+import polytopes
+
+SMOOTH = ol.LPGD(0.001, smoothing=1.0)
+
+
+def numbers(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def declared(name: str) -> ol.Polytope:
+    x, p = cp.Variable(3), cp.Parameter(name="p")
+    box = [x >= 0, x <= 1]
+    rows = {
+        "at most": [*box, cp.sum(x) <= p],
+        "exactly": [*box, cp.sum(x) == p],
+        "at least": [*box, cp.sum(x) >= p],
+        "one part": [*box, x[0] == p, cp.sum(x) <= 2],
+        "a capacity": [x >= 0, x[0] <= p, x[1:] <= 1, cp.sum(x) <= 2],
+        "a weight": [*box, x[0] + 2 * x[1] + 2 * x[2] <= p, cp.sum(x) == 1],
+        "an auxiliary": [*box, x <= cp.Variable(3, nonneg=True), cp.sum(x) <= p],
+    }
+    return ol.Polytope(x, rows[name])
+
+
+def one_sided(polytope: ol.Polytope, scores: torch.Tensor, at: float, side: float) -> torch.Tensor | None:
+    """How the projection moves when the parameter does, by a difference; None where there is no polytope."""
+    compiled, step = ol.compile_polytope(polytope), 1e-5
+    ahead = compiled.project(scores, p=numbers(at + side * step)[0])
+    if not ahead.all_ok:
+        return None
+    return side * (ahead.value - compiled.project(scores, p=numbers(at)[0]).check().value) / step
+
+
+EDGES = [
+    ("at most", 0.0),
+    ("exactly", 0.0),
+    ("exactly", 3.0),
+    ("at least", 3.0),
+    ("one part", 0.0),
+    ("one part", 1.0),
+    ("a capacity", 0.0),
+    ("a weight", 1.0),
+    ("an auxiliary", 0.0),
+]
+
+
+@pytest.mark.parametrize("rule", [ol.SparseMAP(), SMOOTH, ol.Hard(ol.SparseMAP())], ids=repr)
+@pytest.mark.parametrize(("name", "edge"), EDGES)
+def test_at_the_edge_of_its_domain_a_parameter_has_a_one_sided_derivative(name, edge, rule):
+    polytope = declared(name)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.cat([numbers(0.9, 0.5, 0.3)[None], torch.randn(5, 3, generator=generator, dtype=torch.float64)])
+    weights = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    inside = [one_sided(polytope, scores, edge, side) for side in (1.0, -1.0)]
+    assert sum(moved is None for moved in inside) == 1
+    expected = next((moved * weights).sum(1) for moved in inside if moved is not None)
+    p = torch.full((6,), edge, dtype=torch.float64, requires_grad=True)
+    (ol.OptLayer(polytope, rule)(scores, p=p) * weights).sum().backward()
+    torch.testing.assert_close(p.grad, expected, atol=2e-3 if isinstance(rule, ol.LPGD) else 1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
+def test_the_edge_is_the_edge_for_scores_of_any_size(scale):
+    p = numbers(0.0)[0].requires_grad_()
+    value = ol.OptLayer(declared("at most"), ol.SparseMAP())(scale * numbers(0.9, 0.5, 0.3), p=p)
+    (gradient,) = torch.autograd.grad(value @ numbers(1.0, 2.0, 4.0), p)
+    assert float(gradient) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("budget", [0.0, 1.0, 2.0, 3.0, 5.0])
+def test_a_budget_that_is_spent_on_whole_parts(budget):
+    """Between its edges the mean of both sides: the last part that was bought, and the next one."""
+    scores = numbers(50.0, 40.0, 30.0, 20.0, 10.0)
+    for polytope in (polytopes.subset(5), polytopes.subset(5).without_oracle()):
+        p = numbers(budget)[0].requires_grad_()
+        value = ol.OptLayer(polytope, ol.SparseMAP())(scores, budget=p)
+        (gradient,) = torch.autograd.grad(value @ numbers(1.0, 2.0, 4.0, 8.0, 16.0), p)
+        sides = [2.0 ** (k - 1) for k in (budget, budget + 1) if 1 <= k <= 5]
+        assert float(gradient) == pytest.approx(sum(sides) / len(sides))
+
+
+def test_capacities_that_come_out_of_a_relu_start_to_learn():
+    """Some are 0: there a part is worth its score."""
+    x, p = cp.Variable(4, nonneg=True), cp.Parameter(4, name="p", nonneg=True)
+    polytope = ol.Polytope(x, [x <= p, cp.sum(x) <= 3])
+    capacity = numbers(0.0, 0.5, 0.0, 0.25).requires_grad_()
+    scores, weights = numbers(1.0, 2.0, -1.0, 3.0), numbers(1.0, 2.0, 4.0, 8.0)
+    (ol.OptLayer(polytope, ol.SparseMAP())(scores, p=capacity) * weights).sum().backward()
+    torch.testing.assert_close(capacity.grad, numbers(1.0, 2.0, 0.0, 8.0))
+
+
+def test_values_have_one_sided_derivatives_too():
+    """The value of a capacity of nothing is the best score that it could buy."""
+    compiled = ol.compile_polytope(declared("at most"))
+    theta, precision = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(1).double().numpy()
+    bound = compiled.bind_on_host(theta, None, precision)
+    scores = torch.stack([numbers(0.9, 0.5, 0.3), numbers(0.1, 0.2, 0.7)])
+    for solve in (bound.maximize, bound.project):
+        torch.testing.assert_close(bound.value_gradient(solve(scores).check())["p"], numbers(0.9, 0.7))
+
+
+def test_parameters_in_the_matrix_at_an_edge():
+    x, p, w = cp.Variable(3), cp.Parameter(name="p"), cp.Parameter(3, name="w")
+    layer = ol.OptLayer(ol.Polytope(x, [x >= 0, x <= 1, w @ x <= p]), ol.SparseMAP())
+    scores = numbers(0.9, 0.5, 0.3)
+    weight, limit = numbers(2.0, 1.0, 1.0).requires_grad_(), numbers(0.0)[0].requires_grad_()
+    (layer(scores, p=limit, w=weight) @ numbers(1.0, 3.0, 9.0)).backward()
+    # 0.9 / 2 is less than 0.5: what there is to spend goes to the second part.
+    assert float(limit.grad) == pytest.approx(3.0) and (weight.grad.abs() <= 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_transport_with_empty_supplies(seed):
+    """Sources of which some have nothing to give; differences into the domain agree with the gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    x, a, b = cp.Variable((3, 4), nonneg=True), cp.Parameter(3, name="a"), cp.Parameter(4, name="b")
+    polytope = ol.Polytope(x, [cp.sum(x, axis=1) <= a, cp.sum(x, axis=0) <= b])
+    scores = torch.randn(3, 4, generator=generator, dtype=torch.float64).abs()
+    supply, demand = numbers(0.0, 0.7, 0.0), numbers(0.3, 0.0, 0.4, 0.2)
+    weights = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    leaves = [supply.clone().requires_grad_(), demand.clone().requires_grad_()]
+    (ol.OptLayer(polytope, ol.SparseMAP())(scores, a=leaves[0], b=leaves[1]) * weights).sum().backward()
+    compiled, step = ol.compile_polytope(polytope), 1e-6
+    direction = [0.5 + torch.rand(len(v), generator=generator, dtype=torch.float64) for v in (supply, demand)]
+    ahead = compiled.project(scores, a=supply + step * direction[0], b=demand + step * direction[1]).check().value
+    moved = (ahead - compiled.project(scores, a=supply, b=demand).check().value) / step
+    along = sum(float(leaf.grad @ d) for leaf, d in zip(leaves, direction, strict=True))
+    # One direction of several parameters at edges: the piece that is taken may be another one.
+    assert abs(along - float((moved * weights).sum())) <= 1e-4 or seed in ()

@@ -1,0 +1,150 @@
+"""Finite masks are masks: the same answers and gradients as for -inf, where some structure does without the parts."""
+
+import pytest
+import torch
+
+import optlayers as ol
+import polytopes
+
+LOWEST = {
+    "float16": (torch.float16, torch.finfo(torch.float16).min),
+    "bfloat16": (torch.bfloat16, torch.finfo(torch.bfloat16).min),
+    "float32": (torch.float32, torch.finfo(torch.float32).min),
+    "float64": (torch.float64, torch.finfo(torch.float64).min),
+    "-1e9": (torch.float64, -1e9),
+    "-1e11 in float32": (torch.float32, -1e11),
+    "-1e15": (torch.float64, -1e15),
+    "-1e32": (torch.float64, -1e32),
+}
+every_mask = pytest.mark.parametrize("mask", LOWEST)
+POLYTOPES = {
+    "simplex": polytopes.simplex(6),
+    "matching": polytopes.matching(4),
+    "rows of matching": polytopes.matching(4).without_oracle(),
+    "partial matching": polytopes.partial_matching(3, 4).without_oracle(),
+    "sequence": polytopes.sequence(4, 3),
+    "rows of sequence": polytopes.sequence(4, 3).without_oracle(),
+    "tree": polytopes.arborescence(4),
+    "rows of tree": polytopes.arborescence(4).without_oracle(),
+    "cube": polytopes.cube(5),
+}
+every_polytope = pytest.mark.parametrize("name", POLYTOPES)
+RULES = [
+    ol.Pipeline(),
+    ol.StraightThrough(),
+    ol.SparseMAP(),
+    ol.Spigot(0.7),
+    ol.Identity(),
+    ol.Interpolation(2.0),
+    ol.LPGD(2.0),
+    ol.LPGD(0.5, smoothing=1.0),
+    ol.Hard(ol.SparseMAP()),
+    ol.StructuredAttention(),
+    ol.SpigotCE(),
+    ol.SpigotEG(),
+    ol.PerturbedAdditive(samples=4),
+    ol.PerturbAndMAP(samples=2),
+    ol.IMLE(samples=2),
+]
+
+
+def masked(polytope: ol.Polytope, mask: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores with masks of a kind, and with -inf in their place; a structure without the masked parts remains."""
+    dtype, low = LOWEST[mask]
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(6, *polytope.shape, generator=generator, dtype=torch.float64)
+    kept = ol.compile_polytope(polytope).maximize(torch.randn(scores.shape, generator=generator).double()).value > 0.5
+    hidden = (torch.rand(scores.shape, generator=generator) < 0.4) & ~kept
+    scores = scores.to(dtype)
+    return scores.masked_fill(hidden, low), scores.masked_fill(hidden, -torch.inf)
+
+
+@every_mask
+@every_polytope
+def test_answers_are_those_for_forbidden_parts(name, mask):
+    finite, forbidden = masked(POLYTOPES[name], mask)
+    compiled = ol.compile_polytope(POLYTOPES[name])
+    for ask in (compiled.project, compiled.maximize):
+        mine, theirs = ask(finite).check(), ask(forbidden).check()
+        assert torch.equal(mine.value, theirs.value)
+
+
+@pytest.mark.parametrize("mask", ["float16", "float32", "-1e9"])
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("name", ["matching", "rows of tree", "sequence"])
+def test_rules_give_the_gradients_for_forbidden_parts(name, rule, mask):
+    polytope = POLYTOPES[name]
+    if isinstance(rule, (ol.StructuredAttention, ol.SpigotCE, ol.SpigotEG)) and name == "rows of tree":
+        pytest.skip("too many vertices to enumerate")
+    found = []
+    for scores in masked(polytope, mask):
+        leaf = scores.clone().requires_grad_()
+        generator = torch.Generator().manual_seed(3) if rule.draws else None
+        value = ol.OptLayer(polytope, rule)(leaf, generator=generator)
+        weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(4)).to(value)
+        (value * weights).sum().backward()
+        found.append((value, leaf.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+LOSSES = [ol.StructuredPerceptronLoss, ol.StructuredHingeLoss, ol.SparseMAPLoss, ol.CRFLoss]
+
+
+@pytest.mark.parametrize("mask", ["float16", "bfloat16", "float32", "float64", "-1e15"])
+@pytest.mark.parametrize("make", LOSSES, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("name", ["matching", "sequence", "simplex"])
+def test_losses_are_those_for_forbidden_parts(name, make, mask):
+    polytope, found = POLYTOPES[name], []
+    for scores in masked(polytope, mask):
+        target = ol.compile_polytope(polytope).maximize(-masked(polytope, mask)[1].clamp(min=-100)).value
+        target = ol.compile_polytope(polytope).maximize(scores.masked_fill(~torch.isfinite(scores), -torch.inf)).value
+        leaf = scores.clone().requires_grad_()
+        loss = make(polytope, reduction="none")(leaf, target)
+        loss.sum().backward()
+        found.append((loss, leaf.grad))
+    assert torch.isfinite(found[0][0]).all()
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("low", [torch.finfo(torch.float32).min, -1e15, -1e9])
+def test_a_part_that_no_structure_does_without_counts_as_the_number_that_it_is(low):
+    """The second row and the third may only take masked parts."""
+    scores = torch.tensor([[1.0, 0.0, -1.0], [low, low, low], [0.0, 1.0, 2.0]], dtype=torch.float64)
+    for polytope in (polytopes.matching(3), polytopes.matching(3).without_oracle()):
+        for rows in (scores[None], torch.stack([scores, torch.eye(3, dtype=torch.float64)])):
+            compiled = ol.compile_polytope(polytope)
+            best = compiled.maximize(rows)
+            # Any structure uses exactly one of the three, so the others decide, unless they drown in it.
+            expected = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+            if bool(best.ok[0]) and low == -1e9:
+                assert torch.equal(best.value[0], expected)
+            near = compiled.project(rows)
+            if bool(near.ok[0]):
+                assert (near.value[0].sum(0) - 1).abs().max() <= 1e-9 and (near.value[0].sum(1) - 1).abs().max() <= 1e-9
+
+
+def test_scores_that_are_all_low_are_scores_of_that_size():
+    scores = -1e12 * torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.5, 1.25]], dtype=torch.float64)
+    compiled = ol.compile_polytope(polytopes.simplex(3))
+    assert compiled.maximize(scores).check().value.argmax(1).tolist() == [1, 0]
+    assert compiled.project(scores).check().value.argmax(1).tolist() == [1, 0]
+    leaf = scores.clone().requires_grad_()
+    ol.OptLayer(polytopes.simplex(3), ol.StraightThrough())(leaf).sum().backward()
+    assert (leaf.grad == 1.0).all()
+
+
+def test_masks_of_scored_auxiliary_variables():
+    polytope = polytopes.linear_chain(4, 3)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, *polytope.shape, generator=generator, dtype=torch.float64)
+    name = polytope.scored[0].name()
+    further = torch.randn(3, *polytope.scored[0].shape, generator=generator, dtype=torch.float64)
+    hidden = torch.zeros_like(further, dtype=torch.bool)
+    hidden[:, 1, 0, 2] = True
+    found = []
+    for low in (torch.finfo(torch.float32).min, -torch.inf):
+        for declared in (polytope, polytope.without_oracle()):
+            compiled = ol.compile_polytope(declared)
+            found.append(compiled.maximize(scores, **{name: further.masked_fill(hidden, low)}).check())
+    assert all(torch.equal(found[0].value, other.value) for other in found[1:])
