@@ -237,7 +237,7 @@ class _Work:
                 continue  # a condition on the parameters: the certificate looks at it in every instance
             value, name = self.rhs[0, index], self.raw.row_names[index]
             wrong = abs(value) if self.raw.equality[index] else -value
-            if wrong > FEASIBILITY * self.size[0, index]:
+            if wrong > FEASIBILITY * self.size[0, index] + NOISE:
                 raise Infeasible(
                     f"{name} cannot hold: it misses by {wrong / self.scale[index]:g} for all values of its variables"
                 )
@@ -272,7 +272,8 @@ class _Work:
         rhs, size = self.rhs[:, rows] * unit, self.size[:, rows] * unit
         basis, rest = pivots[:rank], pivots[rank:]
         missing = rhs[:, rest] - rhs[:, basis] @ weights
-        missing[np.abs(missing) <= FEASIBILITY * (size[:, rest] + size[:, basis] @ np.abs(weights))] = 0
+        terms, noise = size[:, rest] + size[:, basis] @ np.abs(weights), NOISE * (1 + np.abs(weights).sum(axis=0))
+        missing[np.abs(missing) <= FEASIBILITY * terms + noise] = 0
         dependent = rows[rest]
         missing /= unit[rest] * self.scale[dependent]  # in the units of the declaration
         for position, row in enumerate(dependent):

@@ -154,7 +154,7 @@ def test_explain_says_what_was_chosen_and_why():
     )
     told = ol.compile_polytope(arborescence(4).without_oracle()).explain()
     assert "because there are 24 auxiliary columns and 24 inequality rows" in told
-    assert "does not certify goes to Clarabel" in told
+    assert "does not certify goes to Dense(), then Clarabel" in told
 
 
 def test_hardly_sparse_constraints_are_solved_densely(monkeypatch):

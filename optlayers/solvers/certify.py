@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
 
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
@@ -26,6 +26,8 @@ __all__ = ["Certificate", "certify"]
 
 WORTH_A_THREAD = 64
 """Structures; to look at one takes microseconds."""
+AS_GOOD = 1e-6
+"""An error below which an answer is right but for being no vertex."""
 NO_VERTEX = "its answer scores as much as any, but is no vertex of the polytope"
 NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not given as a mixture of structures"
 
@@ -176,8 +178,9 @@ def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer
 
     plan.spread(work, len(good), solves=1)
     for k in np.flatnonzero(~vertex).tolist():
+        if certificate.error[k] <= AS_GOOD:
+            certificate.reasons[k] = Status.INACCURATE, NO_VERTEX
         certificate.error[k] = np.inf
-        certificate.reasons[k] = Status.INACCURATE, NO_VERTEX
 
 
 def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:
@@ -185,7 +188,7 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
     certificate = Certificate.to_fill(len(instances))
     certificate.gap[:] = np.nan
     certificate.word = f"that no structure scores more is the word of {call}{_hidden(form)}"
-    batch, codes = OracleBatch.of(form, call, instances), _codes(answer)
+    batch, codes = OracleBatch.of(form, call, instances), _codes(answer.status)
     point = np.ascontiguousarray(answer.scored_vectors)
 
     def work(which: np.ndarray) -> None:
@@ -204,7 +207,11 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
         certificate = Certificate.of_nothing(len(instances))
         certificate.reasons = dict.fromkeys(range(len(instances)), (Status.INACCURATE, NO_MIXTURE))
         return certificate
-    certificate, codes = Certificate.to_fill(len(instances)), _codes(answer)
+    # At its limit a solver may have come far enough.
+    certificate, codes = (
+        Certificate.to_fill(len(instances)),
+        _codes(np.where(answer.status == Status.LIMIT, Status.OPTIMAL, answer.status)),
+    )
     certificate.word = f"that no structure reaches beyond the answer is the word of {call}{_hidden(form)}"
     batch, point = OracleBatch.of(form, call, instances), np.ascontiguousarray(answer.scored_vectors)
 
@@ -230,9 +237,9 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
     return certificate
 
 
-def _codes(answer: Answer) -> Int64[np.ndarray, " batch"]:
+def _codes(status: Int8[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
     """FOUND where the solver has an answer; the others are not looked at."""
-    return np.where(answer.status == Status.OPTIMAL, FOUND, NOTHING).astype(np.int64)
+    return np.where(status == Status.OPTIMAL, FOUND, NOTHING).astype(np.int64)
 
 
 def _hidden(form: StandardForm) -> str:

@@ -2,7 +2,8 @@ r"""The derivative of the projection, once for all solvers that report an active
 
 It is the adjoint of the active set's linear system (see :mod:`optlayers.solvers.kernels.active_set`). With
 :math:`(p, q)` its solution for the right-hand side ``(direction, 0)``, the gradient of the scores is p, of b it is q,
-of an active bound ``direction - Aᵀ q``, and that of A is ``-(y pᵀ + q zᵀ)``, where y is the dual point and z the answer.
+of an active bound ``direction - Aᵀ q``, and that of A is ``-(y pᵀ + q zᵀ)``, where y is the dual point and z the
+answer.
 """
 
 from __future__ import annotations

@@ -160,7 +160,8 @@ class Kinks:
         costs = some.whole.copy()
         costs[:, form.kept[: self.curved]] -= self._point[index][:, : self.curved]
         costs[:, np.setdiff1d(np.arange(form.size), form.kept)] = 0.0
-        scale = STEEP / np.maximum(np.abs(costs).max(axis=1, initial=0.0), np.finfo(np.float64).tiny)[:, None]
+        largest = np.abs(costs).max(axis=1, initial=0.0)[:, None]
+        scale = STEEP / np.where(largest > 0.0, largest, 1.0)
         tangent = Instances(
             costs * scale, some.kept, rhs, lower, upper, some.matrix, some.forbidden, some.parameters, some.row_scale
         )

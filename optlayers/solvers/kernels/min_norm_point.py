@@ -31,7 +31,8 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import FOUND, ask, fill_scores, rooms
+from optlayers.solvers.kernels.oracles import FOUND, MEMBERSHIP, OF_MEMBERSHIP, ask, fill_scores, missed, rooms
+from optlayers.solvers.kernels.structures import judged, stands, violation
 
 __all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "decompose", "pull_back"]
 
@@ -348,9 +349,39 @@ def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
 
 
 @part
-def _project(a, call, k, theta, asking, full, goal, out, x, size, limit, status, gap):  # type: ignore[no-untyped-def]
-    """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices."""
+def _is_structure(call, rows, k, theta, asking, room, out):  # type: ignore[no-untyped-def]
+    """FOUND for a structure, as far as is known, else what is wrong with it."""
     stay_apart()
+    far, relative, fraction = violation(rows, k, out, room)
+    said, amount = FOUND, 0.0
+    if len(call.functions) > MEMBERSHIP and stands(rows.integral, relative, fraction):
+        said, amount = missed(call, theta[k], out, asking)
+    code, _, _ = judged(rows.integral, far, relative, fraction, said, amount)
+    return code
+
+
+@part
+def _alone(a, out, size):  # type: ignore[no-untyped-def]
+    """What an oracle brought as the only vertex: what is wrong with it, the certificate says."""
+    stay_apart()
+    _store(a, out, size, a.order[0])
+    a.weight[0] = 1.0
+    return 1
+
+
+@part
+def _project(  # type: ignore[no-untyped-def]
+    a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, gap
+):
+    """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices.
+
+    The first thing that is no structure is the answer: an oracle that brings one cannot be trusted with the others.
+    """
+    stay_apart()
+    code = _is_structure(call, rows, k, theta, asking, room, out)
+    if code != FOUND:
+        status[k] = DONE if code < OF_MEMBERSHIP else code
+        return a, _alone(a, out, size)
     for i in range(len(a.order)):
         a.order[i] = i
     _store(a, out, size, 0)
@@ -364,6 +395,10 @@ def _project(a, call, k, theta, asking, full, goal, out, x, size, limit, status,
         if code != FOUND:
             status[k] = code
             return a, active
+        code = _is_structure(call, rows, k, theta, asking, room, out)
+        if code != FOUND:
+            status[k] = DONE if code < OF_MEMBERSHIP else code
+            return a, _alone(a, out, size)
         if active == len(a.order):
             a = _enlarged(a)
             for i in range(active, len(a.order)):
@@ -467,7 +502,7 @@ def decompose(  # type: ignore[no-untyped-def]
     """
     entries = point.shape[1]
     full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
-    asking = rooms(call, entries, theta.shape[1])
+    asking, room = rooms(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
     a = _room(FIRST_PLACES, entries)
     kept, vertices = Kept(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
     counts = np.zeros(len(which), np.int64)
@@ -483,7 +518,7 @@ def decompose(  # type: ignore[no-untyped-def]
         gap[k], status[k] = np.nan, code
         active = 0
         if code == FOUND:
-            a, active = _project(a, call, k, theta, asking, full, goal, out, x, size, limit, status, gap)
+            a, active = _project(a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, gap)
         if active == 0:
             for i in range(entries):
                 point[k, i] = np.nan

@@ -27,7 +27,7 @@ from optlayers.solvers.kernels.oracles import (
     rooms,
 )
 
-__all__ = ["FEASIBLE", "certify", "certify_mixtures", "violations"]
+__all__ = ["FEASIBLE", "certify", "certify_mixtures", "judged", "stands", "violation", "violations"]
 
 FEASIBLE = 1e-7
 """A structure may violate a constraint by so much, relative to the size of its terms; it may be so far from integers,
@@ -41,7 +41,7 @@ SHARE = 1e-12
 
 
 @part
-def _violation(rows, k, out, room):  # type: ignore[no-untyped-def]
+def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
     """By how much a flat structure violates rows and bounds of instance ``k``, in their units and relative to the size
     of their terms, and how far an entry is from an integer. NaN, infinity and NaN if it holds a NaN.
 
@@ -87,16 +87,16 @@ def _violation(rows, k, out, room):  # type: ignore[no-untyped-def]
 
 
 @part
-def _stands(integral, relative, fraction):  # type: ignore[no-untyped-def]
-    """Whether nothing is wrong with a structure as far as :func:`_violation` sees."""
+def stands(integral, relative, fraction):  # type: ignore[no-untyped-def]
+    """Whether nothing is wrong with a structure as far as :func:`violation` sees."""
     return relative <= FEASIBLE and not (integral and fraction > FEASIBLE)
 
 
 @part
-def _judged(integral, residual, relative, fraction, said, amount):  # type: ignore[no-untyped-def]
+def judged(integral, residual, relative, fraction, said, amount):  # type: ignore[no-untyped-def]
     """What is wrong with a structure, FOUND if nothing is; by how much, and by how much of what it is relative to.
 
-    From what :func:`_violation` and ``missed`` returned, the latter where the structure :func:`_stands`: as numbers,
+    From what :func:`violation` and ``missed`` returned, the latter where the structure :func:`stands`: as numbers,
     since a function that takes all arrays and calls others counts references to each of them, and that costs more than
     the check.
     """
@@ -120,11 +120,11 @@ def certify(call, rows, theta, which, point, code, residual, error):  # type: ig
     for k in which:
         residual[k], error[k] = np.nan, np.inf
         if code[k] == FOUND:
-            far, relative, fraction = _violation(rows, k, point[k], room)
+            far, relative, fraction = violation(rows, k, point[k], room)
             said, amount = FOUND, 0.0
-            if has_membership and _stands(rows.integral, relative, fraction):
+            if has_membership and stands(rows.integral, relative, fraction):
                 said, amount = missed(call, theta[k], point[k], asking)
-            code[k], residual[k], error[k] = _judged(rows.integral, far, relative, fraction, said, amount)
+            code[k], residual[k], error[k] = judged(rows.integral, far, relative, fraction, said, amount)
         wrong += 0 if code[k] == FOUND else 1
     return wrong
 
@@ -134,7 +134,7 @@ def violations(rows, structures, residual, relative):  # type: ignore[no-untyped
     """By how much each of some flat structures violates its rows and bounds, and that relative to their terms."""
     room = np.empty((3, rows.rhs.shape[1]))
     for k in range(len(structures)):
-        residual[k], relative[k], _ = _violation(rows, k, structures[k], room)
+        residual[k], relative[k], _ = violation(rows, k, structures[k], room)
 
 
 @part
@@ -194,11 +194,11 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
                 mixed[index[e]] += weight[v] * value[e]
             total += weight[v]
             finite = finite and weight[v] >= 0.0
-            far, relative, fraction = _violation(rows, k, vertex, room)
+            far, relative, fraction = violation(rows, k, vertex, room)
             said, amount = FOUND, 0.0
-            if has_membership and _stands(rows.integral, relative, fraction):
+            if has_membership and stands(rows.integral, relative, fraction):
                 said, amount = missed(call, theta[k], vertex, asking)
-            code[k], far, _ = _judged(rows.integral, far, relative, fraction, said, amount)
+            code[k], far, _ = judged(rows.integral, far, relative, fraction, said, amount)
             for e in range(start[v], start[v + 1]):
                 vertex[index[e]] = 0.0
             if code[k] != FOUND:
