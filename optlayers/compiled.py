@@ -22,8 +22,10 @@ from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers import ActiveSet, Auto, Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
+from optlayers.solvers.batch import make_instances
 from optlayers.solvers.derivative import pull_back
 from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
+from optlayers.unimodular import blocks_of
 
 __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 
@@ -487,8 +489,14 @@ class CompiledPolytope:
             def maximize(scores: Tensor) -> Solution:
                 return self.bind_on_host(one.expand(len(scores), -1), None, inputs.DOUBLE).maximize(scores)
 
-            self._vertices[key] = enumerate_vertices(maximize, self.projection_form.size)
+            self._vertices[key] = self._enumerated(theta[None], maximize)
         return self._vertices[key]
+
+    def _enumerated(self, theta: np.ndarray, maximize: Callable[[Tensor], Solution]) -> np.ndarray:
+        form, blocks = self.rows or self.projection_form, None
+        if not self.leaves_rows_to_oracle:
+            blocks = blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)
+        return enumerate_vertices(maximize, form.size, blocks, form.kept, integral=self.polytope.integral)
 
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
