@@ -62,7 +62,7 @@ class CompiledOracle:
 
     @property
     def __name__(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
+        return name_of(self.function)
 
 
 def _array(position: int, value: Any) -> np.ndarray:

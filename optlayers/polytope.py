@@ -42,14 +42,21 @@ class Polytope:
         ``variable``, in its shape, then those of every variable in ``scored``, then every parameter, in the order of
         :attr:`parameters` (``budget[()]`` reads a number). It returns a best vertex in the shape of ``variable`` (a
         tuple with the values of ``scored`` behind it, if there are any), and NaN everywhere when no structure does
-        without the forbidden parts, whose score is ``-inf``.
+        without the forbidden parts, whose score is ``-inf``. A Python function is called by several threads at the same
+        time; one that is not safe for that, since it keeps a solver's model, say, is given as
+        ``optlayers.Oracle(function, serial=True)``, and one that is to be checked at every call as
+        ``optlayers.Oracle(function, verify=True)``.
     log_partition : optional :math:`\log \sum_v \exp \langle s, v \rangle` over the vertices v, in torch:
-        ``log_partition(scores, *scored, *parameters)`` for batches ``(*batch, *shape)``, returning ``(*batch,)``. It is
-        differentiated twice. ``-inf`` where no structure does without the forbidden parts.
+        ``log_partition(scores, *scored, *parameters)`` for a float64 batch ``(batch, *shape)``, which is not empty,
+        returning ``(batch,)``. It is differentiated twice. ``-inf`` where no structure does without the forbidden
+        parts; :func:`optlayers.log_sum` and :func:`optlayers.log_add` have derivatives there. Where it raises an
+        exception, each half of the batch is tried by itself: the instances that it raises for in the end are failures,
+        with the message. :func:`optlayers.testing.check_log_partition` holds it to all of this.
     integral : whether all vertices are integral, for all values of the parameters. An answer of the oracle with a
-        fractional entry is then a wrong one.
+        fractional entry is then a wrong one; and where vertices are enumerated, no proof of it is needed.
     membership : optional check of the oracle's answers, in Python or compiled by numba, for the constraints that need
-        auxiliary variables without scores: the solver that asks an oracle does not have them.
+        auxiliary variables without scores: the solver that asks an oracle does not have them. It is called as the
+        oracle is, by one thread at a time if that is.
         ``membership(structure, *scored, *parameters)`` takes float64 arrays (which it cannot write to when it is
         compiled) and returns a number: 0 for a structure, else by how much it misses being one. It is asked only about
         answers that satisfy everything else: the bounds, the constraints among ``variable`` and ``scored``, and
