@@ -154,8 +154,13 @@ def is_hull(ask: Ask, vertices: Bool[np.ndarray, "vertices size"]) -> bool:
 
 def is_within_unit(ask: Ask, size: int) -> bool:
     """Whether all entries of the polytope are between 0 and 1."""
-    ends = np.concatenate([np.ones(size), np.zeros(size)])
-    return _bounds(ask, np.vstack([np.eye(size), -np.eye(size)]), ends)
+    step = max(1, AT_ONCE // size)
+    for first in range(0, size, step):
+        parts = np.arange(first, min(first + step, size))
+        ends = (parts[:, None] == np.arange(size)).astype(np.float64)
+        if not (_bounds(ask, ends, np.ones(len(parts))) and _bounds(ask, -ends, np.zeros(len(parts)))):
+            return False
+    return True
 
 
 def seems_hull(ask: Ask, vertices: Bool[np.ndarray, "vertices size"]) -> bool:

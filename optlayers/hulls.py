@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import scipy.spatial
 from jaxtyping import Float64
 
-from optlayers.binary_vertices import WHOLE, Ask, Unsolved
+from optlayers.binary_vertices import AT_ONCE, WHOLE, Ask, Unsolved
 
 __all__ = ["DIMENSION_LIMIT", "FACET_LIMIT", "TooManyDimensions", "hull_vertices"]
 
@@ -20,14 +20,16 @@ FEW = 16
 """So many vertices are added at a time, or a quarter of those that are known."""
 ASKED = 256
 """So many facets are asked about at a time."""
-FLAT = 1e-6
-"""A polytope that is so thin, relative to the size of its points, has a dimension less."""
+CONSTANT = 1e-11
+"""An entry that varies by so little, relative to its size, does not."""
+FLAT = 1e-8
+"""A polytope that is so thin, where its entries go from 0 to 1, has a dimension less."""
 BEYOND = 1e-7
 """A point that is so far outside of a hull of unit size is a new one."""
 FRACTIONS, ROUNDING = 720720.0, 1e-13
-"""A number that has all denominators up to 16, and what is rounding beside a multiple of its inverse."""
+"""A number that has all denominators up to 16, and what is rounding beside a multiple of its inverse, or 1."""
 NOISE = 1e-10
-"""Errors of answers, relative to their size."""
+"""Errors of answers, where entries go from 0 to 1."""
 CLOSE = "its vertices cannot be enumerated: some are too close to each other to be told apart"
 TURNS = (1e-2, 1e-4, 1e-6)
 """By so much is an objective turned, so that a single vertex is best."""
@@ -51,6 +53,41 @@ def hull_vertices(
     TooManyDimensions : when there are more than :data:`DIMENSION_LIMIT`.
     Unsolved : when vertices are too close to each other.
     """
+    low, high = _ends(ask, size)
+    moving = high - low > CONSTANT * np.maximum(np.abs(low), np.abs(high))
+    base, span = low[moving], (high - low)[moving]
+
+    def ask_unit(scores: np.ndarray) -> np.ndarray:
+        """In coordinates from 0 to 1, of the entries that move."""
+        whole = np.zeros((len(scores), size))
+        whole[:, moving] = scores / span
+        return (ask(whole)[:, moving] - base) / span
+
+    units = np.zeros((1, 0))
+    if moving.any():
+        units = _of_unit_size(ask_unit, len(span), refuse_many, refuse_facets)
+    points = np.tile(low, (len(units), 1))
+    points[:, moving] = base + units * span
+    near = np.round(points * FRACTIONS) / FRACTIONS
+    points = np.where(np.abs(points - near) <= ROUNDING * np.maximum(1.0, np.abs(near)), near, points)
+    return np.where(np.abs(points) <= WHOLE * np.abs(points).max(axis=0), 0.0, points)
+
+
+def _ends(ask: Ask, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest value of every entry."""
+    found = np.empty((2, size))
+    step = max(1, AT_ONCE // size)
+    for first in range(0, size, step):
+        parts = np.arange(first, min(first + step, size))
+        ends = (parts[:, None] == np.arange(size)).astype(np.float64)
+        found[0, parts] = (ask(-ends) * ends).sum(axis=1)
+        found[1, parts] = (ask(ends) * ends).sum(axis=1)
+    return found[0], found[1]
+
+
+def _of_unit_size(
+    ask: Ask, size: int, refuse_many: Callable[[int], None], refuse_facets: Callable[[int], None]
+) -> np.ndarray:
     generator = np.random.default_rng(0)
     points = ask(generator.standard_normal((2, size)))
     directions, lengths = np.zeros((0, size)), np.zeros(0)
@@ -64,29 +101,17 @@ def hull_vertices(
         length = np.linalg.norm(rest, axis=1)
         farther = int(length.argmax())
         points = np.vstack([points, ends])
-        if length[farther] <= FLAT * np.abs(points).max():
+        if length[farther] <= FLAT:
             break
         directions = np.vstack([directions, rest[farther] / length[farther]])
         lengths = np.append(lengths, length[farther])
         if len(directions) > DIMENSION_LIMIT:
             raise TooManyDimensions
     frame = directions / lengths[:, None]
-    if len(frame) == 0:
-        points = points[:1]
-    elif len(frame) == 1:
-        points = ask(np.vstack([frame, -frame]))
-    else:
-        tolerance = BEYOND + NOISE * float(np.abs(points).max() / lengths.min())
-        points = _grown(ask, points, frame, tolerance, generator, refuse_many, refuse_facets)
-    return _without_rounding(points)
-
-
-def _without_rounding(points: np.ndarray) -> np.ndarray:
-    """The same with integers, and fractions of small denominators, for what is rounding beside them."""
-    for parts, close in ((FRACTIONS, ROUNDING), (1.0, WHOLE)):
-        near = np.round(points * parts) / parts + 0.0
-        points = np.where(np.abs(points - near) <= close * np.maximum(1.0, np.abs(near)), near, points)
-    return points
+    if len(frame) == 1:
+        return ask(np.vstack([frame, -frame]))
+    tolerance = BEYOND + NOISE / float(lengths.min())
+    return _grown(ask, points, frame, tolerance, generator, refuse_many, refuse_facets)
 
 
 def _grown(

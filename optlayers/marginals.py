@@ -35,8 +35,8 @@ SAFE = (
     "torch.logsumexp and torch.logaddexp have NaN for a derivative where all terms are -inf: use optlayers.log_sum and "
     "optlayers.log_add; see optlayers.testing.check_log_partition"
 )
-
 NOT_OF_AN_INSTANCE = (MemoryError, torch.cuda.OutOfMemoryError)
+"""What the whole batch is to blame for."""
 Reasons = dict[int, str]
 """Why instances have no log-partition function."""
 

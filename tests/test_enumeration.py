@@ -184,6 +184,23 @@ def test_boxes_of_other_sides_are_products(size):
     assert same_points(found, np.array(list(itertools.product((-1.0, 2.0), repeat=size))))
 
 
+@pytest.mark.parametrize(("low", "side"), [(1e6, 0.5), (1e3, 1e-3), (-1e9, 1e3), (0.0, 1e-6), (0.0, 1e8)])
+def test_boxes_of_any_size_far_from_zero(low, side):
+    x = cp.Variable(3)
+    box = [x >= low, x <= low + side]
+    corners = low + side * np.array(list(itertools.product((0.0, 1.0), repeat=3)))
+    close = 1e-9 * abs(low) + 1e-6 * side
+    assert same_points(vertices_of(ol.Polytope(x, box)), corners, close)
+    cut = vertices_of(ol.Polytope(x, [*box, cp.sum(x) <= 3.0 * low + 1.5 * side]))
+    assert len(cut) == 10 and (cut.sum(1) <= 3.0 * low + (1.5 + 1e-3) * side).all()
+
+
+def test_entries_of_very_different_size():
+    points = np.array([[0.0, 0.0], [1e6, 0.0], [0.0, 1e-3], [1e6, 1e-3], [5e5, 2e-3]])
+    found = vertices_of(mixtures(points))
+    assert same_points(found / [1e6, 1e-3], points / [1e6, 1e-3], 1e-6)
+
+
 def test_single_points_and_nothing():
     x, k = cp.Variable(3), cp.Parameter(name="k")
     assert vertices_of(ol.Polytope(x, [x == 0.5])).tolist() == [[0.5, 0.5, 0.5]]
