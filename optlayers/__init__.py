@@ -4,6 +4,7 @@ from optlayers import testing
 from optlayers.bound import AbstractBoundPolytope, Tangent
 from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
+from optlayers.logspace import log_add, log_sum
 from optlayers.losses import (
     AbstractFenchelYoungLoss,
     AbstractLoss,
@@ -136,6 +137,8 @@ __all__ = [
     "StructuredPerceptronLoss",
     "Tangent",
     "compile_polytope",
+    "log_add",
+    "log_sum",
     "regret",
     "testing",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float64
@@ -15,7 +15,21 @@ from optlayers.polytope import Polytope
 from optlayers.solution import Solution, all_of
 from optlayers.standard_form import ParameterSpec, StandardForm
 
-__all__ = ["AbstractBoundPolytope", "Tangent", "tangent_of"]
+__all__ = ["AbstractBoundPolytope", "Marginals", "Tangent", "tangent_of"]
+
+NO_REASONS: Mapping[int, str] = {}
+
+
+@final
+class Marginals(NamedTuple):
+    """Marginals, the log-partition function that they are the gradient of, and the verdict on both.
+
+    ``means`` have a graph where one was asked for; the value of the ``solution`` has none.
+    """
+
+    means: Float64[Tensor, "batch size"]
+    total: Float64[Tensor, " batch"]
+    solution: Solution
 
 
 @final
@@ -120,9 +134,17 @@ class AbstractBoundPolytope(ABC):
     @abstractmethod
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over the vertices v, differentiable twice, those of
-        the catalogue three times; -inf where there are none.
+        the catalogue three times; -inf where there are none, and NaN for instances that it cannot be worked out for.
 
         By the function of the declaration, else by enumeration; ValueError where there are too many vertices.
+        """
+
+    @abstractmethod
+    def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
+        """The means of vertices under ``exp <scores, v>``: the gradient of :meth:`log_partition`, with a verdict.
+
+        Where ``differentiable``, the means have a graph on ``scores``. An instance that the function of the declaration
+        fails for has means of 0, and the message of the function for a reason.
         """
 
     @abstractmethod
@@ -137,10 +159,16 @@ class AbstractBoundPolytope(ABC):
         """
 
     @abstractmethod
-    def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
+    def verdict(
+        self,
+        marginals: Float64[Tensor, "batch size"],
+        total: Float64[Tensor, " batch"],
+        reasons: Mapping[int, str] = NO_REASONS,
+    ) -> Solution:
         """Marginals with a verdict, from the log-partition function that they are the gradient of.
 
         They are certified where that is finite and they lie in the polytope, as far as rows are at hand. No gap.
+        ``reasons`` say why it is NaN.
         """
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -45,7 +46,8 @@ def compile_polytope(
     polytope : the declaration.
     maximizer : by default the oracle of the declaration if it has one, else :class:`optlayers.Auto`.
     projector : by default :class:`optlayers.ActiveSet` where there is an oracle and the constraints need auxiliary
-        variables (whose rows are then not even built), else :class:`optlayers.Auto`.
+        variables (whose rows are then not even built), else :class:`optlayers.Auto`. An ``ActiveSet()`` goes over the
+        oracle that the maximizer asks, in the same way.
     tolerance : an instance is ``OPTIMAL`` when its residual and its gap, relative to the size of the numbers
         involved, are at most this.
 
@@ -83,6 +85,11 @@ def _chosen(
         # Without auxiliary variables the rows are few, and a Newton step on them is cheaper than many vertices.
         over_vertices = polytope.oracle is not None and len(polytope.variables) > 1 and not polytope.parameters
         projector = ActiveSet() if over_vertices else auto
+    if isinstance(projector, ActiveSet) and projector.function is None:
+        # One oracle for both, and called in the same way.
+        oracle = maximizer if isinstance(maximizer, Oracle) else polytope.oracle
+        if isinstance(oracle, Oracle) and (oracle.serial or oracle.verify or oracle.function is not polytope.oracle):
+            projector = replace(projector, function=oracle)
     return maximizer, projector
 
 
@@ -336,7 +343,7 @@ class CompiledPolytope(AbstractPrepared):
         did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
         matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
         derivative = "The derivative of projections comes from the projector."
-        if self._projects_on_rows:
+        if self._projects_on_rows and not isinstance(self.projector, ActiveSet):
             derivative = "The derivative of projections solves a sparse system on the active set."
         which = "After presolve it has"
         if self.leaves_rows_to_oracle:

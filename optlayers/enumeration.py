@@ -2,191 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.spatial
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.binary_vertices import AT_ONCE, Ask, Unsolved, binary_vertices, is_hull, is_within_unit, seems_hull
+from optlayers.facets import TooManyFacets
+from optlayers.hulls import DIMENSION_LIMIT, FACET_LIMIT, TooManyDimensions, hull_vertices
 from optlayers.solution import Solution, Status
+from optlayers.unimodular import Block
 
-__all__ = ["VERTEX_LIMIT", "enumerate_vertices", "log_sum_over", "log_weights"]
+__all__ = ["VERTEX_LIMIT", "Unsolved", "enumerate_vertices"]
 
 VERTEX_LIMIT = 5000
 """So many vertices are enumerated at most."""
-DIMENSION_LIMIT = 8
-"""Vertices that are not 0/1 are found by convex hulls, which have too many facets in more dimensions."""
-PROBES = 256
-HULL_DIMENSIONS, HULL_POINTS = 6, 200
-"""Up to these the hull of vertices is cheap."""
-WHOLE = 1e-6
-"""Entries of a vertex this close to 0 or 1 are that number."""
 
 Maximize = Callable[[Float64[Tensor, "batch size"]], Solution]
 
 
-def enumerate_vertices(maximize: Maximize, size: int) -> Float64[np.ndarray, "vertices size"]:
+def enumerate_vertices(
+    maximize: Maximize, size: int, blocks: Sequence[Block] | None, kept: np.ndarray, *, integral: bool
+) -> Float64[np.ndarray, "vertices size"]:
     """All vertices of the polytope that ``maximize`` finds best vertices of, in a fixed order.
 
-    Vertices of 0 and 1 are found by splitting: with one of them in hand, the others differ from it first at part 0, or
-    first at part 1, and so on; whether there are any is one maximization (Lawler, 1972). Others are found by the
-    convex hull of those known: every facet that can be passed brings a new one (Lassez, 1990).
+    Vertices of independent ``blocks`` are those of each, in all combinations. Vertices of 0 and 1 are found by
+    splitting (see :mod:`optlayers.binary_vertices`). That a polytope has no others is proved: by a totally unimodular
+    matrix (:mod:`optlayers.unimodular`), or by the facets of the hull of what was found; or it was declared by
+    ``integral``. Other vertices are found by hulls (:mod:`optlayers.hulls`). Ties decide nothing: the objectives are
+    generic where a vertex is asked for, and elsewhere only the best value counts.
+
+    Parameters
+    ----------
+    maximize : a best point for each of some scores, which is a vertex where one vertex alone is best.
+    size : how many entries points have.
+    blocks : which entries depend on each other, where all rows are known; None elsewhere.
+    kept : the entries that are not the same for all points.
+    integral : whether all vertices are declared to be integral.
 
     Raises
     ------
-    ValueError : when there are more than :data:`VERTEX_LIMIT` vertices, or vertices that are not 0/1 in more than
-        :data:`DIMENSION_LIMIT` dimensions.
+    ValueError : when there are more than :data:`VERTEX_LIMIT` vertices; when they are not 0/1 in a block of more than
+        ``hulls.DIMENSION_LIMIT`` dimensions, or their hull has too many facets, or the proof that all are 0/1 fails for
+        that reason; when the declaration says ``integral=True`` and they are not.
+    Unsolved : when a question has no certified answer.
     """
-    anything = maximize(torch.zeros(1, size, dtype=torch.float64))
-    if int(anything.status) == Status.INFEASIBLE:
+    anywhere = maximize(torch.zeros(1, size, dtype=torch.float64))
+    if int(anywhere.status) == Status.INFEASIBLE:
         return np.zeros((0, size))
-    first = _vertices(maximize, np.zeros((1, size)))
-    found = _by_splitting(maximize, first)
-    if found is None or _something_is_better(maximize, found):
-        found = _by_hulls(maximize, first)
-    return found[np.lexsort(found.T[::-1])]
+    base = _checked(anywhere)[0]
+    entries = [kept] if blocks is None else [block.entries for block in blocks]
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    count = 1
+    for place in sorted((k for k, mine in enumerate(entries) if len(mine)), key=lambda k: len(entries[k])):
+        mine = entries[place]
+        block = None if blocks is None else blocks[place]
+        vertices = _of_block(_asking(maximize, size, mine), len(mine), block, integral=integral, beside=count)
+        count *= len(vertices)
+        found.append((mine, vertices))
+    vertices = _combined(base, count, found)
+    return vertices[np.lexsort(vertices.T[::-1])]
 
 
-def _something_is_better(maximize: Maximize, found: np.ndarray) -> bool:
-    """Whether the polytope reaches beyond these vertices, which are all of 0 and 1: then it has others.
+def _asking(maximize: Maximize, size: int, entries: np.ndarray) -> Ask:
+    """Questions about some entries; whatever the others are."""
 
-    In few dimensions every facet of their hull is tried, which proves that there is nothing beyond. In more, random
-    objectives are, of which many find a polytope that is not integral.
-    """
-    size = found.shape[1]
-    generator = np.random.default_rng(1)
-    tried = generator.standard_normal((PROBES, size))
-    tried[::2] = np.sign(tried[::2])
-    around = _directions(found)
-    if 0 < len(around) <= HULL_DIMENSIONS and len(found) <= HULL_POINTS:
-        tried = np.vstack([tried, _outward(found @ around.T) @ around])
-    best = (_vertices(maximize, tried) * tried).sum(1)
-    return bool((best > (tried @ found.T).max(1) + WHOLE * np.abs(tried).sum(1)).any())
-
-
-def _directions(points: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the differences of some points."""
-    _, lengths, axes = np.linalg.svd(points - points[0], full_matrices=False)
-    return axes[lengths > WHOLE * max(1.0, float(lengths.max(initial=0.0)))]
-
-
-def _vertices(maximize: Maximize, scores: np.ndarray) -> np.ndarray:
-    vertices = maximize(torch.from_numpy(np.ascontiguousarray(scores))).check().value.numpy()
-    near = np.round(vertices)
-    return np.where(np.abs(vertices - near) <= WHOLE, near, vertices)
-
-
-def _by_splitting(maximize: Maximize, first: np.ndarray) -> np.ndarray | None:
-    """Vertices of 0 and 1; None when another one is met."""
-    size, found = first.shape[1], [first[0]]
-    if not np.isin(first, (0.0, 1.0)).all():
-        return None
-    # (vertex, fixed): all structures that agree with the vertex on the first ``fixed`` parts, of which it is known.
-    waiting = [(first[0], 0)]
-    while waiting:
-        scores, fixed = [], []
-        for vertex, start in waiting:
-            signs = np.where(vertex == 1.0, 1.0, -1.0)
-            for part in range(start, size):
-                wanted = np.zeros(size)
-                wanted[:part] = signs[:part]
-                wanted[part] = -signs[part]
-                scores.append(wanted)
-                fixed.append(part + 1)
-        if not scores:
-            break
-        wanted_ones, vertices = np.stack(scores), _vertices(maximize, np.stack(scores))
-        if not np.isin(vertices, (0.0, 1.0)).all():
-            return None
-        there = (vertices * wanted_ones).sum(1) >= (wanted_ones == 1.0).sum(1) - WHOLE
-        waiting = [(vertices[k], fixed[k]) for k in np.flatnonzero(there)]
-        found += [vertex for vertex, _ in waiting]
-        _refuse_many(len(found))
-    return np.stack(found)
-
-
-def _by_hulls(maximize: Maximize, first: np.ndarray) -> np.ndarray:
-    """Vertices of any kind, in the affine hull of the polytope."""
-    found: list[np.ndarray] = list(first)
-    size = first.shape[1]
-    directions = np.zeros((0, size))
-    generator = np.random.default_rng(0)
-    for _ in range(size + 1):
-        # A random direction beyond those known meets the polytope in a point unless there is no such direction.
-        probe = generator.standard_normal((1, size))[0]
-        probe -= directions.T @ (directions @ probe)
-        ends = _vertices(maximize, np.stack([probe, -probe]))
-        farther = int(np.argmax(np.abs((ends - found[0]) @ probe)))
-        new = ends[farther] - found[0]
-        new = new - directions.T @ (directions @ new)
-        if np.linalg.norm(new) <= WHOLE:
-            break
-        found += list(ends)
-        directions = np.vstack([directions, new / np.linalg.norm(new)])
-        if len(directions) > DIMENSION_LIMIT:
-            raise ValueError(
-                f"marginals need the sum over all vertices, but these are not 0/1 and have more than {DIMENSION_LIMIT} "
-                "dimensions, too many to enumerate; declare the polytope with log_partition="
-            )
-    points = _distinct(np.stack(found))
-    if len(directions) == 0:
+    def ask(scores: np.ndarray) -> np.ndarray:
+        points = np.empty(scores.shape)
+        step = max(1, AT_ONCE // size)
+        for start in range(0, len(scores), step):
+            piece = slice(start, start + step)
+            whole = np.zeros((len(scores[piece]), size))
+            whole[:, entries] = scores[piece]
+            points[piece] = _checked(maximize(torch.from_numpy(whole)))[:, entries]
         return points
-    while True:
-        normals = _outward(points @ directions.T) @ directions
-        ends = _distinct(np.vstack([points, _vertices(maximize, normals)]))
-        if len(ends) == len(points):
-            return points[_extreme(points @ directions.T)]
-        points = ends
-        _refuse_many(len(points))
+
+    return ask
 
 
-def _distinct(points: np.ndarray) -> np.ndarray:
-    """Points that are rounding apart are one."""
-    size = max(1.0, float(np.abs(points).max(initial=0.0)))
-    _, first = np.unique(np.round(points / size, 9), axis=0, return_index=True)
-    return points[np.sort(first)]
+def _checked(solution: Solution) -> np.ndarray:
+    if not solution.all_ok:
+        first = solution.failures[0]
+        raise Unsolved(f"its vertices cannot be enumerated: a best one is {first.status.name}, {first.reason}")
+    return solution.value.numpy()
 
 
-def _outward(points: np.ndarray) -> np.ndarray:
-    if points.shape[1] == 1:
-        return np.array([[1.0], [-1.0]])
-    return np.unique(np.round(scipy.spatial.ConvexHull(points).equations[:, :-1], 12), axis=0)
+def _combined(base: np.ndarray, count: int, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The vertices of blocks in all combinations; ``base`` has the entries of no block."""
+    vertices = np.tile(base, (count, 1))
+    places = np.unravel_index(np.arange(count), tuple(len(mine) for _, mine in found)) if found else ()
+    for (entries, mine), place in zip(found, places, strict=True):
+        vertices[:, entries] = mine[place]
+    return vertices
 
 
-def _extreme(points: np.ndarray) -> np.ndarray:
-    if points.shape[1] == 1:
-        return np.array([points.argmin(), points.argmax()])
-    return scipy.spatial.ConvexHull(points).vertices
+def _of_block(ask: Ask, size: int, block: Block | None, *, integral: bool, beside: int) -> np.ndarray:
+    """The vertices of one of independent blocks, next to ``beside`` combinations of others."""
 
+    def refuse_many(count: int) -> None:
+        if count * beside > VERTEX_LIMIT:
+            raise ValueError(
+                f"marginals need the sum over all vertices, but there are more than {VERTEX_LIMIT}, too many to "
+                "enumerate; declare the polytope with log_partition=, or use a rule that only projects, such as "
+                "SparseMAP()"
+            )
 
-def _refuse_many(count: int) -> None:
-    if count > VERTEX_LIMIT:
+    try:
+        vertices = binary_vertices(ask, size, refuse_many)
+        if vertices is not None:
+            vertices = vertices[np.lexsort(vertices.T[::-1])]
+            if _are_all(ask, vertices, block, integral=integral):
+                return vertices
+        vertices = hull_vertices(ask, size, refuse_many, _refuse_facets)
+    except TooManyDimensions:
         raise ValueError(
-            f"marginals need the sum over all vertices, but there are more than {VERTEX_LIMIT}, too many to enumerate; "
-            "declare the polytope with log_partition=, or use a rule that only projects, such as SparseMAP()"
+            f"marginals need the sum over all vertices, but these are not 0/1 and have more than {DIMENSION_LIMIT} "
+            "dimensions, too many to enumerate; declare the polytope with log_partition="
+        ) from None
+    off = np.abs(vertices - np.round(vertices)).max(initial=0.0)
+    if integral and off > 0.0:
+        raise ValueError(f"the declaration says integral=True, but it has a vertex with an entry that is {off:.3g} off")
+    return vertices
+
+
+def _are_all(ask: Ask, vertices: np.ndarray, block: Block | None, *, integral: bool) -> bool:
+    """Whether a polytope has no other vertices than some of 0 and 1, in lexicographic order."""
+    if block is not None and block.is_integral():
+        return block.within_unit() or is_within_unit(ask, vertices.shape[1])
+    if integral:
+        return is_within_unit(ask, vertices.shape[1]) and seems_hull(ask, vertices)
+    try:
+        return is_hull(ask, vertices)
+    except TooManyFacets:
+        raise ValueError(
+            f"marginals need the sum over all vertices; {len(vertices)} of 0 and 1 were found, but their hull has too "
+            "many facets to prove that there are no others: say integral=True where all vertices are, or declare the "
+            "polytope with log_partition="
+        ) from None
+
+
+def _refuse_facets(count: int) -> None:
+    if count > FACET_LIMIT:
+        raise ValueError(
+            f"marginals need the sum over all vertices, but the hull of these has more than {FACET_LIMIT} facets, too "
+            "many to enumerate; declare the polytope with log_partition="
         )
-
-
-def log_weights(
-    vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
-) -> Float64[Tensor, "batch vertices"]:
-    """The products ``<scores, v>``; -inf for vertices that use a part of score -inf."""
-    forbidden = torch.isneginf(scores)
-    values = scores.masked_fill(forbidden, 0.0) @ vertices.T
-    used = (forbidden.to(values.dtype) @ (vertices != 0.0).to(values.dtype).T) > 0.5
-    return values.masked_fill(used, -torch.inf)
-
-
-def log_sum_over(
-    vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
-) -> Float64[Tensor, " batch"]:
-    """Log of the sum of ``exp <scores, v>``; vertices that use a part of score -inf have none."""
-    if len(vertices) == 0:
-        return torch.where(torch.ones_like(scores[:, 0], dtype=torch.bool), -torch.inf, scores.sum(dim=1))
-    values = log_weights(vertices, scores)
-    # Without any vertex left the sum is 0; a -inf everywhere would have NaN for a derivative.
-    nothing = torch.isneginf(values).all(dim=1)
-    total = torch.logsumexp(values.masked_fill(nothing[:, None], 0.0), dim=1)
-    return torch.where(nothing, -torch.inf, total)

@@ -265,18 +265,7 @@ def size_table(
     """
     if sizes is None:
         raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
-    table = torch.as_tensor(sizes).detach().cpu()
-    try:
-        table.tolist()
-    except RuntimeError as error:
-        raise TypeError(
-            "sizes must be plain integers, but under vmap they have no values; keep them out of vmap (all samples then "
-            "have the same sizes), or give the layer the whole batch"
-        ) from error
-    if table.numel() == 0:
-        table = table.to(torch.int64)  # an empty list has no dtype to complain of
-    if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
-        raise TypeError(f"sizes must be integers, but got {table.dtype}")
+    table = _integers(sizes)
     if table.ndim == 0:
         raise ValueError("sizes must hold one size per instance, but got a single number")
     # (*batch,) if all its dimensions are leading dimensions of the scores, else (*batch, k).
@@ -289,7 +278,39 @@ def size_table(
         )
     if bool((table < 0).any()):
         raise ValueError(f"sizes must not be negative, but one is {int(table.min())}")
-    return table.to(torch.int64).reshape(math.prod(batch), 1 if single else table.shape[-1]), batch
+    return table.reshape(math.prod(batch), 1 if single else table.shape[-1]), batch
+
+
+def _integers(sizes: Any) -> Int64[Tensor, "*shape"]:
+    """Sizes as they may be handed in: a tensor, a NumPy array, or lists of numbers or of tensors."""
+    if isinstance(sizes, (list, tuple)) and sizes and all(isinstance(size, Tensor) for size in sizes):
+        if len({size.shape for size in sizes}) > 1:
+            raise ValueError(f"sizes must have one shape, but got tensors of {[tuple(size.shape) for size in sizes]}")
+        sizes = torch.stack([size.cpu() for size in sizes])
+    if isinstance(sizes, Tensor):
+        sizes, dtype = sizes.detach().cpu(), str(sizes.dtype)
+        try:
+            sizes.tolist()
+        except RuntimeError as error:
+            raise TypeError(
+                "sizes must be plain integers, but under vmap they have no values; keep them out of vmap (all samples "
+                "then have the same sizes), or give the layer the whole batch"
+            ) from error
+        whole = not (sizes.dtype.is_floating_point or sizes.dtype.is_complex)
+        array = sizes.numpy() if whole else np.empty(sizes.shape)
+    else:
+        try:
+            array = np.asarray(sizes)
+        except ValueError:
+            raise TypeError(f"sizes must be integers in lists of equal length, but got {sizes}") from None
+        dtype = {"O": f"{type(sizes).__name__} of objects", "U": "str"}.get(array.dtype.kind, str(array.dtype))
+    if array.size == 0:
+        array = array.astype(np.int64)  # an empty list has no dtype to complain of
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"sizes must be integers, but got {dtype}")
+    if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"sizes must be sizes of scores, but one is {array.max()}")
+    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
 
 
 def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...], name: str = "scores") -> tuple[slice, ...]:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
-from optlayers.marginals import log_partition
+from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
+from optlayers.marginals import LogPartition
 from optlayers.on_host import HostEvidence, theta_of
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
@@ -296,20 +296,31 @@ class DevicePolytope(AbstractBoundPolytope):
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
-        return log_partition(self.form, self.theta, self.forbidden, scores, self.prepared.vertices)
+        return self._sums().value(scores, {})
+
+    def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
+        """The means of vertices with a verdict; see :class:`AbstractBoundPolytope`."""
+        return self._sums().marginals(scores, self.verdict, differentiable=differentiable)
+
+    def _sums(self) -> LogPartition:
+        return LogPartition(self.form, self.theta, self.forbidden, self.prepared.vertices)
 
     def sample(
         self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
     ) -> Solution:
         """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
-        vertices = self.prepared.vertices
-        return sample(self.form, self.theta, self.forbidden, scores, samples, generator, vertices, self.verdict)
+        return sample(self._sums(), scores, samples, generator, self.verdict)
 
-    def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
+    def verdict(
+        self,
+        marginals: Float64[Tensor, "batch size"],
+        total: Float64[Tensor, " batch"],
+        reasons: Mapping[int, str] = NO_REASONS,
+    ) -> Solution:
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
         forbidden = None if self.forbidden is None else self.forbidden.cpu()
         host = self.prepared.bind_on_host(self.theta.cpu(), forbidden, self.precision)
-        judged = host.verdict(marginals, total)
+        judged = host.verdict(marginals, total, reasons)
         return replace(judged, status=judged.status.masked_fill(~self.feasible, int(Status.INFEASIBLE)))
 
     def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
+from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
 from optlayers.diagnosis import explain_infeasible
-from optlayers.marginals import judge_marginals, log_partition
+from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
@@ -228,25 +228,36 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
-        return log_partition(self.prepared.projection_form, *self._given(), scores, self.prepared.vertices)
+        return self._sums().value(scores, {})
+
+    def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
+        """The means of vertices with a verdict; see :class:`AbstractBoundPolytope`."""
+        return self._sums().marginals(scores, self.verdict, differentiable=differentiable)
 
     def sample(
         self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
     ) -> Solution:
         """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
-        form, vertices = self.prepared.projection_form, self.prepared.vertices
-        return sample(form, *self._given(), scores, samples, generator, vertices, self.verdict)
+        return sample(self._sums(), scores, samples, generator, self.verdict)
 
-    def _given(self) -> tuple[Float64[Tensor, "batch parameters"], Bool[Tensor, "batch size"] | None]:
+    def _sums(self) -> LogPartition:
         theta = torch.from_numpy(np.ascontiguousarray(self.theta))
-        return theta, None if self.forbidden is None else torch.from_numpy(self.forbidden)
+        forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
+        return LogPartition(self.prepared.projection_form, theta, forbidden, self.prepared.vertices)
 
-    def verdict(self, marginals: Float64[Tensor, "batch size"], total: Float64[Tensor, " batch"]) -> Solution:
+    def verdict(
+        self,
+        marginals: Float64[Tensor, "batch size"],
+        total: Float64[Tensor, " batch"],
+        reasons: Mapping[int, str] = NO_REASONS,
+    ) -> Solution:
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
-        solution = judge_marginals(self.prepared.projection_form, self.instances, marginals, total)
+        solution = judge_marginals(self.prepared.projection_form, self.instances, marginals, total, reasons)
         if self.infeasible is not None:
             infeasible = torch.from_numpy(self.infeasible)
-            solution = replace(solution, status=solution.status.masked_fill(infeasible, int(Status.INFEASIBLE)))
+            status = solution.status.masked_fill(infeasible, int(Status.INFEASIBLE))
+            why = {k: reason for k, reason in solution.reasons.items() if not self.infeasible[k]}
+            solution = replace(solution, status=status, reasons=why)
         return solution
 
     def _answered(

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 
-__all__ = ["CompiledOracle"]
+__all__ = ["CompiledOracle", "name_of"]
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """How messages call a function of a user; one of an instance, or with some arguments given, by its own name."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 @final
@@ -54,7 +62,7 @@ class CompiledOracle:
 
     @property
     def __name__(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
+        return name_of(self.function)
 
 
 def _array(position: int, value: Any) -> np.ndarray:

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import cvxpy as cp
+import numpy as np
 from cvxpy.lin_ops import lin_utils
 from torch import Tensor
+
+from optlayers.oracle import name_of
 
 __all__ = ["ARGUMENTS", "Family", "Polytope"]
 
@@ -39,14 +42,21 @@ class Polytope:
         ``variable``, in its shape, then those of every variable in ``scored``, then every parameter, in the order of
         :attr:`parameters` (``budget[()]`` reads a number). It returns a best vertex in the shape of ``variable`` (a
         tuple with the values of ``scored`` behind it, if there are any), and NaN everywhere when no structure does
-        without the forbidden parts, whose score is ``-inf``.
+        without the forbidden parts, whose score is ``-inf``. A Python function is called by several threads at the same
+        time; one that is not safe for that, since it keeps a solver's model, say, is given as
+        ``optlayers.Oracle(function, serial=True)``, and one that is to be checked at every call as
+        ``optlayers.Oracle(function, verify=True)``.
     log_partition : optional :math:`\log \sum_v \exp \langle s, v \rangle` over the vertices v, in torch:
-        ``log_partition(scores, *scored, *parameters)`` for batches ``(*batch, *shape)``, returning ``(*batch,)``. It is
-        differentiated twice. ``-inf`` where no structure does without the forbidden parts.
+        ``log_partition(scores, *scored, *parameters)`` for a float64 batch ``(batch, *shape)``, which is not empty,
+        returning ``(batch,)``. It is differentiated twice. ``-inf`` where no structure does without the forbidden
+        parts; :func:`optlayers.log_sum` and :func:`optlayers.log_add` have derivatives there. Where it raises an
+        exception, each half of the batch is tried by itself: the instances that it raises for in the end are failures,
+        with the message. :func:`optlayers.testing.check_log_partition` holds it to all of this.
     integral : whether all vertices are integral, for all values of the parameters. An answer of the oracle with a
-        fractional entry is then a wrong one.
+        fractional entry is then a wrong one; and where vertices are enumerated, no proof of it is needed.
     membership : optional check of the oracle's answers, in Python or compiled by numba, for the constraints that need
-        auxiliary variables without scores: the solver that asks an oracle does not have them.
+        auxiliary variables without scores: the solver that asks an oracle does not have them. It is called as the
+        oracle is, by one thread at a time if that is.
         ``membership(structure, *scored, *parameters)`` takes float64 arrays (which it cannot write to when it is
         compiled) and returns a number: 0 for a structure, else by how much it misses being one. It is asked only about
         answers that satisfy everything else: the bounds, the constraints among ``variable`` and ``scored``, and
@@ -115,12 +125,27 @@ class Polytope:
         if not self._constraints:
             assert self._declare is not None
             # Two threads may both come here; what was appended first is what both return.
-            self._constraints.append(self._checked(self._declare()))
+            self._constraints.append(self._declared(self._declare))
         return self._constraints[0]
+
+    def _declared(self, declare: Callable[[], Iterable[cp.Constraint]]) -> tuple[cp.Constraint, ...]:
+        what = f"the function {name_of(declare)} that declares the constraints of a Polytope"
+        try:
+            constraints = declare()
+            if isinstance(constraints, Iterable):
+                constraints = tuple(constraints)  # what a generator raises is raised here
+        except Exception as error:
+            error.add_note(f"{what} raised this; it is called without arguments")
+            raise
+        if constraints is None:
+            raise TypeError(f"{what} returned None; it must return a list of constraints: is its return missing?")
+        return self._checked(constraints)
 
     def _checked(self, constraints: Iterable[cp.Constraint]) -> tuple[cp.Constraint, ...]:
         if isinstance(constraints, cp.Constraint):
             raise TypeError("constraints must be a list of cvxpy constraints, but got a single one: put it in [ ]")
+        if not isinstance(constraints, Iterable):
+            raise TypeError(f"constraints must be a list of cvxpy constraints, but got {type(constraints).__name__}")
         constraints = tuple(constraints)
         for position, constraint in enumerate(constraints):
             if not isinstance(constraint, cp.Constraint):
@@ -234,10 +259,14 @@ class Family:
     def __init__(self, factory: Callable[..., Polytope], *, cache_size: int = 128) -> None:
         if not callable(factory):
             raise TypeError(f"factory must be callable, but got {type(factory).__name__}")
+        if isinstance(cache_size, bool) or not isinstance(cache_size, (int, np.integer)):
+            raise TypeError(
+                f"cache_size must be an integer, but got {cache_size!r} of type {type(cache_size).__name__}"
+            )
         if cache_size < 1:
             raise ValueError(f"cache_size must be at least 1, but got {cache_size}")
         self.factory = factory
-        self.cache_size = cache_size
+        self.cache_size = int(cache_size)
 
     def __call__(self, *size: int) -> Polytope:
         """The declaration for one size (an int, or several)."""
@@ -249,7 +278,7 @@ class Family:
         polytope = self.factory(*size)
         if not isinstance(polytope, Polytope):
             raise TypeError(
-                f"the factory of a Family must return a Polytope, but {self.factory!r} returned "
+                f"the factory of a Family must return a Polytope, but {name_of(self.factory)} returned "
                 f"{type(polytope).__name__} for size {size}"
             )
         return polytope
@@ -263,7 +292,7 @@ class Family:
         return True
 
     def __repr__(self) -> str:
-        return f"Family({getattr(self.factory, '__name__', self.factory)!s})"
+        return f"Family({name_of(self.factory)})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self

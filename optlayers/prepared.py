@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,9 @@ from optlayers.inputs import DOUBLE
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, Auto
+from optlayers.solvers.batch import make_instances
 from optlayers.standard_form import Forms, NotPolyhedral, StandardForm
+from optlayers.unimodular import blocks_of
 
 __all__ = ["CPU", "AbstractPrepared"]
 
@@ -157,5 +160,11 @@ class AbstractPrepared(ABC):
             def maximize(scores: Tensor) -> Solution:
                 return self.bind_on_host(one.expand(len(scores), -1), None, precision).maximize(scores)
 
-            self._vertices[key] = enumerate_vertices(maximize, self.projection_form.size)
+            self._vertices[key] = self._enumerated(theta[None], maximize)
         return self._vertices[key]
+
+    def _enumerated(self, theta: np.ndarray, maximize: Callable[[Tensor], Solution]) -> np.ndarray:
+        form, blocks = self.rows or self.projection_form, None
+        if not self.leaves_rows_to_oracle:
+            blocks = blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)
+        return enumerate_vertices(maximize, form.size, blocks, form.kept, integral=self.polytope.integral)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.enumeration import log_weights
-from optlayers.marginals import by_value, log_partition, marginals_and_total
+from optlayers.marginals import LogPartition, Reasons, by_value
 from optlayers.solution import Solution
 from optlayers.standard_form import StandardForm
+from optlayers.vertex_sums import log_weights, pieces
 
 __all__ = ["sample", "uniform"]
 
@@ -27,7 +27,7 @@ NOT_BINARY = (
     "declare the polytope without log_partition to have its vertices enumerated"
 )
 
-Verdict = Callable[[Float64[Tensor, "batch size"], Float64[Tensor, " batch"]], Solution]
+Verdict = Callable[[Float64[Tensor, "batch size"], Float64[Tensor, " batch"], Reasons], Solution]
 
 
 def uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Float64[Tensor, "*shape"]:
@@ -37,41 +37,35 @@ def uniform(shape: Sequence[int], generator: torch.Generator | None, device: tor
 
 
 def sample(
-    form: StandardForm,
-    theta: Float64[Tensor, "batch parameters"],
-    forbidden: Bool[Tensor, "batch size"] | None,
+    function: LogPartition,
     scores: Float64[Tensor, "batch size"],
     samples: int,
     generator: torch.Generator | None,
-    vertices: Callable[[np.ndarray], np.ndarray],
     verdict: Verdict,
 ) -> Solution:
     """Structures ``(samples, batch, size)``, with a verdict per instance.
 
-    By the chain rule where the declaration has a log-partition function, else over ``vertices(parameters)``. What is
-    drawn for an instance depends on its own scores and on its place in the batch.
+    By the chain rule where the declaration has a log-partition function, else over all vertices. What is drawn for an
+    instance depends on its own scores and on its place in the batch.
     """
+    marginals, _, solution = function.marginals(scores, verdict)
+    if function.form.polytope.log_partition is None:
+        if function.forbidden is not None:
+            scores = scores.masked_fill(function.forbidden, -torch.inf)
+        numbers = uniform((samples, len(scores)), generator, scores.device)
+        return _with_samples(solution, _by_vertices(function.theta, scores, numbers, function.vertices), None)
+    late: Reasons = {}
 
-    def total_of(rows: Int64[Tensor, " rows"] | None, asked: Float64[Tensor, "rows size"]) -> Tensor:
-        mine = theta if rows is None else theta[rows]
-        hidden = forbidden if rows is None or forbidden is None else forbidden[rows]
-        return log_partition(form, mine, hidden, asked, vertices)
+    def marginals_of(rows: Int64[Tensor, " rows"], asked: Float64[Tensor, "rows size"]) -> Tensor:
+        reasons: Reasons = {}
+        means, total = function.take(rows).gradient(asked, reasons)
+        late.update({int(rows[k]): reason for k, reason in reasons.items()})
+        return means.masked_fill(torch.isnan(total)[:, None], torch.nan)
 
-    marginals, total = marginals_and_total(lambda asked: total_of(None, asked), scores)
-    solution = verdict(marginals, total)
-    if form.polytope.log_partition is None:
-        if forbidden is not None:
-            scores = scores.masked_fill(forbidden, -torch.inf)
-        drawn = _by_vertices(theta, scores, uniform((samples, len(scores)), generator, scores.device), vertices)
-        return _with_samples(solution, drawn, None)
-    drawn, whole = _by_chain_rule(
-        lambda rows, asked: marginals_and_total(lambda leaf: total_of(rows, leaf), asked)[0],
-        _Choices(form, theta),
-        scores,
-        marginals,
-        samples,
-        generator,
-    )
+    choices = _Choices(function.form, function.theta)
+    drawn, whole = _by_chain_rule(marginals_of, choices, scores, marginals, samples, generator)
+    for k, reason in late.items():
+        solution = solution.failing(torch.arange(len(scores), device=scores.device) == k, reason)
     return _with_samples(solution, drawn, whole)
 
 
@@ -91,18 +85,18 @@ def _by_vertices(
 ) -> Float64[Tensor, "samples batch size"]:
     """One number per structure picks a vertex; instances without any get 0."""
     drawn = scores.new_zeros(*numbers.shape, scores.shape[1])
-    for rows, mine in by_value(theta, vertices):
-        if len(mine) == 0:
-            continue
-        weights = log_weights(mine, scores[rows])
-        top = weights.amax(dim=1, keepdim=True)
-        share = torch.exp(weights - top.clamp(min=torch.finfo(torch.float64).min)).cumsum(dim=1)
-        whole = share[:, -1:]
-        # Below the whole, so that a vertex of weight 0 at the end is never the first to pass it.
-        wanted = torch.minimum(numbers[:, rows].T * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-        place = torch.searchsorted(share, wanted.contiguous(), right=True).clamp(max=len(mine) - 1)
-        picked = torch.where(torch.isneginf(top)[..., None], 0.0, mine[place])
-        drawn[:, rows] = picked.transpose(0, 1)
+    for all_rows, mine in by_value(theta, vertices, {}):
+        for piece in pieces(len(all_rows), len(mine)):
+            rows = all_rows[piece]
+            weights = log_weights(mine, scores[rows])
+            top = weights.amax(dim=1, keepdim=True)
+            share = torch.exp(weights - top.clamp(min=torch.finfo(torch.float64).min)).cumsum(dim=1)
+            whole = share[:, -1:]
+            # Below the whole, so that a vertex of weight 0 at the end is never the first to pass it.
+            wanted = torch.minimum(numbers[:, rows].T * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+            place = torch.searchsorted(share, wanted.contiguous(), right=True).clamp(max=len(mine) - 1)
+            picked = torch.where(torch.isneginf(top)[..., None], 0.0, mine[place])
+            drawn[:, rows] = picked.transpose(0, 1)
     return drawn
 
 

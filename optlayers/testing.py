@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -22,6 +23,8 @@ from torch import Tensor
 from optlayers import inputs
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.layer import OptLayer
+from optlayers.log_partition_contract import check_log_partition
+from optlayers.oracle import name_of
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.solution import Solution, Status
@@ -32,6 +35,7 @@ from optlayers.standard_form import StandardForm, form_without_rows
 
 __all__ = [
     "PolytopeReport",
+    "check_log_partition",
     "check_oracle",
     "check_polytope",
     "check_rule",
@@ -40,6 +44,9 @@ __all__ = [
     "distance",
     "is_vertex",
 ]
+
+PICKLING = (AttributeError, pickle.PicklingError, TypeError)
+"""What pickle raises where it cannot."""
 
 
 @final
@@ -268,7 +275,7 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
     """
     if polytope.oracle is None:
         raise TypeError("check_oracle takes a declaration with an oracle: Polytope(..., oracle=...)")
-    name = getattr(polytope.oracle, "__name__", repr(polytope.oracle))
+    name = name_of(polytope.oracle)
     scores = _extreme_scores(polytope.shape, samples, seed)
     given = {
         v.name(): _extreme_scores(tuple(v.shape), samples, seed + 1 + position)
@@ -314,7 +321,8 @@ def _check_membership(
     polytope: Polytope, vertices: Tensor, samples: int, seed: int, parameters: Mapping[str, Any]
 ) -> None:
     """Give vertices, and points that are made of them, as answers of an oracle, and see which are certified."""
-    what = f"membership function {getattr(polytope.membership, '__name__', repr(polytope.membership))}"
+    assert polytope.membership is not None
+    what = f"membership function {name_of(polytope.membership)}"
     vertices = vertices.round() if polytope.integral else vertices
     for failure in _echoed(polytope, vertices, parameters).failures:
         raise AssertionError(f"{what} refuses the vertex {vertices[failure.index].tolist()}: {failure.reason}")
@@ -467,8 +475,9 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     """Check a rule on a polytope: structures in the polytope, and gradients that behave.
 
     Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change
-    when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: an oracle that is a
-    lambda cannot), come for empty batches and for strided scores, and are 0 for forbidden parts. A rule that draws gets
+    when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: a function of it that
+    is a lambda cannot, and a warning says so), come for empty batches and for strided scores, and are 0 for forbidden
+    parts (:func:`check_log_partition` looks at forbidden blocks, too). A rule that draws gets
     the same seed each time; one that works with losses gets linear ones; one that takes no zeros gets 0.1 instead.
     Scores of scored auxiliary variables are drawn where they are not given.
     """
@@ -480,7 +489,7 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     assert bool(contains(polytope, value, **parameters).all()), f"{rule!r} leaves the polytope"
     assert gradient.shape == scores.shape and bool(torch.isfinite(gradient).all()), f"{rule!r}: {gradient}"
     copies = {"asked again": layer, "copied": copy.deepcopy(layer)}
-    if _can_be_pickled(polytope.oracle):
+    if _is_pickled(rule, polytope):
         copies["pickled"] = pickle.loads(pickle.dumps(layer))
     for what, other in copies.items():
         _same(_through(other, scores, weights, parameters), (value, gradient), f"{rule!r}, {what},")
@@ -514,11 +523,28 @@ def _check_independence(
         _same(found, tuple(part[mine] for part in expected), f"{layer.rule!r}, instance {k} in another batch,")
 
 
-def _can_be_pickled(oracle: Any) -> bool:
+def _is_pickled(rule: AbstractRule, polytope: Polytope) -> bool:
+    """Whether the declaration is; the rule must be."""
     try:
-        pickle.dumps(oracle)
-    except (AttributeError, pickle.PicklingError, TypeError):
-        return False
+        pickle.dumps(rule)
+    except PICKLING as error:
+        raise AssertionError(f"{rule!r} cannot be pickled, so layers that have it cannot be saved: {error}") from error
+    functions: dict[str, Any] = {
+        "oracle": polytope.oracle,
+        "log_partition": polytope.log_partition,
+        "membership function": polytope.membership,
+    }
+    for what, function in functions.items():
+        try:
+            pickle.dumps(function)
+        except PICKLING as error:
+            warnings.warn(
+                f"check_rule has not pickled the layer, for {what} {name_of(function)} cannot be pickled ({error}): "
+                "layers over this polytope cannot be saved as a whole, or sent to another process, until it is a "
+                "function that a module defines",
+                stacklevel=3,
+            )
+            return False
     return True
 
 

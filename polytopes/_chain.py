@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optlayers.logspace import finite_or_zero, log_sum
 from polytopes._compiled import compiled
-from polytopes._logspace import finite_or_zero, log_sum
 from polytopes._third import third_derivatives
 
 __all__ = ["best_states", "chain_log_partition"]

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from optlayers.inputs import moved
 from optlayers.kernel_cache import cached_njit
+from optlayers.logspace import log_add, log_sum
 from optlayers.solution import all_of
 from optlayers.solvers.pool import for_each_chunk
 from polytopes._compiled import compiled
-from polytopes._logspace import log_add, log_sum
 from polytopes._third import third_derivatives
 
 __all__ = ["log_partition"]

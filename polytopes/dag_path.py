@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from optlayers import CompiledOracle, Polytope
+from optlayers.logspace import log_sum
 from polytopes._compiled import compiled
-from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
 __all__ = ["dag_path", "grid_arcs", "grid_path"]

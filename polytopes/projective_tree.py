@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from optlayers import Polytope
+from optlayers.logspace import log_sum
 from polytopes._compiled import compiled
 from polytopes._heads import read_heads, unrooted
-from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
 __all__ = ["crossed_words", "projective_tree"]

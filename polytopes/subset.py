@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from optlayers import Polytope
+from optlayers.logspace import log_sum
 from polytopes._compiled import compiled
-from polytopes._logspace import log_sum
 from polytopes._sizes import at_least_one
 
 __all__ = ["subset"]
@@ -26,7 +26,8 @@ def subset(size: int) -> Polytope:
 
     Marginals (for integer budgets) come from the elementary symmetric polynomial of degree k in :math:`e^{s_i}`, by
     multiplying the polynomials :math:`1 + e^{s_i} z` in pairs, the products in pairs, and so on, up to the degree k:
-    about ``size * budget`` operations in ``log2(size)`` rounds.
+    about ``size * budget`` operations in ``log2(size)`` rounds. A budget above the size leaves no subset, and is
+    infeasible; for a fractional one there are no marginals, and the instance fails with that reason.
 
     References
     ----------
@@ -96,7 +97,9 @@ def _in_order(values, k):  # type: ignore[no-untyped-def]
 
 def _log_partition(scores: Tensor, budget: Tensor | float) -> Tensor:
     *batch, size = scores.shape
-    degree = _integers(budget, batch, size).to(scores.device)
+    degree = _integers(budget, batch).to(scores.device)
+    possible = (degree >= 0) & (degree <= size)
+    degree = degree.masked_fill(~possible, 0)
     largest = int(degree.max()) if degree.numel() else 0
     # Entry k of a polynomial: the log of the sum over the subsets with k elements of some parts.
     sums = torch.stack([torch.zeros_like(scores), scores], dim=-1)
@@ -106,7 +109,7 @@ def _log_partition(scores: Tensor, budget: Tensor | float) -> Tensor:
             one[..., 0] = 0.0
             sums = torch.cat([sums, one], dim=-2)
         sums = _product(sums[..., ::2, :], sums[..., 1::2, :], largest)
-    return sums[..., 0, :].gather(-1, degree.unsqueeze(-1)).squeeze(-1)
+    return sums[..., 0, :].gather(-1, degree.unsqueeze(-1)).squeeze(-1).masked_fill(~possible, -torch.inf)
 
 
 def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
@@ -120,16 +123,16 @@ def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
     return log_sum(left.unsqueeze(-2) + spread, -1)
 
 
-def _integers(budget: Tensor | float, batch: list[int], size: int) -> Tensor:
+def _integers(budget: Tensor | float, batch: list[int]) -> Tensor:
     """The budgets as whole numbers ``(*batch,)``, or a refusal that names an instance."""
     given = torch.as_tensor(budget).detach().to(torch.float64).expand(batch)
     whole = given.round()
-    wrong = ((given - whole).abs() > ROUNDING) | (whole < 0) | (whole > size) | given.isnan()
+    wrong = ~((given - whole).abs() <= ROUNDING)
     if wrong.any():
         where = wrong.nonzero()[0].tolist()
-        instance = f" of instance {where[0] if len(where) == 1 else tuple(where)}" if where else ""
+        instance = f" of instance {where[0] if len(where) == 1 else tuple(where)}" if given.numel() > 1 else ""
         raise ValueError(
-            f"budget{instance} is {float(given[tuple(where)]):g}; marginals of subsets need an integer between 0 and "
-            f"the size {size}"
+            f"budget{instance} is {float(given[tuple(where)]):g}; marginals of subsets need an integer, for else "
+            "vertices are no subsets"
         )
     return whole.long()

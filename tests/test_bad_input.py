@@ -1,6 +1,7 @@
 """Bad input gets an error that says what was given, what is accepted and what to change."""
 
 import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,104 @@ def test_arguments_of_a_polytope_are_checked():
         ol.Polytope(x, box, oracle=3)
     with pytest.raises(TypeError, match=r"must return a Polytope, but .* returned int"):
         ol.OptLayer(ol.Family(lambda size: size), ol.Pipeline())(torch.zeros(1, 2), sizes=[2])
+
+
+def nothing():
+    [x >= 0, cp.sum(x) == 1]
+
+
+def generated():
+    yield x >= 0
+    yield cp.sum(x) == 1
+
+
+def broken():
+    yield x >= 0
+    raise KeyError("no such row")
+
+
+def test_functions_that_declare_constraints_are_checked():
+    def layer(declare):
+        return ol.OptLayer(ol.Polytope(x, declare), ol.SparseMAP())
+
+    assert layer(generated)(torch.zeros(3)).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert layer(row for row in generated())(torch.zeros(3)).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    with pytest.raises(
+        TypeError, match=r"function nothing that declares the constraints .* returned None; .* return mis"
+    ):
+        layer(nothing)
+    for declare in (broken, lambda size: [x >= 0]):
+        with pytest.raises((KeyError, TypeError)) as caught:
+            layer(declare)
+        assert any("declares the constraints of a Polytope raised this" in note for note in caught.value.__notes__)
+    with pytest.raises(TypeError, match=r"a single one: put it in \[ \]"):
+        layer(lambda: x >= 0)
+    with pytest.raises(TypeError, match="constraint 1 is True of type bool"):
+        layer(lambda: [x >= 0, True])
+    for given in (None, 5, lambda: 5):
+        with pytest.raises(TypeError, match=r"must be a list of cvxpy constraints, but got (NoneType|int)"):
+            layer(given)
+
+
+@pytest.mark.parametrize("size", [1.5, 2.0, True, "3", None])
+def test_cache_sizes_are_integers(size):
+    with pytest.raises(TypeError, match="cache_size must be an integer, but got"):
+        ol.Family(simplex, cache_size=size)
+    assert ol.Family(simplex, cache_size=np.int64(3)).cache_size == 3
+    with pytest.raises(ValueError, match="at least 1, but got 0"):
+        ol.Family(simplex, cache_size=0)
+
+
+SIZES = {
+    "uint8": np.array([3, 4], np.uint8),
+    "uint16": np.array([3, 4], np.uint16),
+    "uint32": np.array([3, 4], np.uint32),
+    "uint64": np.array([3, 4], np.uint64),
+    "another byte order": np.array([3, 4], ">i4"),
+    "backwards": np.array([4, 3])[::-1],
+    "unsigned tensor": torch.tensor([3, 4], dtype=torch.uint16),
+    "int8 tensor": torch.tensor([3, 4], dtype=torch.int8),
+    "tensors": [torch.tensor(3), torch.tensor(4)],
+    "tensors and numbers": (torch.tensor(3), 4),
+    "numbers of NumPy": [np.int8(3), np.uint32(4)],
+    "range": range(3, 5),
+}
+
+
+@pytest.mark.parametrize("what", SIZES)
+def test_sizes_of_any_integers(what):
+    scores = torch.arange(10.0, dtype=torch.float64).reshape(2, 5)
+    layer, loss = ol.OptLayer(ol.Family(simplex), ol.Pipeline()), ol.CRFLoss(ol.Family(simplex))
+    chosen = layer(scores, sizes=SIZES[what])
+    assert chosen.argmax(1).tolist() == [2, 3]
+    assert torch.equal(loss(scores, chosen, sizes=SIZES[what]), loss(scores, chosen, sizes=[3, 4]))
+
+
+BAD_SIZES = {
+    "strings": (np.array(["3", "4"]), TypeError, "sizes must be integers, but got str"),
+    "a string": ("34", TypeError, "sizes must be integers, but got str"),
+    "floats": ([3.0, 4.0], TypeError, "sizes must be integers, but got float64"),
+    "float tensors": (
+        [torch.tensor(3.0), torch.tensor(4.0)],
+        TypeError,
+        "sizes must be integers, but got torch.float32",
+    ),
+    "booleans": ([True, False], TypeError, "sizes must be integers, but got bool"),
+    "None": ([None, 3], TypeError, "sizes must be integers, but got list of objects"),
+    "a mapping": ({1: 2}, TypeError, "sizes must be integers, but got dict of objects"),
+    "lists of other lengths": ([[1], [2, 3]], TypeError, "integers in lists of equal length, but got"),
+    "tensors of other shapes": ([torch.tensor(3), torch.tensor([4])], ValueError, "sizes must have one shape"),
+    "a negative one": ([-1, 2], ValueError, "sizes must not be negative, but one is -1"),
+    "a huge one": (np.array([2**63 + 1, 4], np.uint64), ValueError, "sizes of scores, but one is 9223372036854775809"),
+    "a number": (3, ValueError, "one size per instance, but got a single number"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_SIZES)
+def test_sizes_that_are_none_are_said(what):
+    sizes, error, message = BAD_SIZES[what]
+    with pytest.raises(error, match=message):
+        ol.OptLayer(ol.Family(simplex), ol.Pipeline())(torch.zeros(2, 5), sizes=sizes)
 
 
 def test_arguments_of_a_layer_are_checked():

@@ -190,8 +190,9 @@ def test_too_many_vertices_are_refused_with_what_to_do(monkeypatch):
         layer(torch.zeros(5, 5))
     assert ol.OptLayer(polytopes.matching(4), ol.StructuredAttention())(torch.zeros(4, 4)).eq(0.25).all()
     wide = cp.Variable(12)
+    layer = ol.OptLayer(ol.Polytope(wide, [wide >= 0, wide <= 2, cp.sum(wide) <= 3]), ol.StructuredAttention())
     with pytest.raises(ValueError, match="not 0/1 and have more than 8 dimensions"):
-        ol.OptLayer(ol.Polytope(wide, [wide >= 0, wide <= 2]), ol.StructuredAttention())(torch.zeros(12))
+        layer(torch.zeros(12))
 
 
 def test_wrong_log_partitions_are_said():

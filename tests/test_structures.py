@@ -370,8 +370,16 @@ def test_sum_over_many_subsets():
     torch.testing.assert_close(torch.autograd.grad(value, scores)[0], torch.full_like(scores, 0.3))
 
 
-@pytest.mark.parametrize("wrong", [1.5, -1.0, 4.0, float("nan")])
-def test_sum_over_subsets_names_the_instance_of_an_impossible_budget(wrong):
+def test_sum_over_subsets_of_more_elements_than_there_are():
+    scores = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+    found = polytopes.subset(3).log_partition(scores, torch.tensor([2.0, 4.0, -1.0]))
+    assert found[0].item() == pytest.approx(np.log(3)) and (found[1:] == -torch.inf).all()
+    marginals = torch.autograd.grad(found.sum(), scores)[0]
+    torch.testing.assert_close(marginals, torch.tensor([[2 / 3], [0.0], [0.0]], dtype=torch.float64).expand(3, 3))
+
+
+@pytest.mark.parametrize("wrong", [1.5, float("nan")])
+def test_sum_over_subsets_names_the_instance_of_a_budget_that_is_no_integer(wrong):
     log_partition = polytopes.subset(3).log_partition
     with pytest.raises(ValueError, match=r"budget of instance 1 is .*; marginals of subsets need an integer"):
         log_partition(torch.zeros(2, 3), torch.tensor([1.0, wrong]))

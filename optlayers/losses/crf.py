@@ -13,7 +13,6 @@ from optlayers.bound import AbstractBoundPolytope
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.prediction import Prediction, split_value, with_value
 from optlayers.losses.question import Question
-from optlayers.marginals import marginals_and_total
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.structured_attention import StructuredAttention
 from optlayers.solution import Solution
@@ -33,8 +32,8 @@ class _Marginals(AbstractRule):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The marginals and log Z."""
-        means, total = marginals_and_total(polytope.log_partition, scores)
-        return with_value(polytope.verdict(means, total), total), (None, scores)
+        _, total, solution = polytope.marginals(scores)
+        return with_value(solution, total), (None, scores)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context

@@ -10,7 +10,6 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.marginals import marginals_and_total
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.hyperparameters import at_least_one
 from optlayers.rules.samples import less_mean_of_others
@@ -92,6 +91,6 @@ class ScoreFunction(AbstractRule):
             losses = less_mean_of_others(losses)
             mean = torch.einsum("kb,kbn->bn", losses, structures) / self.samples
         else:
-            marginals, _ = marginals_and_total(polytope.log_partition, scores)
+            marginals = polytope.marginals(scores).means
             mean = torch.einsum("kb,kbn->bn", losses, structures - marginals) / self.samples
         return Gradient(mean * context.objective.weights[:, None])

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
-from optlayers.marginals import marginals_and_total
+from optlayers.marginals import derivative_failures
 from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.solution import Solution
 
@@ -19,7 +19,7 @@ __all__ = ["StructuredAttention", "marginals"]
 
 def marginals(polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
     """The marginals with their verdict, without a graph."""
-    return polytope.verdict(*marginals_and_total(polytope.log_partition, scores))
+    return polytope.marginals(scores).solution
 
 
 @final
@@ -48,9 +48,8 @@ class StructuredAttention(AbstractRule):
         if not context.needs_gradient:
             return marginals(polytope, scores), (None, scores)
         leaf = scores.detach().requires_grad_()
-        means, total = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
-        # What the caller gets, and may write to, is not what the graph holds.
-        return polytope.verdict(means.detach().clone(), total), (means, leaf)
+        means, _, solution = polytope.marginals(leaf, differentiable=True)
+        return solution, (means, leaf)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
@@ -60,7 +59,7 @@ class StructuredAttention(AbstractRule):
         if not means.requires_grad:  # one structure, or none: marginals do not depend on the scores
             return Gradient(torch.zeros_like(grad))
         (product,) = torch.autograd.grad(means, leaf, grad, retain_graph=True)
-        return Gradient(product)
+        return Gradient(product, solutions=derivative_failures(product))
 
     def second_backward(
         self,
@@ -95,5 +94,4 @@ def _with_graph(
     if means is not None:
         return means, scores
     leaf = scores.detach().requires_grad_()
-    means, _ = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
-    return means, leaf
+    return polytope.marginals(leaf, differentiable=True).means, leaf

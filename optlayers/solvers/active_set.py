@@ -13,10 +13,9 @@ from optlayers.mixture import Decomposition
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
 from optlayers.solvers.kernels import min_norm_point, oracles
-from optlayers.solvers.oracle import explain
+from optlayers.solvers.oracle import Oracle, explain, verified
 from optlayers.solvers.oracle_batch import OracleBatch
 from optlayers.solvers.oracle_call import ADVICE, FIRST_COMPLAINT, OracleCall
-from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["ActiveSet"]
@@ -40,17 +39,22 @@ class ActiveSet(AbstractProjector):
     Parameters
     ----------
     iteration_limit : calls of the oracle per instance.
-    function : the oracle; by default that of the declaration.
+    function : the oracle; by default that of the maximizer, or else of the declaration. :class:`Oracle` says how it is
+        called, and whether projections are verified.
     """
 
     iteration_limit: int = 10_000
     function: Callable[..., Any] | None = None
-    reads_declaration = True
     manner = "an active set of vertices from the oracle, exact"
 
     def __post_init__(self) -> None:
         if self.iteration_limit < 1:
             raise ValueError(f"iteration_limit must be positive, but got {self.iteration_limit}")
+
+    @property
+    def reads_declaration(self) -> bool:  # type: ignore[override]
+        """Whether rows with further auxiliary variables are not needed."""
+        return not (isinstance(self.function, Oracle) and self.function.verify)
 
     def prepare(self, form: StandardForm) -> _State:
         function = form.polytope.oracle if self.function is None else self.function
@@ -58,7 +62,8 @@ class ActiveSet(AbstractProjector):
             raise DeclarationError(
                 "ActiveSet needs an oracle: declare it by Polytope(..., oracle=...), or give ActiveSet(function=...)"
             )
-        return _State(form, OracleCall(function, form.polytope))
+        oracle = Oracle(function)
+        return _State(form, oracle.call(form.polytope), oracle.reference(form))
 
     def project(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
@@ -83,14 +88,16 @@ class ActiveSet(AbstractProjector):
                     kept.value[:stored],
                 )
 
-        for_each_chunk(work, count)
+        call.spread(work, count)
         call.interrupt()
         self._explain(call, codes, gaps, answer)
         answer.decomposition = Decomposition.joined([pieces[k] for k in sorted(pieces)], form.size)
         # The scores are read again for the derivative; until then the caller may have written to them.
         asked = instances.with_scores(instances.whole.copy())
         answer.pullback = _Pullback(state, asked, point, answer.decomposition)
-        return answer
+        if state.reference is None:
+            return answer
+        return verified(form, state.reference, instances, answer, curved=form.curved)
 
     def _explain(self, call: OracleCall, codes: np.ndarray, gaps: np.ndarray, answer: Answer) -> None:
         ended = (codes >= min_norm_point.LIMIT) & (codes < FIRST_COMPLAINT)
@@ -117,6 +124,8 @@ class ActiveSet(AbstractProjector):
 class _State:
     form: StandardForm
     call: OracleCall
+    reference: Any
+    """The state of a HiGHS solver that verifies answers, None when they are not."""
 
 
 @final
@@ -150,7 +159,7 @@ class _Pullback:
                 right,
             )
 
-        for_each_chunk(work, len(direction))
+        call.spread(work, len(direction))
         call.interrupt()
         unknown = np.full((len(direction), form.parameter_count), np.nan)
         return out[:, form.kept], unknown, right

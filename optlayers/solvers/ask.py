@@ -143,7 +143,7 @@ class _Race:
     def enter(self, proposed: Answer, asked: Instances) -> None:
         """Certify an answer to the open instances. Projections that are not certified are polished, then refined."""
         self._asked = asked
-        if proposed.whole is not None or not self.projection:
+        if proposed.pullback is not None or proposed.whole is not None or not self.projection:
             self._offer(proposed)
             return
         if proposed.free is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
@@ -19,7 +19,6 @@ from optlayers.solvers.kernels.oracles import FOUND, NOTHING
 from optlayers.solvers.oracle_batch import OracleBatch
 from optlayers.solvers.oracle_call import OracleCall
 from optlayers.solvers.plan import Batch, plan_of
-from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Certificate", "certify"]
@@ -196,7 +195,7 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
             call.call, batch.rows, batch.theta, which, point, codes, certificate.residual, certificate.error
         )
 
-    for_each_chunk(work, len(instances), smallest=WORTH_A_THREAD)
+    call.spread(work, len(instances), smallest=WORTH_A_THREAD)
     _explain(call, codes, certificate)
     return certificate
 
@@ -232,12 +231,12 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
             certificate.error,
         )
 
-    for_each_chunk(work, len(instances))
+    call.spread(work, len(instances))
     _explain(call, codes, certificate)
     return certificate
 
 
-def _codes(status: Int8[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
+def _codes(status: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
     """FOUND where the solver has an answer; the others are not looked at."""
     return np.where(status == Status.OPTIMAL, FOUND, NOTHING).astype(np.int64)
 

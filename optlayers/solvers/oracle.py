@@ -8,18 +8,18 @@ from typing import Any, final
 
 import numpy as np
 
+from optlayers.oracle import name_of
+from optlayers.polytope import Polytope
 from optlayers.solution import Status
-from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.highs import Highs
 from optlayers.solvers.kernels import oracles
 from optlayers.solvers.kernels.structures import FEASIBLE
 from optlayers.solvers.oracle_batch import OracleBatch
 from optlayers.solvers.oracle_call import ADVICE, OracleCall
-from optlayers.solvers.pool import for_each_chunk
 from optlayers.standard_form import StandardForm
 
-__all__ = ["Oracle", "explain"]
+__all__ = ["Oracle", "explain", "verified"]
 
 WORTH_A_THREAD = 64
 """Instances; compiled oracles take microseconds."""
@@ -44,12 +44,51 @@ class Oracle(AbstractMaximizer):
     ----------
     function : see ``oracle`` of :class:`optlayers.Polytope`. Entries that the constraints fix may have any score.
     verify : check every answer against all constraints, and its value against the best one, by HiGHS. That takes
-        longer than to ask HiGHS in the first place; it is for finding out where an oracle goes wrong.
+        longer than to ask HiGHS in the first place; it is for finding out where an oracle goes wrong. Projections over
+        the oracle are checked in the same way: that they lie in the polytope, and that no vertex is better than they
+        are along what is left of the scores.
+    serial : call the function, and the ``membership`` function of the declaration, once at a time. Otherwise several
+        threads call them at the same time: those of a batch, and those of the caller. A function that keeps a solver's
+        model, a buffer or a cache is rarely safe for that. Functions are told apart by identity, the methods of an
+        object by the object; a function may call the layer that it belongs to. Compiled functions lose their speed.
+
+    Raises
+    ------
+    TypeError : a function that cannot be called; ``verify`` or ``serial`` that are no booleans.
     """
 
     function: Callable[..., Any]
     verify: bool = False
+    serial: bool = False
     manner = "the declaration's own oracle"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"the function of an Oracle must be callable, but got {type(self.function).__name__}")
+        for name in ("verify", "serial"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, but got {getattr(self, name)!r}")
+        inner = self.function
+        if isinstance(inner, Oracle):
+            object.__setattr__(self, "function", inner.function)
+            object.__setattr__(self, "verify", self.verify or inner.verify)
+            object.__setattr__(self, "serial", self.serial or inner.serial)
+
+    def __call__(self, *arrays: np.ndarray) -> Any:
+        """The function at the arrays of one instance."""
+        return self.function(*arrays)
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.function)
+
+    def call(self, polytope: Polytope) -> OracleCall:
+        """The function as kernels call it."""
+        return OracleCall(self.function, polytope, serial=self.serial)
+
+    def reference(self, form: StandardForm) -> Any:
+        """What verifies answers, None where nothing does."""
+        return Highs().prepare(form) if self.verify else None
 
     @property
     def reads_declaration(self) -> bool:  # type: ignore[override]
@@ -57,7 +96,7 @@ class Oracle(AbstractMaximizer):
         return not self.verify
 
     def prepare(self, form: StandardForm) -> _State:
-        return _State(form, OracleCall(self.function, form.polytope), Highs().prepare(form) if self.verify else None)
+        return _State(form, self.call(form.polytope), self.reference(form))
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
         form, call, count = state.form, state.call, len(instances)
@@ -69,12 +108,10 @@ class Oracle(AbstractMaximizer):
         def work(which: np.ndarray) -> None:
             oracles.maximize(*batch.arguments, which, twice, answer.whole, codes)
 
-        for_each_chunk(work, count, smallest=WORTH_A_THREAD)
+        call.spread(work, count, smallest=WORTH_A_THREAD)
         call.interrupt()
         explain(call, codes, answer)
-        if state.reference is not None:
-            _verify(state, instances, answer)
-        return answer
+        return answer if state.reference is None else verified(form, state.reference, instances, answer, curved=0)
 
 
 def explain(call: OracleCall, codes: np.ndarray, answer: Answer) -> None:
@@ -94,23 +131,35 @@ class _State:
     """The state of a HiGHS solver that verifies answers, None when they are not."""
 
 
-def _verify(state: _State, instances: Instances, answer: Answer) -> None:
-    """Complete structures by auxiliary values, which there are none of outside of the polytope, and find the gap."""
-    form, inside = state.form, np.flatnonzero(answer.status == Status.OPTIMAL)
-    mine, highs = instances.take(inside), Highs()
+def verified(form: StandardForm, reference: Any, instances: Instances, answer: Answer, *, curved: int) -> Answer:
+    """An answer of an oracle as points of the standard form, with dual points: the certificate then needs no word.
+
+    Structures are completed by auxiliary values, which there are none of outside of the polytope; HiGHS finds the dual
+    point of the best value. Of a projection, ``curved`` columns count for distances, and the value is that along scores
+    less the point.
+    """
+    inside, highs, call = np.flatnonzero(answer.status == Status.OPTIMAL), Highs(), answer.oracle
+    mine = instances.take(inside)
     lower, upper = mine.lower.copy(), mine.upper.copy()
     held = answer.scored_vectors[inside][:, form.kept]
     # Rounded structures get the room of the tolerance on either side.
     lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
-    anywhere = replace(mine, whole=np.zeros_like(mine.whole), lower=lower, upper=upper)
-    completed = highs.maximize(state.reference, anywhere)
-    best = ask(form, mine, highs, state.reference, projection=False, tolerance=FEASIBLE)
-    missed = np.sum(mine.scores * (best.answer.point[:, : form.scored] - held), axis=1)
-    size = 1.0 + np.abs(mine.scores).sum(axis=1)
+    completed = highs.maximize(reference, replace(mine, whole=np.zeros_like(mine.whole), lower=lower, upper=upper))
+    if curved:
+        along = mine.whole.copy()
+        along[:, form.kept[:curved]] -= held[:, :curved]
+        mine = mine.with_scores(along)
+    best = highs.maximize(reference, mine)
+    whole = Answer.empty(form, len(instances))
+    whole.status, whole.reasons = answer.status, answer.reasons
+    whole.pullback, whole.decomposition = answer.pullback, answer.decomposition
+    whole.point[inside], whole.dual[inside] = completed.point, best.dual
+    whole.point[inside, : form.scored] = held
+    missed = np.sum(mine.scores * (best.point[:, : form.scored] - held), axis=1)
     for position, k in enumerate(inside.tolist()):
+        whole.status[k] = Status.INACCURATE  # unless its certificate holds
         if completed.status[position] != Status.OPTIMAL:
-            answer.status[k] = Status.INACCURATE
-            answer.reasons[k] = f"{state.call} left the polytope; {ADVICE}"
-        elif best.status[position] != Status.OPTIMAL or not missed[position] <= FEASIBLE * size[position]:
-            answer.status[k] = Status.INACCURATE
-            answer.reasons[k] = f"{state.call} misses the best value by {missed[position]:.3g}"
+            whole.reasons[k] = f"{call} left the polytope; {ADVICE}"
+        elif best.status[position] == Status.OPTIMAL:
+            whole.reasons[k] = f"{call} misses the best value by {missed[position]:.3g}"
+    return whole

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, final
 
 import numba
@@ -13,7 +15,7 @@ from numba import types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 
-from optlayers.oracle import CompiledOracle
+from optlayers.oracle import CompiledOracle, name_of
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.kernels.oracles import (
@@ -34,6 +36,8 @@ from optlayers.solvers.kernels.oracles import (
     kinds_of,
     trampoline,
 )
+from optlayers.solvers.pool import for_each_chunk
+from optlayers.solvers.turns import Turns, turns_of
 
 __all__ = ["ADVICE", "Call", "OracleCall"]
 
@@ -63,30 +67,44 @@ class Call(NamedTuple):
 class OracleCall:
     """The oracle of a declaration, and its membership function if there is one, behind addresses.
 
-    Without a ``function`` there is nothing to ask, but what others answer can be held to the membership function.
+    A ``serial`` one, and the membership function with it, is called by one thread at a time. Without a ``function``
+    there is nothing to ask, but what others answer can be held to the membership function.
     """
 
-    def __init__(self, function: Callable[..., Any] | None, polytope: Polytope) -> None:
+    def __init__(self, function: Callable[..., Any] | None, polytope: Polytope, *, serial: bool = False) -> None:
         self.function = function
+        self.serial = serial
         self._polytope = polytope
+        turns = turns_of(function) if serial and function is not None else None
         shapes = [polytope.shape, *(tuple(v.shape) for v in polytope.scored)]
         places = np.cumsum([0] + [int(np.prod(s, dtype=int)) for s in shapes]).tolist()
         parameters = [tuple(p.shape) for p in polytope.parameters]
         theta = np.cumsum([0] + [int(np.prod(s, dtype=int)) for s in parameters]).tolist()
         arguments = [(SCORES, place, s) for place, s in zip(places[:-1], shapes, strict=True)]
         arguments += [(THETA, place, s) for place, s in zip(theta[:-1], parameters, strict=True)]
-        self.oracle = None if function is None else _Function("oracle", function, arguments, shapes)
+        names = [v.name() for v in polytope.scored] + [p.name() for p in polytope.parameters]
+        self.oracle: _Function | None = None
+        if function is not None:
+            self.oracle = _Function("oracle", function, arguments, ["scores", *names], shapes, turns)
         self.membership: _Function | None = None
         if polytope.membership is not None:
-            self.membership = _Function("membership function", polytope.membership, arguments, None)
+            called = ["structure", *names]
+            self.membership = _Function("membership function", polytope.membership, arguments, called, None, turns)
         self.call = _joined([self.oracle] if self.membership is None else [self.oracle, self.membership])
 
     def __str__(self) -> str:
         return "the solver" if self.oracle is None else str(self.oracle)
 
-    def __reduce__(self) -> tuple[type[OracleCall], tuple[Callable[..., Any] | None, Polytope]]:
+    def __reduce__(self) -> tuple[Callable[..., OracleCall], tuple[Callable[..., Any] | None, Polytope, bool]]:
         # Addresses hold in one process only.
-        return OracleCall, (self.function, self._polytope)
+        return _oracle_call, (self.function, self._polytope, self.serial)
+
+    def spread(self, work: Callable[[np.ndarray], None], count: int, *, smallest: int = 1) -> None:
+        """Call ``work`` on pieces of a batch, in threads unless the functions are for one at a time."""
+        if self.serial:
+            work(np.arange(count))
+        else:
+            for_each_chunk(work, count, smallest=smallest)
 
     def interrupt(self) -> None:
         """Raise what has interrupted a function (KeyboardInterrupt, say), now that compiled code has returned."""
@@ -126,6 +144,10 @@ class OracleCall:
         return Status.FAILED, self.membership.complaint(code - OF_MEMBERSHIP)
 
 
+def _oracle_call(function: Callable[..., Any] | None, polytope: Polytope, serial: bool) -> OracleCall:
+    return OracleCall(function, polytope, serial=serial)
+
+
 def _joined(functions: Sequence[_Function | None]) -> Call:
     """Arguments and shapes of functions, one after the other; None has neither."""
     table: list[tuple[int, int, int, int]] = []
@@ -160,23 +182,27 @@ class _Function:
         role: str,
         function: Callable[..., Any],
         arguments: Sequence[tuple[int, int, tuple[int, ...]]],
+        names: Sequence[str],
         outputs: Sequence[tuple[int, ...]] | None,
+        turns: Turns | None,
     ) -> None:
-        self.name = getattr(function, "__name__", repr(function))
-        self._role, self._function, self._outputs = role, function, outputs
+        self.name = name_of(function)
+        self._role, self._function, self._outputs, self._turns = role, function, outputs, turns
         self._constants = [np.ascontiguousarray(c) for c in getattr(function, "constants", ())]
         self.arguments = [*arguments, *((CONSTANT, c.ctypes.data, c.shape) for c in self._constants)]
         self.interrupts: list[BaseException] = []
         self._complaints: dict[int, str] = {}
         self._numbers = itertools.count(FIRST_COMPLAINT)
         body = function.function if isinstance(function, CompiledOracle) else function
-        if isinstance(body, numba.core.registry.CPUDispatcher):
+        if isinstance(body, numba.core.registry.CPUDispatcher) and turns is None:
             dtypes = ["f8"] * len(arguments) + [c.dtype.str[1:] for c in self._constants]
             kinds = tuple(
                 types.Array(from_dtype(np.dtype(dtype)), len(shape), "C", readonly=outputs is None)
                 for dtype, (_, _, shape) in zip(dtypes, self.arguments, strict=True)
             )
-            self.addresses = _compiled(str(self), body, kinds, None if outputs is None else len(outputs))
+            given = [*names, *(f"constant {k}" for k in range(len(self._constants)))]
+            self._compiled = _takes(str(self), body, kinds, given)
+            self.addresses = _entered(str(self), self._compiled, kinds, None if outputs is None else len(outputs))
         else:
             self._callback = _CALLBACK(self._enter)
             self.addresses = (ctypes.cast(self._callback, ctypes.c_void_p).value or 0, 0)
@@ -203,7 +229,8 @@ class _Function:
             table = _array(addresses, np.int64, (len(self.arguments),))
             sources = zip(table.tolist(), self.arguments, strict=True)
             given = [_array(place, np.float64, shape).copy() for place, (kind, _, shape) in sources if kind != CONSTANT]
-            flat = self._flat(self._function(*given))
+            with nullcontext() if self._turns is None else self._turns.taken():
+                flat = self._flat(self._function(*given))
             _array(out, np.float64, flat.shape)[:] = flat
         except Exception as error:  # whatever a user's function raises belongs to this instance
             return self._complain(f"raised {type(error).__name__}: {error}")
@@ -216,11 +243,18 @@ class _Function:
         if self._outputs is None:
             return _number(answer)
         parts = answer if len(self._outputs) > 1 else (answer,)
+        if not isinstance(parts, (tuple, list)):
+            raise TypeError(f"it returned {type(parts).__name__}; it must return {len(self._outputs)} arrays")
         if len(parts) != len(self._outputs):
             raise ValueError(f"it returned {len(parts)} arrays, but {len(self._outputs)} are scored")
         flat = []
         for part, shape in zip(parts, self._outputs, strict=True):
-            array = np.asarray(part)
+            try:
+                array = np.asarray(part)
+            except ValueError:
+                raise TypeError(
+                    f"it returned {type(part).__name__}, which is no array of numbers of shape {shape}"
+                ) from None
             if array.shape != shape:
                 raise ValueError(f"it returned shape {array.shape}, but the polytope has shape {shape}")
             if array.dtype != np.float64:
@@ -249,13 +283,58 @@ def _array(address: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.ctypeslib.as_array(memory).reshape(shape)
 
 
-def _compiled(name: str, function: Any, kinds: tuple[types.Array, ...], outputs: int | None) -> tuple[int, int]:
-    """The addresses of a trampoline and of a function, compiled for arguments of these kinds, or from numba's cache."""
+def _takes(name: str, function: Any, kinds: tuple[types.Array, ...], given: Sequence[str]) -> Any:
+    """A function of numba that is compiled for arguments of these kinds, or comes from numba's cache.
+
+    It is the one of the user, or one around it where that was compiled for a signature, or has arguments with defaults
+    or any number of them.
+    """
+    parameters = inspect.signature(function.py_func).parameters.values()
     try:
-        function.compile(kinds)
+        inspect.signature(function.py_func).bind(*kinds)
+    except TypeError as error:
+        taken = ", ".join(map(str, parameters))
+        raise TypeError(f"{name} takes ({taken}), but is given ({', '.join(given)}): {error}") from None
+    declared = [] if getattr(function, "_can_compile", True) else list(function.signatures)
+    simple = len(parameters) == len(kinds) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    try:
+        if simple and not declared:
+            function.compile(kinds)
+            return function
+        return _around(function, kinds)
     except NumbaError as error:
-        given = ", ".join(str(kind) for kind in kinds)
-        raise TypeError(f"numba cannot compile {name} for ({given}): {error}") from error
+        shown = ", ".join(f"{one}: {kind}" for one, kind in zip(given, kinds, strict=True))
+        if declared:
+            signatures = " or ".join(f"({', '.join(map(str, signature))})" for signature in declared)
+            raise TypeError(
+                f"{name} was compiled for {signatures} alone, but is given ({shown}): leave the signature out of "
+                "numba.njit, or declare these arrays (a number k is one of no dimension, k[()])"
+            ) from error
+        raise TypeError(f"numba cannot compile {name} for ({shown}): {error}") from error
+
+
+def _around(function: Any, kinds: tuple[types.Array, ...]) -> Any:
+    """A compiled function that calls another one; with copies where that wants to write to its arguments."""
+    try:
+        return _calling(function, kinds, "{}")
+    except NumbaError:
+        if all(kind.mutable for kind in kinds):
+            raise
+        return _calling(function, kinds, "{}.copy()")
+
+
+def _calling(function: Any, kinds: tuple[types.Array, ...], shown: str) -> Any:
+    names = [f"a{k}" for k in range(len(kinds))]
+    room: dict[str, Any] = {"function": function}
+    # Arguments that come one by one need names: numba gives a tuple to a function of any number of them.
+    exec(f"def call({', '.join(names)}):\n    return function({', '.join(map(shown.format, names))})", room)
+    call: Any = numba.njit(room["call"])
+    call.compile(kinds)
+    return call
+
+
+def _entered(name: str, function: Any, kinds: tuple[types.Array, ...], outputs: int | None) -> tuple[int, int]:
+    """The addresses of a trampoline and of a compiled function, after a look at what it returns."""
     compiled = function.overloads[kinds]
     returned = compiled.signature.return_type
     if outputs is None:

@@ -6,12 +6,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
 import torch
 
-__all__ = ["for_each_chunk"]
+__all__ = ["for_each_chunk", "within_this_thread"]
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -33,6 +34,17 @@ def _pool(helpers: int) -> ThreadPoolExecutor:
         if helpers not in _pools:
             _pools[helpers] = ThreadPoolExecutor(helpers, thread_name_prefix="optlayers")
         return _pools[helpers]
+
+
+@contextmanager
+def within_this_thread() -> Iterator[None]:
+    """Batches that are asked for meanwhile stay in the thread that asks: nobody else waits for what it holds."""
+    before = getattr(_here, "works", False)
+    _here.works = True
+    try:
+        yield
+    finally:
+        _here.works = before
 
 
 def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: int = 1, multiple: int = 1) -> None:
