@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optlayers import inputs
 from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.caches import Cache
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.enumeration import enumerate_vertices
 from optlayers.on_device import DeviceArrays, DevicePolytope, pull_back_on_device
@@ -30,6 +31,8 @@ __all__ = ["BoundPolytope", "CompiledPolytope", "Tangent", "compile_polytope"]
 CPU = torch.device("cpu")
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
+KEPT_RELAXATIONS = 16
+"""So many relaxations are kept compiled."""
 KEPT_BATCHES = 4
 """Of so many sizes are batches without parameters and forbidden parts kept: a rule that draws samples has two."""
 
@@ -121,7 +124,9 @@ def _refuse_empty(compiled: CompiledPolytope) -> None:
             raise DeclarationError(reason)
         return
     solver = Highs()
-    bound = compiled.bind_on_host(torch.zeros(1, 0, dtype=torch.float64), None, float(np.finfo(np.float64).eps))
+    bound = compiled.bind_on_host(
+        torch.zeros(1, 0, dtype=torch.float64, device=CPU), None, float(np.finfo(np.float64).eps)
+    )
     if form.unslacked and solver.maximize(solver.prepare(form), bound.row_instances).status[0] == Status.OPTIMAL:
         return
     reason = explain_infeasible(form, bound.row_instances, 0)
@@ -145,13 +150,13 @@ class CompiledPolytope:
 
     def _prepare(self) -> None:
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
-        self._on_devices: dict[torch.device, DeviceArrays] = {}
-        self._vertices: dict[bytes, np.ndarray] = {}
-        self._relaxations: WeakKeyDictionary[Polytope, CompiledPolytope] = WeakKeyDictionary()
+        self._on_devices: Cache[torch.device, DeviceArrays] = Cache()
+        self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
+        self._relaxations: Cache[Polytope, CompiledPolytope] = Cache(KEPT_RELAXATIONS)
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
-        self._plain: dict[int, BoundPolytope] = {}
+        self._plain: Cache[int, BoundPolytope] = Cache(KEPT_BATCHES)
         self.projector_state = self.projector.prepare(self.projection_form)
         self.maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
 
@@ -400,13 +405,10 @@ class CompiledPolytope:
 
     def bind_plain(self, batch: int) -> BoundPolytope:
         """The polytopes of a batch on the CPU without parameters and forbidden parts: all of one size are one."""
-        bound = self._plain.get(batch)
-        if bound is None:  # two threads may both make it; either serves
-            while len(self._plain) >= KEPT_BATCHES:
-                self._plain.pop(next(iter(self._plain)), None)
-            nothing = torch.zeros(batch, 0, dtype=torch.float64)
-            bound = self._plain[batch] = self.bind_on_host(nothing, None, inputs.DOUBLE)
-        return bound
+        return self._plain.get(batch, self._bind_plain)
+
+    def _bind_plain(self, batch: int) -> BoundPolytope:
+        return self.bind_on_host(torch.zeros(batch, 0, dtype=torch.float64, device=CPU), None, inputs.DOUBLE)
 
     def bind_on_host(
         self,
@@ -424,13 +426,14 @@ class CompiledPolytope:
         ------
         ValueError : when its shape is another one, or it declares parameters or scored variables that this one has not.
         """
-        if polytope not in self._relaxations:  # two threads may both compile it; either serves
-            # Where scores stay on an accelerator, they stay there for the relaxation too.
-            auto = Auto(tolerance=self.tolerance) if self._stays else None
-            compiled = compile_polytope(polytope, maximizer=auto, projector=auto, tolerance=self.tolerance)
-            _refuse_misfit(self.projection_form, compiled.projection_form)
-            self._relaxations[polytope] = compiled
-        return self._relaxations[polytope]
+        return self._relaxations.get(polytope, self._relaxation)
+
+    def _relaxation(self, polytope: Polytope) -> CompiledPolytope:
+        # Where scores stay on an accelerator, they stay there for the relaxation too.
+        auto = Auto(tolerance=self.tolerance) if self._stays else None
+        compiled = compile_polytope(polytope, maximizer=auto, projector=auto, tolerance=self.tolerance)
+        _refuse_misfit(self.projection_form, compiled.projection_form)
+        return compiled
 
     def bind_relaxed(
         self,
@@ -465,11 +468,10 @@ class CompiledPolytope:
 
     def device_arrays(self, device: torch.device) -> DeviceArrays:
         """The arrays of the form on a device, made when they are first asked for."""
-        if self.rows is None:
+        rows = self.rows
+        if rows is None:
             raise TypeError("sets that are not polyhedral are solved on the CPU")
-        if device not in self._on_devices:  # two threads may both make them; either serves
-            self._on_devices[device] = DeviceArrays(self.rows, device)
-        return self._on_devices[device]
+        return self._on_devices.get(device, partial(DeviceArrays, rows))
 
     def vertices(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
         """All vertices for one vector of parameters, flat; kept for the values that were asked for last.
@@ -478,17 +480,15 @@ class CompiledPolytope:
         ------
         ValueError : when there are too many to enumerate; see :mod:`optlayers.enumeration`.
         """
-        key = theta.tobytes()
-        if key not in self._vertices:  # two threads may both enumerate them; either serves
-            while len(self._vertices) >= KEPT_ENUMERATIONS:
-                self._vertices.pop(next(iter(self._vertices)), None)
-            one = torch.from_numpy(theta[None].copy())
+        return self._vertices.get(theta.tobytes(), self._enumerated)
 
-            def maximize(scores: Tensor) -> Solution:
-                return self.bind_on_host(one.expand(len(scores), -1), None, inputs.DOUBLE).maximize(scores)
+    def _enumerated(self, theta: bytes) -> np.ndarray:
+        one = torch.from_numpy(np.frombuffer(theta).copy())
 
-            self._vertices[key] = enumerate_vertices(maximize, self.projection_form.size)
-        return self._vertices[key]
+        def maximize(scores: Tensor) -> Solution:
+            return self.bind_on_host(one.expand(len(scores), -1), None, inputs.DOUBLE).maximize(scores)
+
+        return enumerate_vertices(maximize, self.projection_form.size)
 
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""

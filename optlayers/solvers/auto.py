@@ -8,6 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
+from optlayers.caches import Cache
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.certified import maximize_certified, project_certified
 from optlayers.solvers.clarabel import Clarabel
@@ -138,7 +139,7 @@ class _State:
         self.form = form
         self.maximizers = maximizers
         self.projectors = projectors
-        self._states: dict[AbstractSolver, Any] = {}
+        self._states: Cache[AbstractSolver, Any] = Cache()
 
     def maximizer(self, position: int) -> tuple[AbstractMaximizer, Any]:
         """A solver with its state."""
@@ -151,6 +152,4 @@ class _State:
         return solver, self._state(solver)
 
     def _state(self, solver: AbstractSolver) -> Any:
-        if solver not in self._states:  # two threads may both prepare; either state serves
-            self._states[solver] = solver.prepare(self.form)
-        return self._states[solver]
+        return self._states.get(solver, lambda solver: solver.prepare(self.form))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int32, Int64
+
+from optlayers.caches import cached_property
 
 if TYPE_CHECKING:
     from optlayers.solvers.certificate import Certificate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
+from optlayers.locks import ForkSafeLock
+from optlayers.modes import outside_inference_mode
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
@@ -57,11 +58,11 @@ class CvxpyLayers(AbstractProjector):
 
     def project(self, state: _State, instances: Instances) -> Answer:
         # cvxpy keeps values in the user's own variables and parameters, which several polytopes may share.
-        with _values, _restored(state.form.polytope):
+        with _values, _restored(state.form.polytope), outside_inference_mode(), torch.device("cpu"):
             return state.project(instances)
 
 
-_values = threading.Lock()
+_values = ForkSafeLock()
 
 
 @contextmanager
@@ -189,9 +190,10 @@ class _Pullback:
         self.solved = solved
 
     def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        wanted = torch.tensor(direction).reshape(self.point.shape)
+        wanted = torch.from_numpy(direction.copy()).reshape(self.point.shape)
         wanted[~self.solved] = 0.0
-        gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
+        with torch.device("cpu"):
+            gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
         batch = len(direction)
         flat = [
             np.zeros((batch, v[0].numel())) if g is None else g.reshape(batch, -1).numpy()

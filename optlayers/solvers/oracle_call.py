@@ -6,7 +6,6 @@ import ctypes
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -14,6 +13,7 @@ from numba import types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 
+from optlayers.caches import WeakCache
 from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
@@ -77,9 +77,7 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, form: StandardForm, instances: Instances) -> Rows:
         """The rows of a batch; where neither parameters nor forbidden parts enter, those of all batches."""
-        rows = _rows.get(form)
-        if rows is None:
-            rows = _rows.setdefault(form, cls._of_form(form))
+        rows = _rows.get(form, cls._of_form)
         varies = not (form.matrix_is_constant and form.rhs.is_constant and form.bounds_are_constant)
         if instances.forbidden is None and not varies:
             return rows
@@ -119,7 +117,7 @@ class Rows(NamedTuple):
         )
 
 
-_rows: WeakKeyDictionary[StandardForm, Rows] = WeakKeyDictionary()
+_rows: WeakCache[StandardForm, Rows] = WeakCache()
 
 
 @final
