@@ -39,7 +39,7 @@ def enumerate_vertices(maximize: Maximize, size: int) -> Float64[np.ndarray, "ve
     ValueError : when there are more than :data:`VERTEX_LIMIT` vertices, or vertices that are not 0/1 in more than
         :data:`DIMENSION_LIMIT` dimensions.
     """
-    anything = maximize(torch.zeros(1, size, dtype=torch.float64))
+    anything = maximize(torch.zeros(1, size, dtype=torch.float64, device="cpu"))
     if int(anything.status) == Status.INFEASIBLE:
         return np.zeros((0, size))
     first = _vertices(maximize, np.zeros((1, size)))
