@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.autograd import outside_graphs
 from optlayers.compiled import CompiledPolytope
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.cube import WHOLE
@@ -18,6 +17,7 @@ from optlayers.losses.known import best_admitted, best_completed
 from optlayers.losses.prediction import Prediction, between, decide, scored
 from optlayers.losses.question import Lifted, Question, dot, per_instance
 from optlayers.losses.targets import Target, of_instance, read_target
+from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 

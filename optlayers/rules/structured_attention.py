@@ -40,6 +40,7 @@ class StructuredAttention(AbstractRule):
     """
 
     maximizes = False
+    differentiates_parameters = False
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
@@ -49,8 +50,7 @@ class StructuredAttention(AbstractRule):
             return marginals(polytope, scores), (None, scores)
         leaf = scores.detach().requires_grad_()
         means, total = marginals_and_total(polytope.log_partition, leaf, differentiable=True)
-        # What the caller gets, and may write to, is not what the graph holds.
-        return polytope.verdict(means.detach().clone(), total), (means, leaf)
+        return polytope.verdict(means.detach(), total), (means, leaf)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
