@@ -352,9 +352,9 @@ class OptLayer(nn.Module):
         if self._warned:
             return
         self._warned = True
-        names = ", ".join(parameters)
+        wants = "requires one, and gets none" if len(parameters) == 1 else "require one, and get none"
         warn_caller(
-            f"{self.rule!r} has no gradient for parameters of the polytope: {names} requires one, and gets none. "
+            f"{self.rule!r} has no gradient for parameters of the polytope: {', '.join(parameters)} {wants}. "
             "SparseMAP(), LPGD(strength) and Hard(SparseMAP()) have a gradient for parameters; or pass "
             f"{parameters[0]}.detach()"
         )
