@@ -298,7 +298,7 @@ def _direction(call: Call, directions: Gradients) -> Gradient:
     parts = [
         torch.zeros(count, size, dtype=torch.float64, device=home)
         if given is None
-        else given.detach().to(home, torch.float64).reshape(count, size)
+        else inputs.moved(given.detach().to_dense(), (count, size), torch.float64, home)
         for given, size in zip(directions[:first], sizes, strict=True)
     ]
     scores = torch.cat(parts, dim=1)
@@ -336,6 +336,8 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if mapped_over(grad):
             return slice_by_slice(partial(_Forward.backward, ctx), grad)
+        if grad.layout is not torch.strided:
+            grad = grad.to_dense()
         if _at_once(ctx.call):
             return None, *_exactly(_pull_back, ctx.call, grad)
         return None, *_PullBack.apply(ctx.call, grad, *ctx.saved_tensors)

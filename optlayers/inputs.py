@@ -21,6 +21,7 @@ __all__ = [
     "auxiliary_tensors",
     "batch_shape",
     "check_auxiliary",
+    "check_dense",
     "check_finite",
     "check_generator",
     "check_parameters",
@@ -57,14 +58,15 @@ def check_scores(scores: Tensor, name: str = "scores") -> None:
     if scores.dtype not in DTYPES:
         raise TypeError(f"{name} must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
     if scores.layout is not torch.strided or scores.is_meta:
-        _refuse_without_numbers(scores, name)
+        check_dense(scores, name)
 
 
-def _refuse_without_numbers(values: Tensor, name: str) -> None:
-    """Of tensors that have no number in memory for every entry."""
+def check_dense(values: Tensor, name: str) -> None:
+    """Refuse tensors that have no number in memory for every entry."""
     if values.is_meta:
         raise TypeError(f"{name} must hold numbers, but a tensor on the device meta has none")
-    raise TypeError(f"{name} must be dense, but got layout {values.layout}; use to_dense()")
+    if values.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, but got layout {values.layout}; use to_dense()")
 
 
 def check_generator(generator: Any) -> None:
@@ -431,8 +433,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         except RuntimeError as error:
             raise ValueError(f"the tensors in the list that is parameter {name} do not fit together: {error}") from None
     if isinstance(value, Tensor):
-        if value.layout is not torch.strided or value.is_meta:
-            _refuse_without_numbers(value, f"parameter {name}")
+        check_dense(value, f"parameter {name}")
         return value
     array = np.asarray(value)
     if array.dtype.kind not in "biufc":

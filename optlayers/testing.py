@@ -76,7 +76,7 @@ def contains(
 def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
     """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
     batch = inputs.batch_shape(points, polytope.shape)
-    flat = points.detach().to("cpu", torch.float64).reshape(-1, *polytope.shape)
+    flat = inputs.flatten_scores(points, polytope.shape).reshape(-1, *polytope.shape)
     _, of_the_set = inputs.split_named(form_without_rows(polytope).auxiliaries, parameters)
     given = inputs.parameter_tensors(form_without_rows(polytope).parameters, of_the_set, batch)
     values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
