@@ -10,58 +10,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Any, Literal, ParamSpec, TypeVar, final
+from functools import partial
+from typing import Any, Literal, TypeVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optlayers import inputs
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
-from optlayers.rules.base import AbstractRule, Context, Gradient
-from optlayers.solution import Solution, SolveError
+from optlayers.masks import answered
+from optlayers.modes import mapped_over, outside_inference_mode, slice_by_slice, transforms_active
+from optlayers.recording import Recording, failed_instances, first_failures, with_failures
+from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
+from optlayers.solution import Failure, Solution, SolveError, any_of
 
-__all__ = ["Call", "OnFailure", "outside_graphs", "structures_of", "transforms_active"]
+__all__ = ["Call", "OnFailure", "structures_of"]
 
 OnFailure = Literal["raise", "nan"]
 Gradients = tuple[Tensor | None, ...]
 T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def transforms_active() -> bool:
-    """Whether this happens inside ``torch.func.vmap``, ``grad`` or another transform.
-
-    PyTorch has no public question for it; this is the one that ``torch.autograd.Function.apply`` itself asks.
-    """
-    return bool(torch._C._are_functorch_transforms_active())
-
-
-def outside_graphs(method: Callable[P, T]) -> Callable[P, T]:
-    """Break the graph of ``torch.compile`` at a method, whose solves cannot be traced."""
-
-    @wraps(method)
-    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(method)(*args, **kwargs)
-        return method(*args, **kwargs)
-
-    return whole
+Asked = TypeVar("Asked", Gradient, SecondGradient)
 
 
 def structures_of(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
     """The structures of a call: of scores, those of scored auxiliary variables, and parameters, in this order."""
     # The way through transforms binds its arguments by inspection: 40 µs, a third of a small call.
-    function = _Transformed if transforms_active() else _Plain
-    return function.apply(call, scores, *named)
+    if not transforms_active():
+        return _Plain.apply(call, scores, *named)
+    call.kept = True  # tensors within transforms do not say whether a gradient may follow
+    return _Transformed.apply(call, scores, *named)
 
 
 @dataclass(slots=True)
 class _Result:
     """What forward leaves to backward."""
 
-    bound: AbstractBoundPolytope
+    polytope: Recording
     saved: Any
     failed: Tensor | None
     forbidden: Tensor | None
@@ -88,6 +74,12 @@ class Call:
     found: Callable[[Solution], None] | None
     """Who wants to see the solution."""
     context: Context
+    kept: bool
+    """Whether what forward leaves may be used after it."""
+    waiting: tuple[str, ...]
+    """The parameters that require a gradient."""
+    unanswered: Callable[[Sequence[str]], None]
+    """Who is told of those that the rule has none for, where that shows in the backward pass only."""
     inside: Call | None = None
     """The call that answers for this one under ``vmap``."""
     result: _Result | None = None
@@ -102,8 +94,8 @@ class Call:
         positions = self.positions
         if positions is not None:
             many = positions.expand(size, *positions.shape)
-            outer = torch.arange(size).reshape(-1, *[1] * (many.ndim - 1)).expand(*many.shape[:-1], 1)
-            positions = torch.cat([outer, many], dim=-1)
+            outer = torch.arange(size, device=many.device).reshape(-1, *[1] * (many.ndim - 1))
+            positions = torch.cat([outer.expand(*many.shape[:-1], 1), many], dim=-1)
         specs = self.compiled.projection_form.auxiliaries
         differ = {spec.name for spec, differs in zip(specs, batched[1:], strict=False) if differs}
         batch, once = torch.Size((size, *self.batch)), self.once - differ
@@ -127,7 +119,8 @@ class Call:
         form = self.compiled.projection_form
         size = form.structure_size
         value = value.detach() if value.requires_grad else value
-        return inputs.moved(value, (value.numel() // size if size else 0, size), torch.float64, self.home)
+        value = inputs.moved(value, (value.numel() // size if size else 0, size), torch.float64, self.home)
+        return value.clone() if value.is_inference() else value
 
     def check_values(self, scores: Tensor, auxiliary: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
         """Refuse what is not finite or has the wrong sign; whether some part is forbidden."""
@@ -139,27 +132,26 @@ class Call:
             inputs.check_parameters(form.parameters, parameters, depth, self.positions)
         return forbids
 
-    def failed(self, solution: Solution) -> Tensor | None:
-        """Which instances have no certified answer, flat, None for none; with ``"raise"`` it raises."""
-        if solution.all_ok:
-            return None
-        failed = ~solution.ok
+    def failed(self, solutions: Sequence[Solution], before: Tensor | None) -> Tensor | None:
+        """The instances that failed ``before``, and in some of these solves, flat, None for none; or it raises."""
+        if all(solution.all_ok for solution in solutions):
+            return before
+        solutions = [solution for solution in solutions if not solution.all_ok]
+        batch = math.prod(self.batch)
+        now = failed_instances(solutions, batch)
+        if before is not None:
+            now &= ~before
+        if not any_of(now):
+            return before
         if self.on_failure == "raise":
-            failures = replace(solution, status=solution.status.reshape(self.batch)).failures
-            if self.positions is not None:  # each under its index in the batch that the user handed in
-                failures = [replace(f, index=tuple(self.positions[f.index].tolist())) for f in failures]
-            raise SolveError(failures, len(failed))
-        return failed
+            failures = first_failures(solutions, batch)
+            raise SolveError([self._named(failures[k]) for k in torch.nonzero(now).flatten().tolist()], batch)
+        return now if before is None else before | now
 
-    def failed_besides(self, failed: Tensor | None, solutions: Sequence[Solution]) -> Tensor | None:
-        """The instances that failed forward, and those that fail in the solves of a backward pass."""
-        before = self.done.failed
-        for solution in solutions:
-            if before is not None:
-                solution = replace(solution, status=solution.status.masked_fill(before, 0))
-            more = self.failed(solution)
-            failed = more if failed is None else failed if more is None else failed | more
-        return failed
+    def _named(self, failure: Failure) -> Failure:
+        """Under the index in the batch that the user handed in."""
+        index = tuple(int(i) for i in np.unravel_index(failure.index[0], self.batch)) if self.batch else ()
+        return replace(failure, index=index if self.positions is None else tuple(self.positions[index].tolist()))
 
 
 def _solve(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
@@ -178,18 +170,28 @@ def _solve(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
         spec.name: inputs.flatten_parameter(value, len(flat), len(call.batch), call.home)
         for spec, value in zip(form.parameters, parameters, strict=True)
     }
-    bound = call.compiled.bind(given, forbidden, len(flat), call.precision, call.home)
-    solution, saved = call.rule.forward(bound, flat, call.context)
-    failed = call.failed(solution)
+
+    def bind(hidden: Tensor | None) -> AbstractBoundPolytope:
+        return call.compiled.bind(given, hidden, len(flat), call.precision, call.home)
+
+    def ask(bound: AbstractBoundPolytope, scores: Tensor) -> tuple[Solution, tuple[Recording, Any]]:
+        polytope = Recording(bound)
+        solution, saved = call.rule.forward(polytope, scores, call.context)
+        return solution, (polytope, saved)
+
+    _, forbidden, solution, (polytope, saved) = answered(bind, flat, forbidden, ask, scores.dtype)
+    sound = solution.all_ok and not polytope.failed
+    failed = None if sound else call.failed([solution, *polytope.failed], None)
     if call.found is not None:
-        call.found(solution)
+        call.found(solution if sound else with_failures(solution, polytope.failed))
     value = inputs.of_structure(solution.value, form.structure_size)
     if failed is not None:
         value = value.masked_fill(failed[:, None], torch.nan)
     like = [(v.shape, v.dtype, v.device) for v in (scores, *named)]
-    call.result = _Result(bound, saved, failed, forbidden, like)
+    call.result = _Result(polytope, saved, failed, forbidden, like)
     apart = scores.shape if call.rule.apart is None else (call.rule.apart, *scores.shape)
-    return inputs.moved(value, apart, scores.dtype, scores.device)
+    # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
+    return (inputs.owned if call.kept else inputs.moved)(value, apart, scores.dtype, scores.device)
 
 
 def _incoming(call: Call, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -216,27 +218,48 @@ def _without(flat: Tensor, finite: Tensor | None, failed: Tensor | None) -> Tens
     return flat if failed is None else flat.masked_fill(failed[:, None], 0.0)
 
 
-def _pull_back(call: Call, grad: Tensor) -> Gradients:
-    """What the rule sends back, for every tensor that was given."""
+def _pull_back(call: Call, wanted: Sequence[bool], grad: Tensor) -> Gradients:
+    """What the rule sends back, for every tensor that was given and is ``wanted``."""
     result = call.done
-    rule = call.rule
+    rule, polytope = call.rule, result.polytope
     # To look for what is not finite takes a fifth of a small call.
     flat, finite = _incoming(call, grad, look=not rule.takes_any_gradient)
-    gradient = rule.backward(result.bound, result.saved, flat, call.context)
-    if rule.takes_any_gradient and not all(solution.all_ok for solution in gradient.solutions):
+    gradient, solves = _asked(rule.backward, polytope, result.saved, flat, call.context)
+    if solves and rule.takes_any_gradient and not all(solution.all_ok for solution in solves):
         flat, finite = _incoming(call, grad)
         if finite is not None:
-            gradient = rule.backward(result.bound, result.saved, flat, call.context)
-    failed = call.failed_besides(result.failed, gradient.solutions)
-    return _outgoing(call, gradient.scores, gradient.parameters, failed, finite)
+            gradient, solves = _asked(rule.backward, polytope, result.saved, flat, call.context)
+    failed = call.failed(solves, result.failed) if solves else result.failed
+    if gradient.scores.data_ptr() == grad.data_ptr():  # which may be the caller's own
+        gradient = replace(gradient, scores=gradient.scores.clone())
+    if call.waiting and rule.differentiates_parameters is None:
+        missing = [name for name in call.waiting if gradient.parameters.get(name) is None]
+        if missing:
+            call.unanswered(missing)
+    return _outgoing(call, wanted, gradient.scores, gradient.parameters, failed, finite)
+
+
+def _asked(ask: Callable[..., Asked], polytope: Recording, *given: Any) -> tuple[Asked, list[Solution]]:
+    """What a rule finds, and the solves behind it: those that it speaks of, and those that its polytope saw fail."""
+    polytope.failed.clear()
+    answer: Asked = ask(polytope, *given)
+    return answer, [*answer.solutions, *polytope.failed]
 
 
 def _outgoing(
-    call: Call, scores: Tensor | None, parameters: Any, failed: Tensor | None, finite: Tensor | None
+    call: Call,
+    wanted: Sequence[bool],
+    scores: Tensor | None,
+    parameters: Mapping[str, Tensor],
+    failed: Tensor | None,
+    finite: Tensor | None,
 ) -> Gradients:
-    """Gradients of the scored vector and of parameters, as the tensors that were given."""
+    """Gradients of the scored vector and of parameters that are ``wanted``, as the tensors that were given."""
     result, form = call.done, call.compiled.projection_form
-    out = [scores, *(parameters.get(spec.name) for spec in form.parameters)] if form.parameters else [scores]
+    out = [scores]
+    if form.parameters:  # whose gradients are worked out when they are looked at
+        needed = zip(form.parameters, wanted[1 + len(form.auxiliaries) :], strict=True)
+        out += [parameters.get(spec.name) if needs else None for spec, needs in needed]
     if not (finite is None and failed is None):
         out = [None if g is None else _finish(g, failed, finite) for g in out]
     if result.forbidden is not None and out[0] is not None:
@@ -269,7 +292,8 @@ def _pull_back_twice(call: Call, wanted: tuple[bool, ...], grad: Tensor, directi
         also = torch.isfinite(direction.scores).all(dim=1)
         finite = also if finite is None else finite & also
     direction = replace(direction, scores=_without(direction.scores, finite, result.failed))
-    second = call.rule.second_backward(result.bound, result.saved, flat, direction, call.context)
+    ask = call.rule.second_backward
+    second, solves = _asked(ask, result.polytope, result.saved, flat, direction, call.context)
     first = 1 + len(form.auxiliaries)
     asked = [spec.name for spec, needs in zip(form.parameters, wanted[first:], strict=True) if needs]
     if second.depends_on_parameters and asked:
@@ -277,10 +301,10 @@ def _pull_back_twice(call: Call, wanted: tuple[bool, ...], grad: Tensor, directi
             f"{call.rule!r} has no second derivative with respect to parameters of this polytope ({', '.join(asked)}); "
             "detach them, or take one derivative only"
         )
-    failed = call.failed_besides(result.failed, second.solutions)
+    failed = call.failed(solves, result.failed)
     of_grad = _finish(second.grad.movedim(-2, 0), failed, finite).movedim(0, -2)
     of_grad = inputs.of_structure(of_grad, form.structure_size)
-    out = _outgoing(call, second.scores, second.parameters, failed, finite)
+    out = _outgoing(call, wanted, second.scores, second.parameters, failed, finite)
     return inputs.moved(of_grad, grad.shape, grad.dtype, grad.device), *out
 
 
@@ -292,7 +316,7 @@ def _direction(call: Call, directions: Gradients) -> Gradient:
     parts = [
         torch.zeros(count, size, dtype=torch.float64, device=home)
         if given is None
-        else given.detach().to(home, torch.float64).reshape(count, size)
+        else inputs.moved(given.detach().to_dense(), (count, size), torch.float64, home)
         for given, size in zip(directions[:first], sizes, strict=True)
     ]
     scores = torch.cat(parts, dim=1)
@@ -312,8 +336,11 @@ def _at_once(call: Call) -> bool:
 
 
 def _exactly(function: Callable[..., T], call: Call, *given: Any) -> T:
-    """Without autocast, which would let functions of users run in a low precision."""
+    """Without autocast, which would let functions of users run in a low precision, and with tensors for autograd."""
     kind = call.home.type
+    if torch.is_inference_mode_enabled():
+        with outside_inference_mode():
+            return _exactly(function, call, *given)
     if not torch.is_autocast_enabled(kind):
         return function(call, *given)
     with torch.autocast(kind, enabled=False):
@@ -325,9 +352,14 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if mapped_over(grad):
+            return slice_by_slice(partial(_Forward.backward, ctx), grad)
+        if grad.layout is not torch.strided:
+            grad = grad.to_dense()
+        wanted = ctx.needs_input_grad[1:]
         if _at_once(ctx.call):
-            return None, *_exactly(_pull_back, ctx.call, grad)
-        return None, *_PullBack.apply(ctx.call, grad, *ctx.saved_tensors)
+            return None, *_exactly(_pull_back, ctx.call, wanted, grad)
+        return None, *_PullBack.apply(ctx.call, wanted, grad, *ctx.saved_tensors)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -375,34 +407,36 @@ class _PullBack(torch.autograd.Function):
     """The gradient of a layer, of the gradient that arrives and of the tensors of the layer."""
 
     @staticmethod
-    def forward(call: Call, grad: Tensor, *tensors: Tensor) -> Gradients:
-        return _exactly(_pull_back, call, grad.detach())  # torch refuses an input that comes back as it is
+    def forward(call: Call, wanted: tuple[bool, ...], grad: Tensor, *tensors: Tensor) -> Gradients:
+        return _exactly(_pull_back, call, wanted, grad.detach())  # torch refuses an input that comes back as it is
 
     @staticmethod
     def setup_context(ctx: Any, given: tuple[Any, ...], output: Gradients) -> None:
         ctx.call = given[0]
-        ctx.save_for_backward(*given[1:])
+        ctx.save_for_backward(*given[2:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(direction is None for direction in directions):
             return (None,) * len(ctx.needs_input_grad)
-        wanted, (grad, *tensors) = ctx.needs_input_grad[2:], ctx.saved_tensors
+        if any(direction is not None and mapped_over(direction) for direction in directions):
+            return slice_by_slice(partial(_PullBack.backward, ctx), *directions)
+        wanted, (grad, *tensors) = ctx.needs_input_grad[3:], ctx.saved_tensors
         if _at_once(ctx.call):
-            return None, *_PullBackTwice.forward(ctx.call, wanted, grad, *tensors, *directions)
-        return None, *_PullBackTwice.apply(ctx.call, wanted, grad, *tensors, *directions)
+            return None, None, *_PullBackTwice.forward(ctx.call, wanted, grad, *tensors, *directions)
+        return None, None, *_PullBackTwice.apply(ctx.call, wanted, grad, *tensors, *directions)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], call: Call, grad: Tensor, *tensors: Tensor
+        info: Any, in_dims: tuple[Any, ...], call: Call, wanted: tuple[bool, ...], grad: Tensor, *tensors: Tensor
     ) -> tuple[Gradients, tuple[int | None, ...]]:
-        size, dims = info.batch_size, in_dims[2:]
+        size, dims = info.batch_size, in_dims[3:]
         if all(dim is None for dim in dims):  # other gradients at the same scores
-            return _one_by_one(lambda g: _PullBack.apply(call, g, *tensors), size, in_dims[1:2], [grad])
-        grad = _in_front(grad, in_dims[1], size, call.sample_dimension)
+            return _one_by_one(lambda g: _PullBack.apply(call, wanted, g, *tensors), size, in_dims[2:3], [grad])
+        grad = _in_front(grad, in_dims[2], size, call.sample_dimension)
         moved = [_in_front(t, dim, size) for t, dim in zip(tensors, dims, strict=True)]
-        found = _PullBack.apply(call.inside, grad, *moved)
+        found = _PullBack.apply(call.inside, wanted, grad, *moved)
         return found, tuple(None if g is None else 0 for g in found)
 
 

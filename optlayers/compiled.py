@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optlayers import inputs
 from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
+from optlayers.caches import Cache
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.masks import answered
 from optlayers.on_device import DevicePolytope
@@ -139,7 +140,7 @@ class CompiledPolytope(AbstractPrepared):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._plain: dict[int, BoundPolytope] = {}
+        self._plain: Cache[int, BoundPolytope] = Cache(KEPT_BATCHES)
 
     def __getstate__(self) -> dict[str, Any]:
         given = ("forms", "polytope", "maximizer", "projector", "tolerance")
@@ -214,7 +215,7 @@ class CompiledPolytope(AbstractPrepared):
         def bind(hidden: Tensor | None) -> AbstractBoundPolytope:
             return self.bind(flat_parameters, hidden, instances, precision, home)
 
-        _, _, solution, _ = answered(bind, flat, forbidden, ask)
+        _, _, solution, _ = answered(bind, flat, forbidden, ask, scores.dtype)
         value = inputs.of_structure(solution.value, form.structure_size)
         single = len(batch) == 1  # then verdicts have the shape of the batch already
         return Solution(
@@ -306,13 +307,10 @@ class CompiledPolytope(AbstractPrepared):
         """
         if forbidden is not None or self.projection_form.parameters:
             return BoundPolytope(self, theta.numpy(), None if forbidden is None else forbidden.numpy(), precision)
-        batch = len(theta)
-        bound = self._plain.get(batch)
-        if bound is None:  # two threads may both make it; either serves
-            while len(self._plain) >= KEPT_BATCHES:
-                self._plain.pop(next(iter(self._plain)), None)
-            bound = self._plain[batch] = BoundPolytope(self, np.zeros((batch, 0)), None, precision)
-        return bound
+        return self._plain.get(len(theta), self._bind_plain)
+
+    def _bind_plain(self, batch: int) -> BoundPolytope:
+        return BoundPolytope(self, np.zeros((batch, 0)), None, np.zeros(0))
 
     def compile_relaxation(self, polytope: Polytope) -> CompiledPolytope:
         """Another polytope of the same shape, compiled. Where scores stay on an accelerator, they stay for it too.

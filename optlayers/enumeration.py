@@ -49,7 +49,7 @@ def enumerate_vertices(
         that reason; when the declaration says ``integral=True`` and they are not.
     Unsolved : when a question has no certified answer.
     """
-    anywhere = maximize(torch.zeros(1, size, dtype=torch.float64))
+    anywhere = maximize(torch.zeros(1, size, dtype=torch.float64, device="cpu"))
     if int(anywhere.status) == Status.INFEASIBLE:
         return np.zeros((0, size))
     base = _checked(anywhere)[0]

@@ -22,6 +22,7 @@ __all__ = [
     "auxiliary_tensors",
     "batch_shape",
     "check_auxiliary",
+    "check_dense",
     "check_finite",
     "check_generator",
     "check_parameters",
@@ -32,10 +33,12 @@ __all__ = [
     "flatten_scores",
     "moved",
     "of_structure",
+    "owned",
     "padded",
     "parameter_corners",
     "parameter_shapes",
     "parameter_tensors",
+    "positions",
     "precision",
     "size_table",
     "split_forbidden",
@@ -51,9 +54,20 @@ NONE: frozenset[str] = frozenset()
 def check_scores(scores: Tensor, name: str = "scores") -> None:
     """Scores are a real floating-point tensor without NaN and +inf."""
     if not isinstance(scores, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, but got {type(scores).__name__}")
+        hint = "; torch.stack makes one of several" if isinstance(scores, (list, tuple)) else ""
+        raise TypeError(f"{name} must be a torch.Tensor, but got {type(scores).__name__}{hint}")
     if scores.dtype not in DTYPES:
         raise TypeError(f"{name} must be real and floating-point (float64, float32, bfloat16), but got {scores.dtype}")
+    if scores.layout is not torch.strided or scores.is_meta:
+        check_dense(scores, name)
+
+
+def check_dense(values: Tensor, name: str) -> None:
+    """Refuse tensors that have no number in memory for every entry."""
+    if values.is_meta:
+        raise TypeError(f"{name} must hold numbers, but a tensor on the device meta has none")
+    if values.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, but got layout {values.layout}; use to_dense()")
 
 
 def check_generator(generator: Any) -> None:
@@ -86,7 +100,7 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
 
 def all_finite(values: Tensor) -> bool:
     """Whether there is neither NaN nor infinity."""
-    if values.is_cpu and values.dtype in (torch.float64, torch.float32):
+    if values.is_cpu and values.dtype in (torch.float64, torch.float32) and not values.is_neg():
         return all_finite_in((values.detach() if values.requires_grad else values).numpy())
     return bool(torch.isfinite(values).all())
 
@@ -120,12 +134,29 @@ def flatten_scores(
 
 
 def moved(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The same numbers in another shape and dtype, elsewhere; a tensor that has all of that already is not touched."""
+    """The same numbers in another shape and dtype, elsewhere; a tensor that has all of that already is not touched.
+
+    It has its numbers in memory, where one that is lazily negated (the imaginary part of a conjugate) has others.
+    """
+    if value.is_neg():
+        value = value.resolve_neg()
     if value.dtype is not dtype or value.device != device:
         value = value.to(device, dtype)
     if value.shape == shape:
         return value
     return value.reshape(*shape) if shape else value.reshape(())  # torch takes much longer over a torch.Size
+
+
+def owned(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same numbers in another shape and dtype, elsewhere, in memory of their own by one copy.
+
+    It is made last, so that autograd does not take the result for a view, which could not be written to.
+    """
+    if value.shape != shape:
+        value = value.reshape(*shape) if shape else value.reshape(())
+    if value.dtype is dtype and value.device == device:
+        return value.clone()
+    return value.to(device, dtype, copy=True)
 
 
 def split_named(
@@ -254,9 +285,12 @@ def _known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[
 
 
 def size_table(
-    sizes: Any, scores: Tensor, takes: Callable[[int], bool]
+    sizes: Any, scores: Tensor, takes: Callable[[int], bool], rank: Callable[[int], int]
 ) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
     """One row of sizes per instance, and the batch shape, for layers over a family that ``takes`` so many sizes.
+
+    Sizes are ``(*batch,)``, one of each instance, or ``(*batch, k)``. Where they can be read either way (one size, of
+    one instance), the ``rank`` of a structure of this size decides: how many dimensions it has.
 
     Raises
     ------
@@ -266,19 +300,28 @@ def size_table(
     if sizes is None:
         raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
     table = _integers(sizes)
-    if table.ndim == 0:
-        raise ValueError("sizes must hold one size per instance, but got a single number")
-    # (*batch,) if all its dimensions are leading dimensions of the scores, else (*batch, k).
-    single = takes(1) and tuple(table.shape) == tuple(scores.shape[: table.ndim]) and table.ndim < scores.ndim
-    batch = table.shape if single else table.shape[:-1]
-    if tuple(batch) != tuple(scores.shape[: len(batch)]) or len(batch) >= scores.ndim:
+    shape, room = tuple(table.shape), tuple(scores.shape)
+    readings = [(shape, 1), (shape[:-1], shape[-1])] if shape else [(shape, 1)]
+    fitting = [
+        (batch, count)
+        for batch, count in readings
+        if batch == room[: len(batch)] and len(batch) < len(room) and (count > 0 or 0 in batch)
+    ]
+    read = [(batch, count) for batch, count in fitting if takes(count)]
+    if not read:  # the family says that it takes no such sizes, unless there are none
+        read = fitting[:1] if table.numel() == 0 else fitting[-1:]
+    if not read:
         raise ValueError(
-            f"sizes have shape {tuple(table.shape)} but scores have shape {tuple(scores.shape)}: give (*batch,) or "
-            "(*batch, k) with the batch dimensions of the scores"
+            f"sizes have shape {shape} but scores have shape {room}: give (*batch,) or (*batch, k) with the batch "
+            "dimensions of the scores"
         )
     if bool((table < 0).any()):
         raise ValueError(f"sizes must not be negative, but one is {int(table.min())}")
-    return table.reshape(math.prod(batch), 1 if single else table.shape[-1]), batch
+    batch, count = read[0]
+    known = table[table > 0].tolist() if len(read) > 1 else []
+    if known and len(room) - len(batch) != rank(known[0]):
+        batch, count = read[1]
+    return table.reshape(math.prod(batch), count), torch.Size(batch)
 
 
 def _integers(sizes: Any) -> Int64[Tensor, "*shape"]:
@@ -313,12 +356,19 @@ def _integers(sizes: Any) -> Int64[Tensor, "*shape"]:
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
 
 
+def positions(rows: Int64[Tensor, " rows"], batch: torch.Size) -> Int64[Tensor, "rows dimensions"]:
+    """The indices of some instances in a batch, from their places in the flat one."""
+    return torch.stack(torch.unravel_index(rows, batch), dim=1) if batch else rows.new_zeros(len(rows), 0)
+
+
 def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...], name: str = "scores") -> tuple[slice, ...]:
     """The leading corner of ``room`` that a polytope of ``shape`` takes."""
     shape, room = tuple(shape), tuple(room)
     if len(shape) != len(room) or any(s > r for s, r in zip(shape, room, strict=True)):
         named = size[0] if len(size) == 1 else size
-        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {room}")
+        more = len(room) - len(shape)
+        hint = f"; give sizes= for the whole batch, {room[:more]}" if more > 0 and room[more:] >= shape else ""
+        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {room}{hint}")
     return tuple(slice(0, s) for s in shape)
 
 
@@ -333,7 +383,7 @@ def parameter_corners(
             chosen[name] = value  # refused by name later on
             continue
         shape = shapes[name]
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = _as_tensor(name, value)
         if tensor.ndim > len(shape):
             if tuple(tensor.shape[: len(batch)]) != tuple(batch):
                 raise ValueError(
@@ -383,7 +433,7 @@ def check_parameters(
 
 
 def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = _as_tensor(spec.name, value)
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"parameter {spec.name} must be real, but got {tensor.dtype}")
     if not tensor.dtype.is_floating_point:
@@ -395,6 +445,28 @@ def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size) -> Tensor:
         return tensor.broadcast_to((*batch, *spec.shape))
     except RuntimeError:
         raise ValueError(_shape_message(spec, tensor, batch)) from None
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor, with its gradient, or the numbers of anything else that holds some, on the CPU."""
+    if _holds_tensors(value):
+        try:
+            value = torch.stack([_as_tensor(name, part) for part in value])
+        except RuntimeError as error:
+            raise ValueError(f"the tensors in the list that is parameter {name} do not fit together: {error}") from None
+    if isinstance(value, Tensor):
+        check_dense(value, f"parameter {name}")
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"parameter {name} must hold real numbers, but got {array.dtype}")
+    if array.dtype.kind in "iu" or array.dtype.itemsize > 8:
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) or _holds_tensors(v) for v in value)
 
 
 def _shape_message(spec: ParameterSpec, tensor: Tensor, batch: torch.Size) -> str:

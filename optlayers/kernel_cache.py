@@ -1,15 +1,24 @@
-"""Compiled functions on disk that notice when what they are made of changes."""
+"""Compiled functions: on disk, where they notice when what they are made of changes; and beside forks."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 __all__ = ["cached_njit"]
+
+# A fork waits until no other thread compiles: its child would find the compiler half way through, and locked for ever.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)
 
 
 def cached_njit(folder: Path, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from optlayers import inputs
-from optlayers.autograd import Call, OnFailure, outside_graphs, structures_of, transforms_active
+from optlayers.autograd import Call, OnFailure, structures_of
+from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.mixture import differentiable_weights
+from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context
 from optlayers.solution import Failure, Solution, SolveError
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.standard_form import ScoredSpec, StandardForm
+from optlayers.warn import warn_caller
 
 __all__ = ["OptLayer"]
 
@@ -77,8 +78,12 @@ class OptLayer(nn.Module):
         self.on_failure: OnFailure = on_failure
         self._maximizer, self._projector = maximizer, projector
         self._family = polytope if isinstance(polytope, Family) else None
-        self._sizes = _Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
-        for name, value in rule.initial_state().items():
+        self._sizes: Cache[tuple[int, ...], _Ready] = Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
+        self._takes: Cache[int, bool] = Cache(4)
+        self._warned = False
+        with outside_inference_mode():
+            state = rule.initial_state()
+        for name, value in state.items():
             self.register_buffer(f"rule_{name}", value)
         self._compiled_elsewhere: Callable[..., CompiledPolytope] | None = None
         self._only: _Ready | None = None if isinstance(polytope, Family) else self._ready(polytope, rule)
@@ -104,7 +109,16 @@ class OptLayer(nn.Module):
                 raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
             return self._only
         declared = self._compiled_elsewhere or family
-        return self._sizes.get(size, lambda: self._ready(declared(*size), self.rule.of_size(*size)))
+        return self._sizes.get(size, lambda size: self._ready(declared(*size), self.rule.of_size(*size)))
+
+    def sizes_of(self, sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
+        """For a family: one row of sizes per instance, and the shape of the batch, from what was given."""
+        family = self._family
+        if family is None:
+            raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
+
+        takes = partial(self._takes.get, make=family.takes)
+        return inputs.size_table(sizes, scores, takes, lambda size: len(self.compiled(size).shape))
 
     @property
     def family(self) -> Family | None:
@@ -180,12 +194,13 @@ class OptLayer(nn.Module):
         inputs.check_scores(scores)
         inputs.check_generator(generator)
         if self._family is not None:
-            table, batch = inputs.size_table(sizes, scores, self._family.takes)
+            table, batch = self.sizes_of(sizes, scores)
             return batch, partial(self._structures_of_sizes, scores, table, batch, parameters)
         if sizes is not None:
             raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
         ready = self._of_size()
-        return inputs.batch_shape(scores, ready.compiled.shape), partial(self._solve, ready, scores, parameters)
+        batch = inputs.batch_shape(scores, ready.compiled.shape)
+        return batch, partial(self._solve, ready, scores, batch, parameters)
 
     @outside_graphs
     def lifted(
@@ -257,7 +272,8 @@ class OptLayer(nn.Module):
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         found: list[_Found] = []
-        value = self._solve(self._of_size(), scores, parameters, _Wishes(generator, found=found.append))
+        _, solve = self._solver(scores, None, generator, parameters)
+        value = solve(_Wishes(generator, found=found.append))
         return self._with_gradients(found[0].solution, value, scores, parameters)
 
     def _with_gradients(self, flat: Solution, value: Tensor, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
@@ -266,11 +282,11 @@ class OptLayer(nn.Module):
         shaped = replace(
             flat,
             value=value,
-            status=flat.status.reshape(batch),
-            primal_residual=flat.primal_residual.reshape(batch),
-            gap=flat.gap.reshape(batch),
+            status=flat.status.reshape(batch).clone(),
+            primal_residual=flat.primal_residual.reshape(batch).clone(),
+            gap=flat.gap.reshape(batch).clone(),
             scored={
-                spec.name: flat.value[:, spec.span].reshape((*batch, *spec.shape)).to(scores.device, scores.dtype)
+                spec.name: inputs.owned(flat.value[:, spec.span], (*batch, *spec.shape), scores.dtype, scores.device)
                 for spec in form.auxiliaries
             },
         )
@@ -286,13 +302,15 @@ class OptLayer(nn.Module):
         vector = torch.where(torch.isneginf(vector), 0.0, vector)
         vertices, weights = differentiable_weights(decomposition, vector, form.structure_size)
         most = weights.shape[1]
-        structures = vertices[:, :, : form.structure_size].reshape(*batch, most, *form.shape).to(value)
+        structures = vertices[:, :, : form.structure_size]
+        structures = inputs.owned(structures, (*batch, most, *form.shape), value.dtype, value.device)
         return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
 
-    def _solve(self, ready: _Ready, scores: Tensor, parameters: Mapping[str, Any], wishes: _Wishes) -> Tensor:
+    def _solve(
+        self, ready: _Ready, scores: Tensor, batch: torch.Size, parameters: Mapping[str, Any], wishes: _Wishes
+    ) -> Tensor:
         """One polytope."""
         compiled = ready.compiled
-        batch = inputs.batch_shape(scores, compiled.shape)
         form = compiled.projection_form
         further, parameters = inputs.split_named(form.auxiliaries, parameters)
         auxiliary, once = inputs.auxiliary_tensors(form.auxiliaries, further, batch)
@@ -302,8 +320,13 @@ class OptLayer(nn.Module):
         if wishes.objective is not None:
             objective = FlatObjective(wishes.objective, wishes.rows, wishes.corner, form.structure_size, home)
         recorded = torch.is_grad_enabled()
-        needs_parameters = recorded and any(value.requires_grad for value in given.values())
-        needs_scores = recorded and any(value.requires_grad for value in (scores, *auxiliary.values()))
+        waiting = tuple(n for n, value in given.items() if value.requires_grad) if recorded and given else ()
+        if waiting and ready.rule.differentiates_parameters is False:
+            self._warn_of_no_gradient(waiting)
+        needs_gradient = bool(waiting) or (recorded and scores.requires_grad)
+        if auxiliary:
+            needs_gradient |= recorded and any(value.requires_grad for value in auxiliary.values())
+        found = wishes.finder(form)
         call = Call(
             compiled,
             ready.rule,
@@ -313,10 +336,28 @@ class OptLayer(nn.Module):
             wishes.positions,
             inputs.precision(given),
             home,
-            wishes.finder(form),
-            Context(wishes.generator, self._state(), objective, needs_scores or needs_parameters, needs_parameters),
+            found,
+            Context(wishes.generator, self._state(), objective, needs_gradient, bool(waiting)),
+            needs_gradient or found is not None,
+            waiting,
+            self._warn_of_no_gradient,
         )
-        return structures_of(call, scores, *auxiliary.values(), *given.values())
+        named = [*auxiliary.values(), *given.values()]
+        if named and needs_gradient:  # autograd does not save what was made for inference
+            scores, *named = (t.clone() if t.is_inference() else t for t in (scores, *named))
+        return structures_of(call, scores, *named)
+
+    def _warn_of_no_gradient(self, parameters: Sequence[str]) -> None:
+        """Say once that parameters which wait for a gradient get none from this rule."""
+        if self._warned:
+            return
+        self._warned = True
+        wants = "requires one, and gets none" if len(parameters) == 1 else "require one, and get none"
+        warn_caller(
+            f"{self.rule!r} has no gradient for parameters of the polytope: {', '.join(parameters)} {wants}. "
+            "SparseMAP(), LPGD(strength) and Hard(SparseMAP()) have a gradient for parameters; or pass "
+            f"{parameters[0]}.detach()"
+        )
 
     def _state(self) -> dict[str, Tensor]:
         return {name.removeprefix("rule_"): value for name, value in self._buffers.items() if value is not None}
@@ -343,12 +384,13 @@ class OptLayer(nn.Module):
             corner = inputs.corner(compiled.shape, flat.shape[1:], tuple(size.tolist()))
             form = compiled.projection_form
             mine = inputs.parameter_corners((*form.parameters, *form.auxiliaries), parameters, rows, batch)
-            positions = torch.stack(torch.unravel_index(rows, batch), dim=1)
+            positions = inputs.positions(rows, batch)
             padded = flat.new_zeros(*apart, len(rows), *flat.shape[1:])
             place: tuple[Any, ...] = (..., *corner)
             mine_alone = replace(wishes, positions=positions, rows=rows, corner=corner)
             try:
-                padded[place] = self._solve(ready, flat[rows.to(flat.device)][place], mine, mine_alone)
+                asked = flat[rows.to(flat.device)][place]
+                padded[place] = self._solve(ready, asked, rows.shape, mine, mine_alone)
             except SolveError as error:
                 failures += error.failures  # of this size; the others are looked at before the batch is given up
             parts.append(padded)
@@ -386,7 +428,7 @@ class _Found:
         return flat.reshape(*flat.shape[:-1], *spec.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Wishes:
     """What a call asks for besides structures.
 
@@ -405,29 +447,3 @@ class _Wishes:
         """Who wants to see the flat solution."""
         found, rows = self.found, self.rows
         return None if found is None else lambda solution: found(_Found(form, rows, solution))
-
-
-class _Cache:
-    """The compiled polytopes of a family, least recently used last to stay. A copy or a pickle starts empty."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.kept: OrderedDict[tuple[int, ...], _Ready] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[_Cache], tuple[int]]:
-        return _Cache, (self.size,)
-
-    def get(self, key: tuple[int, ...], make: Callable[[], _Ready]) -> _Ready:
-        """The entry of ``key``, made when it is missing."""
-        with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-                return self.kept[key]
-        made = make()  # without the lock: other threads may go on with other sizes
-        with self.lock:
-            kept = self.kept.setdefault(key, made)
-            self.kept.move_to_end(key)
-            while len(self.kept) > self.size:
-                self.kept.popitem(last=False)
-            return kept

@@ -18,7 +18,10 @@ __all__ = ["MASK", "answered"]
 MASK = -1e8
 """A finite score may be a mask from here on,"""
 BEYOND = 1e5
-"""if it is so many times larger than all scores of its instance that are none."""
+"""if it is so many times larger than all scores of its instance that are none. The lowest number of a dtype, in which
+scores were given, is a mask"""
+BEYOND_LOWEST = 1e2
+"""if it is so many times larger: that of float16 is -65504."""
 
 T = TypeVar("T")
 
@@ -28,6 +31,7 @@ def answered(
     scores: Float64[Tensor, "batch size"],
     forbidden: Bool[Tensor, "batch size"] | None,
     ask: Callable[[AbstractBoundPolytope, Float64[Tensor, "batch size"]], tuple[Solution, T]],
+    dtype: torch.dtype,
 ) -> tuple[AbstractBoundPolytope, Bool[Tensor, "batch size"] | None, Solution, T]:
     """Ask with masks for forbidden parts; where no structure does without them, they are the numbers that they are.
 
@@ -41,12 +45,13 @@ def answered(
     scores : finite; 0 for parts that are forbidden already.
     forbidden : parts with a score of -inf; None for none.
     ask : the question, of polytopes and scores.
+    dtype : in which the scores were given.
 
     Returns
     -------
     The polytopes and the forbidden parts of the last question, and its answer.
     """
-    masks = _masks(scores, forbidden)
+    masks = _masks(scores, forbidden, torch.finfo(dtype).min)
     if masks is None:
         bound = bind(forbidden)
         return bound, forbidden, *ask(bound, scores)
@@ -63,13 +68,14 @@ def answered(
 
 
 def _masks(
-    scores: Float64[Tensor, "batch size"], forbidden: Bool[Tensor, "batch size"] | None
+    scores: Float64[Tensor, "batch size"], forbidden: Bool[Tensor, "batch size"] | None, lowest: float
 ) -> Bool[Tensor, "batch size"] | None:
     """Which parts are masked; None for none. Scores that are all as low are no masks, but scores of that size."""
-    if not any_below(scores, MASK):
+    if not any_below(scores, max(MASK, lowest)):
         return None
-    low = scores <= MASK
+    low = scores <= max(MASK, lowest)
     others = ~low if forbidden is None else ~(low | forbidden)
     largest = torch.where(others, scores.abs(), 0.0).amax(dim=1, keepdim=True)
-    masks = low & (scores <= -BEYOND * largest) & others.any(dim=1, keepdim=True)
+    beyond = torch.where(scores == lowest, BEYOND_LOWEST, BEYOND)
+    masks = low & (scores <= -beyond * largest) & others.any(dim=1, keepdim=True)
     return masks if any_of(masks) else None

@@ -94,7 +94,7 @@ def differentiable_weights(
     # Of the size of the products, so that the factorization stays well conditioned.
     shift = 1.0 + torch.diagonal(products, dim1=1, dim2=2).amax(1, keepdim=True)[:, :, None]
     both = there[:, :, None] & there[:, None, :]
-    system = torch.where(both, products + shift, torch.eye(there.shape[1], dtype=torch.float64))
+    system = torch.where(both, products + shift, torch.eye(there.shape[1], dtype=torch.float64, device="cpu"))
     ones = there.to(torch.float64)[:, :, None]
     factor = torch.linalg.cholesky(system)
     values = torch.einsum("bvs,bs->bv", vertices, scores)[:, :, None]

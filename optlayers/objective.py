@@ -39,16 +39,18 @@ class Objective:
         self, structures: Float[Tensor, "*apart_batch_and_shape"], apart: int | None
     ) -> Float[Tensor, "*batch"]:
         """The losses of one structure per instance, or their mean over ``apart`` ones."""
-        losses = self._each(structures, apart)
-        self.structures = structures.detach()
-        return _Recorded.apply(self, losses, structures)
+        self.structures = structures.detach().clone()  # the function may write to what it gets
+        return _Recorded.apply(self, self._each(structures, apart), structures)
 
     def mean(self, structures: Float[Tensor, "*apart_batch_and_shape"], apart: int | None) -> Float[Tensor, "*batch"]:
         """The same without a record, for rules that do not look at losses."""
         return self._each(structures, apart).mean(dim=0)
 
     def _each(self, structures: Tensor, apart: int | None) -> Tensor:
-        return torch.stack([self.evaluate(one) for one in (structures[None] if apart is None else structures)])
+        if apart is None:
+            return self.evaluate(structures)[None]
+        # Of what iteration gives, several views at once, none may be written to.
+        return torch.stack([self.evaluate(structures[k]) for k in range(apart)])
 
     def evaluate(self, structures: Float[Tensor, "*batch_and_shape"]) -> Float[Tensor, "*batch"]:
         """The losses, refused unless there is one for every instance."""
@@ -72,13 +74,13 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, objective: Objective, losses: Tensor, structures: Tensor) -> Tensor:
         ctx.objective, ctx.samples, ctx.shape = objective, len(losses), structures.shape
-        objective.losses = losses.detach()
+        objective.losses = losses.detach().clone()
         return losses.mean(dim=0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         objective: Objective = ctx.objective
-        objective.weights = grad.detach()
+        objective.weights = grad.detach().clone()
         each = (grad / ctx.samples).expand(ctx.samples, *grad.shape)
         return None, each, torch.zeros((), dtype=objective.dtype, device=objective.device).expand(ctx.shape)
 
@@ -135,7 +137,7 @@ class FlatObjective:
         flat[rows] = room
         with torch.enable_grad():
             leaf = flat.reshape(whole.shape).requires_grad_()
-            losses = objective.evaluate(leaf)
+            losses = objective.evaluate(leaf.clone())  # not the leaf, which the function could not write to
         if not losses.requires_grad:  # a loss without a derivative
             return torch.zeros_like(values)
         (found,) = torch.autograd.grad(losses, leaf, torch.ones_like(losses), materialize_grads=True)

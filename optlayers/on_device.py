@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -58,9 +59,7 @@ class DeviceArrays:
         """Those of a polytope, made when they are first asked for."""
         if prepared.rows is None:
             raise TypeError("sets that are not polyhedral are solved on the CPU")
-        if device not in prepared.on_devices:  # two threads may both make them; either serves
-            prepared.on_devices[device] = cls(prepared.rows, device)
-        arrays: DeviceArrays = prepared.on_devices[device]
+        arrays: DeviceArrays = prepared.on_devices.get(device, partial(cls, prepared.rows))
         return arrays
 
     @staticmethod

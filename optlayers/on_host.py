@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from optlayers import inputs
 from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
+from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.bound import AbstractBoundPolytope
+from optlayers.caches import Cache
 from optlayers.enumeration import enumerate_vertices
 from optlayers.inputs import DOUBLE
 from optlayers.polytope import Polytope
@@ -27,6 +26,8 @@ __all__ = ["CPU", "AbstractPrepared"]
 CPU = torch.device("cpu")
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
+KEPT_RELAXATIONS = 16
+"""So many relaxations are kept compiled."""
 
 
 class AbstractPrepared(ABC):
@@ -44,9 +45,9 @@ class AbstractPrepared(ABC):
 
     def _prepare(self) -> None:
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
-        self._vertices: dict[bytes, np.ndarray] = {}
-        self.on_devices: dict[torch.device, Any] = {}
-        self._relaxations: WeakKeyDictionary[Polytope, AbstractPrepared] = WeakKeyDictionary()
+        self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
+        self.on_devices: Cache[torch.device, Any] = Cache()
+        self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
@@ -127,9 +128,7 @@ class AbstractPrepared(ABC):
         ------
         ValueError : when its shape is another one, or it declares parameters or scored variables that this one has not.
         """
-        if polytope not in self._relaxations:  # two threads may both compile it; either serves
-            self._relaxations[polytope] = self.compile_relaxation(polytope)
-        return self._relaxations[polytope]
+        return self._relaxations.get(polytope, self.compile_relaxation)
 
     def stays_on(self, device: torch.device) -> bool:
         """Whether scores on a device are solved there: on accelerators, where nobody asked for another solver."""
@@ -151,19 +150,15 @@ class AbstractPrepared(ABC):
         ------
         ValueError : when there are too many to enumerate; see :mod:`optlayers.enumeration`.
         """
-        key = theta.tobytes()
-        if key not in self._vertices:  # two threads may both enumerate them; either serves
-            while len(self._vertices) >= KEPT_ENUMERATIONS:
-                self._vertices.pop(next(iter(self._vertices)), None)
-            one, precision = torch.from_numpy(theta[None].copy()), np.full(len(theta), DOUBLE)
+        return self._vertices.get(theta.tobytes(), self._enumerated)
 
-            def maximize(scores: Tensor) -> Solution:
-                return self.bind_on_host(one.expand(len(scores), -1), None, precision).maximize(scores)
+    def _enumerated(self, key: bytes) -> np.ndarray:
+        theta = np.frombuffer(key).copy()[None]
+        one, precision = torch.from_numpy(theta), np.full(theta.shape[1], DOUBLE)
 
-            self._vertices[key] = self._enumerated(theta[None], maximize)
-        return self._vertices[key]
+        def maximize(scores: Tensor) -> Solution:
+            return self.bind_on_host(one.expand(len(scores), -1), None, precision).maximize(scores)
 
-    def _enumerated(self, theta: np.ndarray, maximize: Callable[[Tensor], Solution]) -> np.ndarray:
         form, blocks = self.rows or self.projection_form, None
         if not self.leaves_rows_to_oracle:
             blocks = blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)

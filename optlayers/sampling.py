@@ -174,7 +174,7 @@ class _Choices:
 
         def of_sign(which: np.ndarray) -> Tensor:
             index = torch.from_numpy(np.ascontiguousarray(entries[:, which]))
-            ones = torch.ones(index.shape[1], dtype=torch.float64)
+            ones = torch.ones(index.shape[1], dtype=torch.float64, device="cpu")
             shape = (int(usable.sum()), form.size)
             return torch.sparse_coo_tensor(index, ones, shape, device=theta.device, check_invariants=True).coalesce()
 

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int8
 from torch import Tensor
 
+from optlayers.caches import cached_property
 from optlayers.mixture import Decomposition
 from optlayers.standard_form import StandardForm
 
@@ -204,7 +204,7 @@ class Solution:
         """Which instances are certified."""
         return self.status == 0
 
-    @property
+    @cached_property
     def all_ok(self) -> bool:
         """Whether every instance is certified."""
         return not any_of(self.status)
@@ -215,7 +215,7 @@ class Solution:
         flat = self.status.reshape(-1)
         found = []
         for position in torch.nonzero(flat != Status.OPTIMAL).flatten().tolist():
-            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(position), self.status.shape))
+            index = tuple(int(i) for i in np.unravel_index(position, self.status.shape))
             status = Status(int(flat[position]))
             found.append(Failure(index, status, self.reasons.get(position, status.meaning)))
         return found

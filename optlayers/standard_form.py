@@ -6,7 +6,7 @@ import keyword
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, final
 
 import cvxpy as cp
@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float64, Int8
 
+from optlayers.caches import cached_property
 from optlayers.polytope import ARGUMENTS, Polytope
 from optlayers.presolve import AffineRows, Infeasible, Presolved, presolve
 

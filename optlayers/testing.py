@@ -83,7 +83,7 @@ def contains(
 def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
     """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
     batch = inputs.batch_shape(points, polytope.shape)
-    flat = points.detach().to("cpu", torch.float64).reshape(-1, *polytope.shape)
+    flat = inputs.flatten_scores(points, polytope.shape).reshape(-1, *polytope.shape)
     _, of_the_set = inputs.split_named(form_without_rows(polytope).auxiliaries, parameters)
     given = inputs.parameter_tensors(form_without_rows(polytope).parameters, of_the_set, batch)
     values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
@@ -97,7 +97,7 @@ def _distances(
     centers = [cp.Parameter(variable.shape) for variable in variables]
     gaps = [cp.max(cp.abs(variable - center)) for variable, center in zip(variables, centers, strict=True)]
     problem = cp.Problem(cp.Minimize(cp.max(cp.hstack(gaps))), list(polytope.constraints))
-    found = torch.empty(len(points[0]), dtype=torch.float64)
+    found = torch.empty(len(points[0]), dtype=torch.float64, device="cpu")
     for k in range(len(found)):
         for center, part in zip(centers, points, strict=True):
             center.value = part[k].numpy()
@@ -143,7 +143,7 @@ def _are_vertices(
         _longest_step(form, instances.take(slice(k, k + 1)), point[kept]) <= tolerance
         for k, point in enumerate(flat.numpy())
     ]
-    return torch.tensor(found, dtype=torch.bool)
+    return torch.tensor(found, dtype=torch.bool, device="cpu")
 
 
 def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> float:
@@ -171,8 +171,8 @@ def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> floa
 
 def _draw(shape: Sequence[int], samples: int, seed: int) -> Tensor:
     """Scores of unit size, then tied ones (few distinct values), then all equal, then large ones."""
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    scores = torch.randn(samples, *shape, generator=generator, dtype=torch.float64, device="cpu")
     if samples >= 4:
         scores[1] = torch.round(scores[1])
         scores[2] = 0.0
@@ -331,7 +331,8 @@ def _check_membership(
         assert failure.status is not Status.FAILED, f"{what} fails beside a vertex: {failure.reason}"
     certified = _in_a_row(found.value, found.scored)[found.ok].unique(dim=0)
     new = certified[~(certified[:, None] == vertices).all(dim=2).any(dim=1)]
-    some = new[torch.randperm(len(new), generator=torch.Generator().manual_seed(seed))[: 2 * samples]]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    some = new[torch.randperm(len(new), generator=generator, device="cpu")[: 2 * samples]]
     variables = [polytope.variable, *polytope.scored]
     given = inputs.parameter_tensors(form_without_rows(polytope).parameters, dict(parameters), torch.Size([len(some)]))
     values = {n: inputs.flatten_parameter(v, len(some), 1) for n, v in given.items()}
@@ -360,14 +361,14 @@ def _echoed(polytope: Polytope, points: Tensor, parameters: Mapping[str, Any]) -
 def _changed(vertices: Tensor, count: int, seed: int) -> Tensor:
     """Vertices of which an entry was swapped with another, replaced by it, or moved by 1, once or twice; and mirrored
     ones: what is as far from a vertex as another vertex, on the other side, is outside of any polytope."""
-    generator = torch.Generator().manual_seed(seed)
-    points = vertices[torch.randint(len(vertices), (count,), generator=generator)]
-    row = torch.arange(count)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    points = vertices[torch.randint(len(vertices), (count,), generator=generator, device="cpu")]
+    row = torch.arange(count, device="cpu")
     for share in (1.0, 0.5):
-        changes = torch.rand(count, generator=generator) < share
+        changes = torch.rand(count, generator=generator, device="cpu") < share
         one = torch.multinomial((points != 0) + 1e-9, 1, generator=generator).flatten()
-        other = torch.randint(points.shape[1], (count,), generator=generator)
-        kind = torch.randint(4, (count,), generator=generator)
+        other = torch.randint(points.shape[1], (count,), generator=generator, device="cpu")
+        kind = torch.randint(4, (count,), generator=generator, device="cpu")
         mine, theirs = points[row, one], points[row, other]
         changed = points.clone()
         changed[row, one] = torch.where(kind < 2, theirs, mine + 2.0 * (kind - 2.5))
@@ -392,7 +393,7 @@ def _in_a_row(structure: Tensor, auxiliary: Mapping[str, Tensor]) -> Tensor:
 def _extreme_scores(shape: Sequence[int], samples: int, seed: int) -> Tensor:
     """Of unit size, then tied, equal, large and extreme ones, in turn; every third has forbidden parts."""
     scores = _draw(shape, samples, seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     for k in range(4, samples):
         kind = k % 6
         if kind == 0:
@@ -402,9 +403,9 @@ def _extreme_scores(shape: Sequence[int], samples: int, seed: int) -> Tensor:
         if kind == 2:
             scores[k] *= 1e-9
         if kind == 3:
-            scores[k] *= torch.where(torch.rand(*shape, generator=generator) < 0.5, 1e9, 1.0)
+            scores[k] *= torch.where(torch.rand(*shape, generator=generator, device="cpu") < 0.5, 1e9, 1.0)
         if k % 3 == 0:
-            scores[k] = scores[k].masked_fill(torch.rand(*shape, generator=generator) < 0.15, -torch.inf)
+            scores[k] = scores[k].masked_fill(torch.rand(*shape, generator=generator, device="cpu") < 0.15, -torch.inf)
     return scores
 
 
@@ -457,7 +458,7 @@ def _reference_values(compiled: CompiledPolytope, scores: Tensor, parameters: di
         for parameter in polytope.parameters:
             parameter.value = given[parameter.name()][k].detach().numpy()
         values.append(float(problem.solve(solver=cp.HIGHS, canon_backend=cp.SCIPY_CANON_BACKEND)))
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _check_order(
@@ -475,11 +476,11 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     """Check a rule on a polytope: structures in the polytope, and gradients that behave.
 
     Gradients are finite, have the shape and dtype of the scores, depend on their own instance alone, do not change
-    when asked twice, survive ``deepcopy`` and ``pickle`` (where the declaration can be pickled: a function of it that
-    is a lambda cannot, and a warning says so), come for empty batches and for strided scores, and are 0 for forbidden
-    parts (:func:`check_log_partition` looks at forbidden blocks, too). A rule that draws gets
-    the same seed each time; one that works with losses gets linear ones; one that takes no zeros gets 0.1 instead.
-    Scores of scored auxiliary variables are drawn where they are not given.
+    when asked twice, even after structures and gradients that came out were overwritten, survive ``deepcopy`` and
+    ``pickle`` (where the declaration can be pickled: a function of it that is a lambda cannot, and a warning says so),
+    come for empty batches and for strided scores, and are 0 for forbidden parts (:func:`check_log_partition` looks at
+    forbidden blocks, too). A rule that draws gets the same seed each time; one that works with losses gets linear ones;
+    one that takes no zeros gets 0.1 instead. Scores of scored auxiliary variables are drawn where they are not given.
     """
     parameters = _with_scores(polytope, parameters, seed)
     layer = OptLayer(polytope, rule)
@@ -494,6 +495,7 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     for what, other in copies.items():
         _same(_through(other, scores, weights, parameters), (value, gradient), f"{rule!r}, {what},")
     _check_independence(layer, scores, weights, (value, gradient), parameters)
+    _check_memory(layer, scores, weights, (value, gradient), parameters)
     strided = torch.stack([scores, scores], dim=-1)[..., 0]
     _same(_through(layer, strided, weights, parameters), (value, gradient), f"{rule!r} on strided scores")
     _check_forbidden(layer, scores, weights, value, parameters)
@@ -521,6 +523,28 @@ def _check_independence(
         else:
             found = _through(layer, scores[mine], weights[mine], parameters)
         _same(found, tuple(part[mine] for part in expected), f"{layer.rule!r}, instance {k} in another batch,")
+
+
+def _check_memory(
+    layer: OptLayer, scores: Tensor, weights: Tensor, expected: tuple[Tensor, Tensor], parameters: dict[str, Any]
+) -> None:
+    """Overwrite what came out, structures and then a gradient, and ask for the gradient of the same structures."""
+    if layer.rule.initial_state():  # which adapts in between
+        return
+    leaf, seen = scores.detach().requires_grad_(), []
+
+    def linear(structures: Tensor) -> Tensor:
+        seen.append(structures)
+        return (structures * weights).flatten(1).sum(1)
+
+    generator = torch.Generator("cpu").manual_seed(0) if layer.rule.draws else None
+    losses = layer(leaf, objective=linear, generator=generator, **parameters)
+    for structures in seen:
+        structures.detach().zero_()
+    for what in ("structures that came out are", "a gradient that came out is"):
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
+        _same((expected[0], gradient), expected, f"{layer.rule!r}, when {what} overwritten,")
+        gradient.zero_()
 
 
 def _is_pickled(rule: AbstractRule, polytope: Polytope) -> bool:
@@ -579,7 +603,7 @@ def _through(layer: OptLayer, scores: Tensor, weights: Tensor, parameters: dict[
         seen.append(structures.detach())
         return (structures * weights).flatten(1).sum(1)
 
-    generator = torch.Generator().manual_seed(0) if layer.rule.draws else None
+    generator = torch.Generator("cpu").manual_seed(0) if layer.rule.draws else None
     losses = layer(leaf, objective=linear, generator=generator, **parameters)
     values = seen[0] if layer.rule.apart is None else torch.stack(seen[: layer.rule.apart], dim=1)
     (gradient,) = torch.autograd.grad(losses.sum(), leaf)

@@ -81,7 +81,7 @@ class _Eliminated(torch.autograd.Function):
         value = plain.new_zeros(len(scores))
         numbers = plain.new_empty(3, *scores.shape)
         marginals = torch.zeros_like(plain)
-        trusted = torch.zeros(len(scores), dtype=torch.bool)
+        trusted = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         _in_threads(partial(_fill_marginals, single_root), plain, *numbers, value, marginals, trusted)
         ctx.single_root = single_root
         ctx.mark_non_differentiable(trusted)

@@ -14,6 +14,8 @@ __all__ = ["subset"]
 
 ROUNDING = 1e-9
 """A budget so close to an integer means that integer."""
+COARSE = 1e-7
+"""Marginals take budgets that are further off, relative to the sum of parts, as rounding in float32 leaves them."""
 
 
 def subset(size: int) -> Polytope:
@@ -125,14 +127,15 @@ def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
 
 def _integers(budget: Tensor | float, batch: list[int]) -> Tensor:
     """The budgets as whole numbers ``(*batch,)``, or a refusal that names an instance."""
-    given = torch.as_tensor(budget).detach().to(torch.float64).expand(batch)
+    given = budget.detach() if isinstance(budget, Tensor) else torch.tensor(budget, device="cpu")
+    given = given.to(torch.float64).expand(batch)
     whole = given.round()
-    wrong = ~((given - whole).abs() <= ROUNDING)
+    wrong = ~((given - whole).abs() <= COARSE * (1.0 + whole.abs()))
     if wrong.any():
         where = wrong.nonzero()[0].tolist()
         instance = f" of instance {where[0] if len(where) == 1 else tuple(where)}" if given.numel() > 1 else ""
         raise ValueError(
-            f"budget{instance} is {float(given[tuple(where)]):g}; marginals of subsets need an integer, for else "
+            f"budget{instance} is {float(given[tuple(where)]):.9g}; marginals of subsets need an integer, for else "
             "vertices are no subsets"
         )
     return whole.long()

@@ -6,12 +6,22 @@ import pickle
 from functools import partial
 
 import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 
 import optlayers as ol
 from optlayers.on_host import BoundPolytope
-from polytopes import arborescence, matching, partial_matching, sequence, simplex, subset
+from polytopes import (
+    arborescence,
+    linear_chain,
+    matching,
+    partial_matching,
+    rectangular_matching,
+    sequence,
+    simplex,
+    subset,
+)
 
 RULES = [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(), ol.SparseMAP(), ol.Hard(ol.SparseMAP())]
 
@@ -195,7 +205,7 @@ def infeasible_in_the_middle() -> tuple[ol.Polytope, torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_a_failed_instance_is_nan_and_the_others_are_right(rule):
     polytope, scores, loads = infeasible_in_the_middle()
-    leaf, capacity = scores.clone().requires_grad_(), loads.clone().requires_grad_()
+    leaf, capacity = scores.clone().requires_grad_(), loads.clone().requires_grad_(rule.differentiates_parameters)
     value = ol.OptLayer(polytope, rule, on_failure="nan")(leaf, load=capacity)
     weights = scores_for(5, 6, 4, seed=3)
     torch.nansum(value * weights).backward()
@@ -320,6 +330,81 @@ def test_an_empty_batch_of_a_family():
         leaf = scores_for(0, 3).requires_grad_()
         layer(leaf, sizes=sizes).sum().backward()
         assert leaf.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("size", [3, [3], (3,), torch.tensor(3), torch.tensor([3]), np.uint16(3)], ids=repr)
+@pytest.mark.parametrize("rule", [*DETERMINISTIC, ol.IMLE(), ol.ScoreFunction(), ol.Spigot(steps=2)], ids=repr)
+def test_one_size_and_no_batch_are_a_batch_of_one(rule, size):
+    layer, found = ol.OptLayer(ol.Family(simplex), rule), []
+    for scores, sizes in ((scores_for(5), size), (scores_for(1, 5), [3])):
+        leaf = scores.clone().requires_grad_()
+        asked = copy.deepcopy(layer)
+        losses = asked(leaf, sizes=sizes, objective=lambda z: z.square().sum(-1), generator=torch.manual_seed(0))
+        losses.sum().backward()
+        found.append((losses.detach().reshape(-1), leaf.grad.reshape(1, 5)))
+        assert losses.shape == scores.shape[:-1]
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert (found[0][1][:, 3:] == 0).all()
+
+
+def test_one_size_and_no_batch_of_structures_with_more_dimensions():
+    trees = ol.OptLayer(ol.Family(arborescence), ol.Pipeline())
+    scores = scores_for(5, 5)
+    assert torch.equal(trees(scores, sizes=3), trees(scores[None], sizes=[3])[0])
+    two = ol.OptLayer(ol.Family(rectangular_matching), ol.SparseMAP())
+    assert torch.equal(two(scores, sizes=[2, 3]), two(scores[None], sizes=[[2, 3]])[0])
+    assert trees(scores, sizes=0).count_nonzero() == 0
+    chains = ol.OptLayer(ol.Family(partial(linear_chain, states=2)), ol.SparseMAP())
+    unary, pairs = scores_for(4, 2), scores_for(4, 2, 2, seed=1)
+    one, more = chains.lifted(unary, sizes=3, transition=pairs)
+    many, more_of_many = chains.lifted(unary[None], sizes=[3], transition=pairs[None])
+    assert torch.equal(one, many[0]) and torch.equal(more["transition"], more_of_many["transition"][0])
+    counts = ol.OptLayer(ol.Family(subset), ol.SparseMAP())
+    budget = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    counts(scores[0], sizes=4, budget=budget)[0].backward()
+    assert budget.grad is not None
+    with pytest.raises(ol.SolveError, match="the instance is INFEASIBLE"):
+        counts(scores[0], sizes=1, budget=2.0)
+    wrong = scores[0].clone()
+    wrong[1] = torch.nan
+    with pytest.raises(ValueError, match=r"nan at batch index \(\), entry \[1\]"):
+        counts(wrong, sizes=4, budget=2.0)
+
+
+def test_one_size_is_read_by_the_rank_of_its_structure():
+    """Which says whether there is a batch dimension, of length 1, or none."""
+    layer = ol.OptLayer(ol.Family(matching), ol.SparseMAP())
+    for shape in ((1, 1), (1, 1, 1)):
+        assert layer(torch.zeros(shape), sizes=[1]).shape == shape
+    assert ol.OptLayer(ol.Family(simplex), ol.SparseMAP())(torch.zeros(1, 1), sizes=[1]).tolist() == [[1.0]]
+    with pytest.raises(
+        ValueError, match=r"size 3 needs scores of shape \(3,\) .* have \(4, 5\); give sizes= .* \(4,\)"
+    ):
+        ol.OptLayer(ol.Family(simplex), ol.SparseMAP())(torch.zeros(4, 5), sizes=3)
+
+
+@pytest.mark.parametrize("sizes", [[], torch.zeros(0), torch.zeros(0, 2, dtype=torch.int64)], ids=["[]", "0", "0 x 2"])
+@pytest.mark.parametrize("columns", [2, 5])
+@pytest.mark.parametrize("rule", [ol.Pipeline(), ol.SparseMAP(), ol.IMLE(), ol.ScoreFunction()], ids=repr)
+def test_an_empty_batch_of_two_sizes(rule, columns, sizes):
+    layer = ol.OptLayer(ol.Family(rectangular_matching), rule)
+    leaf = scores_for(0, columns, 4).requires_grad_()
+    losses = layer(leaf, sizes=sizes, objective=lambda z: z.flatten(1).sum(1))
+    losses.sum().backward()
+    assert losses.shape == (0,) and leaf.grad.shape == (0, columns, 4)
+    if not rule.needs_objective:
+        assert layer(leaf, sizes=sizes).shape == leaf.shape and layer.lifted(leaf, sizes=sizes)[1] == {}
+
+
+def test_sizes_are_integers_of_any_kind():
+    layer, scores = ol.OptLayer(ol.Family(simplex), ol.SparseMAP()), scores_for(2, 5)
+    expected = layer(scores, sizes=[3, 4])
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64):
+        assert torch.equal(layer(scores, sizes=torch.tensor([3, 4]).to(dtype)), expected)
+    assert torch.equal(layer(scores, sizes=np.array([3, 4], dtype=np.uint16)), expected)
+    for sizes in ("ab", ["3", "4"], np.array(["3", "4"]), object(), [None, 3]):
+        with pytest.raises(TypeError, match="sizes must be integers, but got"):
+            layer(scores, sizes=sizes)
 
 
 def test_all_failures_of_a_family_are_listed():

@@ -384,6 +384,44 @@ def test_perturbed_losses_of_mixed_lengths_see_the_same_noise_in_both_terms():
     assert value.abs().max() == 0 and found.abs().max() == 0
 
 
+@pytest.mark.parametrize("loss", [*EVERY, ol.SPOPlusLoss])
+@pytest.mark.parametrize("sizes", [3, [3], torch.tensor(3)], ids=repr)
+def test_one_size_and_no_batch_are_a_batch_of_one(loss, sizes):
+    measure, scores = of_length(loss), scores_for((5, 5))
+    target = ol.OptLayer(ol.Family(polytopes.arborescence), ol.Pipeline())(-scores, sizes=3)
+    draws = {"generator": torch.Generator()} if loss is ol.PerturbedFenchelYoungLoss else {}
+    found = []
+    for leaf, gold, size in ((scores, target, sizes), (scores[None], target[None], [3])):
+        leaf = leaf.clone().requires_grad_()
+        value = measure(leaf, gold, sizes=size, **({"generator": draws["generator"].manual_seed(0)} if draws else {}))
+        value.sum().backward()
+        assert value.shape == leaf.shape[:-2]
+        found.append((value.detach().reshape(()), leaf.grad.reshape(5, 5)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1]) and found[0][0] > 0
+
+
+@pytest.mark.parametrize("loss", [*EVERY, ol.SPOPlusLoss])
+@pytest.mark.parametrize("sizes", [[], torch.zeros(0, 2, dtype=torch.int64)], ids=["[]", "0 x 2"])
+def test_an_empty_batch_of_two_sizes_has_no_losses(loss, sizes):
+    measure = loss(ol.Family(polytopes.rectangular_matching), reduction="none")
+    leaf = torch.zeros(0, 4, 5, requires_grad=True)
+    losses = measure(leaf, torch.zeros(0, 4, 5), sizes=sizes)
+    losses.sum().backward()
+    assert losses.shape == (0,) and leaf.grad.shape == (0, 4, 5)
+
+
+def test_the_regret_of_one_size_and_of_none():
+    family, predicted, truth = ol.Family(polytopes.arborescence), scores_for((5, 5)), scores_for((5, 5), seed=1)
+    one, many = (
+        ol.regret(family, *given, sizes=s)
+        for given, s in (((predicted, truth), 3), ((predicted[None], truth[None]), [3]))
+    )
+    assert one.shape == () and torch.equal(one, many[0]) and one > 0
+    assert ol.regret(family, predicted[None][:0], truth[None][:0], sizes=[]).shape == (0,)
+    two = ol.Family(polytopes.rectangular_matching)
+    assert ol.regret(two, torch.zeros(0, 4, 5), torch.zeros(0, 4, 5), sizes=torch.zeros(0, 2)).shape == (0,)
+
+
 def test_losses_of_a_family_compile_every_size_once():
     made = []
 

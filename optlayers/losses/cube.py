@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
 from optlayers.losses.question import Question, per_instance
@@ -27,7 +29,7 @@ class Cube:
 
     def __init__(self, layer: OptLayer) -> None:
         self.layer = layer
-        self.found: dict[tuple[bool, tuple[int, ...]], str] = {}
+        self.found: Cache[tuple[bool, tuple[int, ...]], str] = Cache()
 
     def leaves(self, question: Question, *, below: bool) -> str:
         """A part that exceeds 1, or is below 0 if that matters, in words; empty where there is none.
@@ -39,10 +41,9 @@ class Cube:
             if compiled.projection_form.parameter_count:
                 continue
             for small in (False, True)[: 1 + below]:
-                if (small, size) not in self.found:
-                    self.found[small, size] = _extreme_part(compiled, small)
-                if self.found[small, size]:
-                    return self.found[small, size]
+                found = self.found.get((small, size), lambda key: _extreme_part(self.layer.compiled(*key[1]), key[0]))
+                if found:
+                    return found
         return ""
 
     def exceeds(self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]) -> str:
@@ -60,7 +61,7 @@ class Cube:
             beyond = per_instance(found, question.batch)[..., part] > 1 + WHOLE
             if bool(beyond.any()):
                 where = tuple(torch.nonzero(beyond)[0].tolist()) if question.batch else ()
-                index = [int(i) for i in torch.unravel_index(torch.tensor(part), structure.shape[len(where) :])]
+                index = [int(i) for i in np.unravel_index(part, structure.shape[len(where) :])]
                 reach = per_instance(found, question.batch)[(*where, part)].item()
                 return f"part {index} {of_instance(where)} can be as large as {reach:g}"
         return ""
@@ -76,16 +77,17 @@ def _extreme_part(compiled: CompiledPolytope, small: bool) -> str:
     """A part that leaves the unit cube to one side, in words."""
     form = compiled.projection_form
     size, sign = form.structure_size, -1.0 if small else 1.0
-    unscored = {spec.name: torch.zeros(spec.shape, dtype=torch.float64) for spec in form.auxiliaries}
+    unscored = {spec.name: torch.zeros(spec.shape, dtype=torch.float64, device="cpu") for spec in form.auxiliaries}
     for start in range(0, size, ROWS):
-        parts = torch.arange(start, min(start + ROWS, size))
-        directions = torch.zeros(len(parts), size, dtype=torch.float64)
-        directions[torch.arange(len(parts)), parts] = sign
+        parts = torch.arange(start, min(start + ROWS, size), device="cpu")
+        directions = torch.zeros(len(parts), size, dtype=torch.float64, device="cpu")
+        rows = torch.arange(len(parts), device="cpu")
+        directions[rows, parts] = sign
         vertices = compiled.maximize(directions.reshape(len(parts), *compiled.shape), **unscored).check().value
-        extreme = vertices.reshape(len(parts), size)[torch.arange(len(parts)), parts]
+        extreme = vertices.reshape(len(parts), size)[rows, parts]
         bad = extreme < -WHOLE if small else extreme > 1 + WHOLE
         if bool(bad.any()):
             first = int(torch.nonzero(bad)[0])
-            index = [int(i) for i in torch.unravel_index(parts[first], compiled.shape)]
+            index = [int(i) for i in np.unravel_index(int(parts[first]), compiled.shape)]
             return f"part {index} of this polytope can be as {'small' if small else 'large'} as {extreme[first]:g}"
     return ""

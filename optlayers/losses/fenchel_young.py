@@ -10,12 +10,12 @@ from typing import Any
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.autograd import outside_graphs
 from optlayers.losses.base import AbstractLoss
 from optlayers.losses.known import best_admitted, best_completed
 from optlayers.losses.prediction import Prediction, between, scored
 from optlayers.losses.question import Lifted, Question
 from optlayers.losses.targets import read_target
+from optlayers.modes import outside_graphs
 
 __all__ = ["AbstractFenchelYoungLoss"]
 

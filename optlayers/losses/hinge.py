@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.autograd import outside_graphs
 from optlayers.compiled import CompiledPolytope
+from optlayers.inputs import check_dense
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.cube import WHOLE
 from optlayers.losses.known import best_admitted, best_completed
 from optlayers.losses.prediction import Prediction, between, decide, scored
 from optlayers.losses.question import Lifted, Question, dot, per_instance
 from optlayers.losses.targets import Target, of_instance, read_target
+from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 
@@ -148,6 +149,7 @@ def _given(question: Question, target: Target, cost: Tensor, scores: Tensor) -> 
         )
     if not isinstance(cost, Tensor) or cost.is_complex() or cost.dtype == torch.bool:
         raise TypeError(f"cost must be a tensor of real numbers, but got {getattr(cost, 'dtype', type(cost).__name__)}")
+    check_dense(cost, "cost")
     shape = scores.shape[len(question.batch) :]
     if cost.shape not in (scores.shape, shape):
         raise ValueError(

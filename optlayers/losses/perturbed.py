@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.autograd import outside_graphs
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.inputs import check_generator
@@ -17,6 +16,7 @@ from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.prediction import Prediction, split_value, with_value
 from optlayers.losses.question import Question
+from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.hyperparameters import at_least_one, positive

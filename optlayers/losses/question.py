@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers import inputs
-from optlayers.autograd import transforms_active
 from optlayers.layer import OptLayer
-from optlayers.polytope import Family
+from optlayers.modes import transforms_active
 from optlayers.standard_form import ScoredSpec, StandardForm
 
 __all__ = [
@@ -100,7 +99,7 @@ def question_of(
         if argument in parameters:
             raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
     if layer.family is not None:
-        return _question_of_sizes(layer, layer.family, scores, sizes, parameters)
+        return _question_of_sizes(layer, scores, sizes, parameters)
     if sizes is not None:
         raise TypeError("sizes= is for losses over a Family; this one has one polytope")
     compiled = layer.compiled()
@@ -116,12 +115,10 @@ def question_of(
     return Question(batch, None, None, parameters, auxiliary)
 
 
-def _question_of_sizes(
-    layer: OptLayer, family: Family, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]
-) -> Question:
-    table, batch = inputs.size_table(sizes, scores, family.takes)
+def _question_of_sizes(layer: OptLayer, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Question:
+    table, batch = layer.sizes_of(sizes, scores)
     room = scores.shape[len(batch) :]
-    inside = torch.zeros(len(table), *room, dtype=torch.bool)
+    inside = torch.zeros(len(table), *room, dtype=torch.bool, device="cpu")
     specs: dict[str, ScoredSpec] = {}
     further: dict[str, Bool[Tensor, "instances *shape"]] = {}
     for row in torch.unique(table, dim=0):
@@ -136,7 +133,7 @@ def _question_of_sizes(
         for spec in compiled.projection_form.auxiliaries:
             name = spec.name
             whole = specs.setdefault(name, _in_room(spec, parameters))
-            mine = further.setdefault(name, torch.zeros(len(table), *whole.shape, dtype=torch.bool))
+            mine = further.setdefault(name, torch.zeros(len(table), *whole.shape, dtype=torch.bool, device="cpu"))
             place = (rows, *inputs.corner(spec.shape, whole.shape, size, name))
             mine[place] = True
     known = bool(inside.any())

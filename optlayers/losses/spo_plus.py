@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optlayers.autograd import outside_graphs
 from optlayers.losses.base import AbstractLoss
 from optlayers.losses.known import best_completed
 from optlayers.losses.prediction import Prediction, between, decide, scored
 from optlayers.losses.question import Lifted, Question, finite, refuse_gradients_of_known, true_values
 from optlayers.losses.targets import read_target
+from optlayers.modes import outside_graphs
 
 __all__ = ["SPOPlusLoss"]
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.inputs import all_finite
+from optlayers.inputs import all_finite, check_dense
 from optlayers.layer import OptLayer
 from optlayers.losses.question import Question, per_instance
 
@@ -42,6 +42,7 @@ def read_target(
     """
     if not isinstance(target, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, but got {type(target).__name__}")
+    check_dense(target, name)
     if target.is_complex():
         raise TypeError(f"{name} must be real, or boolean for a mask of admissible parts, but got {target.dtype}")
     if target.shape != scores.shape:

@@ -66,6 +66,7 @@ class AdaptiveIMLE(AbstractRule):
     symmetric: bool = False
 
     draws = True
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         at_least_one(samples=self.samples)
@@ -77,8 +78,8 @@ class AdaptiveIMLE(AbstractRule):
     def initial_state(self) -> dict[str, Tensor]:
         """``alpha``, and ``changed``, the moving average, which begins on the target."""
         return {
-            "alpha": torch.tensor(self.initial, dtype=torch.float64),
-            "changed": torch.tensor(self.target, dtype=torch.float64),
+            "alpha": torch.tensor(self.initial, dtype=torch.float64, device="cpu"),
+            "changed": torch.tensor(self.target, dtype=torch.float64, device="cpu"),
         }
 
     def forward(
@@ -107,7 +108,7 @@ class AdaptiveIMLE(AbstractRule):
         width = 2.0 * strength if self.symmetric else strength
         # Where λ is 0 both ends are the same, and their difference is 0.
         gradient = difference.mean(dim=0) / torch.where(width > 0.0, width, 1.0)
-        return Gradient(gradient, solutions=(solution,))
+        return Gradient(gradient)
 
     def _ends(
         self,

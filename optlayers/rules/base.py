@@ -44,7 +44,8 @@ class Context:
 class Gradient:
     """What a rule sends back: the gradient of the scores ``(batch, size)``, and of parameters where it has one.
 
-    ``solutions`` are the solves behind it: instances that failed in one of them get no gradient.
+    An instance gets no gradient when a solve behind it failed. The polytope that the rule was given knows of its own
+    solves; ``solutions`` are those of anything else that the rule asked.
     """
 
     scores: Float64[Tensor, "batch size"]
@@ -58,8 +59,8 @@ class SecondGradient:
     r"""The gradient of :math:`\langle d, \text{backward}(g) \rangle` for a direction d.
 
     With respect to g ``(batch, size)``, and to the scores and parameters where it is not 0. ``depends_on_parameters``
-    says that the rule's gradient depends on parameters in a way that is not given here. ``solutions`` are the solves
-    behind it.
+    says that the rule's gradient depends on parameters in a way that is not given here. ``solutions`` are solves of
+    anything but the polytope that the rule was given.
     """
 
     grad: Float64[Tensor, "batch size"]
@@ -74,8 +75,9 @@ class AbstractRule(ABC):
 
     A rule is a value: a frozen dataclass whose fields are its hyperparameters. It speaks to ``maximize``, ``project``,
     ``tangent`` and the other questions of a :class:`optlayers.AbstractBoundPolytope`, in which parameters and forbidden
-    parts are filled in already. All tensors are ``(batch, size)`` float64 on one device. What it draws comes from the
-    context, and what it learns lives there.
+    parts are filled in already. An instance that one of these fails for has no answer, or no gradient, whatever the
+    rule makes of it. All tensors are ``(batch, size)`` float64 on one device. What it draws comes from the context, and
+    what it learns lives there.
     """
 
     maximizes: bool = True
@@ -88,6 +90,10 @@ class AbstractRule(ABC):
     """Whether gradients that are not finite may come to ``backward``: it solves nothing, or its solves have no answer
     for them and it may be asked again, as it changes no state. To other rules, and in second derivatives, such an
     instance comes as 0, and what it gets back is NaN.
+    """
+    differentiates_parameters: bool | None = None
+    """Whether parameters of the polytope get a gradient too: a layer warns where one waits for it in vain. None leaves
+    it open until ``backward`` gives one, or does not.
     """
     takes_zero: bool = True
     """Whether a score of 0 is a score like any other."""
@@ -123,7 +129,10 @@ class AbstractRule(ABC):
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
-        """From the gradient of the loss with respect to the structures to that of the scores."""
+        """From the gradient of the loss with respect to the structures to that of the scores, in new tensors.
+
+        What is saved may be asked for again, and what goes back is the caller's to change.
+        """
 
     def second_backward(
         self,

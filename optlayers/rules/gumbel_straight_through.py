@@ -42,6 +42,7 @@ class GumbelStraightThrough(AbstractVertexRule):
     temperature: float = 1.0
 
     draws = True
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         positive(temperature=self.temperature)

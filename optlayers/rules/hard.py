@@ -51,6 +51,11 @@ class Hard(AbstractVertexRule):
         return self.rule.needs_objective
 
     @property
+    def differentiates_parameters(self) -> bool | None:  # type: ignore[override]
+        """Whether the wrapped rule has a gradient for parameters."""
+        return self.rule.differentiates_parameters
+
+    @property
     def takes_zero(self) -> bool:  # type: ignore[override]
         """Whether the wrapped rule takes scores of 0."""
         return self.rule.takes_zero
@@ -74,9 +79,8 @@ class Hard(AbstractVertexRule):
         """The wrapped rule's gradient."""
         scores, _ = saved
         now = replace(context, needs_gradient=True)
-        solution, soft = self.rule.forward(polytope, scores, now)
-        gradient = self.rule.backward(polytope, soft, grad, now)
-        return replace(gradient, solutions=(solution, *gradient.solutions))
+        _, soft = self.rule.forward(polytope, scores, now)
+        return self.rule.backward(polytope, soft, grad, now)
 
     def second_backward(
         self,
@@ -88,6 +92,5 @@ class Hard(AbstractVertexRule):
     ) -> SecondGradient:
         """That of the wrapped rule."""
         scores, _ = saved
-        solution, soft = self.rule.forward(polytope, scores, context)
-        second = self.rule.second_backward(polytope, soft, grad, direction, context)
-        return replace(second, solutions=(solution, *second.solutions))
+        _, soft = self.rule.forward(polytope, scores, context)
+        return self.rule.second_backward(polytope, soft, grad, direction, context)

@@ -50,6 +50,7 @@ class Identity(AbstractRule):
     normalize: bool = True
 
     takes_any_gradient = True
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         for name, value in (("center", self.center), ("normalize", self.normalize)):

@@ -49,6 +49,7 @@ class IMLE(AbstractRule):
     noise: AbstractNoise = field(default_factory=Gumbel)
 
     draws = True
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         at_least_one(samples=self.samples)
@@ -73,4 +74,4 @@ class IMLE(AbstractRule):
         target = torch.add(perturbed, grad, alpha=-self.strength)
         best = polytope.repeated(self.samples).maximize(target.flatten(0, 1))
         better = mean_of_samples(with_one_verdict(best, self.samples))
-        return Gradient((mean - better.value) / self.strength, solutions=(better,))
+        return Gradient((mean - better.value) / self.strength)

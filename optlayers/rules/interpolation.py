@@ -39,6 +39,7 @@ class Interpolation(AbstractVertexRule):
     strength: float
 
     takes_any_gradient = True
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         positive(strength=self.strength)
@@ -49,4 +50,4 @@ class Interpolation(AbstractVertexRule):
         """The difference quotient."""
         scores, vertex = saved
         better = polytope.maximize(torch.sub(scores, grad, alpha=self.strength))
-        return Gradient(torch.sub(vertex, better.value).div_(self.strength), solutions=(better,))
+        return Gradient(torch.sub(vertex, better.value).div_(self.strength))

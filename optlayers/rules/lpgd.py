@@ -61,6 +61,7 @@ class LPGD(AbstractRule):
     side: Literal["lower", "upper", "both"] = "lower"
 
     takes_any_gradient = True
+    differentiates_parameters = True
 
     def __post_init__(self) -> None:
         positive(strength=self.strength)
@@ -82,17 +83,16 @@ class LPGD(AbstractRule):
     ) -> Gradient:
         """The difference quotients."""
         scores, vertex, slope = saved
-        solutions = []
         upper, lower = (vertex, slope), (vertex, slope)
         width = 2.0 * self.strength if self.side == "both" else self.strength
         if self.side != "lower":
-            solutions.append(self._solve(polytope, torch.add(scores, grad, alpha=self.strength), vertex))
-            upper = solutions[-1].value, self._slope(polytope, solutions[-1], context)
+            moved = self._solve(polytope, torch.add(scores, grad, alpha=self.strength), vertex)
+            upper = moved.value, self._slope(polytope, moved, context)
         if self.side != "upper":
-            solutions.append(self._solve(polytope, torch.sub(scores, grad, alpha=self.strength), vertex))
-            lower = solutions[-1].value, self._slope(polytope, solutions[-1], context)
+            moved = self._solve(polytope, torch.sub(scores, grad, alpha=self.strength), vertex)
+            lower = moved.value, self._slope(polytope, moved, context)
         parameters = {name: (upper[1][name] - lower[1][name]) / width for name in slope}
-        return Gradient(torch.sub(upper[0], lower[0]).div_(width), parameters, solutions=tuple(solutions))
+        return Gradient(torch.sub(upper[0], lower[0]).div_(width), parameters)
 
     def _solve(self, polytope: AbstractBoundPolytope, scores: Tensor, vertex: Tensor) -> Solution:
         if self.smoothing == 0.0:

@@ -69,6 +69,11 @@ class PerturbAndMAP(AbstractRule):
         """Whether the wrapped rule works with losses."""
         return self.rule.needs_objective
 
+    @property
+    def differentiates_parameters(self) -> bool | None:  # type: ignore[override]
+        """Whether the wrapped rule has a gradient for parameters."""
+        return self.rule.differentiates_parameters
+
     def initial_state(self) -> dict[str, Tensor]:
         """That of the wrapped rule."""
         return self.rule.initial_state()

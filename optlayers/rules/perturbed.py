@@ -32,6 +32,7 @@ class AbstractPerturbed(AbstractRule):
     """
 
     draws = True
+    differentiates_parameters = False
     samples: int
     control_variate: bool
 

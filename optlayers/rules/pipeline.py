@@ -24,6 +24,7 @@ class Pipeline(AbstractVertexRule):
     """
 
     takes_any_gradient = True
+    differentiates_parameters = False
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context

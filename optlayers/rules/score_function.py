@@ -54,6 +54,7 @@ class ScoreFunction(AbstractRule):
     maximizes = False
     draws = True
     needs_objective = True
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         at_least_one(samples=self.samples)

@@ -10,15 +10,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope, Tangent
+from optlayers.bound import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.solution import Solution
 
-__all__ = ["SparseMAP", "differentiate"]
-
-TOO_DEPENDENT = (
-    "its active constraints are too nearly dependent to differentiate; drop or rescale those that nearly repeat others"
-)
+__all__ = ["SparseMAP"]
 
 
 @final
@@ -36,6 +32,7 @@ class SparseMAP(AbstractRule):
     """
 
     maximizes = False
+    differentiates_parameters = True
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
@@ -48,8 +45,8 @@ class SparseMAP(AbstractRule):
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """The derivative of the projection, applied to the gradient."""
-        tangent, verdict = differentiate(polytope, saved, grad)
-        return Gradient(tangent.scores, tangent.parameters if context.needs_parameters else {}, solutions=(verdict,))
+        tangent = polytope.tangent(saved, grad)
+        return Gradient(tangent.scores, tangent.parameters)
 
     def second_backward(
         self,
@@ -63,11 +60,10 @@ class SparseMAP(AbstractRule):
         if not polytope.polyhedral:
             raise NotImplementedError(f"{self!r} has a second derivative on polyhedral sets only")
         structure = polytope.structure(direction.scores)
-        tangent, verdict = differentiate(polytope, saved, structure)
-        found, auxiliary = tangent.scores, direction.scores - structure
+        found, auxiliary = polytope.tangent(saved, structure).scores, direction.scores - structure
         if direction.parameters or auxiliary.any():
             found = found + self._row_by_row(polytope, saved, auxiliary, direction.parameters)
-        return SecondGradient(found, depends_on_parameters=not polytope.parameters_shift, solutions=(verdict,))
+        return SecondGradient(found, depends_on_parameters=not polytope.parameters_shift)
 
     def _row_by_row(
         self,
@@ -91,11 +87,3 @@ class SparseMAP(AbstractRule):
             for name, along in parameters.items():
                 moved[:, part] += (pulled_back.parameters[name] * along).flatten(1).sum(1)
         return moved
-
-
-def differentiate(
-    polytope: AbstractBoundPolytope, solution: Solution, direction: Float64[Tensor, "batch size"]
-) -> tuple[Tangent, Solution]:
-    """The derivative of a projection, and the projection with those instances failed that have none."""
-    tangent = polytope.tangent(solution, direction)
-    return tangent, solution if tangent.all_ok else solution.failing(~tangent.ok, TOO_DEPENDENT)

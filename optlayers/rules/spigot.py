@@ -18,7 +18,6 @@ from optlayers.objective import FlatObjective
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
 from optlayers.rules.hyperparameters import at_least_one, positive
-from optlayers.rules.sparsemap import differentiate
 from optlayers.solution import Solution
 
 if TYPE_CHECKING:
@@ -127,6 +126,8 @@ class Spigot(AbstractVertexRule):
     relaxation: Polytope | Family | None = None
     steps: int = 1
 
+    differentiates_parameters = False
+
     def __post_init__(self) -> None:
         if isinstance(self.step_size, str) or self.step_size is AdaptiveStep:
             raise TypeError(f"step_size must be a number or a value AdaptiveStep(), but got {self.step_size!r}")
@@ -152,7 +153,7 @@ class Spigot(AbstractVertexRule):
         """The step size, where it adapts."""
         if not isinstance(self.step_size, AdaptiveStep):
             return {}
-        return {"step_size": torch.tensor(self.step_size.start, dtype=torch.float64)}
+        return {"step_size": torch.tensor(self.step_size.start, dtype=torch.float64, device="cpu")}
 
     def of_size(self, *size: int) -> Spigot:
         """With the relaxation of this size."""
@@ -182,18 +183,18 @@ class Spigot(AbstractVertexRule):
             rows = slice(None) if solution.all_ok else solution.ok
             self.step_size.adapt(context.state["step_size"], displacement[rows], slope[rows])
         if self.steps == 1:
-            return Gradient(displacement, solutions=(solution,))
+            return Gradient(displacement)
         gradient = self._objective(context).gradient
-        solutions, finite = [solution], torch.ones_like(solution.status, dtype=torch.bool)
+        finite = torch.ones_like(solution.status, dtype=torch.bool)
         for _ in range(self.steps - 1):
-            point = polytope.structure(solutions[-1].value)
+            point = polytope.structure(solution.value)
             slope = gradient(point)
             if not all_finite(slope):  # it ends its own instance, and no solver sees it
                 finite &= torch.isfinite(slope).all(dim=1)
                 slope = slope.masked_fill(~finite[:, None], 0.0)
-            solutions.append(project(point - size * self._clipped(slope)))
-        displacement = structure - polytope.structure(solutions[-1].value)
-        return Gradient(displacement.masked_fill(~finite[:, None], torch.nan), solutions=tuple(solutions))
+            solution = project(point - size * self._clipped(slope))
+        displacement = structure - polytope.structure(solution.value)
+        return Gradient(displacement.masked_fill(~finite[:, None], torch.nan))
 
     def _projection(self, polytope: AbstractBoundPolytope, vertex: Tensor) -> Callable[[Tensor], Solution]:
         if isinstance(self.relaxation, Polytope):
@@ -232,6 +233,6 @@ class Spigot(AbstractVertexRule):
             step = self.step_size * self._clipped(leaf)
         pulled_back = self._projection(polytope, vertex)(structure - step.detach())
         onto = polytope.relaxed(self.relaxation) if isinstance(self.relaxation, Polytope) else polytope
-        tangent, verdict = differentiate(onto, pulled_back, polytope.structure(direction.scores))
+        tangent = onto.tangent(pulled_back, polytope.structure(direction.scores))
         (found,) = torch.autograd.grad(step, leaf, polytope.structure(tangent.scores))
-        return SecondGradient(found, depends_on_parameters=True, solutions=(verdict,))
+        return SecondGradient(found, depends_on_parameters=True)

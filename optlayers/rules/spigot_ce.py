@@ -38,6 +38,8 @@ class SpigotCE(AbstractVertexRule):
 
     step_size: float = 1.0
 
+    differentiates_parameters = False
+
     def __post_init__(self) -> None:
         positive(step_size=self.step_size)
 
@@ -46,7 +48,6 @@ class SpigotCE(AbstractVertexRule):
     ) -> Gradient:
         """The displacement of the projected step."""
         scores, vertex = saved
-        means = marginals(polytope, scores)
-        start = polytope.structure(means.value)
+        start = polytope.structure(marginals(polytope, scores).value)
         pulled_back = polytope.project(start - self.step_size * grad, starts=vertex)
-        return Gradient(start - polytope.structure(pulled_back.value), solutions=(means, pulled_back))
+        return Gradient(start - polytope.structure(pulled_back.value))

@@ -39,6 +39,8 @@ class SpigotEG(AbstractVertexRule):
 
     step_size: float = 1.0
 
+    differentiates_parameters = False
+
     def __post_init__(self) -> None:
         positive(step_size=self.step_size)
 
@@ -48,4 +50,4 @@ class SpigotEG(AbstractVertexRule):
         """By how much marginals change in the step."""
         scores, _ = saved
         before, after = marginals(polytope, scores), marginals(polytope, scores - self.step_size * grad)
-        return Gradient(before.value - after.value, solutions=(before, after))
+        return Gradient(before.value - after.value)

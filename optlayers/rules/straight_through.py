@@ -28,6 +28,7 @@ class StraightThrough(AbstractVertexRule):
     """
 
     takes_any_gradient = True
+    differentiates_parameters = False
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context

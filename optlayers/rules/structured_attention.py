@@ -40,6 +40,7 @@ class StructuredAttention(AbstractRule):
     """
 
     maximizes = False
+    differentiates_parameters = False
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from optlayers.caches import Cache
 from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.clarabel import Clarabel
@@ -113,10 +114,11 @@ class _States:
 
     def __init__(self, form: StandardForm) -> None:
         self.form = form
-        self._prepared: dict[AbstractSolver, Any] = {}
+        self._prepared: Cache[AbstractSolver, Any] = Cache()
 
     def of(self, solver: AbstractSolver) -> Any:
         """The state of a solver."""
-        if solver not in self._prepared:  # two threads may both prepare; either state serves
-            self._prepared[solver] = solver.prepare(self.form)
-        return self._prepared[solver]
+        return self._prepared.get(solver, self._prepare)
+
+    def _prepare(self, solver: AbstractSolver) -> Any:
+        return solver.prepare(self.form)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
+from optlayers.caches import cached_property
 from optlayers.mixture import Decomposition
 from optlayers.solvers.oracle_call import OracleCall
 from optlayers.standard_form import StandardForm

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
+from optlayers.modes import outside_inference_mode
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
@@ -54,7 +55,7 @@ class CvxpyLayers(AbstractProjector):
         return _State(form, self.tolerance)
 
     def project(self, state: _State, instances: Instances) -> Answer:
-        with declaration_alone(state.form.polytope):
+        with declaration_alone(state.form.polytope), outside_inference_mode(), torch.device("cpu"):
             return state.project(instances)
 
 
@@ -156,9 +157,10 @@ class _Pullback:
         self.solved = solved
 
     def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        wanted = torch.tensor(direction).reshape(self.point.shape)
+        wanted = torch.from_numpy(direction.copy()).reshape(self.point.shape)
         wanted[~self.solved] = 0.0
-        gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
+        with torch.device("cpu"):
+            gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
         batch = len(direction)
         flat = [
             np.zeros((batch, v[0].numel())) if g is None else g.reshape(batch, -1).numpy()

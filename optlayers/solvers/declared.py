@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import final
-from weakref import WeakKeyDictionary
 
 import cvxpy as cp
 import numpy as np
 from jaxtyping import Float64
 
+from optlayers.caches import Cache, WeakCache
+from optlayers.locks import ForkSafeLock
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Answer, Instances
 from optlayers.standard_form import StandardForm
@@ -20,8 +21,12 @@ __all__ = ["WORD", "declaration_alone", "judge_declared"]
 
 WORD = "that the gap is no larger is the word of Clarabel, which bounds the rest of the scores over the declared set"
 
-_values = threading.Lock()
-_judges: WeakKeyDictionary[Polytope, dict[bool, _Judge]] = WeakKeyDictionary()
+_values = ForkSafeLock()
+_judges: WeakCache[Polytope, Cache[bool, _Judge]] = WeakCache()
+
+
+def _no_judges(polytope: Polytope) -> Cache[bool, _Judge]:
+    return Cache()
 
 
 @contextmanager
@@ -52,9 +57,7 @@ def judge_declared(
     polytope, count = form.polytope, len(instances)
     residual, gap = np.full(count, np.nan), np.full(count, np.nan)
     masked = instances.forbidden is not None
-    judges = _judges.setdefault(polytope, {})
-    if masked not in judges:
-        judges[masked] = _Judge(polytope, masked)
+    judge = _judges.get(polytope, _no_judges).get(masked, partial(_Judge, polytope))
     values = [] if answer.values is None else answer.values
     with declaration_alone(polytope):
         for k in range(count):
@@ -63,7 +66,7 @@ def judge_declared(
                 given.append(instances.forbidden[k].reshape(form.shape).astype(np.float64))
             target, mine = instances.scores[k].reshape(form.shape), [value[k] for value in values]
             if all(np.isfinite(value).all() for value in mine):
-                residual[k], gap[k] = judges[masked].judge(given, target, mine)
+                residual[k], gap[k] = judge.judge(given, target, mine)
     unit = np.maximum(1.0, np.max([np.abs(v).reshape(count, -1).max(axis=1, initial=0.0) for v in values], axis=0))
     error = np.maximum(residual / unit, gap / unit**2)
     return residual, gap, np.where(np.isfinite(error), error, np.inf)

@@ -77,9 +77,9 @@ def _write(found: DenseAnswer, piece: slice, answer: Answer, free: np.ndarray) -
 
 def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> DenseProblem:
     count = len(instances)
-    linear = torch.zeros(count, form.columns, dtype=torch.float64)
+    linear = torch.zeros(count, form.columns, dtype=torch.float64, device="cpu")
     linear[:, : form.scored] = torch.from_numpy(np.ascontiguousarray(instances.scores))
-    curvature = torch.zeros(form.columns, dtype=torch.float64)
+    curvature = torch.zeros(form.columns, dtype=torch.float64, device="cpu")
     curvature[: form.curved] = float(projection)
     if instances.matrix is None:
         matrix = torch.from_numpy(form.matrix.toarray())
@@ -87,7 +87,7 @@ def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> D
         entries = np.zeros((count, form.rows, form.columns))
         entries[:, form.matrix.indices, form.entry_column] = instances.matrix
         matrix = torch.from_numpy(entries)
-    rhs, lower, upper = (torch.tensor(part) for part in (instances.rhs, instances.lower, instances.upper))
+    rhs, lower, upper = (torch.tensor(part, device="cpu") for part in (instances.rhs, instances.lower, instances.upper))
     return DenseProblem(matrix, rhs, lower, upper, linear, curvature)
 
 
@@ -99,7 +99,7 @@ def polish_densely(form: StandardForm, instances: Instances, answer: Answer) -> 
     for piece in pieces(form, len(instances)):
         problem = _problem(form, instances.take(piece), projection=True)
         point, dual = torch.from_numpy(answer.point[piece].copy()), torch.from_numpy(answer.dual[piece].copy())
-        nothing = torch.zeros(len(point), dtype=torch.float64)
+        nothing = torch.zeros(len(point), dtype=torch.float64, device="cpu")
         inside = (point > problem.lower) & (point < problem.upper)
         start = DenseAnswer(point, dual, inside, *dense.certify(problem, point, dual), nothing.long())
         _write(dense.polish(problem, start), piece, polished, free)
@@ -114,7 +114,7 @@ def solve_densely(
     p, q, solved = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count, dtype=bool)
     for piece in pieces(form, count):
         problem = _problem(form, instances.take(piece), projection=True)
-        nothing = torch.zeros(len(problem), dtype=torch.float64)
+        nothing = torch.zeros(len(problem), dtype=torch.float64, device="cpu")
         answer = DenseAnswer(
             problem.linear, problem.rhs, torch.from_numpy(free[piece]), nothing, nothing, nothing, nothing.long()
         )

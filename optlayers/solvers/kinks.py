@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.optimize
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
+from optlayers.caches import WeakCache
 from optlayers.solution import Status
 from optlayers.solvers.ask import ask
 from optlayers.solvers.auto import Auto
@@ -42,7 +42,7 @@ STEEP = 1e6
 """M, for scores of unit size."""
 TOLERANCE = 1e-8
 
-_states: WeakKeyDictionary[StandardForm, Any] = WeakKeyDictionary()
+_states: WeakCache[StandardForm, Any] = WeakCache()
 
 
 @final
@@ -165,9 +165,7 @@ class Kinks:
         tangent = Instances(
             costs * scale, some.kept, rhs, lower, upper, some.matrix, some.forbidden, some.parameters, some.row_scale
         )
-        state = _states.get(form)
-        if state is None:
-            state = _states.setdefault(form, Auto().prepare(form))
+        state = _states.get(form, Auto().prepare)
         verdict = ask(form, tangent, Auto(), state, projection=True, tolerance=TOLERANCE)
         answer, good = verdict.answer, np.flatnonzero(verdict.status == Status.OPTIMAL)
         if answer.free is None:

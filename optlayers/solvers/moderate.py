@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float64
 
+from optlayers.caches import WeakCache
 from optlayers.solvers.base import Instances
 from optlayers.standard_form import StandardForm
 
@@ -18,7 +18,7 @@ LARGE = 1e6
 MODERATE = 1e3
 """They are taken to be this many times the largest of the others, and of the scores that are not large themselves."""
 
-_constants: WeakKeyDictionary[StandardForm, bool] = WeakKeyDictionary()
+_large_constants: WeakCache[StandardForm, bool] = WeakCache()
 
 
 def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE) -> Instances | None:
@@ -40,12 +40,7 @@ def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE)
 
 
 def _may_be_large(form: StandardForm, instances: Instances) -> bool:
-    constants = _constants.get(form)
-    if constants is None:
-        parts = (form.rhs.constant[form.equalities :], form.lower.constant, form.upper.constant)
-        constants = any(bool((np.abs(part[np.isfinite(part)]) > LARGE).any()) for part in parts)
-        _constants[form] = constants
-    if constants or instances.row_scale is not None:
+    if _large_constants.get(form, _has_large_constants) or instances.row_scale is not None:
         return True
     varying = ((form.rhs, instances.rhs), (form.lower, instances.lower), (form.upper, instances.upper))
     # A parameter may be infinite itself; then so is its number, which is not finite in all instances.
@@ -53,6 +48,11 @@ def _may_be_large(form: StandardForm, instances: Instances) -> bool:
         not part.is_constant and bool((np.abs(numbers[:, np.diff(part.matrix.indptr) > 0]) > LARGE).any())
         for part, numbers in varying
     )
+
+
+def _has_large_constants(form: StandardForm) -> bool:
+    parts = (form.rhs.constant[form.equalities :], form.lower.constant, form.upper.constant)
+    return any(bool((np.abs(part[np.isfinite(part)]) > LARGE).any()) for part in parts)
 
 
 def _ordinary(instances: Instances, below: float) -> Float64[np.ndarray, "batch 1"]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from optlayers.caches import WeakCache
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels.batches import per_instance
 from optlayers.solvers.oracle_call import OracleCall
@@ -43,9 +43,7 @@ class ScoredRows(NamedTuple):
     @classmethod
     def of(cls, form: StandardForm, instances: Instances) -> ScoredRows:
         """The rows of a batch; where neither parameters nor forbidden parts enter, those of all batches."""
-        rows = _rows.get(form)
-        if rows is None:
-            rows = _rows.setdefault(form, cls._of_form(form))
+        rows = _rows.get(form, cls._of_form)
         varies = not (form.matrix_is_constant and form.rhs.is_constant and form.bounds_are_constant)
         if instances.forbidden is None and not varies:
             return rows
@@ -87,7 +85,7 @@ class ScoredRows(NamedTuple):
         )
 
 
-_rows: WeakKeyDictionary[StandardForm, ScoredRows] = WeakKeyDictionary()
+_rows: WeakCache[StandardForm, ScoredRows] = WeakCache()
 
 
 @final

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
 
+from optlayers.caches import WeakCache, cached_property
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels.batches import per_instance
 from optlayers.solvers.kernels.lanes import LANES
@@ -29,7 +28,7 @@ DENSE_ENTRIES = 100_000
 DENSE_SHARE = 0.25
 """A factor with more entries than this, and with this share of all, is dense."""
 
-_plans: WeakKeyDictionary[StandardForm, Plan] = WeakKeyDictionary()
+_plans: WeakCache[StandardForm, Plan] = WeakCache()
 
 
 @final
@@ -132,10 +131,7 @@ class Plan:
 
 def plan_of(form: StandardForm) -> Plan:
     """The plan of a form, made when it is first asked for."""
-    plan = _plans.get(form)
-    if plan is None:
-        plan = _plans.setdefault(form, Plan(form))
-    return plan
+    return _plans.get(form, Plan)
 
 
 @final

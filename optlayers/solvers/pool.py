@@ -12,21 +12,27 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from optlayers.locks import ForkSafeLock
+
 __all__ = ["for_each_chunk", "within_this_thread"]
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _pools: dict[int, ThreadPoolExecutor] = {}
 _here = threading.local()
 
 
-def _forget_after_fork() -> None:
-    """A forked child (a DataLoader worker) has none of its parent's threads, and the lock may have been held."""
-    global _lock
-    _lock = threading.Lock()
+def _go_on_alone() -> None:
+    """A forked child (a DataLoader worker) has none of its parent's threads.
+
+    Nor those of OpenMP, by which torch computes: once they have worked in the parent, the child would wait for them
+    without end, in the first operation that is worth a thread. With one thread nobody is waited for, and so DataLoader
+    does it in its own workers. A child that sets another number has to know what its parent did.
+    """
     _pools.clear()
+    torch.set_num_threads(1)
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_go_on_alone)
 
 
 def _pool(helpers: int) -> ThreadPoolExecutor:

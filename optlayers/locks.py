@@ -1,0 +1,31 @@
+"""Locks of modules."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import final
+
+__all__ = ["ForkSafeLock"]
+
+
+@final
+class ForkSafeLock:
+    """A lock that a forked child finds open: who held it in the parent is a thread that the child has not.
+
+    One thread may take it several times, a finalizer that runs meanwhile, say. It is kept for ever, and so is for
+    modules.
+    """
+
+    def __init__(self) -> None:
+        self._open()
+        os.register_at_fork(after_in_child=self._open)
+
+    def _open(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()

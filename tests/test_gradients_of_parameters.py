@@ -1,0 +1,180 @@
+"""Which rules have a gradient for parameters of the polytope; where one waits in vain, the layer says so."""
+
+import inspect
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import final
+
+import cvxpy as cp
+import pytest
+import torch
+from torch import nn
+
+import optlayers as ol
+from optlayers.rules import AbstractVertexRule
+from polytopes import subset
+
+WITH = [
+    ol.SparseMAP(),
+    ol.LPGD(1.0),
+    ol.LPGD(1.0, smoothing=0.5, side="both"),
+    ol.Hard(ol.SparseMAP()),
+    ol.Hard(ol.Hard(ol.SparseMAP())),
+    ol.PerturbAndMAP(ol.SparseMAP()),
+]
+WITHOUT = [
+    ol.Pipeline(),
+    ol.StraightThrough(),
+    ol.Spigot(),
+    ol.SpigotCE(),
+    ol.SpigotEG(),
+    ol.Interpolation(1.0),
+    ol.Identity(),
+    ol.StructuredAttention(),
+    ol.Hard(ol.StructuredAttention()),
+    ol.Hard(ol.Spigot()),
+    ol.PerturbedAdditive(),
+    ol.PerturbedMultiplicative(),
+    ol.PerturbAndMAP(),
+    ol.GumbelStraightThrough(),
+    ol.IMLE(),
+    ol.AdaptiveIMLE(),
+    ol.ScoreFunction(),
+]
+
+
+def solver_of(rule: ol.AbstractRule) -> dict[str, ol.AbstractMaximizer]:
+    return {"maximizer": ol.Auto()} if isinstance(rule, ol.LPGD) else {}  # an oracle has no gradient for parameters
+
+
+def scores() -> torch.Tensor:
+    return torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+
+
+def two() -> torch.Tensor:
+    return torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+
+
+def total(z: torch.Tensor) -> torch.Tensor:
+    return z.square().sum(-1)
+
+
+def told(function) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function()
+    return [w for w in caught if "has no gradient for parameters" in str(w.message)]
+
+
+@pytest.mark.parametrize("rule", [*WITH, *WITHOUT], ids=repr)
+def test_a_rule_says_whether_it_has_a_gradient_for_parameters(rule):
+    layer, budget = ol.OptLayer(subset(5), rule, **solver_of(rule)), two()
+    caught = told(lambda: layer(scores(), budget=budget, objective=total).sum().backward())
+    assert (budget.grad is not None) == rule.differentiates_parameters == (rule in WITH)
+    assert len(caught) == (rule in WITHOUT)
+
+
+def test_the_warning_names_the_parameter_the_line_and_what_to_do():
+    layer = ol.OptLayer(subset(5), ol.Spigot(0.5))
+    line = inspect.currentframe().f_lineno + 1
+    (caught,) = told(lambda: layer(scores(), budget=two()))
+    assert (caught.filename, caught.lineno, caught.category) == (__file__, line, UserWarning)
+    assert str(caught.message) == (
+        "Spigot(step_size=0.5, clip_norm=None, relaxation=None, steps=1) has no gradient for parameters of the "
+        "polytope: budget requires one, and gets none. SparseMAP(), LPGD(strength) and Hard(SparseMAP()) have a "
+        "gradient for parameters; or pass budget.detach()"
+    )
+
+
+def test_a_layer_warns_once_and_another_one_again():
+    layers = [ol.OptLayer(subset(5), ol.StraightThrough()) for _ in range(2)]
+    layers += [layers[0].with_rule(ol.Spigot())]
+    for layer in layers:
+        assert len(told(lambda layer=layer: [layer(scores(), budget=two()) for _ in range(3)])) == 1
+    family = ol.OptLayer(ol.Family(subset), ol.StraightThrough())
+    assert len(told(lambda: [family(scores(), sizes=[5, 3], budget=two()) for _ in range(2)])) == 1
+
+
+def test_several_parameters_are_named_together():
+    x, low, high = cp.Variable(3), cp.Parameter(3, name="low"), cp.Parameter(3, name="high")
+    layer = ol.OptLayer(ol.Polytope(x, [x >= low, x <= high, cp.sum(x) == 1]), ol.Spigot())
+    ends = torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    (caught,) = told(lambda: layer(torch.zeros(2, 3), low=ends[0], high=ends[1]))
+    assert "low, high require one, and get none" in str(caught.message)
+
+
+def test_where_no_gradient_waits_nothing_is_said():
+    layer = ol.OptLayer(subset(5), ol.Spigot())
+
+    def calls() -> None:
+        layer(scores(), budget=2.0)
+        layer(scores(), budget=two().detach())
+        with torch.no_grad():
+            layer(scores(), budget=two())
+        with torch.inference_mode():
+            layer(scores(), budget=2.0)
+
+    assert told(calls) == []
+
+
+@pytest.mark.parametrize("how", ["a module", "solve", "lifted", "objective", "torch.func", "checkpoint"])
+def test_the_line_is_the_one_of_the_caller(how):
+    layer, given = ol.OptLayer(subset(5), ol.StraightThrough()), scores()
+
+    class Model(nn.Module):
+        def forward(self, s: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return layer(s, budget=b)
+
+    calls = {
+        "a module": lambda: Model()(scores(), two()),
+        "solve": lambda: layer.solve(scores(), budget=two()),
+        "lifted": lambda: layer.lifted(scores(), budget=two()),
+        "objective": lambda: layer(scores(), budget=two(), objective=total),
+        "torch.func": lambda: torch.func.grad(lambda b: layer(given, budget=b).sum())(two().detach()),
+        "checkpoint": lambda: torch.utils.checkpoint.checkpoint(Model(), scores(), two(), use_reentrant=False),
+    }
+    (caught,) = told(calls[how])
+    assert caught.filename == __file__
+
+
+@final
+@dataclass(frozen=True)
+class Undeclared(AbstractVertexRule):
+    """A user's rule that does not say whether it has a gradient for parameters."""
+
+    gives: bool
+
+    def backward(self, polytope, saved, grad, context):
+        given = {"budget": torch.ones(len(grad), dtype=torch.float64)} if self.gives else {}
+        return ol.Gradient(grad, given)
+
+
+def test_a_rule_that_does_not_say_is_seen_in_its_backward_pass():
+    giving, lacking = (ol.OptLayer(subset(5), Undeclared(gives)) for gives in (True, False))
+    budget = two()
+    assert told(lambda: giving(scores(), budget=budget).sum().backward()) == [] and budget.grad == 2.0
+    losses = []
+    assert told(lambda: losses.append(lacking(scores(), budget=two()).sum())) == []
+    line = inspect.currentframe().f_lineno + 1
+    (caught,) = told(lambda: losses[0].backward())
+    assert (caught.filename, caught.lineno) == (__file__, line) and "budget requires one" in str(caught.message)
+    assert told(lambda: lacking(scores(), budget=two()).sum().backward()) == []
+
+
+def test_threads_may_share_a_layer_that_warns():
+    layer, ready = ol.OptLayer(subset(5), ol.Spigot()), threading.Barrier(4)
+
+    def work() -> None:
+        ready.wait()
+        for _ in range(3):
+            layer(scores(), budget=two()).sum().backward()
+
+    def both() -> None:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert 1 <= len(told(both)) <= 4
