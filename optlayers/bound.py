@@ -69,7 +69,7 @@ class _OfParameters(Mapping[str, Tensor]):
     def __init__(self, specs: Sequence[ParameterSpec], work_out: Callable[[], Tensor]) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._work_out: Callable[[], Tensor] | None = work_out
-        self._theta = torch.zeros(0, 0, dtype=torch.float64)
+        self._theta = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
 
     def __getitem__(self, name: str) -> Tensor:
         spec = self._specs[name]

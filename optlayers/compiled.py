@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from optlayers import inputs
+from optlayers.agreement import beyond_oracle
 from optlayers.bound import AbstractBoundPolytope, Tangent, tangent_of
 from optlayers.caches import Cache
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
@@ -66,14 +67,14 @@ def compile_polytope(
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, but got {tolerance}")
     forms = Forms(polytope)
-    maximizer, projector = _chosen(forms, maximizer, projector, Auto(tolerance=tolerance))
-    compiled = CompiledPolytope(forms, maximizer, projector, tolerance)
+    compiled = CompiledPolytope(forms, *_chosen(forms, maximizer, projector, Auto(tolerance=tolerance)), tolerance)
     rows = compiled.rows
     if rows is not None and not compiled.leaves_rows_to_oracle:
         _refuse_unbounded(rows)
-    if not compiled.projection_form.parameter_count:
-        _refuse_empty(compiled)  # with parameters, instances tell
-    return compiled
+    if compiled.projection_form.parameter_count:
+        return compiled  # instances tell the rest
+    _refuse_empty(compiled)
+    return _over_oracle_where_rows_exceed(compiled, chosen=projector is not None)
 
 
 def _chosen(
@@ -85,6 +86,7 @@ def _chosen(
     if projector is None:
         # Without auxiliary variables the rows are few, and a Newton step on them is cheaper than many vertices.
         over_vertices = polytope.oracle is not None and len(polytope.variables) > 1 and not polytope.parameters
+        over_vertices |= polytope.rows == "relaxation" and isinstance(maximizer, Oracle)
         projector = ActiveSet() if over_vertices else auto
     if isinstance(projector, ActiveSet) and projector.function is None:
         # One oracle for both, and called in the same way.
@@ -92,6 +94,16 @@ def _chosen(
         if isinstance(oracle, Oracle) and (oracle.serial or oracle.verify or oracle.function is not polytope.oracle):
             projector = replace(projector, function=oracle)
     return maximizer, projector
+
+
+def _over_oracle_where_rows_exceed(compiled: CompiledPolytope, *, chosen: bool) -> CompiledPolytope:
+    """One polytope for vertices and for projections: that of the oracle, where rows are a relaxation of it."""
+    if compiled.beyond_oracle(np.zeros(0)) is None:
+        return compiled
+    if chosen or isinstance(compiled.projector, ActiveSet):
+        compiled.refuse_two_polytopes(np.zeros(0))
+    maximizer, projector = _chosen(compiled.forms, compiled.maximizer, ActiveSet(), Auto(tolerance=compiled.tolerance))
+    return CompiledPolytope(compiled.forms, maximizer, projector, compiled.tolerance)
 
 
 def _refuse_unbounded(form: StandardForm) -> None:
@@ -341,7 +353,7 @@ class CompiledPolytope(AbstractPrepared):
         did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
         matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
         derivative = "The derivative of projections comes from the projector."
-        if self._projects_on_rows and not isinstance(self.projector, ActiveSet):
+        if self.projects_on_rows and not isinstance(self.projector, ActiveSet):
             derivative = "The derivative of projections solves a sparse system on the active set."
         which = "After presolve it has"
         if self.leaves_rows_to_oracle:
@@ -353,8 +365,21 @@ class CompiledPolytope(AbstractPrepared):
             f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
             f"maximize: {self.maximizer.explain_maximizer(form)}. project: {self.projector.explain_projector(form)}. "
             f"{derivative} Certified to a relative "
-            f"{max(self.tolerance, self.projector.accuracy):g}.{self._explain_trust()}"
+            f"{max(self.tolerance, self.projector.accuracy):g}.{self._explain_rows()}{self._explain_trust()}"
         )
+
+    def _explain_rows(self) -> str:
+        """Why projections go over an oracle although there are rows."""
+        polytope, maximizer, beyond = self.polytope, self.maximizer, None
+        if not (isinstance(maximizer, Oracle) and isinstance(self.projector, ActiveSet)) or self.leaves_rows_to_oracle:
+            return ""
+        if polytope.rows == "relaxation":
+            beyond = "as the declaration says"
+        elif polytope.rows is None and polytope.integral and not polytope.parameters:
+            beyond = beyond_oracle(self.forms, maximizer, np.zeros(0))
+        if beyond is None:
+            return ""
+        return f" The constraints are a relaxation of what the oracle knows ({beyond}): projections go over the oracle."
 
     def _explain_trust(self) -> str:
         """What certifies that answers of an oracle are structures."""

@@ -73,11 +73,15 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
     compiled = compile_polytope(polytope.without_oracle())
     form = compiled.projection_form
     given = inputs.parameter_tensors(form.parameters, parameters, torch.Size([]))
-    theta = torch.cat([given[spec.name].to(torch.float64).reshape(-1) for spec in form.parameters] or [torch.zeros(0)])
+    theta = torch.cat(
+        [given[spec.name].to(torch.float64).reshape(-1) for spec in form.parameters] or [torch.zeros(0, device="cpu")]
+    )
     vertices = torch.from_numpy(compiled.vertices(theta.to(torch.float64).numpy()))
     asked = list(_questions(form, vertices, samples, seed))
     scores = torch.stack([one.scores for one in asked])
-    direction = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    direction = torch.randn(
+        scores.shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
+    )
     check = _Check(polytope, form, theta, vertices)
     total, gradient, turned = check.answers(asked, scores, direction)
     check.compare(asked, scores, direction, (total, gradient, turned))
@@ -103,25 +107,25 @@ class _Question:
 
 
 def _questions(form: StandardForm, vertices: Tensor, samples: int, seed: int) -> Iterator[_Question]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     size = form.size
 
     def drawn() -> Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float64)
+        return torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
 
     for _ in range(samples):
         yield _Question(drawn(), "at random scores")
-    yield _Question(torch.zeros(size, dtype=torch.float64), "at scores of 0")
-    yield _Question(torch.full((size,), -0.7, dtype=torch.float64), "at equal scores")
+    yield _Question(torch.zeros(size, dtype=torch.float64, device="cpu"), "at scores of 0")
+    yield _Question(torch.full((size,), -0.7, dtype=torch.float64, device="cpu"), "at equal scores")
     yield _Question(drawn().round(), "at tied scores")
     yield _Question(1e-8 * drawn(), "at tiny scores")
     for scale in (1e4, -1e4):
         yield _Question(scale * (1.0 + drawn().abs()), f"at scores of size {scale:g}")
         yield _Question(torch.where(drawn() < 0.0, scale * drawn().abs(), drawn()), f"at some scores of size {scale:g}")
-        yield _Question(torch.full((size,), scale, dtype=torch.float64), f"at equal scores of {scale:g}")
+        yield _Question(torch.full((size,), scale, dtype=torch.float64, device="cpu"), f"at equal scores of {scale:g}")
     for mask, what in _masks(form, vertices, samples, generator):
         yield _Question(drawn().masked_fill(mask, -torch.inf), f"where {what} forbidden")
-        kind = int(torch.randint(4, (1,), generator=generator))
+        kind = int(torch.randint(4, (1,), generator=generator, device="cpu"))
         if kind == 0:
             large = (1e4 * drawn()).masked_fill(mask, -torch.inf)
             yield _Question(large, f"at scores of size 1e4, where {what} forbidden")
@@ -138,18 +142,18 @@ def _masks(
     names = [("variable", form.shape, 0), *((s.name, s.shape, s.span.start) for s in form.auxiliaries)]
     blocks = [block for name, shape, start in names for block in _blocks(name, shape, start, size)]
     for pool in (
-        [(torch.arange(size) == k, f"{form.entry_name(k)} is") for k in range(size)],
+        [(torch.arange(size, device="cpu") == k, f"{form.entry_name(k)} is") for k in range(size)],
         [(mask, f"{name} is") for mask, name in blocks],
     ):
-        chosen = torch.randperm(len(pool), generator=generator)[:BLOCKS]
+        chosen = torch.randperm(len(pool), generator=generator, device="cpu")[:BLOCKS]
         yield from (pool[k] for k in sorted(chosen.tolist()))
     for share in (0.15, 0.5):
         for _ in range(samples // 2):
-            mask = torch.rand(size, generator=generator) < share
+            mask = torch.rand(size, generator=generator, device="cpu") < share
             yield mask, f"{int(mask.sum())} of {size} parts are"
-    for k in torch.randperm(len(vertices), generator=generator)[: samples // 2].tolist():
+    for k in torch.randperm(len(vertices), generator=generator, device="cpu")[: samples // 2].tolist():
         yield vertices[k] == 0.0, "all that a structure does without is"
-    yield torch.ones(size, dtype=torch.bool), "everything is"
+    yield torch.ones(size, dtype=torch.bool, device="cpu"), "everything is"
 
 
 def _blocks(name: str, shape: Sequence[int], start: int, size: int) -> Iterator[tuple[Bool[Tensor, " size"], str]]:
@@ -161,7 +165,7 @@ def _blocks(name: str, shape: Sequence[int], start: int, size: int) -> Iterator[
                 place: list[Any] = [slice(None)] * dimensions
                 for axis, one in zip(axes, index, strict=True):
                     place[axis] = one
-                mask = torch.zeros(size, dtype=torch.bool)
+                mask = torch.zeros(size, dtype=torch.bool, device="cpu")
                 mask[start : start + int(np.prod(shape))].view(*shape)[tuple(place)] = True
                 yield mask, f"{name}[{', '.join(':' if isinstance(p, slice) else str(p) for p in place)}]"
 
@@ -254,7 +258,11 @@ class _Check:
         """The log of the sum, the mean of vertices, and their covariance times a direction; -inf and 0 for no term."""
         vertices = self.vertices
         if len(vertices) == 0:
-            return torch.full((len(scores),), -torch.inf), torch.zeros_like(scores), torch.zeros_like(scores)
+            return (
+                torch.full((len(scores),), -torch.inf, device="cpu"),
+                torch.zeros_like(scores),
+                torch.zeros_like(scores),
+            )
         weights = log_weights(vertices, scores)
         share = torch.softmax(weights, dim=1).nan_to_num()
         mean, values = share @ vertices, direction @ vertices.T

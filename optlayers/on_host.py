@@ -175,6 +175,8 @@ class BoundPolytope(AbstractBoundPolytope):
     ) -> Solution:
         """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
         prepared = self.prepared
+        if len(self.theta):
+            prepared.refuse_two_polytopes(self.theta[0])
         instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
         return self._answered(
             prepared.projection_form, instances, prepared.projector, prepared.projector_state, projection=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 from collections.abc import Callable, Iterable
-from typing import Any, final
+from typing import Any, Literal, final
 
 import cvxpy as cp
 import numpy as np
@@ -64,6 +64,11 @@ class Polytope:
         1e-7 at every point that lies more than 1e-6 outside of it (points inside that are no vertices it may refuse).
         A simple check that shares no code with the oracle is worth most. Without it, that these constraints hold is
         the oracle's word.
+    rows : whether the constraints describe the convex hull of what the oracle answers. ``"exact"``: they do.
+        ``"relaxation"``: they hold for all structures, but leave room for other points, so that the oracle alone knows
+        the polytope, and projections go over it (:class:`optlayers.ActiveSet`). None: where ``integral=True`` and
+        projections would go over the constraints, both are compared on some scores when the polytope is compiled (with
+        parameters, when it is first projected onto), which finds most relaxations and proves nothing.
     scored : auxiliary variables that get scores too, as keyword arguments by their name, but count for nothing in
         distances: a projection maximizes :math:`\langle s, x \rangle + \langle t, v \rangle - \tfrac12 \|x\|^2`
         (LP-SparseMAP: Niculae and Martins, 2020). Transition scores of a tag sequence are an example.
@@ -91,6 +96,7 @@ class Polytope:
         log_partition: Callable[..., Tensor] | None = None,
         integral: bool = False,
         membership: Callable[..., Any] | None = None,
+        rows: Literal["exact", "relaxation"] | None = None,
         scored: Iterable[cp.Variable] = (),
     ) -> None:
         if not isinstance(variable, cp.Variable):
@@ -101,6 +107,10 @@ class Polytope:
                 raise TypeError(f"{name} must be callable, but got {type(function).__name__}")
         if not isinstance(integral, bool):
             raise TypeError(f"integral must be True or False, but got {integral!r} of type {type(integral).__name__}")
+        if rows not in (None, "exact", "relaxation"):
+            raise ValueError(f'rows must be "exact", "relaxation" or None, but got {rows!r}')
+        if rows == "relaxation" and oracle is None:
+            raise ValueError('rows="relaxation" is for declarations with an oracle, which knows the polytope instead')
         if isinstance(scored, cp.Variable):
             raise TypeError("scored must be a list of cvxpy variables, but got a single one: put it in [ ]")
         self.variable = variable
@@ -108,6 +118,7 @@ class Polytope:
         self.log_partition = log_partition
         self.integral = integral
         self.membership = membership
+        self.rows = rows
         self.scored = tuple(scored)
         for position, variable in enumerate(self.scored):
             if not isinstance(variable, cp.Variable):

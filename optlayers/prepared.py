@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from optlayers.agreement import beyond_oracle
 from optlayers.bound import AbstractBoundPolytope
 from optlayers.caches import Cache
 from optlayers.enumeration import enumerate_vertices
 from optlayers.inputs import DOUBLE
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution
-from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, Auto
+from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
 from optlayers.solvers.batch import make_instances
-from optlayers.standard_form import Forms, NotPolyhedral, StandardForm
+from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
 from optlayers.unimodular import blocks_of
 
 __all__ = ["CPU", "AbstractPrepared"]
@@ -26,6 +28,8 @@ __all__ = ["CPU", "AbstractPrepared"]
 CPU = torch.device("cpu")
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
+COMPARED = 4
+"""For so many values of the parameters are rows compared with an oracle."""
 KEPT_RELAXATIONS = 16
 """So many relaxations are kept compiled."""
 
@@ -45,6 +49,7 @@ class AbstractPrepared(ABC):
 
     def _prepare(self) -> None:
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
+        self._beyond: Cache[bytes, str | None] = Cache()
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
@@ -76,16 +81,58 @@ class AbstractPrepared(ABC):
     @property
     def rows(self) -> StandardForm | None:
         """The most complete of the forms that the solvers work on; None where the declared set is not polyhedral."""
-        return self.projection_form if self._projects_on_rows else self.maximizer_form
+        return self.projection_form if self.projects_on_rows else self.maximizer_form
 
     @property
-    def _projects_on_rows(self) -> bool:
+    def projects_on_rows(self) -> bool:
         return self.projector.polyhedral_only and not self.projector.reads_declaration
 
     @property
     def leaves_rows_to_oracle(self) -> bool:
         """Whether there are rows, with auxiliary variables, that no solver has been given: oracles answer for them."""
-        return self.forms.hides_variables and self.maximizer.reads_declaration and not self._projects_on_rows
+        return self.forms.hides_variables and self.maximizer.reads_declaration and not self.projects_on_rows
+
+    @property
+    def _oracle(self) -> Oracle | None:
+        """The oracle that only one of both goes over, vertices or projections, while the other goes over rows."""
+        maximizer, projector = self.maximizer, self.projector
+        function: Callable[..., Any] | None = None
+        if isinstance(maximizer, Oracle) and not isinstance(projector, ActiveSet):
+            function = maximizer
+        if isinstance(projector, ActiveSet) and not isinstance(maximizer, Oracle):
+            function = projector.function or self.polytope.oracle
+        return None if function is None or self.form is None else Oracle(function)
+
+    def beyond_oracle(self, theta: Float64[np.ndarray, " parameters"]) -> str | None:
+        """Where rows reach more than an oracle that goes beside them, in words.
+
+        None where that is not found, where it was looked for enough, or where the declaration says that it is not so.
+        """
+        if self.polytope.rows == "exact" or (self.polytope.rows is None and not self.polytope.integral):
+            return None
+        oracle = self._oracle
+        if oracle is None:
+            return None
+        if self.polytope.rows == "relaxation":
+            return 'rows="relaxation" says so'
+        if len(self._beyond) >= COMPARED:
+            return None
+
+        def compare(key: bytes) -> str | None:
+            return beyond_oracle(self.forms, oracle, np.frombuffer(key))
+
+        return self._beyond.get(theta.tobytes(), compare)
+
+    def refuse_two_polytopes(self, theta: Float64[np.ndarray, " parameters"]) -> None:
+        """Raise DeclarationError where vertices and projections are those of two polytopes."""
+        beyond = self.beyond_oracle(theta)
+        if beyond is not None:
+            raise DeclarationError(
+                f"the constraints are a relaxation of what the oracle knows: {beyond}. Vertices would come from "
+                f"{self.maximizer!r} and projections from {self.projector!r}, which are two polytopes: with "
+                'rows="relaxation" in the declaration, both come from the oracle by default, and without_oracle() both '
+                "are those of the constraints; or declare the constraints that are missing"
+            )
 
     @property
     def has_vertices(self) -> bool:
@@ -102,7 +149,7 @@ class AbstractPrepared(ABC):
         """Whether parameters enter right-hand sides and bounds alone, asked of all rows of the declaration."""
         if not self.projection_form.parameters:
             return True
-        form = self.projection_form if self._projects_on_rows else self.form
+        form = self.projection_form if self.projects_on_rows else self.form
         return form is not None and form.matrix_is_constant
 
     @abstractmethod
@@ -160,6 +207,6 @@ class AbstractPrepared(ABC):
             return self.bind_on_host(one.expand(len(scores), -1), None, precision).maximize(scores)
 
         form, blocks = self.rows or self.projection_form, None
-        if not self.leaves_rows_to_oracle:
+        if not self.leaves_rows_to_oracle and self.polytope.rows != "relaxation":
             blocks = blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)
         return enumerate_vertices(maximize, form.size, blocks, form.kept, integral=self.polytope.integral)

@@ -71,6 +71,7 @@ def arborescence(words: int, *, single_root: bool = True) -> Polytope:
         oracle=best_tree_of_one_root if single_root else best_tree,
         log_partition=partial(log_partition, single_root=single_root),
         integral=True,
+        rows="exact",
         membership=unrooted_words,
     )
 

@@ -24,7 +24,7 @@ def cube(size: int) -> Polytope:
     """
     at_least_one(size=size)
     x = cp.Variable(size)
-    return Polytope(x, [x >= 0, x <= 1], oracle=_positive, log_partition=_log_partition, integral=True)
+    return Polytope(x, [x >= 0, x <= 1], oracle=_positive, log_partition=_log_partition, integral=True, rows="exact")
 
 
 @compiled

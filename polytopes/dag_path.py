@@ -64,6 +64,7 @@ def dag_path(nodes: int, arcs: ArrayLike) -> Polytope:
         oracle=CompiledOracle(_best_path, _by_head(nodes, tails, heads)),
         log_partition=partial(_log_partition, levels=_levels(nodes, tails, heads)),
         integral=True,
+        rows="exact",
     )
 
 

@@ -34,7 +34,7 @@ def head_choice(words: int) -> Polytope:
     at_least_one(words=words)
     x = cp.Variable((words + 1, words + 1), nonneg=True)
     constraints = [x[:, 0] == 0, cp.diag(x) == 0, cp.sum(x[:, 1:], axis=0) == 1]
-    return Polytope(x, constraints, oracle=_best_heads, log_partition=_log_partition)
+    return Polytope(x, constraints, oracle=_best_heads, log_partition=_log_partition, rows="exact")
 
 
 @compiled

@@ -53,7 +53,9 @@ def linear_chain(steps: int, states: int) -> Polytope:
         constraints.append(v[0, 1:] == 0)
     if steps > 1:
         constraints.append(entered[:-1] == left[1:])
-    return Polytope(x, constraints, oracle=_best_path, log_partition=_log_partition, integral=True, scored=[v])
+    return Polytope(
+        x, constraints, oracle=_best_path, log_partition=_log_partition, integral=True, rows="exact", scored=[v]
+    )
 
 
 @compiled

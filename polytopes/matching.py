@@ -30,7 +30,9 @@ def matching(size: int) -> Polytope:
     """
     at_least_one(size=size)
     x = cp.Variable((size, size), nonneg=True)
-    return Polytope(x, [cp.sum(x, axis=1) == 1, cp.sum(x, axis=0) == 1], oracle=_best_matching, integral=True)
+    return Polytope(
+        x, [cp.sum(x, axis=1) == 1, cp.sum(x, axis=0) == 1], oracle=_best_matching, integral=True, rows="exact"
+    )
 
 
 def partial_matching(rows: int, columns: int) -> Polytope:
@@ -47,7 +49,7 @@ def partial_matching(rows: int, columns: int) -> Polytope:
     at_least_one(rows=rows, columns=columns)
     x = cp.Variable((rows, columns), nonneg=True)
     at_most_one = [cp.sum(x, axis=1) <= 1, cp.sum(x, axis=0) <= 1]
-    return Polytope(x, at_most_one, oracle=_best_partial_matching, integral=True)
+    return Polytope(x, at_most_one, oracle=_best_partial_matching, integral=True, rows="exact")
 
 
 def rectangular_matching(rows: int, columns: int) -> Polytope:
@@ -67,7 +69,7 @@ def rectangular_matching(rows: int, columns: int) -> Polytope:
         constraints = [by_row == 1, by_column == 1]
     else:
         constraints = [by_row == 1, by_column <= 1] if rows < columns else [by_row <= 1, by_column == 1]
-    return Polytope(x, constraints, oracle=_best_matching, integral=True)
+    return Polytope(x, constraints, oracle=_best_matching, integral=True, rows="exact")
 
 
 @compiled

@@ -40,7 +40,7 @@ def permutahedron(size: int) -> Polytope:
         cp.sum(permutation, axis=0) == 1,
         x == permutation @ np.arange(1.0, size + 1.0),
     ]
-    return Polytope(x, constraints, oracle=_ranks, integral=True, membership=missing_ranks)
+    return Polytope(x, constraints, oracle=_ranks, integral=True, rows="exact", membership=missing_ranks)
 
 
 @compiled

@@ -64,6 +64,7 @@ def projective_tree(words: int, *, single_root: bool = True) -> Polytope:
         oracle=best_projective_tree_of_one_root if single_root else best_projective_tree,
         log_partition=partial(log_partition, single_root=single_root),
         integral=True,
+        rows="exact",
         membership=crossed_words,
     )
 

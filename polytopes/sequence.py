@@ -46,7 +46,7 @@ def sequence(steps: int, states: int) -> Polytope:
     if states > 1:
         start.append(x[0, 1:] == 0)
     constraints = [*start, entered[:-1] == left[1:]] if steps > 1 else start
-    return Polytope(x, constraints, oracle=_best_path, log_partition=_log_partition, integral=True)
+    return Polytope(x, constraints, oracle=_best_path, log_partition=_log_partition, integral=True, rows="exact")
 
 
 @compiled

@@ -25,7 +25,7 @@ def simplex(size: int) -> Polytope:
     """
     at_least_one(size=size)
     x = cp.Variable(size, nonneg=True)
-    return Polytope(x, [cp.sum(x) == 1], oracle=_best_choice, log_partition=_log_partition, integral=True)
+    return Polytope(x, [cp.sum(x) == 1], oracle=_best_choice, log_partition=_log_partition, integral=True, rows="exact")
 
 
 @compiled

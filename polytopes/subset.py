@@ -45,7 +45,7 @@ def subset(size: int) -> Polytope:
     x = cp.Variable(size)
     budget = cp.Parameter(name="budget", nonneg=True)
     constraints = [x >= 0, x <= 1, cp.sum(x) == budget]
-    return Polytope(x, constraints, oracle=_largest, log_partition=_log_partition)
+    return Polytope(x, constraints, oracle=_largest, log_partition=_log_partition, rows="exact")
 
 
 @compiled

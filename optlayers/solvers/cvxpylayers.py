@@ -143,7 +143,10 @@ class _Problems:
         for parameter, value in zip(self.given, values, strict=True):
             parameter.value = value
         problem = cp.Problem(cp.Minimize(0), self.constraints)
-        problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+        try:
+            problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+        except cp.SolverError:
+            return False
         return problem.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE)
 
 

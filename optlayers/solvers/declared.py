@@ -95,12 +95,23 @@ class _Judge:
         for parameter, number in zip(self.given, given, strict=True):
             parameter.value = number
         point = values[0]
-        self.direction.value = target - point
-        best = self.support.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+        with np.errstate(over="ignore", invalid="ignore"):
+            toward = target - point
+            size = max(float(np.abs(toward).max(initial=0.0)), np.finfo(np.float64).tiny)
+        best = self._most(toward / size) * size if np.isfinite(size) else np.inf
         for variable, value in zip(self.variables, values, strict=True):
             variable.save_value(value)
         residual = max((float(np.max(c.violation(), initial=0.0)) for c in self.constraints), default=0.0)
         for variable, value in zip(self.variables, values, strict=True):
             residual = max(residual, float(np.max(np.abs(variable.project(value) - value), initial=0.0)))
-        closed = self.support.status == cp.OPTIMAL
-        return residual, max(float(best - np.sum(self.direction.value * point)), 0.0) if closed else np.inf
+        with np.errstate(over="ignore", invalid="ignore"):
+            return residual, max(best - float(np.sum(toward * point)), 0.0)
+
+    def _most(self, direction: np.ndarray) -> float:
+        """The largest product of a direction with a point of the set; inf where Clarabel does not find it."""
+        self.direction.value = direction
+        try:
+            best = self.support.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
+        except cp.SolverError:
+            return np.inf
+        return float(best) if self.support.status == cp.OPTIMAL else np.inf
