@@ -43,8 +43,9 @@ RULES = [
     ol.SpigotCE(),
     ol.SpigotEG(),
     ol.PerturbedAdditive(samples=4),
-    ol.PerturbAndMAP(samples=2),
+    ol.PerturbAndMAP(),
     ol.IMLE(samples=2),
+    ol.AdaptiveIMLE(),
 ]
 
 
