@@ -37,15 +37,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SHOWN = 30
 """So many wrong answers are named at the end."""
-ENOUGH = 2
-"""Of so many faults of a kind a program is made."""
 LIMIT = 300.0
 """A seed may take so many seconds."""
 ALLOWED = 1e-4
 """So many answers about ordinary numbers may lack a verdict."""
 
 
-def run(folder: Folder, count: int, first: int, processes: int) -> list[Done]:
+def run(folder: Folder, count: int, first: int, processes: int, programs: int) -> list[Done]:
     """As many instances as asked for, those of earlier runs included."""
     done = folder.load()
     behind = {d.seed for d in done}
@@ -68,7 +66,7 @@ def run(folder: Folder, count: int, first: int, processes: int) -> list[Done]:
     with Progress(*columns, console=open_console()) as progress:
         task = progress.add_task("instances", total=count, completed=min(instances, count))
         wrong = sum(len(d.wrong) + bool(d.crash) for d in done)
-        for one in work_on(seeds(), processes, LIMIT, folder.known, ENOUGH):
+        for one in work_on(seeds(), done_with, processes, LIMIT, folder.known, programs):
             folder.keep(one)
             done.append(one)
             instances += one.instances
@@ -106,6 +104,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--seed", type=int, help="this seed alone; nothing is kept")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--programs", type=int, default=2, help="so many programs for faults of a kind (2); 0 is quicker")
     parser.add_argument("--output", type=Path, default=Path("out/fuzz"))
     options = parser.parse_args()
     for name in ("count", "processes"):
@@ -113,7 +112,7 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1")
     console = open_console()
     if options.seed is None:
-        done = run(Folder(options.output), options.count, options.first, options.processes)
+        done = run(Folder(options.output), options.count, options.first, options.processes, options.programs)
     else:
         done = [done_with(options.seed, set())]
         for _, program, _ in done[0].programs:

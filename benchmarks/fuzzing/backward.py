@@ -29,7 +29,7 @@ __all__ = ["judge_layer", "judge_parameters", "judge_projection_gradient"]
 
 Judged = tuple[int, str, Verdict]
 """An instance, what of it ("forward", "gradient", "gradient of parameters"), and the verdict."""
-ENTRIES = 4
+ENTRIES = 6
 """Of so many entries of the parameters are derivatives looked at, per instance."""
 ORDINARY = 1e4
 """Gradients of parameters are judged next to scores up to this: multipliers have their size and their rounding."""
@@ -146,7 +146,7 @@ def judge_parameters(setting: Setting, formula: Formula, k: int, found: np.ndarr
     limited = [p for p in range(len(found)) if np.isfinite(setting.read.theta[k, p])]
     if np.any(found[[p for p in range(len(found)) if p not in limited]] != 0.0):
         return Verdict("wrong", "a limit that is infinite has a gradient")
-    generator = np.random.default_rng([case.seed, k])
+    generator = np.random.default_rng([case.seed, case.numbers[k]])
     chosen = generator.permutation(limited)[:ENTRIES].tolist() if limited else []
     for place in chosen:
         for places in ([place], sorted({place, int(generator.choice(limited))})):
@@ -171,7 +171,8 @@ def _slope(
         rounding = precision(case.parameter_dtype) + precision(case.dtype)
         if interval.misses(found) <= (APART + 16 * rounding) * size:
             return RIGHT
-    told = f"{interval.low:.4g}" if interval.low == interval.high else f"{interval.low:.4g} to {interval.high:.4g}"
+    low, high = f"{interval.low:.4g}", f"{interval.high:.4g}"
+    told = low if low == high else f"{low} to {high}"
     return Verdict("wrong", f"the gradient of entry {list(places)} of the parameters is {found:.4g}, not {told}")
 
 

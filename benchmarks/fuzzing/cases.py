@@ -38,6 +38,8 @@ class Case:
     gradients: np.ndarray | None = None
     """What arrives at the structures, in backward."""
     seed: int = 0
+    numbers: tuple[int, ...] = ()
+    """Which of the instances of the seed these are."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -73,6 +75,7 @@ class Case:
             masked=part(self.masked),
             gradients=part(self.gradients),
             kinds=tuple(self.kinds[k] for k in instances),
+            numbers=tuple(self.numbers[k] for k in instances),
         )
 
 
@@ -103,6 +106,7 @@ def draw_case(seed: int) -> Case:
         kinds,
         rounded(gradients, scores.dtype),
         seed,
+        tuple(range(INSTANCES)),
     )
 
 
@@ -138,4 +142,5 @@ def _all_ties(generator: np.random.Generator, seed: int) -> Case:
         kinds=(kind,) * count,
         gradients=np.zeros(scores.shape),
         seed=seed,
+        numbers=tuple(range(count)),
     )

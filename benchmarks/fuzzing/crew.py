@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from types import MappingProxyType
 from typing import Any
 
-__all__ = ["Done", "work_on"]
+import torch
+
+__all__ = ["Done", "Signature", "work_on"]
 
 Signature = tuple[str, ...]
+"""What makes faults one and the same kind."""
 
 
 @dataclass
@@ -30,12 +33,24 @@ class Done:
     crash: str = ""
 
 
-def work_on(seeds: Iterator[int], processes: int, limit: float, known: dict[Signature, int], enough: int) -> Iterator[Done]:
-    """Every seed's result as it is done. ``known`` counts the programs of a signature; of those with ``enough`` no
-    further ones are made. A seed that takes longer than ``limit`` seconds is given up.
+Work = Callable[[int, set[Signature] | None], Done]
+
+
+def work_on(
+    seeds: Iterator[int],
+    work: Work,
+    processes: int,
+    limit: float,
+    known: Mapping[Signature, int] = MappingProxyType({}),
+    enough: int = 1,
+) -> Iterator[Done]:
+    """Every seed's result as it is done.
+
+    ``work`` is a function of a module, of the seed and of the signatures that need no further programs: those that
+    ``known`` counts ``enough`` of, or None where no programs are wanted. A seed that takes longer than ``limit`` seconds is given up.
     """
     context = multiprocessing.get_context("spawn")
-    crew = [_Member(context) for _ in range(processes)]
+    crew = [_Member(context, work) for _ in range(processes)]
     try:
         going = [member for member in crew if member.take(seeds, _told(known, enough))]
         while going:
@@ -52,26 +67,27 @@ def work_on(seeds: Iterator[int], processes: int, limit: float, known: dict[Sign
             member.stop()
 
 
-def _told(known: dict[Signature, int], enough: int) -> set[Signature]:
-    return {signature for signature, count in known.items() if count >= enough}
+def _told(known: Mapping[Signature, int], enough: int) -> set[Signature] | None:
+    return None if not enough else {signature for signature, count in known.items() if count >= enough}
 
 
 class _Member:
     """One process, and the seed that it is at."""
 
-    def __init__(self, context: Any) -> None:
-        self.context = context
+    def __init__(self, context: Any, work: Work) -> None:
+        self.context, self.work = context, work
         self.seed = -1
         self.since = 0.0
         self._start()
 
     def _start(self) -> None:
+        self.ready = False  # it imports first, which may take a while
         self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = self.context.Process(target=_serve, args=(theirs, self.work), daemon=True)
         self.process.start()
         theirs.close()
 
-    def take(self, seeds: Iterator[int], known: set[Signature]) -> bool:
+    def take(self, seeds: Iterator[int], known: set[Signature] | None) -> bool:
         """Send the next seed; False when there is none."""
         seed = next(seeds, None)
         if seed is None:
@@ -84,11 +100,16 @@ class _Member:
         """What came back, or that nothing will."""
         if self.pipe in ready:
             try:
-                return self.pipe.recv()
-            except EOFError:
-                pass
-        if self.process.is_alive() and not self.pipe in ready:
-            if time.monotonic() - self.since <= limit:
+                told = self.pipe.recv()
+            except (EOFError, OSError):
+                told = None
+            if isinstance(told, Done):
+                return told
+            if told is not None:
+                self.ready, self.since = True, time.monotonic()
+                return None
+        if self.process.is_alive() and self.pipe not in ready:
+            if not self.ready or time.monotonic() - self.since <= limit:
                 return None
             self.stop()
             self._start()
@@ -106,17 +127,13 @@ class _Member:
         self.process.join(10)
 
 
-def _serve(pipe: Connection) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _serve(pipe: Connection, work: Work) -> None:
     warnings.filterwarnings("ignore")
-    import torch
-
-    from fuzzing.report import done_with
-
     torch.set_num_threads(1)
+    pipe.send("ready")
     while True:
         try:
             seed, known = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(done_with(seed, known))
+        pipe.send(work(seed, known))

@@ -22,6 +22,7 @@ __all__ = ["Constraint", "Declaration", "Line", "Parameter", "Term", "Variable",
 
 Number = Fraction | float
 """A fraction, or an infinity."""
+EPS = Fraction(1, 2**52)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,29 @@ class Declaration:
         """With numbers for the parameters, and parts that are fixed at 0."""
         numbers = [exact(value) for value in theta]
         found = [row for line in self.lines if (row := line.row(numbers, self.columns)) is not None]
+        for part in forbidden:
+            entries = tuple(Fraction(int(j == part)) for j in range(self.columns))
+            found.append(Row(entries, Fraction(0), equality=True))
+        return found
+
+    def loosened(self, theta: Sequence[Number], forbidden: Sequence[int], rounding: Fraction) -> list[Row]:
+        """Rows that give way by what a relative rounding of each number at their right can do.
+
+        That of constants is the one of float64. An equality becomes two rows.
+        """
+        numbers = [exact(value) for value in theta]
+        found = []
+        for line in self.lines:
+            row = line.row(numbers, self.columns)
+            if row is None:
+                continue
+            given = abs(Fraction(line.bound.constant)) * EPS
+            for place, factor in (*line.bound.parameters, *(t for c in line.coefficients.values() for t in c.parameters)):
+                value = numbers[place]
+                given += rounding * abs(Fraction(factor) * value) if isinstance(value, Fraction) else 0
+            found.append(Row(row.coefficients, row.bound + given))
+            if row.equality:
+                found.append(Row(tuple(-a for a in row.coefficients), given - row.bound))
         for part in forbidden:
             entries = tuple(Fraction(int(j == part)) for j in range(self.columns))
             found.append(Row(entries, Fraction(0), equality=True))

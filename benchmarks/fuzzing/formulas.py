@@ -20,9 +20,10 @@ from fuzzing.cases import Case
 from fuzzing.judge import MASK, judge
 from fuzzing.truth import fractions_of
 
-__all__ = ["FORMULAS", "Formula", "Setting"]
+__all__ = ["FORMULAS", "VERTICES", "Formula", "Setting"]
 
 VERTICES = 60
+"""Sums over all vertices are checked where there are so many at most."""
 
 
 @dataclass

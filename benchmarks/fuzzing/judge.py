@@ -23,7 +23,6 @@ import torch
 
 from fuzzing.asking import Answer
 from fuzzing.cases import Case
-from fuzzing.exact import Empty
 from fuzzing.nearest import dot
 from fuzzing.numbers import DTYPES
 from fuzzing.truth import Truth, fractions_of
@@ -35,6 +34,8 @@ CONE = 1e-3
 """In place of APART for cone solvers of a layer, which promise no more."""
 ROUNDING = 2.0**-47
 """Of sums of some products."""
+MANY = 8
+"""So many roundings of each parameter may come together."""
 MASK = -1e8
 """Scores at or below this that are meant as minus infinity may be read as that."""
 
@@ -74,10 +75,9 @@ def _judge(case: Case, answer: Answer, truth: Truth, may_refuse: bool) -> Verdic
         return _error(answer, truth, may_refuse)
     if answer.status == "INFEASIBLE":
         if truth.empty:
-            rounding = _rounding(case, answer.instance)
-            if 0 < float(truth.missing) <= rounding / 2:
-                return Verdict("wrong", f"called infeasible for {float(truth.missing):.1e}, the rounding of its numbers")
-            return RIGHT
+            if truth.loosened(_rounding(case) / 2).empty:
+                return RIGHT
+            return Verdict("wrong", "called infeasible for the rounding of its numbers")
         return Verdict("wrong", "called infeasible, but there is a point", _some(truth, case, answer))
     if answer.status == "UNBOUNDED":
         return Verdict("wrong", "called unbounded, but all parts have bounds")
@@ -111,18 +111,19 @@ def _some(truth: Truth, case: Case, answer: Answer) -> tuple[float, ...]:
     return tuple(float(v) for v in point)
 
 
-def _rounding(case: Case, instance: int) -> float:
-    """How far sums of parameters may be from each other because each of them was rounded, relative."""
-    rounded = precision(case.parameter_dtype) or float(np.finfo(np.float64).eps)
-    return rounded if case.declaration.parameters or "rounded sums" in case.declaration.kinds else 0.0
+def _rounding(case: Case) -> float:
+    """How far a parameter may be from the number that was meant, twice that is."""
+    return precision(case.parameter_dtype) or float(np.finfo(np.float64).eps)
 
 
 def _nowhere(case: Case, answer: Answer, truth: Truth) -> Verdict:
     """A point where there is none: allowed when the numbers contradict each other by their rounding alone."""
-    missing = float(truth.missing)
-    allowed = max(16 * _rounding(case, answer.instance), 1e-9)
-    if missing > allowed:
-        return Verdict("wrong", f"called optimal, but nothing satisfies the constraints (they miss by {missing:.1e})")
+    loosened = truth.loosened(MANY * _rounding(case))
+    if loosened.empty:
+        return Verdict("wrong", "called optimal, but nothing satisfies the constraints")
+    outside = loosened.violation(answer.value, precision(case.dtype))
+    if outside > OUTSIDE * loosened.size:
+        return Verdict("wrong", f"outside by {outside:.1e}, more than the rounding of the numbers")
     return RIGHT
 
 
@@ -193,11 +194,9 @@ def judge_ties(case: Case, first: Answer, second: Answer) -> Verdict:
     if first.value is None or second.value is None or first.status != "OPTIMAL" or second.status != "OPTIMAL":
         return RIGHT
     truth = case.truth(first.instance)
-    try:
-        size = truth.size
-    except Empty:
+    if truth.empty:
         return RIGHT
-    tolerance = (APART + precision(case.dtype)) * size
+    tolerance = (APART + precision(case.dtype)) * truth.size
     steps = [
         Fraction(float(a)) - Fraction(float(b)) if abs(a - b) > 2 * tolerance else Fraction(0)
         for a, b in zip(first.value, second.value, strict=True)

@@ -47,9 +47,12 @@ class Returned:
 
 
 def noise_of(case: Case) -> np.ndarray:
-    """Noise ``(samples, instances, size)`` in the digits of float32, by the seed of the case."""
-    generator = np.random.default_rng([case.seed, 29])
-    return generator.standard_normal((SAMPLES, len(case), case.declaration.size)).astype(np.float32).astype(np.float64)
+    """Noise ``(samples, instances, size)`` in the digits of float32: of an instance always the same."""
+    drawn = [
+        np.random.default_rng([case.seed, 29, number]).standard_normal((SAMPLES, case.declaration.size))
+        for number in case.numbers
+    ]
+    return np.stack(drawn, axis=1).astype(np.float32).astype(np.float64)
 
 
 def run_layer(

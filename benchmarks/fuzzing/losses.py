@@ -14,7 +14,7 @@ from fuzzing.judge import APART, RIGHT, Verdict, judge, precision
 from fuzzing.layers import Returned, noise_of, run_loss
 from fuzzing.truth import fractions_of
 
-__all__ = ["LOSSES", "judge_loss"]
+__all__ = ["LOSSES", "judge_loss", "targets_of"]
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Values ``(instances,)`` and gradients ``(instances, size)``; NaN where nothing is known."""
@@ -65,28 +65,34 @@ LOSSES: dict[str, Callable[[Setting, np.ndarray, np.ndarray], Pair]] = {
 }
 
 
-def judge_loss(case: Case, loss: str) -> tuple[Case, Returned, Iterator[Judged]]:
+def judge_loss(case: Case, loss: str) -> Iterator[Judged]:
     """A loss is asked and judged, for the instances that have a structure without masked parts."""
-    noise = noise_of(case)
     usable = [k for k in range(len(case)) if not case.truth(k, forbid_masked=True).empty]
     some = case.take(usable)
-    generator = np.random.default_rng([case.seed, 37])
-    targets = np.zeros(some.scores.shape)
-    for k in range(len(some)):
-        wanted = fractions_of(generator.integers(-64, 65, case.declaration.size) / 64.0)
-        targets[k] = [float(v) for v in some.truth(k, forbid_masked=True).best(wanted).point]
-    extra = np.round(16 * generator.standard_normal(targets.shape)) / 16
-    if "SPOPlus" in loss:
-        extra = np.where(np.isneginf(some.scores), -np.inf, extra)
+    if not usable:
+        return
+    targets, extra = targets_of(some, loss)
     returned = run_loss(some, loss, targets, extra)
-    return some, returned, _verdicts(some, loss, returned, noise[:, usable], targets, extra)
+    for k, part, verdict in _verdicts(some, loss, returned, noise_of(some), targets, extra):
+        yield usable[k], part, verdict
+
+
+def targets_of(case: Case, loss: str) -> tuple[np.ndarray, np.ndarray]:
+    """A vertex per instance that has no masked part, and costs or true scores, of an instance always the same."""
+    targets, extra = np.zeros(case.scores.shape), np.zeros(case.scores.shape)
+    for k, number in enumerate(case.numbers):
+        generator = np.random.default_rng([case.seed, 37, number])
+        wanted = fractions_of(generator.integers(-64, 65, case.declaration.size) / 64.0)
+        targets[k] = [float(v) for v in case.truth(k, forbid_masked=True).best(wanted).point]
+        extra[k] = np.round(16 * generator.standard_normal(case.declaration.size)) / 16
+    if "SPOPlus" in loss:
+        extra = np.where(np.isneginf(case.scores), -np.inf, extra)
+    return targets, extra
 
 
 def _verdicts(
     case: Case, loss: str, returned: Returned, noise: np.ndarray, targets: np.ndarray, extra: np.ndarray
 ) -> Iterator[Judged]:
-    if not len(case):
-        return
     setting = Setting(case, noise)
     finite = np.where(np.isneginf(extra), 0.0, extra)
     values, gradients = LOSSES[loss](setting, targets, finite)

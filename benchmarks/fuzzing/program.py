@@ -9,7 +9,7 @@ import numpy as np
 
 from fuzzing.cases import Case
 from fuzzing.layers import noise_of
-from fuzzing.losses import LOSSES
+from fuzzing.losses import targets_of
 from fuzzing.session import Finding
 
 __all__ = ["as_json", "as_program"]
@@ -104,8 +104,17 @@ def _question(case: Case, finding: Finding) -> str:
             f"z.backward({back}.to(z.dtype))\n"
             f'print(z.detach(), scores.grad{shown}, sep="\\n")'
         )
-    assert question.solver in LOSSES
-    return f"# the loss {question.solver}(polytope) of a random target, which `fuzz.py --seed {case.seed}` draws"
+    targets, extra = targets_of(case, question.solver)
+    shape = case.declaration.shape
+    target = _tensor(extra if "SPOPlus" in question.solver else targets, shape, case.dtype)
+    cost = f"cost={_tensor(extra, shape, case.dtype)}, " if "Hinge" in question.solver else ""
+    return (
+        f'loss = {question.solver}(polytope, reduction="none")\n'
+        "scores.requires_grad_()\n"
+        f"value = loss(scores, {target}, {cost}**parameters)\n"
+        "value.sum().backward()\n"
+        'print(value.detach(), scores.grad, sep="\\n")'
+    )
 
 
 def _tensor(values: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> str:

@@ -18,30 +18,35 @@ from fuzzing.smaller import smallest, sort_of
 
 __all__ = ["Folder", "done_with", "rows_of_table", "signature_of", "totals"]
 
+PROGRAMS = 3
+"""So many programs has a seed at most."""
 VERDICTS = ("right", "wrong", "open", "refused")
 
 
 def signature_of(finding: Finding, kind: str) -> Signature:
     """What makes faults one and the same kind."""
-    solver = finding.question.solver.split("(")[0]
-    return finding.question.what, solver, finding.part, sort_of(finding.verdict.reason), kind
+    question = finding.question
+    solver = question.solver.split("(")[0]
+    if " " in solver:  # of a maximizer and a projector the one that answered
+        solver = solver.split()[question.what == "project"]
+    return question.what, solver, finding.part, sort_of(finding.verdict.reason), kind
 
 
-def done_with(seed: int, known: set[Signature]) -> Done:
-    """Run a seed, and make small programs of what is wrong and not yet known."""
+def done_with(seed: int, known: set[Signature] | None) -> Done:
+    """Run a seed, and make small programs of what is wrong and not yet known; none for None."""
     try:
         outcome = run_seed(seed)
     except Exception:
         return Done(seed, crash=traceback.format_exc(limit=-6))
     done = Done(seed, outcome.instances)
     done.tallies = [(*key, count) for key, count in outcome.tallies.items()]
-    case, seen = draw_case(seed), set(known)
+    case, seen = draw_case(seed), set(known or ())
     for finding in outcome.wrong:
         kind = case.kinds[finding.instance]
         told = f"{finding.question.what} {finding.question.solver}, {finding.part}: {finding.verdict.reason}"
         done.wrong.append(f"seed {seed}, instance {finding.instance} ({kind}), {told}")
         signature = signature_of(finding, kind)
-        if signature not in seen and len(done.programs) < 3:
+        if known is not None and signature not in seen and len(done.programs) < PROGRAMS:
             seen.add(signature)
             small, found = smallest(case, finding)
             done.programs.append((signature, as_program(small, found), as_json(small, found)))
@@ -63,16 +68,18 @@ class Folder:
         """What earlier runs have done; a line that was cut off is done again."""
         if not self.seeds.exists():
             return []
-        found = []
+        found, whole = [], []
         for line in self.seeds.read_text(encoding="utf-8").splitlines():
             try:
                 told = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            whole.append(line + "\n")
             told["programs"] = [(tuple(s), "", "") for s in told["programs"]]
             done = Done(**told)
             found.append(done)
             self._count(done)
+        self.seeds.write_text("".join(whole), encoding="utf-8")
         return found
 
     def keep(self, done: Done) -> None:

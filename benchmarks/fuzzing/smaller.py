@@ -107,29 +107,20 @@ def _pruned(case: Case) -> Case:
 
 def _as_rows(case: Case) -> Iterator[Case]:
     """Every row by itself, with its numbers, in a vector of parts."""
-    if len(case) > 1 or case.declaration.made_by is not None or "np.array" in case.declaration.variables[0].text:
-        if len(case) > 1 or case.declaration.made_by is not None:
-            return
-    plain = _is_plain(case.declaration)
-    if plain:
+    declaration = case.declaration
+    if len(case) > 1 or declaration.made_by is not None or _is_plain(declaration):
         return
-    theta = case.theta[0].tolist()
-    rows = [row for line in case.declaration.lines if (row := line.row([_exact(v) for v in theta], case.declaration.columns))]
+    rows = declaration.rows(case.theta[0].tolist())
     matrix = np.array([[float(a) for a in row.coefficients] for row in rows])
     bounds = [float(row.bound) for row in rows]
-    yield _of_rows(case, matrix, bounds, [row.equality for row in rows], case.declaration.columns, case.declaration.size)
-
-
-def _exact(value: float) -> object:
-    from fuzzing.declarations import exact
-
-    return exact(value)
+    yield _of_rows(case, matrix, bounds, [row.equality for row in rows], declaration.columns, declaration.size)
 
 
 def _is_plain(declaration: Declaration) -> bool:
-    return not declaration.parameters and all("@ z" in c.text or "@ x" in c.text for c in declaration.constraints) and all(
-        len(c.lines) == 1 for c in declaration.constraints
-    )
+    """Whether it is one of those that are made here: a row per constraint, and nothing else."""
+    attributes = any(v.lines for v in declaration.variables)
+    rows = all(c.text.startswith("np.array(") and len(c.lines) == 1 for c in declaration.constraints)
+    return not declaration.parameters and not attributes and rows
 
 
 def _of_rows(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fuzzing.declarations import Constraint, Declaration, Line, Term, literal
+from fuzzing.declarations import Declaration, Line, Term, literal
 from fuzzing.recipes import Drawn
 from fuzzing.writing import INSTANCES, Writer, dyadic
 
@@ -219,7 +219,7 @@ def hull(writer: Writer) -> None:
     way = writer.generator.integers(3)
     if way == 2:
         writer.variable("x", (n,))
-        low = [Line({2 * n * 0 + n + j: Term(-1.0)}, Term(0.0)) for j in range(2 * n)]
+        low = [Line({n + j: Term(-1.0)}, Term(0.0)) for j in range(2 * n)]
         writer.variable("w", (2 * n,), "nonneg=True", low)
         writer.equal(f"x - w[:{n}] + w[{n}:]", _repeated(np.zeros(n)))
         writer.at_most("cp.sum(w)", writer.generator.choice([0.0, 1.0, 1.5], (INSTANCES, 1), p=[0.1, 0.6, 0.3]))
@@ -295,7 +295,3 @@ STRUCTURES: dict[str, Callable[[Writer], Declaration | None]] = {
     "catalogue": catalogue,
 }
 
-
-def constraint(text: str, lines: list[Line]) -> Constraint:
-    """For declarations that are put together by hand."""
-    return Constraint(text, tuple(lines))

@@ -32,6 +32,8 @@ class Truth:
     declaration: Declaration
     theta: tuple[Fraction | float, ...]
     forbidden: tuple[int, ...] = ()
+    rounding: float = 0.0
+    """Relative; equalities, and all other rows, give way by what it can do to their right-hand sides."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -41,7 +43,13 @@ class Truth:
         ------
         Empty : when a bound is minus infinity.
         """
+        if self.rounding:
+            return self.declaration.loosened(self.theta, self.forbidden, Fraction(self.rounding))
         return self.declaration.rows(self.theta, self.forbidden)
+
+    def loosened(self, rounding: float) -> Truth:
+        """The truth about numbers that were rounded."""
+        return Truth(self.declaration, self.theta, self.forbidden, rounding)
 
     @cached_property
     def _polyhedron(self) -> Polyhedron | None:
@@ -60,26 +68,6 @@ class Truth:
         """Of a polytope that is not empty."""
         assert self._polyhedron is not None
         return self._polyhedron
-
-    @cached_property
-    def missing(self) -> Fraction:
-        """By how much rows must give way, relative to their numbers, until something satisfies them; 0 if nothing must."""
-        if not self.empty:
-            return ZERO
-        try:
-            rows = self.rows
-        except Empty:
-            return Fraction(1)
-        wider = []
-        for row in rows:
-            size = max(abs(row.bound), *(abs(a) for a in row.coefficients), ZERO)
-            wider.append(Row((*row.coefficients, -size), row.bound))
-            if row.equality:
-                wider.append(Row((*(-a for a in row.coefficients), -size), -row.bound))
-        columns = self.declaration.columns
-        wider.append(Row((*[ZERO] * columns, Fraction(-1)), ZERO))
-        last = tuple(Fraction(-int(j == columns)) for j in range(columns + 1))
-        return -Polyhedron(wider, columns + 1).maximize(last).value
 
     @cached_property
     def ends(self) -> list[tuple[Fraction, Fraction]]:
