@@ -85,7 +85,7 @@ def summarize(console: Console, done: list[Done]) -> bool:
     for line in complaints[:SHOWN]:
         console.print(line, markup=False)
     wrong = sum(n for (_, _, verdict), n in counts.items() if verdict == "wrong")
-    ordinary = {v: 0 for v in ("right", "wrong", "open", "refused")}
+    ordinary = dict.fromkeys(("right", "wrong", "open", "refused"), 0)
     for (question, kind, verdict), n in counts.items():
         if kind in ("ordinary", "ties") and question in ("best vertices", "nearest points"):
             ordinary[verdict] += n
@@ -104,7 +104,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--seed", type=int, help="this seed alone; nothing is kept")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--programs", type=int, default=2, help="so many programs for faults of a kind (2); 0 is quicker")
+    parser.add_argument(
+        "--programs", type=int, default=2, help="so many programs for faults of a kind (2); 0 is quicker"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/fuzz"))
     options = parser.parse_args()
     for name in ("count", "processes"):

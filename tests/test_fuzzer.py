@@ -19,7 +19,7 @@ from fuzzing.cases import Case, draw_case
 from fuzzing.crew import work_on
 from fuzzing.declarations import Line, Term
 from fuzzing.exact import Empty, Polyhedron, Row, Unbounded, rank, solve
-from fuzzing.formulas import FORMULAS, Setting
+from fuzzing.formulas import FORMULAS
 from fuzzing.grammar import Builder
 from fuzzing.judge import judge, judge_ties
 from fuzzing.layers import noise_of
@@ -27,8 +27,9 @@ from fuzzing.nearest import dot, nearest
 from fuzzing.program import as_json, as_program
 from fuzzing.report import Folder
 from fuzzing.session import Question, findings, run_seed
+from fuzzing.setting import Setting
 from fuzzing.smaller import smallest
-from fuzzing.truth import Truth, fractions_of
+from fuzzing.truth import fractions_of
 from seeds_gone_wrong import work
 
 import optlayers as ol
@@ -219,6 +220,7 @@ def verdict_on(case, question, value, status="OPTIMAL", **more):
 SIMPLEX = [("cp.sum(x)", "==", 1.0)]
 TWO_OF_FOUR = [("x", "<=", 1.0), ("cp.sum(x)", "==", 2.0)]
 TWO_OF_THREE = [("x", "<=", 1.0), ("cp.sum(x)", "==", 2.0)]
+EMPTY = "DeclarationError: the polytope is empty: …"
 ROWS_AND_COLUMNS = [("cp.sum(x, axis=0)", "==", 1.0), ("cp.sum(x, axis=1)", "==", 1.0)]
 ZONOTOPE = [("w", "<=", 1.0), ("x - np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]) @ w", "==", 0.0)]
 
@@ -325,15 +327,17 @@ def test_a_mask_excuses_nothing_about_other_parts(mask):
 def test_errors_are_judged_by_whose_words_they_are():
     case = one_case((2,), SIMPLEX, [1.0, 0.0])
     assert verdict_on(case, "maximize", None, "error", message="IndexError: 3", told=False).kind == "wrong"
-    assert verdict_on(case, "maximize", None, "error", message="DeclarationError: the polytope is empty").kind == "wrong"
+    assert verdict_on(case, "maximize", None, "error", message=EMPTY).kind == "wrong"
     empty = one_case((2,), [*SIMPLEX, ("cp.sum(x)", "<=", 0.5)], [1.0, 0.0])
-    told = verdict_on(empty, "maximize", None, "error", message="DeclarationError: the polytope is empty: …")
+    told = verdict_on(empty, "maximize", None, "error", message=EMPTY)
     assert told.kind == "right"
 
 
 def test_ties_are_decided_one_way():
     case = one_case((4,), TWO_OF_FOUR, [1.0, 0.5, 0.5, 0.0])
-    first, second = (Answer("maximize", s, 0, "OPTIMAL", np.array(v, float)) for s, v in (("a", [1, 1, 0, 0]), ("b", [1, 0, 1, 0])))
+    first, second = (
+        Answer("maximize", s, 0, "OPTIMAL", np.array(v, float)) for s, v in (("a", [1, 1, 0, 0]), ("b", [1, 0, 1, 0]))
+    )
     assert judge_ties(case, first, first).kind == "right"
     assert judge_ties(case, first, second).kind == "wrong"
     rounding = one_case((4,), TWO_OF_FOUR, [1.0, 0.1 + 0.2, 0.3, 0.0])
@@ -385,7 +389,10 @@ def lie(monkeypatch, question, change):
 
 
 LIES = {
-    "moved": ("project", lambda value: value + 1e-3 * torch.linspace(-1, 1, value.numel()).reshape(value.shape).to(value)),
+    "moved": (
+        "project",
+        lambda value: value + 1e-3 * torch.linspace(-1, 1, value.numel()).reshape(value.shape).to(value),
+    ),
     "halved": ("maximize", lambda value: value / 2),
     "of another instance": ("maximize", lambda value: value.roll(1, 0)),
     "negative": ("project", lambda value: -value),
@@ -485,6 +492,11 @@ def test_what_is_wrong_becomes_a_program(monkeypatch, capsys):
     told = json.loads(as_json(case, finding))
     assert told["scores"] == [[0.5, 1.0, -1.0]] and told["reason"] == finding.verdict.reason
     assert f"Right: {list(finding.verdict.right)}" in program
-    for question in (Question("project"), Question("maximize", "Highs Dense"), Question("ties", "Highs Dense"), *RULES_OF_ALL_SORTS):
+    for question in (
+        Question("project"),
+        Question("maximize", "Highs Dense"),
+        Question("ties", "Highs Dense"),
+        *RULES_OF_ALL_SORTS,
+    ):
         exec(as_program(case, replace(finding, question=question)), {})
         assert "tensor" in capsys.readouterr().out

@@ -58,10 +58,7 @@ def scores_of(case: Case, instances: Sequence[int] | slice = slice(None)) -> Ten
 def parameters_of(case: Case, instances: Sequence[int] | slice = slice(None)) -> dict[str, Tensor]:
     """The parameters of some instances, by name."""
     theta = torch.from_numpy(case.theta[instances]).to(DTYPES[case.parameter_dtype])
-    return {
-        p.name: theta[:, p.start : p.start + p.size].reshape(-1, *p.shape)
-        for p in case.declaration.parameters
-    }
+    return {p.name: theta[:, p.start : p.start + p.size].reshape(-1, *p.shape) for p in case.declaration.parameters}
 
 
 _COMPILED: WeakKeyDictionary[Declaration, dict[tuple[str, str], ol.CompiledPolytope]] = WeakKeyDictionary()
@@ -123,6 +120,7 @@ class Asked:
     def _error(question: str, solver: str, instance: int, error: Exception) -> Answer:
         message = f"{type(error).__name__}: {error}"
         return Answer(question, solver, instance, "error", None, message, in_words(error))
+
 
 def _solver(name: str) -> Any:
     if name == "default":

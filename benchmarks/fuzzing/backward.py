@@ -20,9 +20,10 @@ from fuzzing.derivatives import (
     smoothed_value,
     value_of_nearest,
 )
-from fuzzing.formulas import Formula, Setting
+from fuzzing.formulas import Formula
 from fuzzing.judge import APART, RIGHT, Verdict, judge, precision
 from fuzzing.layers import Returned, run_layer
+from fuzzing.setting import Setting
 from fuzzing.truth import Truth, fractions_of
 
 __all__ = ["judge_layer", "judge_parameters", "judge_projection_gradient"]
@@ -84,9 +85,7 @@ def _forward(setting: Setting, formula: Formula, answer: Answer, expected: np.nd
     return RIGHT
 
 
-def _scores(
-    setting: Setting, formula: Formula, k: int, returned: Returned, back: np.ndarray | None
-) -> Verdict:
+def _scores(setting: Setting, formula: Formula, k: int, returned: Returned, back: np.ndarray | None) -> Verdict:
     case = setting.case
     assert returned.scores is not None and case.gradients is not None
     found = returned.scores[k]
@@ -112,6 +111,11 @@ def _scores(
     return RIGHT
 
 
+def _arriving(setting: Setting, k: int) -> tuple[Fraction, ...]:
+    """The gradient that arrives, 0 at forbidden parts, which do not move."""
+    return fractions_of(np.where(np.isneginf(setting.read.scores[k]), 0.0, setting.gradients[k]))
+
+
 def _allowed(case: Case) -> float:
     return APART + 8 * precision(case.dtype)
 
@@ -119,8 +123,7 @@ def _allowed(case: Case) -> float:
 def judge_projection_gradient(setting: Setting, k: int, found: np.ndarray) -> Verdict:
     """The derivative of the nearest point, applied to the gradient: on either side, or between what meets at a kink."""
     case, truth = setting.case, setting.read.truth(k)
-    scores, gradient = fractions_of(setting.read.scores[k]), fractions_of(setting.gradients[k])
-    gradient = tuple(Fraction(0) if np.isneginf(s) else g for s, g in zip(setting.read.scores[k], gradient, strict=True))
+    scores, gradient = fractions_of(setting.read.scores[k]), _arriving(setting, k)
     expected = np.array([float(v) for v in nearest_along(truth, scores, gradient)])
     allowed = _allowed(case) * max(1e-3, float(np.abs(setting.gradients[k]).max(initial=0.0)))
     told = np.ones(len(expected), dtype=bool)
@@ -179,8 +182,7 @@ def _slope(
 def _slope_of(
     setting: Setting, formula: Formula, truth: Truth, k: int, places: Sequence[int], wide: bool
 ) -> Interval | None:
-    scores, gradient = fractions_of(setting.read.scores[k]), fractions_of(setting.gradients[k])
-    gradient = tuple(Fraction(0) if np.isneginf(s) else g for s, g in zip(setting.read.scores[k], gradient, strict=True))
+    scores, gradient = fractions_of(setting.read.scores[k]), _arriving(setting, k)
     seed = setting.case.seed
     if "SparseMAP" in formula.rule:
         return slopes(value_of_nearest(gradient), truth, scores, places, wide, seed)

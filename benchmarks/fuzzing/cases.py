@@ -25,7 +25,10 @@ ORACLE = 40
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Scores ``(instances, size)`` and parameters ``(instances, all of them)``, as float64 of what their dtypes hold."""
+    """A declaration, and a batch of instances.
+
+    Scores are ``(instances, size)`` and parameters ``(instances, all of them)``, as float64 of what their dtypes hold.
+    """
 
     declaration: Declaration
     scores: np.ndarray

@@ -47,7 +47,8 @@ def work_on(
     """Every seed's result as it is done.
 
     ``work`` is a function of a module, of the seed and of the signatures that need no further programs: those that
-    ``known`` counts ``enough`` of, or None where no programs are wanted. A seed that takes longer than ``limit`` seconds is given up.
+    ``known`` counts ``enough`` of, or None where no programs are wanted. A seed that takes longer than ``limit``
+    seconds is given up.
     """
     context = multiprocessing.get_context("spawn")
     crew = [_Member(context, work) for _ in range(processes)]

@@ -149,9 +149,7 @@ class Declaration:
     @cached_property
     def lines(self) -> tuple[Line, ...]:
         """Of all variables and constraints."""
-        return tuple(
-            line for part in (*self.variables, *self.constraints) for line in part.lines
-        )
+        return tuple(line for part in (*self.variables, *self.constraints) for line in part.lines)
 
     def rows(self, theta: Sequence[Number], forbidden: Sequence[int] = ()) -> list[Row]:
         """With numbers for the parameters, and parts that are fixed at 0."""
@@ -174,7 +172,10 @@ class Declaration:
             if row is None:
                 continue
             given = abs(Fraction(line.bound.constant)) * EPS
-            for place, factor in (*line.bound.parameters, *(t for c in line.coefficients.values() for t in c.parameters)):
+            for place, factor in (
+                *line.bound.parameters,
+                *(t for c in line.coefficients.values() for t in c.parameters),
+            ):
                 value = numbers[place]
                 given += rounding * abs(Fraction(factor) * value) if isinstance(value, Fraction) else 0
             found.append(Row(row.coefficients, row.bound + given))
@@ -223,7 +224,7 @@ class Declaration:
         return replace(self, constraints=rest)
 
 
-ORACLE = '''
+ORACLE = """
 def best(scores, *parameters):
     flat = scores.reshape(-1)
     blocked = ((V != 0) & np.isneginf(flat)).any(axis=1)
@@ -231,7 +232,7 @@ def best(scores, *parameters):
     first = np.argmax(np.where(blocked, -np.inf, values))
     return np.full({shape}, np.nan) if blocked.all() else V[first].reshape({shape})
 
-'''.strip()
+""".strip()
 
 
 def exact(value: Number) -> Number:

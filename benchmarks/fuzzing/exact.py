@@ -198,9 +198,7 @@ class Polyhedron:
     def _free(self, variable: int) -> None:
         """Make a variable basic, in exchange for the slack of the row that has least else in it."""
         column = self._nonbasic.index(variable)
-        rows = [
-            i for i, label in enumerate(self._basic) if label >= self.columns and self._table[i, column]
-        ]
+        rows = [i for i, label in enumerate(self._basic) if label >= self.columns and self._table[i, column]]
         if not rows:  # in no row: it stays at 0
             self._table = np.delete(self._table, column, axis=1)
             del self._nonbasic[column]

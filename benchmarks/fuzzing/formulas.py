@@ -8,150 +8,15 @@ nothing about are NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 import optlayers as ol
-from fuzzing.asking import Asked
-from fuzzing.cases import Case
-from fuzzing.judge import MASK, judge
-from fuzzing.truth import fractions_of
+from fuzzing.setting import Setting
 
-__all__ = ["FORMULAS", "VERTICES", "Formula", "Setting"]
-
-VERTICES = 60
-"""Sums over all vertices are checked where there are so many at most."""
-
-
-@dataclass
-class Setting:
-    """A case whose masks are read as minus infinity where that leaves a structure, and what formulas ask of it."""
-
-    case: Case
-    noise: np.ndarray
-
-    @cached_property
-    def read(self) -> Case:
-        """The case with masks read so, in float64."""
-        scores = self.case.scores.copy()
-        for k in range(len(scores)):
-            if self.case.is_masked(k) and self.mask_is_dropped(k):
-                scores[k, self.case.masked[k]] = -np.inf  # type: ignore[index]
-        return replace(self.case, scores=scores, dtype="float64", masked=None)
-
-    def mask_is_dropped(self, instance: int) -> bool:
-        """Whether structures without the masked parts exist, and no part can be negative."""
-        masked = self.case.masked[instance]  # type: ignore[index]
-        truth = self.case.truth(instance, forbid_masked=True)
-        plain = self.case.truth(instance)
-        if truth.empty or plain.empty or min(low for low, _ in plain.ends) < 0:
-            return False
-        numbers = np.abs(self.case.scores[instance][np.isfinite(self.case.scores[instance])])
-        ordinary = numbers[~masked[np.isfinite(self.case.scores[instance])]]
-        return bool(numbers.max(initial=0.0) >= min(-MASK, 1e4) and ordinary.max(initial=0.0) <= 1e4)
-
-    @cached_property
-    def comparable(self) -> np.ndarray:
-        """Instances with a point, and with masks that are dropped or none."""
-        return np.array(
-            [
-                not self.read.truth(k).empty and (not self.case.is_masked(k) or self.mask_is_dropped(k))
-                for k in range(len(self.case))
-            ]
-        )
-
-    @cached_property
-    def free(self) -> np.ndarray:
-        """Parts that are neither forbidden nor fixed by the constraints."""
-        found = np.zeros(self.case.scores.shape, dtype=bool)
-        for k in np.flatnonzero(self.comparable):
-            found[k] = [low < high for low, high in self.read.truth(k).ends]
-        return found
-
-    @cached_property
-    def only_forbidden(self) -> np.ndarray:
-        """Instances in which every part that is not forbidden is free."""
-        return (self.free | np.isneginf(self.read.scores)).all(axis=1) & self.comparable
-
-    @cached_property
-    def scores(self) -> np.ndarray:
-        """Finite ones; 0 where a part is forbidden."""
-        return np.where(np.isneginf(self.read.scores), 0.0, self.read.scores)
-
-    @property
-    def gradients(self) -> np.ndarray:
-        """What arrives."""
-        assert self.case.gradients is not None
-        return self.case.gradients
-
-    def best(self, scores: np.ndarray) -> np.ndarray:
-        """Judged best vertices for other scores; NaN where there is none that is right."""
-        asked = Asked(replace(self.read, scores=np.where(np.isneginf(self.read.scores), -np.inf, scores)))
-        found = np.full(scores.shape, np.nan)
-        for answer in asked.answers("maximize"):
-            k = answer.instance
-            if self.comparable[k] and answer.status == "OPTIMAL" and judge(asked.case, answer).kind == "right":
-                found[k] = answer.value
-        return found
-
-    @cached_property
-    def vertex(self) -> np.ndarray:
-        """Judged best vertices for the scores."""
-        return self.best(self.scores)
-
-    def nearest(self, targets: np.ndarray) -> np.ndarray:
-        """Exact nearest points, rounded."""
-        found = np.full(targets.shape, np.nan)
-        for k in np.flatnonzero(self.comparable & np.isfinite(targets).all(axis=1)):
-            point = self.read.truth(k).nearest(fractions_of(targets[k]))
-            found[k] = [float(v) for v in point]
-        return found
-
-    def vertices(self, instance: int) -> np.ndarray | None:
-        """All of them, if they are few."""
-        truth = self.read.truth(instance)
-        key = truth.theta, truth.forbidden
-        if key not in self._vertices:
-            found = truth.vertices(VERTICES)
-            self._vertices[key] = None if found is None else np.array([[float(v) for v in p] for p in found])
-        return self._vertices[key]
-
-    @cached_property
-    def _vertices(self) -> dict[object, np.ndarray | None]:
-        return {}
-
-    def weights(self, scores: np.ndarray, instance: int) -> np.ndarray | None:
-        """Probabilities of all vertices; None where they are many, or scores too large to tell."""
-        vertices = self.vertices(instance)
-        if vertices is None or np.abs(scores).max(initial=0.0) > 1e4 or not np.isfinite(scores).all():
-            return None
-        values = vertices @ scores
-        weights = np.exp(values - values.max())
-        return weights / weights.sum()
-
-    def means(self, scores: np.ndarray) -> np.ndarray:
-        """Marginals."""
-        found = np.full(scores.shape, np.nan)
-        for k in np.flatnonzero(self.comparable):
-            weights = self.weights(scores[k], k)
-            if weights is not None:
-                found[k] = weights @ self.vertices(k)
-        return found
-
-    def covariance(self, scores: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-        """The covariance of structures, applied to gradients."""
-        found = np.full(scores.shape, np.nan)
-        for k in np.flatnonzero(self.comparable):
-            weights = self.weights(scores[k], k)
-            if weights is not None:
-                vertices = self.vertices(k)
-                centred = vertices - weights @ vertices
-                found[k] = centred.T @ (weights * (centred @ gradients[k]))
-        return found
-
+__all__ = ["FORMULAS", "Formula"]
 
 Pair = tuple[np.ndarray | None, np.ndarray | None]
 """What must go forward and what must come back; None for what is judged in another way."""

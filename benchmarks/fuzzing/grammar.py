@@ -84,9 +84,7 @@ class Builder:
         self._names[name] = cp.Variable(shape)  # of any values: it evaluates expressions, one column at a time
         return made
 
-    def parameter(
-        self, name: str, values: np.ndarray, attributes: str = "", unlimited: bool = False
-    ) -> Parameter:
+    def parameter(self, name: str, values: np.ndarray, attributes: str = "", unlimited: bool = False) -> Parameter:
         """A further parameter, with its values ``(instances, *shape)``."""
         shape = values.shape[1:]
         told = (str(shape[0]) if len(shape) == 1 else repr(shape)) + ", " if shape else ""

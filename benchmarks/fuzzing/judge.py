@@ -59,7 +59,7 @@ def precision(dtype: str) -> float:
 
 
 def judge(case: Case, answer: Answer, may_refuse: bool = False) -> Verdict:
-    """The verdict on an answer; a solver that was asked for by name ``may_refuse`` polytopes of a kind that it lacks."""
+    """The verdict on an answer; a solver that was asked for by name ``may_refuse`` polytopes that it is not for."""
     truth = case.truth(answer.instance)
     verdict = _judge(case, answer, truth, may_refuse)
     if verdict.kind == "wrong" and case.is_masked(answer.instance):

@@ -69,7 +69,8 @@ def run_layer(
             answers = [_error(question, rule, k, whole) for k in range(len(case))]
             return Returned(answers)
     found = [
-        run_layer(case.take([k]), rule, question, with_parameters, noise[:, k : k + 1], on_failure) for k in range(len(case))
+        run_layer(case.take([k]), rule, question, with_parameters, noise[:, k : k + 1], on_failure)
+        for k in range(len(case))
     ]
     return _joined(case, found)
 
@@ -102,9 +103,7 @@ def _run(layer: ol.OptLayer, case: Case, question: str, rule: str, with_paramete
         value.backward(gradient)
     flat = value.detach().to(torch.float64).reshape(len(case), -1).numpy()
     failed = np.isnan(flat).any(axis=1)
-    answers = [
-        Answer(question, rule, k, "failed" if failed[k] else "OPTIMAL", flat[k]) for k in range(len(case))
-    ]
+    answers = [Answer(question, rule, k, "failed" if failed[k] else "OPTIMAL", flat[k]) for k in range(len(case))]
     complaint = "" if value.dtype == scores.dtype or objective is not None else f"structures are {value.dtype}"
     back = scores.grad
     if back is None:
@@ -117,9 +116,7 @@ def _run(layer: ol.OptLayer, case: Case, question: str, rule: str, with_paramete
         if any(part is None for part in parts):
             return Returned(answers, complaint="no gradient reaches a parameter")
         theta = np.concatenate([p.to(torch.float64).reshape(len(case), -1).numpy() for p in parts], axis=1)
-    return Returned(
-        answers, back.to(torch.float64).reshape(len(case), -1).numpy(), theta, complaint, {"drawn": drawn}
-    )
+    return Returned(answers, back.to(torch.float64).reshape(len(case), -1).numpy(), theta, complaint, {"drawn": drawn})
 
 
 def run_loss(case: Case, loss: str, targets: np.ndarray, extra: np.ndarray) -> Returned:
@@ -160,9 +157,7 @@ def _joined(case: Case, found: list[Returned]) -> Returned:
     answers = []
     for k, one in enumerate(found):
         first = one.answers[0]
-        answers.append(
-            Answer(first.question, first.solver, k, first.status, first.value, first.message, first.told)
-        )
+        answers.append(Answer(first.question, first.solver, k, first.status, first.value, first.message, first.told))
     size, count = case.declaration.size, case.declaration.parameter_count
     scores = np.stack([np.full(size, np.nan) if f.scores is None else f.scores[0] for f in found])
     theta = None

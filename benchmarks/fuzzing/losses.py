@@ -9,9 +9,9 @@ import numpy as np
 
 from fuzzing.backward import Judged
 from fuzzing.cases import Case
-from fuzzing.formulas import Setting
 from fuzzing.judge import APART, RIGHT, Verdict, judge, precision
 from fuzzing.layers import Returned, noise_of, run_loss
+from fuzzing.setting import Setting
 from fuzzing.truth import fractions_of
 
 __all__ = ["LOSSES", "judge_loss", "targets_of"]

@@ -24,6 +24,9 @@ KINDS = (
 )
 """Of numbers, the first two of ordinary size; an instance is of the last kind that it has something of."""
 
+SHARES = {"ordinary": 0.3, "ties": 0.3, "forbidden parts": 0.1, "score scales": 0.12, "masks": 0.18}
+"""How often scores are of a kind."""
+
 TIED: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "zero": lambda generator, n: np.zeros(n),
     "equal": lambda generator, n: np.full(n, float(generator.choice([1.0, -1.0, 0.3, 2.0]))),
@@ -74,7 +77,7 @@ def draw_scores(generator: np.random.Generator, instances: int, size: int) -> Sc
 
 
 def _one(generator: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
-    kind = str(generator.choice(["ordinary", "ties", "forbidden parts", "score scales", "masks"], p=[0.3, 0.3, 0.1, 0.12, 0.18]))
+    kind = str(generator.choice(list(SHARES), p=list(SHARES.values())))
     tied = generator.random() < {"ordinary": 0.0, "ties": 1.0}.get(kind, 0.3)
     scores = _tied(generator, size) if tied else generator.standard_normal(size) * generator.choice([1.0, 1.0, 3.0])
     if kind == "score scales":

@@ -75,13 +75,13 @@ def _question(case: Case, finding: Finding) -> str:
         solver = "" if question.solver == "default" else named
         return (
             f"solution = ol.compile_polytope(polytope{solver}).{which}(scores, **parameters)\n"
-            "print([ol.Status(int(s)).name for s in solution.status], solution.value, solution.gap, sep=\"\\n\")"
+            'print([ol.Status(int(s)).name for s in solution.status], solution.value, solution.gap, sep="\\n")'
         )
     if question.what == "ties":
         return (
             f"for solver in (ol.Auto(), ol.{question.solver.split()[0]}()):\n"
             "    solution = ol.compile_polytope(polytope, maximizer=solver).maximize(scores, **parameters)\n"
-            "    print(solver, [ol.Status(int(s)).name for s in solution.status], solution.value, sep=\"\\n\")"
+            '    print(solver, [ol.Status(int(s)).name for s in solution.status], solution.value, sep="\\n")'
         )
     if question.what == "rule":
         text = ""

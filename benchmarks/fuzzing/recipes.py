@@ -11,6 +11,7 @@ from fuzzing.writing import INSTANCES, Writer, dyadic
 
 __all__ = ["Drawn", "generic"]
 
+SIZES = np.repeat(np.arange(1, 11), [1, 3, 5, 5, 5, 4, 3, 2, 1, 1])
 Drawn = tuple[Declaration, np.ndarray]
 """A declaration, and the values of its parameters per instance."""
 
@@ -44,7 +45,7 @@ def _structure(writer: Writer) -> tuple[np.ndarray, np.ndarray]:
     kind = generator.choice(["vector", "matrix", "symmetric", "diag"], p=[0.68, 0.16, 0.09, 0.07])
     reach = float(generator.choice([1.0, 2.0, 3.0, 128.0], p=[0.6, 0.15, 0.15, 0.1]))
     if kind == "vector":
-        shape: tuple[int, ...] = (int(generator.choice(np.arange(1, 11), p=np.array([1, 3, 5, 5, 5, 4, 3, 2, 1, 1]) / 30)),)
+        shape: tuple[int, ...] = (int(generator.choice(SIZES)),)
     elif kind == "matrix":
         shape = tuple(int(v) for v in generator.integers(1, 4, 2))
     else:
@@ -86,14 +87,16 @@ def _anchors(writer: Writer, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Points that are inside, and which of them each instance has."""
     generator, count = writer.generator, int(writer.generator.choice([1, 2, 3], p=[0.6, 0.2, 0.2]))
     corners = writer.happens(0.3)
-    part = generator.choice([0.0, 0.5, 1.0], (count, len(low))) if corners else dyadic(generator, 0, 1, (count, len(low)))
+    shape = count, len(low)
+    part = generator.choice([0.0, 0.5, 1.0], shape) if corners else dyadic(generator, 0, 1, shape)
     points = low + (high - low) * part
     if "symmetric" in writer.x.text:
         n = writer.x.shape[0]
         square = points.reshape(count, n, n)
         points = (np.tril(square) + np.tril(square, -1).transpose(0, 2, 1)).reshape(count, -1)
     if len(writer.variables) > 1:
-        beside = dyadic(generator, 0 if "nonneg" in writer.variables[1].text else -2, 2, (count, writer.variables[1].size))
+        least = 0 if "nonneg" in writer.variables[1].text else -2
+        beside = dyadic(generator, least, 2, (count, writer.variables[1].size))
         points = np.concatenate([points, beside], axis=1)
     writer.anchors = points
     return generator.integers(0, count, INSTANCES)

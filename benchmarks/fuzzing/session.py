@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from measuring import limit
 
 from fuzzing.asking import MAXIMIZERS, PROJECTORS, Answer, Asked
 from fuzzing.backward import judge_layer
 from fuzzing.cases import Case, draw_case
-from fuzzing.formulas import FORMULAS, VERTICES
+from fuzzing.formulas import FORMULAS
 from fuzzing.judge import Verdict, judge, judge_ties
 from fuzzing.layers import noise_of, run_layer
 from fuzzing.losses import LOSSES, judge_loss
-from measuring import limit
+from fuzzing.setting import VERTICES
 
 __all__ = ["Finding", "Outcome", "Question", "findings", "plan", "run_seed", "verdicts"]
 

@@ -1,4 +1,4 @@
-"""A failing case made smaller, as far as it goes on to fail: one instance, fewer constraints, fewer parts, round numbers."""
+"""A failing case made smaller while it goes on to fail: one instance, fewer constraints, fewer parts, round numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def smallest(case: Case, finding: Finding) -> tuple[Case, Finding]:
     return best
 
 
-def _descend(current: Callable[[], Case], step: Callable[[Case], Iterator[Case]], fails: Callable[[Case], bool]) -> None:
+def _descend(
+    current: Callable[[], Case], step: Callable[[Case], Iterator[Case]], fails: Callable[[Case], bool]
+) -> None:
     """Take every step that goes on to fail, until none does."""
     going = True
     while going:
@@ -123,9 +125,7 @@ def _is_plain(declaration: Declaration) -> bool:
     return not declaration.parameters and not attributes and rows
 
 
-def _of_rows(
-    case: Case, matrix: np.ndarray, bounds: list[float], equal: list[bool], columns: int, size: int
-) -> Case:
+def _of_rows(case: Case, matrix: np.ndarray, bounds: list[float], equal: list[bool], columns: int, size: int) -> Case:
     variables = [Variable("x", (size,), f"cp.Variable({size})", 0)]
     text = "x"
     if columns > size:
@@ -134,7 +134,8 @@ def _of_rows(
     constraints = []
     for row, bound, equality in zip(matrix, bounds, equal, strict=True):
         line = Line({int(j): Term(float(row[j])) for j in np.flatnonzero(row)}, Term(bound), equality)
-        constraints.append(Constraint(f"{literal(row)} @ {text} {'==' if equality else '<='} {literal(bound)}", (line,)))
+        sense = "==" if equality else "<="
+        constraints.append(Constraint(f"{literal(row)} @ {text} {sense} {literal(bound)}", (line,)))
     declaration = Declaration(tuple(variables), (), tuple(constraints), case.declaration.kinds)
     return replace(case, declaration=declaration, theta=np.zeros((len(case), 0)), parameter_dtype="float64")
 

@@ -14,6 +14,10 @@ from fuzzing.writing import INSTANCES, Writer, dyadic
 __all__ = ["STRUCTURES", "structured"]
 
 
+NAMES = ("simplex", "cube", "subset", "matching", "partial_matching", "rectangular_matching")
+"""Of the catalogue."""
+
+
 def structured(generator: np.random.Generator) -> Drawn:
     """One of them, sometimes with a row that never binds."""
     writer = Writer(generator)
@@ -61,7 +65,7 @@ def simplex(writer: Writer) -> None:
     total = total if writer.happens(0.2) else np.ones((INSTANCES, 1))
     for start, stop in itertools.pairwise(ends):
         text = f"cp.sum(x[{start}:{stop}])" if len(ends) > 2 else "cp.sum(x)"
-        most = (total if "bounds" not in writer.x.text else np.minimum(total, 1.0))
+        most = total if "bounds" not in writer.x.text else np.minimum(total, 1.0)
         if writer.happens(0.7):
             writer.equal(text, most)
         else:
@@ -227,9 +231,9 @@ def hull(writer: Writer) -> None:
     writer.variable("x", (n,))
     low = [Line({n + j: Term(-1.0)}, Term(0.0)) for j in range(points)]
     writer.variable("w", (points,), "nonneg=True", low)
-    corners = dyadic(writer.generator, -1, 1, (n, points)) if writer.happens(0.5) else (
-        writer.generator.integers(0, 2, (n, points)).astype(float)
-    )
+    corners = dyadic(writer.generator, -1, 1, (n, points))
+    if writer.happens(0.5):
+        corners = writer.generator.integers(0, 2, (n, points)).astype(float)
     writer.equal(f"x - {literal(corners)} @ w", _repeated(np.zeros(n)))
     if way == 0:
         writer.equal("cp.sum(w)", _repeated(1.0))
@@ -252,7 +256,7 @@ def fixed(writer: Writer) -> None:
 
 def catalogue(writer: Writer) -> Declaration:
     """One that comes with the project, with its compiled oracle."""
-    kind = writer.generator.choice(["simplex", "cube", "subset", "matching", "partial_matching", "rectangular_matching"])
+    kind = writer.generator.choice(NAMES)
     n = int(writer.generator.integers(1, 6))
     if kind in ("simplex", "cube", "subset"):
         writer.variable("x", (n,))
@@ -294,4 +298,3 @@ STRUCTURES: dict[str, Callable[[Writer], Declaration | None]] = {
     "fixed": fixed,
     "catalogue": catalogue,
 }
-

@@ -93,7 +93,7 @@ class Truth:
         return self._best[scores]
 
     def vertices(self, most: int) -> list[Point] | None:
-        """All vertices of a polytope without auxiliary variables, by a walk along its edges; None when there are more."""
+        """All vertices of a polytope without auxiliary variables, by a walk along its edges; None for more."""
         found = None if self.declaration.lifted else self.polyhedron.vertices(most)
         return None if found is None else sorted(found)
 

@@ -71,7 +71,9 @@ class Writer(Builder):
         inside = affine.exact(self.anchors)
         parameter = self.happens(self.chance)
         if parameter:
-            values = [[_above(inside[a][i], r) for i, r in enumerate(room)] for a, room in zip(anchors, rooms, strict=True)]
+            values = [
+                [_above(inside[a][i], r) for i, r in enumerate(room)] for a, room in zip(anchors, rooms, strict=True)
+            ]
         else:
             most = [max(row[i] for row in inside) for i in range(len(affine))]
             values = [[_above(m, r) for m, r in zip(most, rooms[0], strict=True)]] * INSTANCES
@@ -91,9 +93,7 @@ class Writer(Builder):
         scale = float(self._scales(1, exact=True)[0])
         right, terms = self._right(values[:, None], (), np.array([scale]), parameter)
         scaled = text if scale == 1.0 else f"{scale!r} * {text}" if text.startswith("cp.") else f"{scale!r} * ({text})"
-        lines = [
-            Line({int(j): Term(scale * float(row[j])) for j in np.flatnonzero(row)}, terms[0]) for row in matrix
-        ]
+        lines = [Line({int(j): Term(scale * float(row[j])) for j in np.flatnonzero(row)}, terms[0]) for row in matrix]
         self.add(f"{scaled} <= {right}", lines)
 
     def weighted(self, text: str, weights: np.ndarray, sense: str, values: np.ndarray, parameter: bool) -> None:
@@ -111,9 +111,7 @@ class Writer(Builder):
         bound = Term(sign * terms[0].constant, tuple((k, sign * f) for k, f in terms[0].parameters))
         self.add(f"{made.name} @ {text} {sense} {right}", [Line(coefficients, bound, sense == "==")])
 
-    def _compare(
-        self, text: str, sense: str, values: np.ndarray, parameter: bool, unlimited: bool = False
-    ) -> None:
+    def _compare(self, text: str, sense: str, values: np.ndarray, parameter: bool, unlimited: bool = False) -> None:
         plain = self.affine(text)
         ones = bool(np.isin(plain.matrix, (-1.0, 0.0, 1.0)).all())
         scale = self._scales(len(plain), exact=sense == "==" or not ones)
@@ -130,7 +128,7 @@ class Writer(Builder):
         unlimited: bool = False,
         sense: str = "<=",
     ) -> tuple[str, list[Term]]:
-        """The text at the right of a comparison, and its entries: ``scale * values``, rounded to the side of more room."""
+        """The text at the right of a comparison, and its entries: ``scale * values``, rounded towards more room."""
         if not parameter:
             sign = -1.0 if sense == ">=" else 1.0
             numbers = np.array([sign * _times(s, sign * v) for s, v in zip(scale, values[0], strict=True)])
