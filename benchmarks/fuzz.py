@@ -37,7 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SHOWN = 30
 """So many wrong answers are named at the end."""
-LIMIT = 300.0
+LIMIT = 1800.0
 """A seed may take so many seconds."""
 ALLOWED = 1e-4
 """So many answers about ordinary numbers may lack a verdict."""

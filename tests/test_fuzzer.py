@@ -254,6 +254,9 @@ def test_a_neighbour_and_a_point_between_are_wrong():
     case = one_case((4,), TWO_OF_FOUR, [1.0, 0.5, 0.4999, 0.0])
     assert verdict_on(case, "maximize", [1, 1, 0, 0]).kind == "right"
     assert verdict_on(case, "maximize", [1, 0, 1, 0]).kind == "wrong"
+    forced = one_case((4,), TWO_OF_FOUR, [1e7, 0.5, 0.4999, 0.0])  # one large score excuses nothing about the others
+    assert verdict_on(forced, "maximize", [1, 1, 0, 0]).kind == "right"
+    assert verdict_on(forced, "maximize", [1, 0, 1, 0]).kind == "wrong"
     tied = one_case((4,), TWO_OF_FOUR, [1.0, 0.5, 0.5, 0.0])
     assert verdict_on(tied, "maximize", [1, 0, 1, 0]).kind == "right"
     between = verdict_on(tied, "maximize", [1, 0.5, 0.5, 0])
@@ -326,7 +329,8 @@ def test_a_mask_excuses_nothing_about_other_parts(mask):
 
 def test_errors_are_judged_by_whose_words_they_are():
     case = one_case((2,), SIMPLEX, [1.0, 0.0])
-    assert verdict_on(case, "maximize", None, "error", message="IndexError: 3", told=False).kind == "wrong"
+    raw = verdict_on(case, "maximize", None, "error", message="IndexError: 3", told=False)
+    assert (raw.kind, raw.reason) == ("wrong", "a raw error: IndexError: 3")
     assert verdict_on(case, "maximize", None, "error", message=EMPTY).kind == "wrong"
     empty = one_case((2,), [*SIMPLEX, ("cp.sum(x)", "<=", 0.5)], [1.0, 0.0])
     told = verdict_on(empty, "maximize", None, "error", message=EMPTY)

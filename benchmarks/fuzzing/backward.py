@@ -37,8 +37,21 @@ ORDINARY = 1e4
 
 
 def judge_layer(case: Case, formula: Formula, returned: Returned, noise: np.ndarray) -> Iterator[Judged]:
-    """All verdicts on one call of a layer."""
+    """All verdicts on one call of a layer. A weak mask may count as minus infinity or as a number."""
     setting = Setting(case, noise)
+    others: dict[tuple[int, str], str] | None = None
+    for k, part, verdict in _verdicts(setting, formula, returned):
+        if verdict.kind == "wrong" and setting.mask_is_weak(k):
+            if others is None:
+                numbers = _verdicts(Setting(case, noise, as_numbers=True), formula, returned)
+                others = {(j, other): v.kind for j, other, v in numbers}
+            if others.get((k, part), "right") == "right":
+                verdict = RIGHT
+        yield k, part, verdict
+
+
+def _verdicts(setting: Setting, formula: Formula, returned: Returned) -> Iterator[Judged]:
+    noise = setting.noise
     drawn_apart = formula.draws and "one by one" in returned.extra  # other numbers than in the batch
     forward, back = formula.of(setting) if formula.of is not None and not drawn_apart else (None, None)
     for answer in returned.answers:

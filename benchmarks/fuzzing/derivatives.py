@@ -18,7 +18,7 @@ from fuzzing.truth import Truth
 __all__ = ["Interval", "along", "between", "nearest_along", "slopes"]
 
 Point = tuple[Fraction, ...]
-STEP = Fraction(1, 2**60)
+STEP, LONG_STEP = Fraction(1, 2**60), Fraction(1, 2**26)
 NEARBY = Fraction(1, 2**30)
 SAMPLES = 16
 """So many points nearby tell what pieces meet at a kink."""
@@ -63,15 +63,17 @@ def slopes(
 ) -> Interval | None:
     """What the derivative of a value by some entries of the parameters, all moved alike, may be; None for nothing.
 
-    ``wide`` looks at points nearby, too.
+    ``wide`` looks at points nearby, too, and takes longer steps: a corner may be as small as the rounding of a
+    number, and solvers see what is beyond it.
     """
     found = []
+    steps = (STEP, LONG_STEP) if wide else (STEP,)
+    moves = [(side * step, _moved(truth, place, side * step)) for step in steps for side in (1, -1)]
     for shifted in (scores, *(_nearby(scores, _radius(truth, scores), seed) if wide else ())):
         here = value(truth, shifted)
-        for side in (1, -1):
-            moved = _moved(truth, place, side * STEP)
+        for step, moved in moves:
             if not moved.empty:
-                found.append(side * (value(moved, shifted) - here) / STEP)
+                found.append((value(moved, shifted) - here) / step)
     return Interval(float(min(found)), float(max(found))) if found else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -14,8 +15,12 @@ from fuzzing.truth import fractions_of
 
 __all__ = ["VERTICES", "Setting"]
 
+WEAK = -1e11
+"""Masks above this may be numbers that are meant."""
 VERTICES = 60
 """Sums over all vertices are checked where there are so many at most."""
+NEAR = 1e-6
+"""Numbers that are so near to each other, relative to the size of a polytope, are one in floating point."""
 
 
 @dataclass
@@ -24,15 +29,22 @@ class Setting:
 
     case: Case
     noise: np.ndarray
+    as_numbers: bool = False
+    """Masks are numbers like any other."""
 
     @cached_property
     def read(self) -> Case:
         """The case with masks read so, in float64."""
         scores = self.case.scores.copy()
         for k in range(len(scores)):
-            if self.case.is_masked(k) and self.mask_is_dropped(k):
+            if not self.as_numbers and self.case.is_masked(k) and self.mask_is_dropped(k):
                 scores[k, self.case.masked[k]] = -np.inf  # type: ignore[index]
         return replace(self.case, scores=scores, dtype="float64", masked=None)
+
+    def mask_is_weak(self, instance: int) -> bool:
+        """Whether a mask may as well be a number: what is sent back then may be that of either."""
+        scores = self.case.scores[instance]
+        return self.case.is_masked(instance) and float(scores[self.case.masked[instance]].max()) > WEAK  # type: ignore[index]
 
     def mask_is_dropped(self, instance: int) -> bool:
         """Whether structures without the masked parts exist, and no part can be negative."""
@@ -50,7 +62,8 @@ class Setting:
         """Instances with a point, and with masks that are dropped or none."""
         return np.array(
             [
-                not self.read.truth(k).empty and (not self.case.is_masked(k) or self.mask_is_dropped(k))
+                not self.read.truth(k).empty
+                and (self.as_numbers or not self.case.is_masked(k) or self.mask_is_dropped(k))
                 for k in range(len(self.case))
             ]
         )
@@ -60,7 +73,8 @@ class Setting:
         """Parts that are neither forbidden nor fixed by the constraints."""
         found = np.zeros(self.case.scores.shape, dtype=bool)
         for k in np.flatnonzero(self.comparable):
-            found[k] = [low < high for low, high in self.read.truth(k).ends]
+            truth = self.read.truth(k)
+            found[k] = [high - low > NEAR * truth.size for low, high in truth.ends]
         return found
 
     @cached_property
@@ -108,7 +122,7 @@ class Setting:
         key = truth.theta, truth.forbidden
         if key not in self._vertices:
             found = truth.vertices(VERTICES)
-            self._vertices[key] = None if found is None else np.array([[float(v) for v in p] for p in found])
+            self._vertices[key] = None if found is None else _distinct(found, truth.size)
         return self._vertices[key]
 
     @cached_property
@@ -143,3 +157,10 @@ class Setting:
                 centred = vertices - weights @ vertices
                 found[k] = centred.T @ (weights * (centred @ gradients[k]))
         return found
+
+
+def _distinct(vertices: list[tuple[Fraction, ...]], size: float) -> np.ndarray | None:
+    """As floats; None where two are too near to each other to be told apart in floating point."""
+    found = np.array([[float(v) for v in point] for point in vertices])
+    apart = np.abs(found[:, None] - found[None]).max(axis=2, initial=0.0) + size * np.eye(len(found))
+    return found if apart.min(initial=size) > NEAR * size else None

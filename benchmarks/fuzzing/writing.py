@@ -115,6 +115,8 @@ class Writer(Builder):
         plain = self.affine(text)
         ones = bool(np.isin(plain.matrix, (-1.0, 0.0, 1.0)).all())
         scale = self._scales(len(plain), exact=sense == "==" or not ones)
+        if not parameter and any(_is_rounded(s, v) for s, v in zip(scale, values[0], strict=True)):
+            scale = 2.0 ** np.round(np.log2(scale))
         scaled = self.scaled(plain, float(scale[0]) if np.ptp(scale) == 0 else scale)
         right, bounds = self._right(values, plain.shape, scale, parameter, unlimited, sense)
         self.compare(scaled, sense, bounds, right)
@@ -167,6 +169,14 @@ class Writer(Builder):
 
 def _above(value: Fraction, room: float) -> float:
     return rounded_up(value + Fraction(float(room)))
+
+
+def _is_rounded(scale: float, value: float) -> bool:
+    """Whether a product is: then a row would end a hair beside of where it was meant to, and make a corner too small
+    to be seen in floating point.
+    """
+    product = float(scale * value)
+    return np.isfinite(product) and Fraction(product) != Fraction(float(scale)) * Fraction(float(value))
 
 
 def _times(scale: float, value: float) -> float:
