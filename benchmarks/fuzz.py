@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fuzzing.crew import Done, work_on
+from fuzzing.numbers import ORDINARY
 from fuzzing.report import Folder, done_with, rows_of_table, totals
 from measuring import open_console, table
 from rich.console import Console
@@ -87,7 +88,7 @@ def summarize(console: Console, done: list[Done]) -> bool:
     wrong = sum(n for (_, _, verdict), n in counts.items() if verdict == "wrong")
     ordinary = dict.fromkeys(("right", "wrong", "open", "refused"), 0)
     for (question, kind, verdict), n in counts.items():
-        if kind in ("ordinary", "ties") and question in ("best vertices", "nearest points"):
+        if kind in ORDINARY and question in ("best vertices", "nearest points"):
             ordinary[verdict] += n
     asked = sum(ordinary.values())
     console.print(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import fuzz
 import numpy as np
 import pytest
 import scipy.optimize
@@ -16,7 +17,7 @@ import torch
 from fuzzing.asking import Answer
 from fuzzing.backward import judge_parameters, judge_projection_gradient
 from fuzzing.cases import Case, draw_case
-from fuzzing.crew import work_on
+from fuzzing.crew import Done, work_on
 from fuzzing.declarations import Line, Term
 from fuzzing.exact import Empty, Polyhedron, Row, Unbounded, rank, solve
 from fuzzing.formulas import FORMULAS
@@ -30,6 +31,7 @@ from fuzzing.session import Question, findings, run_seed
 from fuzzing.setting import Setting
 from fuzzing.smaller import smallest
 from fuzzing.truth import fractions_of
+from rich.console import Console
 from seeds_gone_wrong import work
 
 import optlayers as ol
@@ -120,6 +122,28 @@ def test_nothing_and_no_limit_are_told():
         Polyhedron([Row((Fraction(-1),), Fraction(0))], 1).maximize(x)
     with pytest.raises(Unbounded):
         Polyhedron([Row((Fraction(1), Fraction(0)), Fraction(0))], 2).maximize((Fraction(0), Fraction(1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_emptiness_is_what_scipy_says(seed):
+    generator, empty = np.random.default_rng(seed), 0
+    for _ in range(25):
+        n, most = int(generator.integers(1, 5)), int(generator.integers(2, 9))
+        matrix, bounds = generator.integers(-3, 4, (most, n)).astype(float), generator.standard_normal(most)
+        # The least that all bounds must give way says on which side of the edge they are.
+        wider = np.hstack([matrix, -np.ones((most, 1))])
+        known = scipy.optimize.linprog([0] * n + [1], wider, bounds, bounds=[(None, None)] * n + [(-1, None)])
+        if abs(known.fun) < 1e-6:
+            continue
+        rows = [Row(fractions_of(a), Fraction(b)) for a, b in zip(matrix, bounds, strict=True)]
+        if known.fun > 0:
+            empty += 1
+            with pytest.raises(Empty):
+                Polyhedron(rows, n)
+        else:
+            point = Polyhedron(rows, n).point()
+            assert all(row.slack(point) >= 0 for row in rows)
+    assert 3 < empty < 22
 
 
 def agrees(declaration, polytope, theta, point):
@@ -332,6 +356,9 @@ def test_errors_are_judged_by_whose_words_they_are():
     raw = verdict_on(case, "maximize", None, "error", message="IndexError: 3", told=False)
     assert (raw.kind, raw.reason) == ("wrong", "a raw error: IndexError: 3")
     assert verdict_on(case, "maximize", None, "error", message=EMPTY).kind == "wrong"
+    loose = "DeclarationError: the declaration is unbounded: …"
+    assert verdict_on(case, "maximize", None, "error", message=loose).kind == "wrong"
+    assert verdict_on(one_case((2,), [], [1.0, 0.0]), "maximize", None, "error", message=loose).kind == "right"
     empty = one_case((2,), [*SIMPLEX, ("cp.sum(x)", "<=", 0.5)], [1.0, 0.0])
     told = verdict_on(empty, "maximize", None, "error", message=EMPTY)
     assert told.kind == "right"
@@ -504,3 +531,17 @@ def test_what_is_wrong_becomes_a_program(monkeypatch, capsys):
     ):
         exec(as_program(case, replace(finding, question=question)), {})
         assert "tensor" in capsys.readouterr().out
+
+
+def test_a_run_is_well_when_nothing_is_wrong_and_hardly_anything_is_open():
+    def run(**counts):
+        tallies = [("best vertices", "ordinary", verdict, count) for verdict, count in counts.items()]
+        done = Done(0, 16, tallies=tallies)
+        return fuzz.summarize(Console(quiet=True), [done, Done(1, 16)])
+
+    assert run(right=100_000, open=10)
+    assert not run(right=100_000, open=11)
+    assert not run(right=100_000, wrong=1)
+    assert not fuzz.summarize(Console(quiet=True), [Done(0, crash="the process ended with code -11")])
+    elsewhere = [("best vertices", "masks", "open", 50), ("nearest points, solver by name", "ordinary", "open", 50)]
+    assert fuzz.summarize(Console(quiet=True), [Done(0, 16, tallies=elsewhere)])

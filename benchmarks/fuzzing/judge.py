@@ -100,6 +100,8 @@ def _error(answer: Answer, truth: Truth, may_refuse: bool) -> Verdict:
         if truth.empty:
             return RIGHT
         return Verdict("wrong", f"refused as empty, but there is a point: {answer.message}")
+    if "unbounded" in answer.message and "DeclarationError" in answer.message and truth.unbounded:
+        return RIGHT
     if may_refuse and "DeclarationError" in answer.message:
         return Verdict("refused", answer.message)
     return Verdict("wrong", f"refused: {answer.message}")

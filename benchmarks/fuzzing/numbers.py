@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["DTYPES", "KINDS", "Scores", "draw_scores", "rounded"]
+__all__ = ["DTYPES", "KINDS", "ORDINARY", "Scores", "draw_scores", "rounded"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 MASKS = (-1e9, -1e11, -1e15, -1e32)
@@ -22,7 +22,9 @@ KINDS = (
     "rounded parameters",
     "masks",
 )
-"""Of numbers, the first two of ordinary size; an instance is of the last kind that it has something of."""
+"""Of numbers; an instance is of the last kind that it has something of."""
+ORDINARY = KINDS[:3]
+"""Scores and rows of 1e-3 to 1e3."""
 
 SHARES = {"ordinary": 0.3, "ties": 0.3, "forbidden parts": 0.1, "score scales": 0.12, "masks": 0.18}
 """How often scores are of a kind."""

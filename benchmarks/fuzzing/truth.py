@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from fuzzing.declarations import Declaration
-from fuzzing.exact import Empty, Optimum, Polyhedron, Row, rank
+from fuzzing.exact import Empty, Optimum, Polyhedron, Row, Unbounded, rank
 from fuzzing.nearest import nearest
 
 __all__ = ["Truth", "fractions_of"]
@@ -68,6 +68,14 @@ class Truth:
         """Of a polytope that is not empty."""
         assert self._polyhedron is not None
         return self._polyhedron
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether some part can be as large or as small as one likes."""
+        try:
+            return not self.empty and not self.ends
+        except Unbounded:
+            return True
 
     @cached_property
     def ends(self) -> list[tuple[Fraction, Fraction]]:
