@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from fuzzing import session
 from fuzzing.asking import Answer
 from fuzzing.backward import judge_parameters, judge_projection_gradient
 from fuzzing.cases import Case, draw_case
@@ -545,3 +546,19 @@ def test_a_run_is_well_when_nothing_is_wrong_and_hardly_anything_is_open():
     assert not fuzz.summarize(Console(quiet=True), [Done(0, crash="the process ended with code -11")])
     elsewhere = [("best vertices", "masks", "open", 50), ("nearest points, solver by name", "ordinary", "open", 50)]
     assert fuzz.summarize(Console(quiet=True), [Done(0, 16, tallies=elsewhere)])
+
+
+def test_a_question_without_an_end_is_given_up(monkeypatch):
+    def endless(case, question):
+        try:
+            while True:
+                sum(range(1000))
+        except Exception:  # as a library may do
+            yield None
+
+    monkeypatch.setattr(session, "findings", endless)
+    monkeypatch.setattr(session, "PATIENCE", 0.05)
+    case = one_case((3,), SIMPLEX, [0.5, 1.0, -1.0])
+    found = list(session.verdicts(case))
+    assert len(found) == len(session.plan(case))
+    assert {(f.verdict.kind, f.verdict.reason) for f in found} == {("wrong", "no end: more than 0.05 s")}
