@@ -21,7 +21,7 @@ from fuzzing.derivatives import (
     value_of_nearest,
 )
 from fuzzing.formulas import Formula
-from fuzzing.judge import APART, RIGHT, Verdict, judge, precision
+from fuzzing.judge import APART, RIGHT, Verdict, judge, nowhere, precision
 from fuzzing.layers import Returned, run_layer
 from fuzzing.setting import Setting
 from fuzzing.truth import Truth, fractions_of
@@ -64,7 +64,7 @@ def _verdicts(setting: Setting, formula: Formula, returned: Returned) -> Iterato
             yield k, "gradient", Verdict("wrong", returned.complaint)
             continue
         assert returned.scores is not None
-        if drawn_apart:
+        if drawn_apart or setting.case.truth(k).empty:
             continue
         if formula.question == "drawn":
             yield from _drawn(setting, k, returned)
@@ -90,7 +90,9 @@ def _forward(setting: Setting, formula: Formula, answer: Answer, expected: np.nd
         return Verdict("wrong", "not finite, but no failure")
     if formula.question in ("maximize", "project"):
         return judge(case, replace(answer, question=formula.question))
-    if truth.empty or expected is None or np.isnan(expected).any():
+    if truth.empty:
+        return nowhere(case, None, truth)
+    if expected is None or np.isnan(expected).any():
         return RIGHT
     apart = float(np.abs(answer.value - expected).max(initial=0.0))
     if apart > (APART + 2 * precision(case.dtype)) * truth.size:

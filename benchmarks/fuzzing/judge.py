@@ -27,7 +27,7 @@ from fuzzing.nearest import dot
 from fuzzing.numbers import DTYPES
 from fuzzing.truth import Truth, fractions_of
 
-__all__ = ["APART", "LESS", "OUTSIDE", "Verdict", "judge", "judge_ties", "precision"]
+__all__ = ["APART", "LESS", "OUTSIDE", "Verdict", "judge", "judge_ties", "nowhere", "precision"]
 
 OUTSIDE, APART, LESS, MOVED = 1e-6, 1e-5, 1e-7, 1e-4
 CONE = 1e-3
@@ -87,7 +87,7 @@ def _judge(case: Case, answer: Answer, truth: Truth, may_refuse: bool) -> Verdic
     if not np.isfinite(answer.value).all():
         return Verdict("wrong", "not finite, but called optimal")
     if truth.empty:
-        return _nowhere(case, answer, truth)
+        return nowhere(case, answer.value, truth)
     if answer.question == "maximize":
         return _vertex(case, answer, truth)
     return _projection(case, answer, truth)
@@ -118,12 +118,12 @@ def _rounding(case: Case) -> float:
     return precision(case.parameter_dtype) or float(np.finfo(np.float64).eps)
 
 
-def _nowhere(case: Case, answer: Answer, truth: Truth) -> Verdict:
-    """A point where there is none: allowed when the numbers contradict each other by their rounding alone."""
+def nowhere(case: Case, structure: np.ndarray | None, truth: Truth) -> Verdict:
+    """An answer where there is no point: allowed when the numbers contradict each other by their rounding alone."""
     loosened = truth.loosened(MANY * _rounding(case))
     if loosened.empty:
-        return Verdict("wrong", "called optimal, but nothing satisfies the constraints")
-    outside = loosened.violation(answer.value, precision(case.dtype))
+        return Verdict("wrong", "an answer, but nothing satisfies the constraints")
+    outside = 0.0 if structure is None else loosened.violation(structure, precision(case.dtype))
     if outside > OUTSIDE * loosened.size:
         return Verdict("wrong", f"outside by {outside:.1e}, more than the rounding of the numbers")
     return RIGHT
