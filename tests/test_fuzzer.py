@@ -562,3 +562,19 @@ def test_a_question_without_an_end_is_given_up(monkeypatch):
     found = list(session.verdicts(case))
     assert len(found) == len(session.plan(case))
     assert {(f.verdict.kind, f.verdict.reason) for f in found} == {("wrong", "no end: more than 0.05 s")}
+
+
+def test_gradients_at_an_edge_may_come_from_inside():
+    rows = [("cp.cumsum(x)[0]", "<=", "p0"), ("cp.cumsum(x)[1]", "<=", "p1")]
+    case = one_case((2,), rows, [0.0, 1.0], theta=[0.0, 0.0], gradients=[1.5, 2.0])
+    setting = Setting(case, noise_of(case))
+    # The moved scores are (-2.25, -2): nothing is taken. At (0, 1) the second capacity is worth 1, the first nothing.
+    assert judge_parameters(setting, ENVELOPE, 0, np.array([0.0, 1 / 1.5])).kind == "right"
+    for wrong in ([1 / 1.5, 0.0], [0.1, 1 / 1.5], [0.0, 2.0]):
+        assert judge_parameters(setting, ENVELOPE, 0, np.array(wrong)).kind == "wrong"
+    twice = one_case((1,), [("x[0]", "<=", "p0"), ("x[0]", "<=", "p1")], [1.0], theta=[0.0, 0.0], gradients=[2.0])
+    setting = Setting(twice, noise_of(twice))
+    for allowed in ([0.0, 1 / 1.5], [1 / 1.5, 0.0], [0.3 / 1.5, 0.7 / 1.5]):
+        assert judge_parameters(setting, ENVELOPE, 0, np.array(allowed)).kind == "right"
+    for wrong in ([-1.0, 1.0], [2.0, 2.0]):
+        assert judge_parameters(setting, ENVELOPE, 0, np.array(wrong)).kind == "wrong"

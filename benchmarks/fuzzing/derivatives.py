@@ -6,7 +6,8 @@ derivative on that side. At the edge of its domain a parameter has a derivative 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -63,25 +64,38 @@ def slopes(
 ) -> Interval | None:
     """What the derivative of a value by some entries of the parameters, all moved alike, may be; None for nothing.
 
-    ``wide`` looks at points nearby, too, and takes longer steps: a corner may be as small as the rounding of a
-    number, and solvers see what is beyond it.
+    ``wide`` looks at points nearby, too, of scores and of parameters, and takes longer steps: a corner may be as small
+    as the rounding of a number, and solvers see what is beyond it.
     """
     found = []
-    steps = (STEP, LONG_STEP) if wide else (STEP,)
-    moves = [(side * step, _moved(truth, place, side * step)) for step in steps for side in (1, -1)]
-    for shifted in (scores, *(_nearby(scores, _radius(truth, scores), seed) if wide else ())):
-        here = value(truth, shifted)
-        for step, moved in moves:
+    for near, shifted in _around(truth, scores, seed) if wide else [(truth, scores)]:
+        here = value(near, shifted)
+        for step in (STEP, -STEP, LONG_STEP, -LONG_STEP)[: 4 if wide else 2]:
+            moved = _moved(near, dict.fromkeys(place, step))
             if not moved.empty:
                 found.append((value(moved, shifted) - here) / step)
     return Interval(float(min(found)), float(max(found))) if found else None
 
 
-def _moved(truth: Truth, place: Sequence[int], step: Fraction) -> Truth:
+def _around(truth: Truth, scores: Point, seed: int) -> Iterator[tuple[Truth, Point]]:
+    """An instance, and instances nearby: at a kink a derivative may be that of any of them."""
+    yield truth, scores
+    generator = np.random.default_rng(seed)
+    finite = [k for k, value in enumerate(truth.theta) if isinstance(value, Fraction) or math.isfinite(value)]
+    for shifted in _nearby(scores, _radius(truth, scores), seed):
+        yield truth, shifted
+        shifts = generator.integers(-256, 257, len(finite))
+        for signed in (shifts, abs(shifts), -abs(shifts)):  # at an edge some of these lead out of the domain
+            near = _moved(truth, {k: NEARBY * Fraction(int(e), 256) for k, e in zip(finite, signed, strict=True)})
+            if not near.empty:
+                yield near, shifted
+                break
+
+
+def _moved(truth: Truth, steps: Mapping[int, Fraction]) -> Truth:
     theta = list(truth.theta)
-    for entry in place:
-        value = theta[entry]
-        theta[entry] = (value if isinstance(value, Fraction) else Fraction(value)) + step
+    for entry, step in steps.items():
+        theta[entry] = Fraction(theta[entry]) + step
     return Truth(truth.declaration, tuple(theta), truth.forbidden)
 
 
