@@ -578,3 +578,11 @@ def test_gradients_at_an_edge_may_come_from_inside():
         assert judge_parameters(setting, ENVELOPE, 0, np.array(allowed)).kind == "right"
     for wrong in ([-1.0, 1.0], [2.0, 2.0]):
         assert judge_parameters(setting, ENVELOPE, 0, np.array(wrong)).kind == "wrong"
+
+
+def test_corners_too_small_to_be_seen_tell_nothing_about_sums():
+    for width, known in ((1e-9, False), (1e-3, True)):
+        case = one_case((2,), [("x", "<=", 1.0), ("cp.sum(x)", "<=", 2.0 - width)], [1.0, 0.5])
+        setting = Setting(case, noise_of(case))
+        assert (setting.vertices(0) is not None) == known
+        assert bool(np.isfinite(setting.means(setting.scores)).all()) == known
