@@ -586,3 +586,19 @@ def test_corners_too_small_to_be_seen_tell_nothing_about_sums():
         setting = Setting(case, noise_of(case))
         assert (setting.vertices(0) is not None) == known
         assert bool(np.isfinite(setting.means(setting.scores)).all()) == known
+
+
+def test_a_solver_that_decides_ties_in_another_way_is_found(monkeypatch):
+    case = one_case((4,), TWO_OF_FOUR, [1.0, 0.5, 0.5, 0.0])
+    question = Question("ties", "Highs Clarabel")
+    assert [f.verdict.kind for f in findings(case, question)] == ["right"]
+    plain = ol.CompiledPolytope.maximize
+
+    def other_way(self, scores, **parameters):
+        solution = plain(self, scores, **parameters)
+        mirrored = solution.value[..., [0, 2, 1, 3]] if isinstance(self.maximizer, ol.Highs) else solution.value
+        return replace(solution, value=mirrored)
+
+    monkeypatch.setattr(ol.CompiledPolytope, "maximize", other_way)
+    assert [f.verdict.kind for f in findings(case, Question("maximize", "Highs Clarabel"))] == ["right"]
+    assert [f.verdict.kind for f in findings(case, question)] == ["wrong"]

@@ -15,7 +15,7 @@ from fuzzing.asking import Answer, compiled, in_words, parameters_of, scores_of
 from fuzzing.cases import Case
 from fuzzing.numbers import DTYPES
 
-__all__ = ["Given", "Returned", "noise_of", "run_layer", "run_loss"]
+__all__ = ["Given", "Returned", "loss_of", "noise_of", "run_layer", "run_loss"]
 
 SAMPLES = 3
 
@@ -55,6 +55,11 @@ def noise_of(case: Case) -> np.ndarray:
     return np.stack(drawn, axis=1).astype(np.float32).astype(np.float64)
 
 
+def loss_of(structures: Any) -> Any:
+    """A loss of structures ``(..., size)``, in torch or NumPy; its gradients fit into float16."""
+    return (structures**2).sum(-1) / 2**14
+
+
 def run_layer(
     case: Case, rule: str, question: str, with_parameters: bool, noise: np.ndarray, on_failure: Any = "nan"
 ) -> Returned:
@@ -90,7 +95,7 @@ def _run(layer: ol.OptLayer, case: Case, question: str, rule: str, with_paramete
 
         def objective(structures: Tensor) -> Tensor:
             drawn.append(structures.detach().to(torch.float64).flatten(-len(case.declaration.shape)))
-            return structures.to(torch.float64).flatten(-len(case.declaration.shape)).square().sum(-1)
+            return loss_of(structures.to(torch.float64).flatten(-len(case.declaration.shape)))
 
     generator = torch.Generator().manual_seed(case.seed % 2**31)
     with warnings.catch_warnings():
