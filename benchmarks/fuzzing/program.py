@@ -93,7 +93,8 @@ def _question(case: Case, finding: Finding) -> str:
         shown = ", {n: p.grad for n, p in parameters.items()}" if wanted else ""
         back = _tensor(case.gradients, case.declaration.shape, case.dtype)
         if "ScoreFunction" in question.solver:
-            call, back = "objective=lambda z: z.double().flatten(1).square().sum(-1) / 2**14, ", "torch.ones(len(scores))"
+            call = "objective=lambda z: z.double().flatten(1).square().sum(-1) / 2**14, "
+            back = "torch.ones(len(scores))"
         else:
             call = ""
         return (
