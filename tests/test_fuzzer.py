@@ -328,6 +328,9 @@ def test_sums_that_differ_by_rounding_are_no_contradiction():
     assert case.truth(0).empty and not case.truth(0).loosened(1e-16).empty
     assert verdict_on(case, "project", [0.1, 0.2]).kind == "right"
     assert verdict_on(case, "project", None, "INFEASIBLE").kind == "wrong"
+    bounds = one_case((1,), [("x", "<=", "p0"), ("x", ">=", "p1")], [0.0], theta=[0.3, 0.1 + 0.2])
+    assert verdict_on(bounds, "project", [0.3]).kind == "right"
+    assert verdict_on(bounds, "project", None, "INFEASIBLE").kind == "right"
     for value, kind in ((0.302, "right"), (0.5, "wrong")):
         rough = replace(one_case((2,), rows, [0.0, 0.0], theta=[value, 0.1, 0.2]), parameter_dtype="bfloat16")
         assert verdict_on(rough, "project", [0.1, 0.2]).kind == kind

@@ -160,10 +160,12 @@ class Declaration:
             found.append(Row(entries, Fraction(0), equality=True))
         return found
 
-    def loosened(self, theta: Sequence[Number], forbidden: Sequence[int], rounding: Fraction) -> list[Row]:
+    def loosened(
+        self, theta: Sequence[Number], forbidden: Sequence[int], rounding: Fraction, equalities_alone: bool
+    ) -> list[Row]:
         """Rows that give way by what a relative rounding of each number at their right can do.
 
-        That of constants is the one of float64. An equality becomes two rows.
+        That of constants is the one of float64. An equality becomes two rows; other rows may be left as they are.
         """
         numbers = [exact(value) for value in theta]
         found = []
@@ -178,6 +180,8 @@ class Declaration:
             ):
                 value = numbers[place]
                 given += rounding * abs(Fraction(factor) * value) if isinstance(value, Fraction) else 0
+            if equalities_alone and not row.equality:
+                given = Fraction(0)
             found.append(Row(row.coefficients, row.bound + given))
             if row.equality:
                 found.append(Row(tuple(-a for a in row.coefficients), given - row.bound))

@@ -75,7 +75,8 @@ def _judge(case: Case, answer: Answer, truth: Truth, may_refuse: bool) -> Verdic
         return _error(answer, truth, may_refuse)
     if answer.status == "INFEASIBLE":
         if truth.empty:
-            if truth.loosened(_rounding(case) / 2).empty:
+            # Equalities that depend on each other contradict each other by rounding; a bound is a bound.
+            if truth.loosened(_rounding(case) / 2, equalities_alone=True).empty:
                 return RIGHT
             return Verdict("wrong", "called infeasible for the rounding of its numbers")
         return Verdict("wrong", "called infeasible, but there is a point", _some(truth, case, answer))

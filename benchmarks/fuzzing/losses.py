@@ -86,7 +86,8 @@ def targets_of(case: Case, loss: str) -> tuple[np.ndarray, np.ndarray]:
         targets[k] = [float(v) for v in case.truth(k, forbid_masked=True).best(wanted).point]
         extra[k] = np.round(16 * generator.standard_normal(case.declaration.size)) / 16
     if "SPOPlus" in loss:
-        extra = np.where(np.isneginf(case.scores), -np.inf, extra)
+        unwanted = np.isneginf(case.scores) | (False if case.masked is None else case.masked)
+        extra = np.where(unwanted, case.scores, extra)
     return targets, extra
 
 

@@ -33,7 +33,9 @@ class Truth:
     theta: tuple[Fraction | float, ...]
     forbidden: tuple[int, ...] = ()
     rounding: float = 0.0
-    """Relative; equalities, and all other rows, give way by what it can do to their right-hand sides."""
+    """Relative; rows give way by what it can do to their right-hand sides."""
+    equalities_alone: bool = False
+    """Whether inequalities stay as they are."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -44,12 +46,12 @@ class Truth:
         Empty : when a bound is minus infinity.
         """
         if self.rounding:
-            return self.declaration.loosened(self.theta, self.forbidden, Fraction(self.rounding))
+            return self.declaration.loosened(self.theta, self.forbidden, Fraction(self.rounding), self.equalities_alone)
         return self.declaration.rows(self.theta, self.forbidden)
 
-    def loosened(self, rounding: float) -> Truth:
+    def loosened(self, rounding: float, equalities_alone: bool = False) -> Truth:
         """The truth about numbers that were rounded."""
-        return Truth(self.declaration, self.theta, self.forbidden, rounding)
+        return Truth(self.declaration, self.theta, self.forbidden, rounding, equalities_alone)
 
     @cached_property
     def _polyhedron(self) -> Polyhedron | None:
