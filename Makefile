@@ -3,14 +3,14 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint bench wrong clean
+.PHONY: help demo test lint bench fuzz clean
 
 help:
 	@echo "make demo    declare, solve and train: two examples, their plots and tables under out/"
 	@echo "make test    all tests"
 	@echo "make lint    style and types"
 	@echo "make bench   speed, as ratios to other libraries measured in the same run (installs them)"
-	@echo "make wrong   10,000 random polytopes against the reference solvers"
+	@echo "make fuzz    10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
 	@echo "make clean   remove .venv, out/ and caches"
 
 .venv/installed: pyproject.toml constraints.txt
@@ -46,8 +46,8 @@ bench: .venv/peers
 	$(RUN) benchmarks/growth.py --output out/benchmarks
 	$(RUN) benchmarks/overhead.py --output out/benchmarks
 
-wrong: .venv/installed
-	$(RUN) benchmarks/wrong_answers.py --count 10000 --output out/benchmarks
+fuzz: .venv/installed
+	$(RUN) benchmarks/fuzz.py --count 10000 --output out/fuzz
 
 clean:
 	rm -rf .venv out build *.egg-info .ruff_cache .mypy_cache .hypothesis
