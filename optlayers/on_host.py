@@ -45,6 +45,8 @@ class HostEvidence(AbstractEvidence):
     solver: AbstractSolver
     projects: bool
     certified: Bool[np.ndarray, " batch"]
+    exact: Bool[np.ndarray, " batch"]
+    """Whether the active sets, where answers have some, are those of the points."""
 
     @property
     def decomposition(self) -> Decomposition | None:  # type: ignore[override]
@@ -57,7 +59,7 @@ class HostEvidence(AbstractEvidence):
         Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
     ]:
         """By the solver's own derivative, else by that of the active set; see :class:`AbstractEvidence`."""
-        form, answer, good = self.form, self.answer, ok.numpy()
+        form, answer, good = self.form, self.answer, ok.numpy() & self.exact
         mine = direction.numpy() if form.keeps_all else direction.numpy()[:, form.kept]
         if answer.pullback is not None:
             scored, theta, right = answer.pullback(mine if good.all() else np.where(good[:, None], mine, 0.0))
@@ -287,7 +289,9 @@ class BoundPolytope(AbstractBoundPolytope):
             torch.from_numpy(residual),
             torch.from_numpy(verdict.certificate.gap),
             reasons,
-            HostEvidence(form, instances, answer, solver, projection, verdict.status == Status.OPTIMAL),
+            HostEvidence(
+                form, instances, answer, solver, projection, verdict.status == Status.OPTIMAL, verdict.certificate.exact
+            ),
             word=verdict.certificate.word,
         )
 

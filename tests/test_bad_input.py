@@ -170,7 +170,7 @@ BAD_SIZES = {
     "tensors of other shapes": ([torch.tensor(3), torch.tensor([4])], ValueError, "sizes must have one shape"),
     "a negative one": ([-1, 2], ValueError, "sizes must not be negative, but one is -1"),
     "a huge one": (np.array([2**63 + 1, 4], np.uint64), ValueError, "sizes of scores, but one is 9223372036854775809"),
-    "a number": (3, ValueError, "one size per instance, but got a single number"),
+    "a number": (3, ValueError, r"they have \(2, 5\); give sizes= for the whole batch, \(2,\)"),
 }
 
 

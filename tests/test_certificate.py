@@ -101,7 +101,7 @@ class Forger(ol.AbstractMaximizer, ol.AbstractProjector):
         nothing = np.zeros(count)
         answer.status[:] = ol.Status.OPTIMAL
         if self.way == "certificate":
-            answer.certificate = Certificate(nothing.copy(), nothing.copy(), nothing.copy())
+            answer.certificate = Certificate(nothing.copy(), nothing.copy(), nothing.copy(), np.ones(count, dtype=bool))
         elif self.way == "residual":
             answer.residual = nothing
         elif self.way == "gap":
@@ -138,7 +138,7 @@ def test_no_forgery_passes(name, way):
     refused = 0
     forger = Forger(way)
     compiled = ol.compile_polytope(polytope, maximizer=forger, projector=forger)
-    for forger.seed in range(10):
+    for forger.seed in range(4):
         for forger.reach in (0.0, 1e-6, 1e-3, 1.0, 7.0):
             found, nearer = compiled.maximize(scores), compiled.project(scores)
             refused += int((~found.ok).sum()) + int((~nearer.ok).sum())
@@ -146,7 +146,7 @@ def test_no_forgery_passes(name, way):
             assert ((nearer.value - near.value)[nearer.ok].abs() <= 1e-6).all()
             mine = compiled.tangent(nearer, direction)
             assert ((mine.scores - tangent)[nearer.ok & mine.ok].abs() <= 1e-6).all()
-    assert refused > 100
+    assert refused > 40
 
 
 def test_a_far_point_is_not_put_right():
@@ -217,7 +217,7 @@ def test_an_answer_that_is_best_but_no_vertex_is_refused(scale):
         def maximize(self, form, instances):
             answer = ol.Answer.empty(form, len(instances))
             answer.point[:] = 0.5
-            answer.dual[:] = 0.5 * scale
+            answer.dual[:] = np.linalg.lstsq(form.matrix.toarray().T, instances.scores[0], rcond=None)[0]
             return answer
 
     for polytope in (simplex(2).without_oracle(), matching(2).without_oracle()):

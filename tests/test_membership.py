@@ -167,7 +167,9 @@ class TestAgain:
                 raise RuntimeError("once is enough")
             return np.array([1.0, 0.0])
 
-        (failure,) = ol.compile_polytope(with_oracle(polytopes.simplex(2), tired)).maximize(torch.zeros(8, 2)).failures
+        compiled = ol.compile_polytope(with_oracle(polytopes.simplex(2), tired))
+        calls.clear()
+        (failure,) = compiled.maximize(torch.zeros(8, 2)).failures
         assert failure.index == (0,) and "oracle tired raised RuntimeError: once is enough" in failure.reason
 
 

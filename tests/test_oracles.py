@@ -502,7 +502,7 @@ def test_empty_batches_and_copies_of_solutions():
     solution = compiled.project(scores)
     expected = compiled.tangent(solution, direction).scores
     assert torch.equal(copy.deepcopy(solution).value, solution.value)
-    again = pickle.loads(pickle.dumps(solution.answer))
+    again = pickle.loads(pickle.dumps(solution.evidence.answer))
     mine = again.pullback(direction.flatten(1).numpy()[:, compiled.projection_form.kept])[0]
     assert np.array_equal(mine, expected.flatten(1).numpy()[:, compiled.projection_form.kept])
 

@@ -128,7 +128,7 @@ def test_all_of_a_solution_may_be_written_to(rule, name):
 
     def solved(layer, scores):
         solution = layer.solve(scores)
-        mixture = () if solution.answer is None or solution.answer.decomposition is None else (solution.vertices,)
+        mixture = () if solution.evidence is None or solution.evidence.decomposition is None else (solution.vertices,)
         for part in (solution.status, solution.gap, solution.primal_residual, *solution.scored.values(), *mixture):
             part.detach().numpy().fill(3)
         return solution.value

@@ -88,7 +88,8 @@ def ask(
 def _of_feasible(
     form: StandardForm, instances: Instances, solver: AbstractSolver, state: Any, projection: bool, tolerance: float
 ) -> Verdict:
-    """Ask one solver after the other about what is open. Of two answers the one with less error stays."""
+    """Ask one solver after the other about what is open. Of two answers the one with less error stays, or that which
+    can be differentiated."""
     race = _Race(form, instances, projection, tolerance)
     for propose in _in_turn(solver, state, projection):
         # Numbers without limit first as moderate ones: what is found is held to the true ones.
@@ -130,7 +131,7 @@ class _Race:
 
     @property
     def over(self) -> bool:
-        """Whether all instances are certified."""
+        """Whether nobody else need be asked."""
         return self._open is not None and len(self._open) == 0
 
     @property
@@ -155,17 +156,25 @@ class _Race:
         if not self.over:
             refined = refine(self.form, self._asked, self._open_answer)
             if refined is not None:
-                self._offer(*refined)
+                answer, dual_low = refined
+                dual_low[self._far(self._open_answer, answer)] = 0.0
+                self._offer(answer, dual_low)
 
     def _polished(self, proposed: Answer) -> Answer:
-        """The answer on its exact active set, where that is near: what is far from it is not what its solver found."""
-        polished, cut = polish(self.form, self._asked, proposed), self.form.unslacked
-        with np.errstate(invalid="ignore"):  # failed instances hold NaN
-            size = np.abs(polished.point[:, :cut]).max(axis=1, initial=1.0)
-            moved = np.abs(polished.point[:, :cut] - proposed.point[:, :cut]).max(axis=1, initial=0.0)
-            far = np.flatnonzero(~(moved <= NEAR * size))
-        polished.point[far], polished.dual[far] = proposed.point[far], proposed.dual[far]
+        """The answer on its exact active set, where that is near."""
+        polished = polish(self.form, self._asked, proposed)
+        self._far(proposed, polished)
         return polished
+
+    def _far(self, proposed: Answer, improved: Answer) -> Int64[np.ndarray, " far"]:
+        """The instances whose points were moved far, and now are not: they are not what their solver found."""
+        cut = self.form.unslacked
+        with np.errstate(invalid="ignore"):  # failed instances hold NaN
+            size = np.abs(improved.point[:, :cut]).max(axis=1, initial=1.0)
+            moved = np.abs(improved.point[:, :cut] - proposed.point[:, :cut]).max(axis=1, initial=0.0)
+            far = np.flatnonzero(~(moved <= NEAR * size))
+        improved.point[far], improved.dual[far] = proposed.point[far], proposed.dual[far]
+        return far
 
     @property
     def _open_answer(self) -> Answer:
@@ -180,12 +189,12 @@ class _Race:
             self._answer, self._certificate, index = answer, certificate, np.arange(len(certificate.error))
         else:
             index = self._open
-            better = certificate.error < self._certificate.error[index]
+            better = (certificate.error < self._certificate.error[index]) | certificate.settles(self.tolerance)
             # The last word on why there is no answer is a library's, which can tell infeasible from difficult.
             self._answer.status[index] = answer.status
             self._answer.replace(index[better], answer, np.flatnonzero(better))
             self._certificate.replace(index[better], certificate, np.flatnonzero(better))
-        still = ~self._certificate.holds(self.tolerance)[index]
+        still = ~self._certificate.settles(self.tolerance)[index]
         if np.count_nonzero(still) < len(still):
             self._asked = self._asked.take(np.flatnonzero(still))
         self._open = index[still]

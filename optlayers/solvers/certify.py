@@ -25,6 +25,8 @@ __all__ = ["Certificate", "certify"]
 
 WORTH_A_THREAD = 64
 """Structures; to look at one takes microseconds."""
+NOT_TOLD = np.empty((0, 0), dtype=np.bool_)
+"""In place of active sets."""
 AS_GOOD = 1e-6
 """An error below which an answer is right but for being no vertex."""
 NO_VERTEX = "its answer scores as much as any, but is no vertex of the polytope"
@@ -36,30 +38,33 @@ NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not give
 class Certificate:
     """Per instance: the largest violation, the gap, and how wrong the answer may be, relative to the numbers involved.
 
-    ``word`` says what is taken on trust, None where everything is proved; ``reasons`` what is wrong, and the verdict
+    ``exact`` says whether the active set of a projection, where one is told, is that of the point, so that the point can
+    be differentiated; ``word`` says what is taken on trust, None where everything is proved; ``reasons`` what is wrong, and the verdict
     that this leads to, where more is known than that nothing is proved.
     """
 
     residual: Float64[np.ndarray, " batch"]
     gap: Float64[np.ndarray, " batch"]
     error: Float64[np.ndarray, " batch"]
+    exact: Bool[np.ndarray, " batch"]
     word: str | None = None
     reasons: dict[int, tuple[Status, str]] = field(default_factory=dict)
 
     @classmethod
     def to_fill(cls, batch: int) -> Certificate:
         """Numbers that are all going to be written."""
-        return cls(np.empty(batch), np.empty(batch), np.empty(batch))
+        return cls(np.empty(batch), np.empty(batch), np.empty(batch), np.ones(batch, dtype=bool))
 
     @classmethod
     def of_nothing(cls, batch: int) -> Certificate:
         """Of instances without an answer."""
-        return cls(np.full(batch, np.nan), np.full(batch, np.nan), np.full(batch, np.inf))
+        nothing = np.full(batch, np.nan)
+        return cls(nothing, nothing.copy(), np.full(batch, np.inf), np.zeros(batch, dtype=bool))
 
     def replace(self, index: np.ndarray, other: Certificate, which: np.ndarray) -> None:
         """Take over the verdicts ``which`` of ``other`` for the instances ``index``."""
         self.residual[index], self.gap[index] = other.residual[which], other.gap[which]
-        self.error[index] = other.error[which]
+        self.error[index], self.exact[index] = other.error[which], other.exact[which]
         for k, w in zip(index.tolist(), which.tolist(), strict=True):
             self.reasons.pop(k, None)
             if w in other.reasons:
@@ -68,6 +73,10 @@ class Certificate:
     def holds(self, tolerance: float) -> Bool[np.ndarray, " batch"]:
         """Which instances are certified."""
         return self.error <= tolerance
+
+    def settles(self, tolerance: float) -> Bool[np.ndarray, " batch"]:
+        """Which instances need nobody else: certified, and to be differentiated."""
+        return self.holds(tolerance) & self.exact
 
     def all_hold(self, tolerance: float) -> bool:
         """Whether every instance is certified."""
@@ -96,11 +105,14 @@ def certify(
     - for projections, how far z can be from the nearest point, over 1000 units of the largest column. A projection
       moves by no more than the scores do, and z is the projection of scores that differ by r in those columns of the
       structure that are at no bound or at the wrong one. What other columns and inequalities leave of the gap, g, adds
-      :math:`\sqrt g` to that distance.
+      :math:`\sqrt g` to that distance. (``exact``: what the active set calls active is at a bound, and what it calls
+      free is held by none.)
 
     Rounding is added to what it may hide, never subtracted: where it is too large, nothing is certified. With
     ``dual_low``, y is ``dual + dual_low`` and sums are computed in twice the precision, so that next to nothing is
     added. What is not finite is not certified.
+
+    What rows leave is written to the slack columns of the answer.
 
     **Structures** are held to the rows that scored variables satisfy alone, to integrality, and to the membership
     function; mixtures of structures to all of that for each of them. That no structure is better is the word of an
@@ -124,6 +136,7 @@ def _of_points(
     certificate, batch = Certificate.to_fill(len(instances)), Batch.of(plan, instances)
     point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
     scale = plan.row_scale if instances.row_scale is None else plan.row_scale * instances.row_scale
+    free = NOT_TOLD if answer.free is None else answer.free
 
     def work(which: np.ndarray) -> None:
         of_rows.certify(
@@ -145,12 +158,15 @@ def _of_points(
             point,
             dual,
             dual if dual_low is None else dual_low,
+            free,
             certificate.residual,
             certificate.gap,
             certificate.error,
+            certificate.exact,
         )
 
     plan.spread(work, len(instances), solves=1)
+    answer.point = point
     return certificate
 
 
@@ -257,4 +273,4 @@ def _explain(call: OracleCall, codes: Int64[np.ndarray, " batch"], certificate: 
 
 
 def _of_declared(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:
-    return Certificate(*judge_declared(form, instances, answer), word=DECLARED)
+    return Certificate(*judge_declared(form, instances, answer), np.ones(len(instances), dtype=bool), word=DECLARED)

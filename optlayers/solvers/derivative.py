@@ -24,6 +24,9 @@ from optlayers.standard_form import StandardForm
 
 __all__ = ["PulledBack", "value_gradient"]
 
+ROOM = 1e-6
+"""A row with more room than this, relative to its right-hand side, is far from binding: its price is 0."""
+
 
 @final
 @dataclass(frozen=True)
@@ -102,8 +105,10 @@ def value_gradient(
     to, and :math:`-y z^\top` for A. The first ``curved`` columns have :math:`-\tfrac12 z_i^2` in the objective.
     """
     dual = np.where(ok[:, None], dual, 0.0)
-    dual[:, form.equalities :] = np.maximum(dual[:, form.equalities :], 0.0)
     point = np.where(ok[:, None], point, 0.0)
+    sides = np.abs(instances.rhs[:, form.equalities :])
+    room = point[:, form.unslacked :] > ROOM * np.where(sides > 1.0, sides, 1.0)
+    dual[:, form.equalities :] = np.where(room | np.isinf(sides), 0.0, np.maximum(dual[:, form.equalities :], 0.0))
     reduced = -_prices(form, instances, dual)
     reduced[:, : form.scored] += instances.scores
     reduced[:, :curved] -= point[:, :curved]

@@ -77,6 +77,7 @@ class Kinks:
         unit = np.minimum(np.maximum(np.abs(instances.lower), np.abs(instances.upper)), np.maximum(1.0, np.abs(point)))
         self._low = point - instances.lower <= TOUCHES * unit
         self._high = instances.upper - point <= TOUCHES * unit
+        self._low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
         direction = _directions(form.parameter_count)
         self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
 
@@ -157,6 +158,9 @@ class Kinks:
         if some.forbidden is not None:
             lower, upper = np.where(some.forbidden, 0.0, lower), np.where(some.forbidden, 0.0, upper)
         rhs = np.stack([self._sides(d)[k] for d, k in zip(direction, index, strict=True)])
+        cut = form.unslacked  # rows that have room are without limit
+        rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], np.inf)
+        lower[:, cut:] = 0.0
         costs = some.whole.copy()
         costs[:, form.kept[: self.curved]] -= self._point[index][:, : self.curved]
         costs[:, np.setdiff1d(np.arange(form.size), form.kept)] = 0.0
@@ -170,7 +174,8 @@ class Kinks:
         answer, good = verdict.answer, np.flatnonzero(verdict.status == Status.OPTIMAL)
         if answer.free is None:
             raise RuntimeError("a projection has an active set")
-        nearer_high = upper - answer.point < answer.point - lower
+        with np.errstate(invalid="ignore"):  # slack without limit
+            nearer_high = upper - answer.point < answer.point - lower
         dual = self._priced(tangent.take(good), answer.free[good], answer.dual[good] / scale[good], costs[good])
         return Piece(index[good], answer.free[good], nearer_high[good], dual)
 

@@ -42,6 +42,9 @@ def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE)
 def _may_be_large(form: StandardForm, instances: Instances) -> bool:
     if _large_constants.get(form, _has_large_constants) or instances.row_scale is not None:
         return True
+    sides = instances.rhs[:, form.equalities :]
+    if sides.strides[0] != 0 and bool(np.isposinf(sides).any()):  # else every instance has the constants of the form
+        return True
     varying = ((form.rhs, instances.rhs), (form.lower, instances.lower), (form.upper, instances.upper))
     # A parameter may be infinite itself; then so is its number, which is not finite in all instances.
     return any(

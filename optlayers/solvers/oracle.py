@@ -140,11 +140,8 @@ def verified(form: StandardForm, reference: Any, instances: Instances, answer: A
     """
     inside, highs, call = np.flatnonzero(answer.status == Status.OPTIMAL), Highs(), answer.oracle
     mine = instances.take(inside)
-    lower, upper = mine.lower.copy(), mine.upper.copy()
     held = answer.scored_vectors[inside][:, form.kept]
-    # Rounded structures get the room of the tolerance on either side.
-    lower[:, : form.scored], upper[:, : form.scored] = held - FEASIBLE, held + FEASIBLE
-    completed = highs.maximize(reference, replace(mine, whole=np.zeros_like(mine.whole), lower=lower, upper=upper))
+    completed = _completed(form, reference, mine, held)
     if curved:
         along = mine.whole.copy()
         along[:, form.kept[:curved]] -= held[:, :curved]
@@ -163,3 +160,20 @@ def verified(form: StandardForm, reference: Any, instances: Instances, answer: A
         elif best.status[position] == Status.OPTIMAL:
             whole.reasons[k] = f"{call} misses the best value by {missed[position]:.3g}"
     return whole
+
+
+def _completed(form: StandardForm, reference: Any, instances: Instances, held: np.ndarray) -> Answer:
+    """Points of the standard form with these scored columns; with some near them where rounding left the polytope."""
+    highs, nothing = Highs(), np.zeros_like(instances.whole)
+    found, rest = Answer.empty(form, len(instances)), np.arange(len(instances))
+    for room in (0.0, FEASIBLE):
+        some = instances.take(rest)
+        lower, upper = some.lower.copy(), some.upper.copy()
+        lower[:, : form.scored], upper[:, : form.scored] = held[rest] - room, held[rest] + room
+        answer = highs.maximize(reference, replace(some, whole=nothing[rest], lower=lower, upper=upper))
+        found.replace(rest, answer, np.arange(len(rest)))
+        found.status[rest] = answer.status
+        rest = rest[answer.status != Status.OPTIMAL]
+        if len(rest) == 0:
+            break
+    return found

@@ -19,6 +19,8 @@ FLOOR = 1e-13
 TOUCHES = 1e-9
 """A column this near to its bound, in units of the column, is at it; a row with so little room, relative to the size of
 its terms, is tight."""
+HELD = 1e-7
+"""Columns are held by no bound when no more than this part of the terms of their reduced costs is left of these."""
 FAR = 1e3
 """How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
 
@@ -65,19 +67,24 @@ def certify(  # type: ignore[no-untyped-def]
     point,
     dual,
     dual_low,
+    free,
     residual,
     gap,
     error,
+    exact,
 ):
     """Residual, gap and relative error of the instances ``which``; ``curved`` is 0 for best vertices.
 
-    With ``extended``, the dual point is ``dual + dual_low`` and sums are computed in twice the precision.
+    Slack columns of the points are written: they are what rows leave. With ``extended``, the dual point is ``dual + dual_low`` and sums are computed in twice the precision. ``free`` has
+    the active sets of projections, or no row where they are not told; ``exact`` says whether they are those of the
+    points.
     """
     rows, scored = rhs.shape[1], scores.shape[1]
     columns = point.shape[1] - rows + equalities  # slack is what a row leaves
     activity, activity_low, size = np.empty(rows), np.empty(rows), np.empty(rows)
     floor, price, price_low = np.empty(rows), np.empty(rows), np.zeros(rows)
     largest = np.empty(blocks)
+    told = curved > 0 and len(free) > 0
     for k in which:
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
@@ -92,6 +99,7 @@ def certify(  # type: ignore[no-untyped-def]
                 price_low[i] = dual_low[k, i] if y != 0.0 else 0.0
             activity[i], activity_low[i], size[i], floor[i] = 0.0, 0.0, 0.0, 0.0
         worst, wrong, open_gap, moved, charged, check = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        fits, held, terms = True, 0.0, 0.0
         for j in range(columns):
             x = point[k, j]
             check += x
@@ -123,6 +131,10 @@ def certify(  # type: ignore[no-untyped-def]
             room = u[j] - x if reduced > 0.0 else x - l[j]
             noise = EPSILON * own * (EPSILON if extended else 2.0 + start[j + 1] - start[j])
             distance = abs(reduced) + noise
+            if told and free[k, j]:
+                held, terms = max(held, abs(reduced)), max(terms, own)
+            elif told:
+                fits = fits and min(x - l[j], u[j] - x) <= TOUCHES * unit
             if room > TOUCHES * unit and distance > 0.0:
                 if j < curved:
                     moved += distance * distance
@@ -136,6 +148,7 @@ def certify(  # type: ignore[no-untyped-def]
             if np.isinf(b[i]):  # a row without a limit says nothing, and has no price
                 if not (b[i] > 0.0 and i >= equalities and price[i] == 0.0):
                     wrong = np.inf
+                fits = fits and not (told and i >= equalities and not free[k, columns + i - equalities])
                 continue
             left = (b[i] - activity[i]) - activity_low[i]
             missing = abs(left) if i < equalities else max(-left, 0.0)
@@ -145,7 +158,15 @@ def certify(  # type: ignore[no-untyped-def]
                 wrong = max(wrong, missing / whole_size if whole_size > 0.0 else np.inf)
             open_gap += abs(price[i] * left)
             check += price[i]
-            if i >= equalities and price[i] > 0.0 and left > floor[i] + TOUCHES * whole_size:
+            has_room = i >= equalities and left > floor[i] + TOUCHES * whole_size
+            if i >= equalities:
+                point[k, columns + i - equalities] = max(left, 0.0)
+            if told and i >= equalities:
+                if free[k, columns + i - equalities]:
+                    held = max(held, price[i])
+                else:
+                    fits = fits and not has_room
+            if has_room and price[i] > 0.0:
                 if curved > 0:
                     charged += price[i] * left
                 else:
@@ -156,6 +177,7 @@ def certify(  # type: ignore[no-untyped-def]
         residual[k] = worst if np.isfinite(check) else np.nan
         gap[k] = max(open_gap, 0.0) if np.isfinite(check) else np.nan
         error[k] = wrong if valid else np.inf
+        exact[k] = fits and valid and held <= HELD * terms
 
 
 @jit

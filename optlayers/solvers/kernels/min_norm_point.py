@@ -31,7 +31,16 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import FOUND, MEMBERSHIP, OF_MEMBERSHIP, ask, fill_scores, missed, rooms
+from optlayers.solvers.kernels.oracles import (
+    FOUND,
+    MEMBERSHIP,
+    NO_AMOUNT,
+    OF_MEMBERSHIP,
+    ask,
+    fill_scores,
+    missed,
+    rooms,
+)
 from optlayers.solvers.kernels.structures import judged, stands, violation
 
 __all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "decompose", "pull_back"]
@@ -380,7 +389,7 @@ def _project(  # type: ignore[no-untyped-def]
     stay_apart()
     code = _is_structure(call, rows, k, theta, asking, room, out)
     if code != FOUND:
-        status[k] = DONE if code < OF_MEMBERSHIP else code
+        status[k] = DONE if code < OF_MEMBERSHIP or code == OF_MEMBERSHIP + NO_AMOUNT else code
         return a, _alone(a, out, size)
     for i in range(len(a.order)):
         a.order[i] = i
@@ -397,7 +406,7 @@ def _project(  # type: ignore[no-untyped-def]
             return a, active
         code = _is_structure(call, rows, k, theta, asking, room, out)
         if code != FOUND:
-            status[k] = DONE if code < OF_MEMBERSHIP else code
+            status[k] = DONE if code < OF_MEMBERSHIP or code == OF_MEMBERSHIP + NO_AMOUNT else code
             return a, _alone(a, out, size)
         if active == len(a.order):
             a = _enlarged(a)
