@@ -38,7 +38,8 @@ class Tangent:
     """A direction pulled back through a projection: gradients of the scores and of every parameter.
 
     ``ok`` ``(*batch,)`` says for which instances; the others have no certified projection, or constraints that are
-    too nearly dependent to differentiate, and get 0. Gradients of parameters are worked out when they are looked at.
+    too nearly dependent to differentiate, and get 0. Gradients of parameters are worked out when they are looked at;
+    they are NaN where parameters are at a kink and the pieces that meet there are not found.
     """
 
     scores: Tensor

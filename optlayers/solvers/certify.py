@@ -38,9 +38,9 @@ NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not give
 class Certificate:
     """Per instance: the largest violation, the gap, and how wrong the answer may be, relative to the numbers involved.
 
-    ``exact`` says whether the active set of a projection, where one is told, is that of the point, so that the point can
-    be differentiated; ``word`` says what is taken on trust, None where everything is proved; ``reasons`` what is wrong, and the verdict
-    that this leads to, where more is known than that nothing is proved.
+    ``exact`` says whether the active set of a projection, where one is told, is that of the point, so that it can be
+    differentiated; ``word`` says what is taken on trust, None where everything is proved; ``reasons`` what is wrong,
+    and the verdict that this leads to, where more is known than that nothing is proved.
     """
 
     residual: Float64[np.ndarray, " batch"]

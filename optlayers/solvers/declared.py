@@ -52,7 +52,8 @@ def judge_declared(
 
     The residual is the largest violation of a constraint, by cvxpy. The gap is :math:`\max_v \langle s - x, v - x
     \rangle` over the declared set, a linear problem that Clarabel bounds; it bounds the squared distance to the
-    projection. Both are relative to the largest entry, if that is above 1.
+    projection. The error is that of the residual relative to the largest entry, if that is above 1, and of the gap
+    relative to 1 plus the squared length of x.
     """
     polytope, count = form.polytope, len(instances)
     residual, gap = np.full(count, np.nan), np.full(count, np.nan)
@@ -68,7 +69,8 @@ def judge_declared(
             if all(np.isfinite(value).all() for value in mine):
                 residual[k], gap[k] = judge.judge(given, target, mine)
     unit = np.maximum(1.0, np.max([np.abs(v).reshape(count, -1).max(axis=1, initial=0.0) for v in values], axis=0))
-    error = np.maximum(residual / unit, gap / unit**2)
+    length = 1.0 + (np.square(values[0].reshape(count, -1)).sum(axis=1) if len(values) else 0.0)
+    error = np.maximum(residual / unit, gap / length)
     return residual, gap, np.where(np.isfinite(error), error, np.inf)
 
 

@@ -255,11 +255,18 @@ def _directions(count: int) -> Float64[np.ndarray, " parameters"]:
 
 
 def mean_over_pieces(
-    pieces: Sequence[tuple[Int64[np.ndarray, " some"], Float64[np.ndarray, "some parameters"]]], count: int, width: int
-) -> tuple[Bool[np.ndarray, " batch"], Float64[np.ndarray, "batch parameters"]]:
-    """Which instances have pieces, and the mean of their gradients."""
-    total, number = np.zeros((count, width)), np.zeros(count)
-    for index, gradient in pieces:
-        total[index] += gradient
-        number[index] += 1.0
-    return number > 0, total / np.maximum(number, 1.0)[:, None]
+    smooth: Float64[np.ndarray, "batch parameters"],
+    index: Int64[np.ndarray, " some"],
+    pieces: Sequence[tuple[Int64[np.ndarray, " some"], Float64[np.ndarray, "some parameters"]]],
+) -> Float64[np.ndarray, "batch parameters"]:
+    """Gradients: the mean of those of its pieces for every instance of ``index``, NaN where none was found; for others
+    the ``smooth`` ones."""
+    total, number = np.zeros(smooth.shape), np.zeros(len(smooth))
+    for some, gradient in pieces:
+        total[some] += gradient
+        number[some] += 1.0
+    with np.errstate(invalid="ignore"):
+        mean = total[index] / number[index, None]
+    theta = smooth.copy()
+    theta[index] = mean
+    return theta

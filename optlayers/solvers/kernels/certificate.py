@@ -20,7 +20,9 @@ TOUCHES = 1e-9
 """A column this near to its bound, in units of the column, is at it; a row with so little room, relative to the size of
 its terms, is tight."""
 HELD = 1e-7
-"""Columns are held by no bound when no more than this part of the terms of their reduced costs is left of these."""
+"""A column is held by no bound when no more than this part of the terms of its reduced cost is left of them,"""
+NOISE = 1e-10
+"""or this part of the terms of all, which are what systems are solved for; the largest scored column counts as one."""
 FAR = 1e3
 """How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
 
@@ -75,9 +77,9 @@ def certify(  # type: ignore[no-untyped-def]
 ):
     """Residual, gap and relative error of the instances ``which``; ``curved`` is 0 for best vertices.
 
-    Slack columns of the points are written: they are what rows leave. With ``extended``, the dual point is ``dual + dual_low`` and sums are computed in twice the precision. ``free`` has
-    the active sets of projections, or no row where they are not told; ``exact`` says whether they are those of the
-    points.
+    Slack columns of the points are written: they are what rows leave. With ``extended``, the dual point is
+    ``dual + dual_low`` and sums are computed in twice the precision. ``free`` has the active sets of projections, or no
+    row where they are not told; ``exact`` says whether they are those of the points.
     """
     rows, scored = rhs.shape[1], scores.shape[1]
     columns = point.shape[1] - rows + equalities  # slack is what a row leaves
@@ -99,7 +101,7 @@ def certify(  # type: ignore[no-untyped-def]
                 price_low[i] = dual_low[k, i] if y != 0.0 else 0.0
             activity[i], activity_low[i], size[i], floor[i] = 0.0, 0.0, 0.0, 0.0
         worst, wrong, open_gap, moved, charged, check = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        fits, held, terms = True, 0.0, 0.0
+        fits, held, terms = True, 0.0, whole
         for j in range(columns):
             x = point[k, j]
             check += x
@@ -131,8 +133,9 @@ def certify(  # type: ignore[no-untyped-def]
             room = u[j] - x if reduced > 0.0 else x - l[j]
             noise = EPSILON * own * (EPSILON if extended else 2.0 + start[j + 1] - start[j])
             distance = abs(reduced) + noise
+            terms = max(terms, own)
             if told and free[k, j]:
-                held, terms = max(held, abs(reduced)), max(terms, own)
+                held = max(held, abs(reduced) - HELD * own)
             elif told:
                 fits = fits and min(x - l[j], u[j] - x) <= TOUCHES * unit
             if room > TOUCHES * unit and distance > 0.0:
@@ -177,7 +180,7 @@ def certify(  # type: ignore[no-untyped-def]
         residual[k] = worst if np.isfinite(check) else np.nan
         gap[k] = max(open_gap, 0.0) if np.isfinite(check) else np.nan
         error[k] = wrong if valid else np.inf
-        exact[k] = fits and valid and held <= HELD * terms
+        exact[k] = fits and valid and held <= NOISE * terms
 
 
 @jit
