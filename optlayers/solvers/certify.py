@@ -30,6 +30,7 @@ NOT_TOLD = np.empty((0, 0), dtype=np.bool_)
 AS_GOOD = 1e-6
 """An error below which an answer is right but for being no vertex."""
 NO_VERTEX = "its answer scores as much as any, but is no vertex of the polytope"
+OWN_DERIVATIVE = "the derivative of the answer is the word of its solver"
 NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not given as a mixture of structures"
 
 
@@ -126,6 +127,8 @@ def certify(
     certificate = _of_points(form, instances, answer, projection, dual_low)
     if not projection and form.scored:
         _refuse_no_vertices(form, instances, answer, certificate)
+    if answer.pullback is not None:
+        certificate.word = OWN_DERIVATIVE
     return certificate
 
 
