@@ -81,7 +81,7 @@ def explain_infeasible(form: StandardForm, instances: Instances, k: int) -> str 
     they cannot hold together.
     """
     with np.errstate(invalid="ignore"):
-        crossed = instances.lower[k] - instances.upper[k] - VIOLATION * (1 + np.abs(instances.upper[k]))
+        crossed = instances.lower[k] - instances.upper[k]
     if (crossed > 0).any():
         return _explain_crossed(form, instances, k, int(np.nanargmax(crossed)))
     theta = instances.parameters[k : k + 1]
@@ -100,8 +100,9 @@ def _explain_crossed(form: StandardForm, instances: Instances, k: int, column: i
     if instances.forbidden is not None and instances.forbidden[k, column]:
         return f"{entry} is forbidden (its score is -inf), but {form.bound_names[column][0]} asks for >= {low:.6g}"
     names = _parameters_in(form, form.lower.matrix[[column]], form.upper.matrix[[column]])
+    digits = 6 if f"{low:.6g}" != f"{high:.6g}" else 17
     return (
-        f"{entry} must be >= {low:.6g} by {form.bound_names[column][0]} and <= {high:.6g} by "
+        f"{entry} must be >= {low:.{digits}g} by {form.bound_names[column][0]} and <= {high:.{digits}g} by "
         f"{form.bound_names[column][1]}{names}"
     )
 

@@ -151,7 +151,7 @@ class BoundPolytope(AbstractBoundPolytope):
         made: dict[int, Instances] = {}
         for form in (prepared.projection_form, rows, vertices):
             if id(form) not in made:
-                made[id(form)] = make_instances(form, theta, forbidden)
+                made[id(form)] = make_instances(form, theta, forbidden, precision)
         self.instances, self.row_instances, self.vertex_instances = (
             made[id(form)] for form in (prepared.projection_form, rows, vertices)
         )

@@ -234,7 +234,12 @@ class _Work:
         np.add.at(entries, row[self.live_column[column]], 1)
         for index in np.flatnonzero((entries == 0) & self.live_row):
             if self.rhs[1:, index].any():
-                continue  # a condition on the parameters: the certificate looks at it in every instance
+                if not self.raw.equality[index]:
+                    continue  # a condition on the parameters: the certificate looks at it in every instance
+                self.consistency.append(self.rhs[:, index] / self.scale[index])
+                self.consistency_names.append(self.raw.row_names[index])
+                self.live_row[index] = False
+                continue
             value, name = self.rhs[0, index], self.raw.row_names[index]
             wrong = abs(value) if self.raw.equality[index] else -value
             if wrong > FEASIBILITY * self.size[0, index] + NOISE:

@@ -15,6 +15,7 @@ from optlayers.solution import Status
 from optlayers.solvers.base import AbstractSolver, Answer, Instances, Pullback
 from optlayers.solvers.certify import Certificate, certify
 from optlayers.solvers.moderate import LARGE, moderated
+from optlayers.solvers.offsets import without_offsets
 from optlayers.solvers.polish import polish, refine
 from optlayers.standard_form import StandardForm
 
@@ -72,6 +73,13 @@ def ask(
 
     ``infeasible`` are instances that no solver need see, None for none.
     """
+    reduced = None if projection or solver.reads_declaration else without_offsets(form, instances)
+    if reduced is not None:
+        verdict = ask(
+            form, reduced[0], solver, state, projection=projection, tolerance=tolerance, infeasible=infeasible
+        )
+        verdict.answer.dual += reduced[1]
+        return verdict
     if form.bounds_are_constant and instances.forbidden is None and form.unslacked and infeasible is None:
         return _of_feasible(form, instances, solver, state, projection, tolerance)
     crossed = (instances.lower > instances.upper).any(axis=1)
@@ -92,8 +100,8 @@ def _of_feasible(
     can be differentiated."""
     race = _Race(form, instances, projection, tolerance)
     for propose in _in_turn(solver, state, projection):
-        # Numbers without limit first as moderate ones: what is found is held to the true ones.
-        for below in (LARGE, np.inf, None):
+        # Numbers without limit first as moderate ones: what is found is held to the true ones. Oracles meet none.
+        for below in (None,) if solver.reads_declaration else (LARGE, np.inf, None):
             asked = race.open_instances if below is None else moderated(form, race.open_instances, below=below)
             if asked is not None:
                 race.enter(propose(asked), asked)

@@ -20,9 +20,16 @@ BALANCED = 2.0**10
 """Rows whose largest entry is this far from 1 are scaled."""
 
 
-def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None) -> Instances:
-    """The numbers of every instance, from θ ``(batch, parameters)`` and the forbidden entries ``(batch, size)``."""
+def make_instances(
+    form: StandardForm, theta: np.ndarray, forbidden: np.ndarray | None, precision: np.ndarray | None = None
+) -> Instances:
+    """The numbers of every instance, from θ ``(batch, parameters)`` and the forbidden entries ``(batch, size)``.
+
+    ``precision`` is the machine epsilon of the dtype in which each entry of θ came, None for that of float64.
+    """
     lower, upper = form.lower(theta), form.upper(theta)
+    if not form.bounds_are_constant:
+        lower = _meeting(form, theta, precision, lower, upper)
     masked = None
     if forbidden is not None:
         masked = np.zeros((len(theta), form.columns), dtype=bool)
@@ -39,6 +46,24 @@ def make_instances(form: StandardForm, theta: np.ndarray, forbidden: np.ndarray 
             matrix[:, form.slack_entries] = 1.0
     whole, kept = np.zeros((len(theta), form.size)), None if form.keeps_all else form.kept
     return Instances(whole, kept, rhs, lower, upper, matrix, masked, theta, scale)
+
+
+def _meeting(
+    form: StandardForm, theta: np.ndarray, precision: np.ndarray | None, lower: np.ndarray, upper: np.ndarray
+) -> np.ndarray:
+    """Lower bounds, which meet the upper ones where they cross these by rounding: ``x == p`` next to ``x == 0.3``."""
+    if not (lower > upper).any():
+        return lower
+    epsilon, allowed = np.finfo(np.float64).eps if precision is None else precision, 0.0
+    for part in (form.lower, form.upper):
+        terms = abs(part.matrix)
+        size = np.abs(part.constant) + (terms @ np.abs(theta).T).T
+        allowed = allowed + ROUNDINGS * (
+            np.finfo(np.float64).eps * size + (terms @ (np.abs(theta) * (0.5 * epsilon)).T).T
+        )
+    with np.errstate(invalid="ignore"):  # infinite bounds do not cross by rounding
+        near = (lower > upper) & (lower - upper <= allowed)
+    return np.where(near, upper, lower)
 
 
 def _row_scale(form: StandardForm, matrix: Float64[np.ndarray, "batch entries"]) -> np.ndarray | None:

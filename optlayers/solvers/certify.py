@@ -29,8 +29,9 @@ NOT_TOLD = np.empty((0, 0), dtype=np.bool_)
 """In place of active sets."""
 AS_GOOD = 1e-6
 """An error below which an answer is right but for being no vertex."""
-NO_VERTEX = "its answer scores as much as any, but is no vertex of the polytope"
+NO_VERTEX = "its answer may score as much as any, but is no vertex of the polytope"
 OWN_DERIVATIVE = "the derivative of the answer is the word of its solver"
+NO_ORACLE = "nothing shows that its answer is best: it is a structure, but not by an oracle"
 NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not given as a mixture of structures"
 
 
@@ -101,13 +102,14 @@ def certify(
     - the violation of each row, relative to the size of its own terms, :math:`|b_i| + \sum_j |a_{ij} z_j|`, and of each
       bound, relative to the unit of its column (1, or \|z_j\| if that is more, but never more than its bounds allow);
     - for best vertices, of each column that is at no bound or at the wrong one, its reduced cost, relative to the
-      largest score of its block; of each inequality with a price, the smaller of its room and its price, both relative.
-      And the point must be a vertex (:mod:`optlayers.solvers.kernels.vertex`);
-    - for projections, how far z can be from the nearest point, over 1000 units of the largest column. A projection
-      moves by no more than the scores do, and z is the projection of scores that differ by r in those columns of the
-      structure that are at no bound or at the wrong one. What other columns and inequalities leave of the gap, g, adds
-      :math:`\sqrt g` to that distance. (``exact``: what the active set calls active is at a bound, and what it calls
-      free is held by none.)
+      terms that it is what is left of (but to no more than the largest score of its block), plus rounding next to that
+      score; of each inequality with a price, the smaller of its room and its price, both relative. And the point must
+      be a vertex (:mod:`optlayers.solvers.kernels.vertex`);
+    - for projections, how far z can be from the nearest point, over 1000 units of the smallest column of its block. A
+      projection moves by no more than the scores do, and z is the projection of scores that differ by r in those
+      columns of the structure that are at no bound or at the wrong one. What other columns and inequalities leave of
+      the gap, g, adds :math:`\sqrt g` to that distance. (``exact``: what the active set calls active is at a bound,
+      and what it calls free is held by none.)
 
     Rounding is added to what it may hide, never subtracted: where it is too large, nothing is certified. With
     ``dual_low``, y is ``dual + dual_low`` and sums are computed in twice the precision, so that next to nothing is
@@ -202,7 +204,11 @@ def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer
 
 
 def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:
-    call = answer.oracle or OracleCall(None, form.polytope)
+    call = answer.oracle
+    if call is None:
+        certificate = Certificate.of_nothing(len(instances))
+        certificate.reasons = dict.fromkeys(range(len(instances)), (Status.INACCURATE, NO_ORACLE))
+        return certificate
     certificate = Certificate.to_fill(len(instances))
     certificate.gap[:] = np.nan
     certificate.word = f"that no structure scores more is the word of {call}{_hidden(form)}"
@@ -216,7 +222,17 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
 
     call.spread(work, len(instances), smallest=WORTH_A_THREAD)
     _explain(call, codes, certificate)
+    if form.unslacked == form.scored and not (form.polytope.integral or _hidden(form)):
+        _refuse_no_vertices(form, instances, _as_points(form, instances, point), certificate)
     return certificate
+
+
+def _as_points(form: StandardForm, instances: Instances, whole: Float64[np.ndarray, "batch size"]) -> Answer:
+    """Structures as points of a standard form that has no other variables."""
+    answer = Answer.to_fill(form, len(whole))
+    answer.point[:, : form.scored] = whole[:, form.kept]
+    answer.point[:, form.scored :] = 0.0  # what rows leave is for the kernel to see
+    return answer
 
 
 def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Certificate:

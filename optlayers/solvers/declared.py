@@ -9,6 +9,7 @@ from typing import final
 
 import cvxpy as cp
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float64
 
 from optlayers.caches import Cache, WeakCache
@@ -52,11 +53,11 @@ def judge_declared(
 
     The residual is the largest violation of a constraint, by cvxpy. The gap is :math:`\max_v \langle s - x, v - x
     \rangle` over the declared set, a linear problem that Clarabel bounds; it bounds the squared distance to the
-    projection. The error is that of the residual relative to the largest entry, if that is above 1, and of the gap
-    relative to 1 plus the squared length of x.
+    projection. The error is that of each constraint relative to the size of its own terms, and of the gap relative to 1
+    plus the squared length of x.
     """
     polytope, count = form.polytope, len(instances)
-    residual, gap = np.full(count, np.nan), np.full(count, np.nan)
+    residual, gap, relative = np.full(count, np.nan), np.full(count, np.nan), np.full(count, np.inf)
     masked = instances.forbidden is not None
     judge = _judges.get(polytope, _no_judges).get(masked, partial(_Judge, polytope))
     values = [] if answer.values is None else answer.values
@@ -67,10 +68,9 @@ def judge_declared(
                 given.append(instances.forbidden[k].reshape(form.shape).astype(np.float64))
             target, mine = instances.scores[k].reshape(form.shape), [value[k] for value in values]
             if all(np.isfinite(value).all() for value in mine):
-                residual[k], gap[k] = judge.judge(given, target, mine)
-    unit = np.maximum(1.0, np.max([np.abs(v).reshape(count, -1).max(axis=1, initial=0.0) for v in values], axis=0))
+                residual[k], gap[k], relative[k] = judge.judge(given, target, mine)
     length = 1.0 + (np.square(values[0].reshape(count, -1)).sum(axis=1) if len(values) else 0.0)
-    error = np.maximum(residual / unit, gap / length)
+    error = np.maximum(relative, gap / length)
     return residual, gap, np.where(np.isfinite(error), error, np.inf)
 
 
@@ -92,8 +92,8 @@ class _Judge:
 
     def judge(
         self, given: Sequence[np.ndarray], target: np.ndarray, values: Sequence[np.ndarray]
-    ) -> tuple[float, float]:
-        """Residual and gap of one instance."""
+    ) -> tuple[float, float, float]:
+        """Residual and gap of one instance, and how much of the terms of a constraint the residual is."""
         for parameter, number in zip(self.given, given, strict=True):
             parameter.value = number
         point = values[0]
@@ -103,11 +103,18 @@ class _Judge:
         best = self._most(toward / size) * size if np.isfinite(size) else np.inf
         for variable, value in zip(self.variables, values, strict=True):
             variable.save_value(value)
-        residual = max((float(np.max(c.violation(), initial=0.0)) for c in self.constraints), default=0.0)
+        residual, relative = 0.0, 0.0
+        for constraint in self.constraints:
+            violation = float(np.max(constraint.violation(), initial=0.0))
+            residual = max(residual, violation)
+            if violation > 0.0:
+                relative = max(relative, _relative(constraint, violation))
         for variable, value in zip(self.variables, values, strict=True):
-            residual = max(residual, float(np.max(np.abs(variable.project(value) - value), initial=0.0)))
+            outside = float(np.max(np.abs(variable.project(value) - value), initial=0.0))
+            residual = max(residual, outside)
+            relative = max(relative, outside / max(1.0, float(np.abs(value).max(initial=0.0))))
         with np.errstate(over="ignore", invalid="ignore"):
-            return residual, max(best - float(np.sum(toward * point)), 0.0)
+            return residual, max(best - float(np.sum(toward * point)), 0.0), relative
 
     def _most(self, direction: np.ndarray) -> float:
         """The largest product of a direction with a point of the set; inf where Clarabel does not find it."""
@@ -117,3 +124,19 @@ class _Judge:
         except cp.SolverError:
             return np.inf
         return float(best) if self.support.status == cp.OPTIMAL else np.inf
+
+
+def _relative(constraint: cp.Constraint, violation: float) -> float:
+    """How much a violation is of the terms of a constraint: what its variables, of size 1 or more, can change it by."""
+    sizes = [np.abs(np.asarray(part.value, dtype=np.float64)).reshape(-1, order="F") for part in constraint.args]
+    slopes = constraint.expr.grad if hasattr(constraint, "expr") else {}
+    if not slopes or any(slope is None for slope in slopes.values()):  # a cone, or an atom at the edge of its domain
+        return violation / max(1.0, *(float(size.max(initial=0.0)) for size in sizes))
+    each = np.asarray(constraint.violation(), dtype=np.float64).reshape(-1, order="F")
+    terms = np.zeros(len(each))
+    for size in sizes:
+        terms = terms + size
+    for variable, slope in slopes.items():
+        unit = np.maximum(1.0, np.abs(np.asarray(variable.value, dtype=np.float64))).reshape(-1, order="F")
+        terms = terms + abs(sp.csr_array(np.atleast_2d(slope) if np.isscalar(slope) else slope)).T @ unit
+    return float(np.max(np.where(each > 0.0, each / terms, 0.0), initial=0.0))

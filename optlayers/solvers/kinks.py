@@ -30,6 +30,7 @@ from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import active_set
 from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.rescue import solve_slowly
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Kinks", "Piece", "mean_over_pieces"]
@@ -92,35 +93,14 @@ class Kinks:
 
     def _follows(self, direction: Float64[np.ndarray, " parameters"], ok: np.ndarray) -> Bool[np.ndarray, " batch"]:
         """Where free columns can make up for a change of the parameters."""
-        form, plan, count = self.form, plan_of(self.form), len(self._point)
-        if plan.dense:
-            return np.ones(count, dtype=bool)
+        form, count = self.form, len(self._point)
         free = ~(self._low | self._high) & ok[:, None]
         moved = np.where(
             self._low, form.lower.matrix @ direction, np.where(self._high, form.upper.matrix @ direction, 0.0)
         )
         side = self._sides(direction) - self._times(moved)
-        p, q, left = np.empty(self._point.shape), np.empty(side.shape), np.empty(count)
-        nothing, entries = np.zeros((1, form.columns)), Batch.of(plan, self._whole).matrix
-
-        def work(which: np.ndarray) -> None:
-            active_set.solve_on_face(
-                plan.system,
-                plan.slack_row,
-                plan.varies,
-                entries,
-                free,
-                plan.curvature,
-                nothing,
-                side,
-                which,
-                p,
-                q,
-                left,
-            )
-
-        plan.spread(work, count, solves=3)
-        return left <= FOLLOWS
+        _, _, follows = _on_face(form, self._whole, free, np.zeros((count, form.columns)), side)
+        return follows
 
     def _sides(self, direction: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "batch rows"]:
         """How much the rows ``b - A z`` change along a direction of the parameters, the points held."""
@@ -184,31 +164,9 @@ class Kinks:
     ) -> Float64[np.ndarray, "some rows"]:
         """The dual points near those given that leave free columns no reduced cost, as for M without limit."""
         form, plan = self.form, plan_of(self.form)
-        if plan.dense:
-            return dual
-        batch, count = Batch.of(plan, tangent), len(free)
-        side = -plan.prices(batch.matrix, dual)
+        side = -plan.prices(Batch.of(plan, tangent).matrix, dual)
         side[:, : form.scored] += costs[:, form.kept]
-        p, q, left = np.empty(free.shape), np.empty(dual.shape), np.empty(count)
-        nothing = np.zeros((1, form.rows))
-
-        def work(which: np.ndarray) -> None:
-            active_set.solve_on_face(
-                plan.system,
-                plan.slack_row,
-                plan.varies,
-                batch.matrix,
-                free,
-                plan.curvature,
-                side,
-                nothing,
-                which,
-                p,
-                q,
-                left,
-            )
-
-        plan.spread(work, count, solves=3)
+        _, q, _ = _on_face(form, tangent, free, side, np.zeros(dual.shape))
         return dual + q
 
     def _inward(self, k: int) -> Float64[np.ndarray, " parameters"]:
@@ -247,6 +205,29 @@ class Kinks:
             method="highs",
         )
         return np.zeros(count) if found.x is None else found.x[columns : columns + count]
+
+
+def _on_face(
+    form: StandardForm, instances: Instances, free: np.ndarray, of_columns: np.ndarray, of_rows: np.ndarray
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
+    """The system of active sets for right-hand sides of columns and rows, and whether it has a solution."""
+    plan, count = plan_of(form), len(free)
+    p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
+    if plan.dense:
+        found = [solve_slowly(form, instances, k, free[k], of_columns[k], of_rows[k]) for k in range(count)]
+        for k, (mine, prices, _) in enumerate(found):
+            p[k], q[k] = mine, prices
+        return p, q, np.array([solved for *_, solved in found], dtype=bool)
+    entries = Batch.of(plan, instances).matrix
+    sides = np.ascontiguousarray(of_columns), np.ascontiguousarray(of_rows)
+
+    def work(which: np.ndarray) -> None:
+        active_set.solve_on_face(
+            plan.system, plan.slack_row, plan.varies, entries, free, plan.curvature, *sides, which, p, q, left
+        )
+
+    plan.spread(work, count, solves=3)
+    return p, q, left <= FOLLOWS
 
 
 def _directions(count: int) -> Float64[np.ndarray, " parameters"]:

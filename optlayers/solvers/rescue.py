@@ -28,8 +28,9 @@ def solve_slowly(
     k: int,
     free: Bool[np.ndarray, " columns"],
     side: Float64[np.ndarray, " columns"],
+    of_rows: Float64[np.ndarray, " rows"] | None = None,
 ) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " rows"], bool]:
-    """``(p, q, solved)`` for instance ``k`` and the right-hand side ``(side, 0)``.
+    """``(p, q, solved)`` for instance ``k`` and the right-hand side ``(side, of_rows)``, where no ``of_rows`` are 0.
 
     The system is that of :mod:`optlayers.solvers.kernels.active_set`. It is solved by least squares, or by GMRES where
     that is too large, and judged by its residual.
@@ -46,12 +47,13 @@ def solve_slowly(
     body = sp.csr_array(sp.diags_array(1 / norms) @ body)
     curvature = (columns < form.curved).astype(np.float64)
     system = sp.block_array([[sp.diags_array(curvature), body.T], [body, sp.csr_array((len(rows), len(rows)))]])
-    right = np.concatenate([side[columns], np.zeros(len(rows))])
+    right = np.concatenate([side[columns], np.zeros(len(rows)) if of_rows is None else of_rows[rows] / norms])
     found = _least_squares(system, right) if system.shape[0] <= DENSE_SIZE else _gmres(system, right, len(columns))
     p, q = np.zeros(form.columns), np.zeros(form.rows)
     p[columns], q[rows] = found[: len(columns)], found[len(columns) :] / norms
     left = np.abs(system @ found - right).max(initial=0.0)
-    p[cut:] = np.where(free[cut:], -(whole[:, :cut] @ p[:cut])[form.equalities :], 0.0)
+    rest = -(whole[:, :cut] @ p[:cut]) if of_rows is None else of_rows - whole[:, :cut] @ p[:cut]
+    p[cut:] = np.where(free[cut:], rest[form.equalities :], 0.0)
     # Relative to the terms that cancel: the multipliers of nearly dependent rows are large, and so is their rounding.
     return p, q, bool(left <= CONVERGED * max(np.abs(right).max(initial=0.0), np.abs(found).max(initial=0.0)))
 

@@ -22,9 +22,17 @@ its terms, is tight."""
 HELD = 1e-7
 """A column is held by no bound when no more than this part of the terms of its reduced cost is left of them,"""
 NOISE = 1e-10
-"""or this part of the terms of all, which are what systems are solved for; the largest scored column counts as one."""
+"""or this part of the terms of all of its block, which are what systems are solved for; the unit of a column is one."""
 FAR = 1e3
-"""How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
+"""How far a projection may be off, in units of the smallest column of a block, for every unit of the tolerance."""
+TOLERANCE = 1e-8
+"""What errors are compared with, by default."""
+ROUNDING = 1e-13
+"""Reduced costs may be off by this part of the largest score of their block."""
+HUGE = 1e8
+"""Next to scores beyond this, as masks leave them where no structure does without,"""
+LOST = 1e-3
+"""no more than this part of the score of a column may be lost, whatever else is allowed."""
 
 
 @part
@@ -34,19 +42,31 @@ def _unit(x, low, high):  # type: ignore[no-untyped-def]
 
 
 @part
-def _scales(columns, curved, block, scores, lower, upper, point, largest):  # type: ignore[no-untyped-def]
-    """The largest score of every block, and the unit of the largest scored column. Columns that are held count for
-    nothing: their scores decide nothing."""
+def _scales(columns, curved, block, scores, lower, upper, point, largest, unit):  # type: ignore[no-untyped-def]
+    """Of every block the largest score and the smallest unit of a column of the structure, 1 where there is none.
+    Columns that are held count for nothing: they decide nothing."""
     stay_apart()
     for g in range(len(largest)):
-        largest[g] = 0.0
-    whole = 0.0
+        largest[g], unit[g] = 0.0, np.inf
     for j in range(columns):
         if lower[j] < upper[j]:
             largest[block[j]] = max(largest[block[j]], abs(scores[j]))
-        if j < curved:
-            whole = max(whole, _unit(point[j], lower[j], upper[j]))
-    return whole
+            if j < curved:
+                unit[block[j]] = min(unit[block[j]], _unit(point[j], lower[j], upper[j]))
+    for g in range(len(unit)):
+        unit[g] = unit[g] if unit[g] < np.inf else 1.0
+
+
+@part
+def _score_scale(cost, own, largest):  # type: ignore[no-untyped-def]
+    """What a reduced cost is relative to: the terms that it is what is left of, never more than the largest score;
+    and to rounding next to that score, as long as it leaves something of the column's own."""
+    scale = min(own, largest)
+    if cost == 0.0 or ROUNDING * largest <= LOST * abs(cost):
+        scale += ROUNDING / TOLERANCE * largest
+    if largest > HUGE and cost != 0.0:
+        scale = min(scale, LOST / TOLERANCE * abs(cost))
+    return scale
 
 
 @jit
@@ -85,13 +105,16 @@ def certify(  # type: ignore[no-untyped-def]
     columns = point.shape[1] - rows + equalities  # slack is what a row leaves
     activity, activity_low, size = np.empty(rows), np.empty(rows), np.empty(rows)
     floor, price, price_low = np.empty(rows), np.empty(rows), np.zeros(rows)
-    largest = np.empty(blocks)
+    largest, smallest, top = np.empty(blocks), np.empty(blocks), np.empty(rows)
+    moved, charged, held, terms = np.empty(blocks), np.empty(blocks), np.empty(blocks), np.empty(blocks)
     told = curved > 0 and len(free) > 0
     for k in which:
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
-        whole = _scales(scored, curved, column_block, scores[k], l, u, point[k], largest)
+        _scales(scored, curved, column_block, scores[k], l, u, point[k], largest, smallest)
+        for g in range(blocks):
+            moved[g], charged[g], held[g], terms[g] = 0.0, 0.0, 0.0, smallest[g]
         for i in range(rows):
             y = dual[k, i]
             if (i >= equalities and y < 0.0) or (curved == 0 and largest[row_block[i]] == 0.0):
@@ -99,13 +122,12 @@ def certify(  # type: ignore[no-untyped-def]
             price[i] = y
             if extended:
                 price_low[i] = dual_low[k, i] if y != 0.0 else 0.0
-            activity[i], activity_low[i], size[i], floor[i] = 0.0, 0.0, 0.0, 0.0
-        worst, wrong, open_gap, moved, charged, check = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        fits, held, terms = True, 0.0, whole
+            activity[i], activity_low[i], size[i], floor[i], top[i] = 0.0, 0.0, 0.0, 0.0, 0.0
+        worst, wrong, open_gap, check, fits = 0.0, 0.0, 0.0, 0.0, True
         for j in range(columns):
             x = point[k, j]
             check += x
-            unit = _unit(x, l[j], u[j])
+            unit, g = _unit(x, l[j], u[j]), column_block[j]
             cost = scores[k, j] if j < scored else 0.0
             reduced, low, own = cost, 0.0, abs(cost)
             if j < curved:
@@ -125,6 +147,7 @@ def certify(  # type: ignore[no-untyped-def]
                 size[i] += abs(a * x)
                 floor[i] += abs(a) * FLOOR * unit
                 own += abs(a * price[i])
+                top[i] = max(top[i], abs(cost))
             reduced += low
             outside = max(l[j] - x, x - u[j])
             worst = max(worst, outside)
@@ -133,18 +156,18 @@ def certify(  # type: ignore[no-untyped-def]
             room = u[j] - x if reduced > 0.0 else x - l[j]
             noise = EPSILON * own * (EPSILON if extended else 2.0 + start[j + 1] - start[j])
             distance = abs(reduced) + noise
-            terms = max(terms, own)
+            terms[g] = max(terms[g], own)
             if told and free[k, j]:
-                held = max(held, abs(reduced) - HELD * own)
+                held[g] = max(held[g], abs(reduced) - HELD * own)
             elif told:
                 fits = fits and min(x - l[j], u[j] - x) <= TOUCHES * unit
             if room > TOUCHES * unit and distance > 0.0:
                 if j < curved:
-                    moved += distance * distance
+                    moved[g] += distance * distance
                 elif curved > 0:
-                    charged += distance * (room if room < np.inf else 2.0 * max(1.0, abs(x)))
+                    charged[g] += distance * (room if room < np.inf else 2.0 * max(1.0, abs(x)))
                 else:
-                    scale = largest[column_block[j]]
+                    scale = _score_scale(cost, own, largest[g])
                     wrong = max(wrong, distance / scale if scale > 0.0 else np.inf)
             open_gap += abs(reduced) * max(room if room < np.inf else max(1.0, abs(x)), 0.0)
         for i in range(rows):
@@ -166,21 +189,27 @@ def certify(  # type: ignore[no-untyped-def]
                 point[k, columns + i - equalities] = max(left, 0.0)
             if told and i >= equalities:
                 if free[k, columns + i - equalities]:
-                    held = max(held, price[i])
+                    held[row_block[i]] = max(held[row_block[i]], price[i])
                 else:
                     fits = fits and not has_room
             if has_room and price[i] > 0.0:
                 if curved > 0:
-                    charged += price[i] * left
+                    charged[row_block[i]] += price[i] * left
                 else:
-                    wrong = max(wrong, min(price[i] / largest[row_block[i]], left / whole_size))
-        if moved > 0.0 or charged > 0.0:
-            wrong = max(wrong, (np.sqrt(moved) + np.sqrt(charged)) / (FAR * whole) if whole > 0.0 else np.inf)
-        valid = np.isfinite(check) and np.isfinite(open_gap) and np.isfinite(wrong) and np.isfinite(moved)
+                    scale = _score_scale(top[i], top[i] if top[i] > 0.0 else np.inf, largest[row_block[i]])
+                    wrong = max(wrong, min(price[i] / scale, left / whole_size))
+        valid = np.isfinite(check) and np.isfinite(open_gap)
+        for g in range(blocks):
+            far = np.sqrt(moved[g]) + np.sqrt(charged[g])
+            if far > 0.0:
+                wrong = max(wrong, far / (FAR * smallest[g]))
+            fits = fits and held[g] <= NOISE * terms[g]
+            valid = valid and np.isfinite(far)
+        valid = valid and np.isfinite(wrong)
         residual[k] = worst if np.isfinite(check) else np.nan
         gap[k] = max(open_gap, 0.0) if np.isfinite(check) else np.nan
         error[k] = wrong if valid else np.inf
-        exact[k] = fits and valid and held <= NOISE * terms
+        exact[k] = fits and valid
 
 
 @jit

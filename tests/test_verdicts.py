@@ -1,0 +1,176 @@
+"""Verdicts where numbers of very different size meet: what is called optimal is right in every part of an answer."""
+
+import itertools
+from dataclasses import dataclass
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+import optlayers as ol
+from polytopes import matching, simplex
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Says(ol.AbstractMaximizer, ol.AbstractProjector):
+    """Gives the same answer to whatever it is asked."""
+
+    point: tuple[float, ...]
+    dual: tuple[float, ...] = ()
+    free: tuple[bool, ...] | None = None
+    whole: bool = False
+
+    def prepare(self, form):
+        return form
+
+    def maximize(self, form, instances):
+        count = len(instances)
+        if self.whole:
+            answer = ol.Answer.of_whole(form, count)
+            answer.whole[:] = self.point
+            return answer
+        answer = ol.Answer.empty(form, count)
+        answer.point[:] = 0.0
+        answer.point[:, : len(self.point)], answer.dual[:] = self.point, self.dual or 0.0
+        answer.free = None if self.free is None else np.tile(self.free, (count, 1))
+        return answer
+
+    def project(self, form, instances):
+        return self.maximize(form, instances)
+
+
+@pytest.mark.parametrize("offset", [1e7, 1e9, 1e12, 1e15, -1e8, -1e12, -1e15])
+def test_what_all_structures_score_alike_does_not_hide_their_differences(offset):
+    compiled = ol.compile_polytope(simplex(4).without_oracle())
+    assert compiled.maximize(offset + numbers(0.0, 1.0, 2.0, 0.5)).check().value.argmax() == 2
+    grid = offset + numbers(1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 3.0, 0.0).reshape(3, 3)
+    found = ol.compile_polytope(matching(3).without_oracle()).maximize(grid).check()
+    assert found.value.argmax(-1).tolist() == [0, 2, 1]
+
+
+MASKS = [-1e9, -1e12, -1e15, float(torch.finfo(torch.float32).min), -1e32]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_that_every_structure_needs(mask):
+    """Of a row that is masked as a whole; and of two rows of which one must take a masked part."""
+    compiled = ol.compile_polytope(matching(3).without_oracle())
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(60, 3, 3, generator=generator, dtype=torch.float64)
+    structures = list(itertools.permutations(range(3)))
+
+    def best(k):
+        def order(p):
+            parts = [float(scores[k, i, j]) for i, j in enumerate(p)]
+            return sum(s < -1e8 for s in parts), -sum(s for s in parts if s >= -1e8)
+
+        return list(min(structures, key=order))
+
+    scores[:, 0] = mask
+    found = compiled.maximize(scores).check().value
+    assert all(found[k].argmax(1).tolist() == best(k) for k in range(60))
+    scores = torch.randn(60, 3, 3, generator=generator, dtype=torch.float64)
+    scores[:, :2, 1:] = mask
+    found = compiled.maximize(scores)
+    assert all(found.value[k].argmax(1).tolist() == best(k) for k in torch.nonzero(found.ok).flatten().tolist())
+
+
+def test_a_small_column_next_to_a_large_one():
+    x = cp.Variable(2)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x >= 0, x[0] <= 1, x[1] <= 1e12, cp.sum(x) <= 0.75e12]))
+    found = compiled.project(numbers(0.3, 0.4e12)).check()
+    torch.testing.assert_close(found.value, numbers(0.3, 0.4e12), rtol=1e-9, atol=0)
+    assert torch.equal(compiled.tangent(found, numbers(1.0, 0.0)).scores, numbers(1.0, 0.0))
+    box = ol.Polytope(x, [x >= 0, x <= np.array([1.0, 1e9]), cp.sum(x) <= 2e9])
+    lied = ol.compile_polytope(box, projector=Says((0.0, 1e9), (0.0,), (False, False, True)))
+    assert not lied.project(numbers(1.0, 1e9)).ok or lied.project(numbers(1.0, 1e9)).value[0] == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_boxes_of_all_sizes_under_one_row(seed):
+    """Held to a bisection on the multiplier of the row."""
+    generator = np.random.default_rng(seed)
+    size = 10.0 ** generator.uniform(-3, 9, 3)
+    scores, room = generator.uniform(0.0, 1.5, 3) * size, generator.uniform(0.2, 1.0) * size.sum()
+    x = cp.Variable(3)
+    found = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= size, cp.sum(x) <= room])).project(
+        torch.from_numpy(scores)
+    )
+    low, high = 0.0, scores.max()
+    if np.clip(scores, 0, size).sum() <= room:
+        high = 0.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if np.clip(scores - middle, 0, size).sum() > room else (low, middle)
+    expected = np.clip(scores - high, 0, size)
+    if found.ok:
+        off = np.abs(found.value.numpy() - expected) / np.minimum(size, np.maximum(1.0, expected))
+        assert off.max() <= 1e-4
+
+
+def test_a_vertex_next_to_one_large_score():
+    y = cp.Variable(4)
+    polytope = ol.Polytope(y, [y >= 0, y <= 1, cp.sum(y) == 2])
+    scores = numbers(1e9, 0.0, 1.0, 2.0)
+    assert ol.compile_polytope(polytope).maximize(scores).check().value.tolist() == [1, 0, 0, 1]
+    assert not ol.compile_polytope(polytope, maximizer=Says((1.0, 1.0, 0.0, 0.0), (0.5,))).maximize(scores).ok
+
+
+def test_structures_are_an_oracle_s_or_nobody_s():
+    y = cp.Variable(4)
+    rows = [y >= 0, y <= 1, cp.sum(y) == 2]
+    for point in ((1.0, 1.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5)):
+        found = ol.compile_polytope(ol.Polytope(y, rows), maximizer=Says(point, whole=True)).maximize(
+            numbers(0.0, 0.0, 1.0, 2.0)
+        )
+        assert not found.ok and "not by an oracle" in found.failures[0].reason
+    halves = ol.Polytope(y, rows, oracle=lambda scores: np.full(4, 0.5))
+    found = ol.compile_polytope(halves).maximize(torch.zeros(4))
+    assert not found.ok and "no vertex" in found.failures[0].reason
+
+
+def test_an_oracle_outside_of_large_bounds():
+    x = cp.Variable(3)
+    polytope = ol.Polytope(x, [x >= 0, x <= 1e15, cp.sum(x) == 1], oracle=lambda scores: np.array([1.0, 1.0, 0.0]))
+    assert "left the polytope by 1" in ol.compile_polytope(polytope).maximize(torch.zeros(3)).failures[0].reason
+
+
+def test_equalities_among_fixed_numbers_hold_up_to_rounding():
+    x, p, q = cp.Variable(2), cp.Parameter(name="p"), cp.Parameter(3, name="q")
+    fixed = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= 1, x[0] == 0.1, x[1] == 0.2, cp.sum(x) == p]))
+    for value in (numbers(0.3)[0], torch.tensor(0.3)):
+        assert fixed.project(torch.zeros(2), p=value).ok
+    assert int(fixed.project(torch.zeros(2), p=numbers(0.31)[0]).status) == ol.Status.INFEASIBLE
+    shares = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= 1, cp.sum(q) == 1]))
+    mass = torch.softmax(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), -1)
+    assert shares.project(torch.zeros(20, 2), q=mass).all_ok
+    assert not shares.project(torch.zeros(2), q=torch.full((3,), 0.4)).ok
+    meeting = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= 1, x[0] == p, x[0] == 0.3]))
+    assert meeting.project(torch.zeros(2), p=numbers(0.1 + 0.2)[0]).ok
+    assert meeting.project(torch.zeros(2), p=torch.tensor(0.3)).ok
+    assert int(meeting.project(torch.zeros(2), p=numbers(0.3001)[0]).status) == ol.Status.INFEASIBLE
+
+
+def test_convex_sets_are_held_to_each_constraint():
+    z = cp.Variable(2)
+    small = ol.Polytope(z, [cp.norm(z, 2) <= 2, 1e-9 * cp.sum(z) <= 1e-9, z >= 0])
+
+    @dataclass(frozen=True)
+    class Beyond(ol.AbstractProjector):
+        polyhedral_only = False
+
+        def prepare(self, form):
+            return form
+
+        def project(self, form, instances):
+            answer = ol.Answer.of_whole(form, len(instances))
+            answer.whole[:] = 1.0, 0.9
+            answer.values = [answer.whole.copy()]
+            return answer
+
+    assert not ol.compile_polytope(small, projector=Beyond()).project(numbers(1.0, 0.9)).ok
