@@ -9,26 +9,25 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
+from optlayers.caches import cached_property
 from optlayers.marginals import LogPartition
 from optlayers.on_host import HostEvidence, theta_of
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
-from optlayers.solution import AbstractEvidence, Solution, Status
-from optlayers.solvers.batch import CONSISTENT, ROUNDINGS
+from optlayers.solution import AbstractEvidence, Proof, Solution, Status
+from optlayers.solvers.batch import CONSISTENT, ROUNDINGS, balancing, in_scaled_rows, make_instances
 from optlayers.solvers.dense import pieces
+from optlayers.solvers.derivative import PulledBack
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.standard_form import AffineMap, StandardForm
 
 __all__ = ["DevicePolytope"]
-
-NO_LIMIT = 1e30
-"""Infinite parameters are this: products of 0 and an infinite number are none."""
 
 
 @final
@@ -43,6 +42,7 @@ class DeviceArrays:
         self.row = torch.from_numpy(form.matrix.indices.astype(np.int64)).to(device)
         self.column = torch.from_numpy(form.entry_column.astype(np.int64)).to(device)
         self.matrix_map = torch.from_numpy(form.matrix_map.toarray()).to(device)
+        self.limitless = any(any(spec.limitless) for spec in form.parameters)
         self.row_scale = torch.from_numpy(form.row_scale).to(device)
         self.maps = {
             name: self._map(part, device)
@@ -67,29 +67,59 @@ class DeviceArrays:
         return torch.from_numpy(part.constant).to(device), torch.from_numpy(part.matrix.toarray()).to(device)
 
     def values(self, name: str, theta: Float64[Tensor, "batch parameters"]) -> Float64[Tensor, "batch entries"]:
-        """The numbers of every instance."""
+        """The numbers of every instance, infinite where a parameter that enters them is."""
         constant, matrix = self.maps[name]
-        return constant + theta @ matrix.mT
+        values = constant + finite(theta) @ matrix.mT
+        if not self.limitless:
+            return values
+        beyond = torch.where(torch.isinf(theta), theta.sign(), 0.0) @ matrix.mT
+        return torch.where(beyond == 0.0, values, beyond * torch.inf)
 
-    def transposed(self, name: str, gradient: Float64[Tensor, "batch entries"]) -> Float64[Tensor, "batch parameters"]:
-        """The gradient that reaches the parameters."""
-        return gradient @ self.maps[name][1]
+
+def finite(theta: Float64[Tensor, "batch parameters"]) -> Float64[Tensor, "batch parameters"]:
+    """The parameters with 0 for those without limit: products of 0 and an infinite number are none."""
+    return torch.where(torch.isinf(theta), 0.0, theta)
 
 
 @final
 @dataclass(frozen=True)
 class DeviceEvidence(AbstractEvidence):
-    """What belongs to answers that were found on a device; ``masked`` columns are held at 0 by a score of -inf."""
+    """What belongs to answers that were found on a device.
 
-    arrays: DeviceArrays
-    answer: DenseAnswer
+    Gradients of scores are worked out there. Those of parameters are worked out on the CPU by
+    :class:`optlayers.on_host.HostEvidence`, which knows of kinks and edges, and come back to the device.
+    """
+
+    polytope: DevicePolytope
+    scores: Float64[Tensor, "batch size"]
     problem: DenseProblem
-    masked: Bool[Tensor, "batch columns"] | None
+    answer: DenseAnswer
+    certified: Bool[Tensor, " batch"]
+    exact: Bool[Tensor, " batch"]
+    projects: bool
 
     @property
     def form(self) -> StandardForm:  # type: ignore[override]
         """The form that was solved."""
-        return self.arrays.form
+        return self.polytope.form
+
+    @property
+    def proof(self) -> Proof:
+        """In the rows of the form, which those of the device may be multiples of."""
+        answer, scale = self.answer, self.polytope.scale
+        point, dual = in_scaled_rows(
+            self.form, _on_cpu(answer.point), _on_cpu(answer.dual), None if scale is None else 1.0 / _on_cpu(scale)
+        )
+        return Proof(point, dual, _on_cpu(answer.free) if self.projects else None, _on_cpu(self.exact))
+
+    @cached_property
+    def on_host(self) -> HostEvidence:
+        """The same answers as evidence of the CPU."""
+        polytope = self.polytope
+        forbidden = None if polytope.forbidden is None else _on_cpu(polytope.forbidden)
+        instances = make_instances(self.form, _on_cpu(polytope.theta), forbidden).with_scores(_on_cpu(self.scores))
+        solver = polytope.prepared.projector if self.projects else polytope.prepared.maximizer
+        return HostEvidence.of_proof(self.form, instances, self.proof, solver, certified=_on_cpu(self.certified))
 
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
@@ -97,52 +127,41 @@ class DeviceEvidence(AbstractEvidence):
         Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
     ]:
         """By the system on the active set; the formulas are in :mod:`optlayers.solvers.derivative`."""
-        arrays, form, problem = self.arrays, self.form, self.problem
-        if not bool((problem.curvature > 0).any()) and form.curved:
+        arrays, form, problem = self.polytope.arrays, self.form, self.problem
+        if not self.projects and form.curved:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
+        good = ok & self.exact
         side = torch.zeros_like(problem.linear)
-        side[:, : form.scored] = torch.where(ok[:, None], direction[:, arrays.kept], 0.0)
-        answer = replace(self.answer, free=self.answer.free & ok[:, None])
-        p, q, right = torch.zeros_like(side), torch.zeros_like(problem.rhs), ok.clone()
+        side[:, : form.scored] = torch.where(good[:, None], direction[:, arrays.kept], 0.0)
+        answer = replace(self.answer, free=self.answer.free & good[:, None])
+        p, q, right = torch.zeros_like(side), torch.zeros_like(problem.rhs), good
         if form.columns:
             found = [
-                dense.pull_back(_slice(problem, piece), _slice_answer(answer, piece), side[piece])
+                dense.pull_back(problem.take(piece), _slice_answer(answer, piece), side[piece])
                 for piece in pieces(form, len(side))
             ]
             if found:
                 p, q, solved = (torch.cat(part) for part in zip(*found, strict=True))
-                right &= solved
+                right = good & solved
         p, q = torch.where(right[:, None], p, 0.0), torch.where(right[:, None], q, 0.0)
         scores = torch.zeros_like(direction)
         scores[:, arrays.kept] = p[:, : form.scored]
-        theta = arrays.transposed("rhs", q)
-        prices = (q[:, None, :] @ problem.matrix)[:, 0, :]
-        pressed = torch.where(answer.free | ~right[:, None], 0.0, side - prices)
-        if self.masked is not None:
-            pressed = pressed.masked_fill(self.masked, 0.0)
-        high = problem.upper - answer.point < answer.point - problem.lower
-        theta = theta + arrays.transposed("lower", torch.where(high, 0.0, pressed))
-        theta = theta + arrays.transposed("upper", torch.where(high, pressed, 0.0))
-        if not form.matrix_is_constant:
-            dual, point = answer.dual.nan_to_num(), answer.point.nan_to_num()
-            entries = -(dual[:, arrays.row] * p[:, arrays.column] + q[:, arrays.row] * point[:, arrays.column])
-            theta = theta + entries @ arrays.matrix_map
-        return scores, lambda: theta, right
+        mine = side[:, : form.scored]
+        return scores, lambda: self._of_parameters(answer.free, mine, p, q, right), right
+
+    def _of_parameters(
+        self, free: Tensor, direction: Tensor, p: Tensor, q: Tensor, right: Tensor
+    ) -> Float64[Tensor, "batch parameters"]:
+        host, scale, mine = self.on_host, self.polytope.scale, _on_cpu(direction)
+        of_rows = _on_cpu(q if scale is None else q * scale)
+        if host.instances.row_scale is not None:
+            of_rows = of_rows / host.instances.row_scale
+        pulled_back = PulledBack(self.form, host.instances, _on_cpu(free), mine, _on_cpu(p), of_rows, _on_cpu(right))
+        return torch.from_numpy(host.of_parameters(pulled_back, mine)).to(q.device)
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
-        """From dual points; the formulas are in :mod:`optlayers.solvers.derivative`."""
-        arrays, form, problem, good = self.arrays, self.form, self.problem, ok[:, None]
-        dual, point = torch.where(good, self.answer.dual, 0.0), torch.where(good, self.answer.point, 0.0)
-        dual[:, form.equalities :].clamp_(min=0.0)
-        reduced = problem.linear - problem.curvature * point - (dual[:, None, :] @ problem.matrix)[:, 0, :]
-        if self.masked is not None:
-            reduced = reduced.masked_fill(self.masked, 0.0)
-        theta = arrays.transposed("rhs", dual)
-        theta = theta + arrays.transposed("upper", reduced.clamp(min=0.0))
-        theta = theta + arrays.transposed("lower", reduced.clamp(max=0.0))
-        if not form.matrix_is_constant:
-            theta = theta - (dual[:, arrays.row] * point[:, arrays.column]) @ arrays.matrix_map
-        return torch.where(good, theta, 0.0)
+        """From dual points, on the CPU."""
+        return self.on_host.value_gradient(ok.cpu()).to(ok.device)
 
 
 @final
@@ -168,9 +187,8 @@ class DevicePolytope(AbstractBoundPolytope):
         self.precision = precision
         self.form = prepared.rows
         self.arrays = arrays = DeviceArrays.of(prepared, theta.device)
-        numbers = theta.clamp(-NO_LIMIT, NO_LIMIT)
-        self.rhs = arrays.values("rhs", numbers)
-        self.lower, self.upper = arrays.values("lower", numbers), arrays.values("upper", numbers)
+        self.rhs = arrays.values("rhs", theta)
+        self.lower, self.upper = arrays.values("lower", theta), arrays.values("upper", theta)
         self.masked = None
         if forbidden is not None:
             self.masked = torch.zeros_like(self.lower, dtype=torch.bool)
@@ -178,22 +196,47 @@ class DevicePolytope(AbstractBoundPolytope):
             self.lower = torch.where(self.masked, self.lower.clamp(min=0.0), self.lower)
             self.upper = torch.where(self.masked, self.upper.clamp(max=0.0), self.upper)
         self.matrix = arrays.matrix
+        self.scale: Float64[Tensor, "batch rows"] | None = None
         if not self.form.matrix_is_constant:
-            self.matrix = arrays.matrix.expand(len(theta), -1, -1).clone()
-            self.matrix[:, arrays.row, arrays.column] += numbers @ arrays.matrix_map.mT
-        self.feasible = self._feasible(numbers)
+            self._fill_matrix()
+        if arrays.limitless:
+            self._free_slack()
+        self.feasible = self._feasible(finite(theta))
+
+    def _fill_matrix(self) -> None:
+        """The matrices, their rows scaled as those of :func:`optlayers.solvers.batch.make_instances` are; ``scale`` is
+        by how much. Slack columns keep an entry of 1."""
+        arrays, cut = self.arrays, self.form.unslacked
+        matrix = arrays.matrix.expand(len(self.theta), -1, -1).clone()
+        matrix[:, arrays.row, arrays.column] += finite(self.theta) @ arrays.matrix_map.mT
+        scale: Tensor = balancing(matrix[:, :, :cut].abs().amax(dim=2), torch)
+        matrix[:, :, :cut] *= scale[:, :, None]
+        self.matrix, self.rhs, self.scale = matrix, self.rhs * scale, scale
+
+    def _free_slack(self) -> None:
+        """Rows without a limit say nothing: their slack may be anything."""
+        first = self.form.equalities
+        endless = torch.isposinf(self.rhs[:, first:])
+        self.rhs[:, first:] = torch.where(endless, 0.0, self.rhs[:, first:])
+        slack = self.lower[:, self.form.unslacked :]
+        self.lower[:, self.form.unslacked :] = torch.where(endless, -torch.inf, slack)
 
     def _feasible(self, theta: Float64[Tensor, "batch parameters"]) -> Bool[Tensor, " batch"]:
         """Instances that do not break what presolve took for granted, by more than rounding; see
         :func:`optlayers.solvers.batch.broken_conditions`."""
         constant, matrix = self.arrays.maps["consistency"]
-        missing, terms = (constant + theta @ matrix.mT).abs(), matrix.abs().mT
+        missing, terms = self._inconsistency(theta), matrix.abs().mT
         rounding = torch.from_numpy(0.5 * self.precision).to(theta.device)
         allowed = CONSISTENT * (constant.abs() + theta.abs() @ terms) + ROUNDINGS * (theta.abs() * rounding) @ terms
         feasible = (missing <= allowed).all(dim=1) & (self.lower <= self.upper).all(dim=1)
         if self.forbidden is not None:
             feasible &= ~(self.forbidden & (self.arrays.fixed != 0)).any(dim=1)
         return feasible
+
+    def _inconsistency(self, theta: Float64[Tensor, "batch parameters"]) -> Float64[Tensor, "batch dropped"]:
+        """By how much parameters violate the rows that presolve dropped."""
+        constant, matrix = self.arrays.maps["consistency"]
+        return (constant + theta @ matrix.mT).abs()
 
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
         """A vertex per instance; see :meth:`optlayers.CompiledPolytope.maximize`."""
@@ -210,21 +253,38 @@ class DevicePolytope(AbstractBoundPolytope):
         form = self.form
         known = torch.isfinite(scores).all(dim=1)
         problem = self._problem(torch.where(known[:, None], scores, 0.0), projection=projection)
-        parts = [solve(_slice(problem, piece)) for piece in pieces(form, len(scores))] if form.columns else []
+        parts = [solve(problem.take(piece)) for piece in pieces(form, len(scores))] if form.columns else []
         answer = _joined(parts, problem)
-        residual, gap, error = dense.certify(problem, answer.point, answer.dual)
+        answer.dual[:, form.equalities :].clamp_(min=0.0)
+        _, gap, error = dense.certify(problem, answer.point, answer.dual)
+        residual = self._residual(problem, answer.point)
         good = (error <= self.prepared.tolerance) & self.feasible & known
-        if not projection and form.scored:
+        exact = torch.ones_like(good)
+        if projection:
+            exact = dense.are_exact(problem, answer.point, answer.dual, answer.free)
+        elif form.scored:
             good &= dense.are_vertices(problem, answer.point, form.scored)
         value = self.arrays.fixed.expand(len(scores), -1).clone()
         value[:, self.arrays.kept] = answer.point[:, : form.scored]
         status = torch.where(good, 0, 5).to(torch.int8)
-        evidence = DeviceEvidence(self.arrays, answer, problem, self.masked)
-        solution = Solution(value, status, residual, gap, {}, evidence)
-        open_ones = torch.nonzero(~good)[:, 0]
-        if len(open_ones) == 0:
-            return solution
-        return self._on_the_host(solution, answer, scores, open_ones, projection=projection)
+        solution = Solution(value, status, residual, gap)
+        open_ones = torch.nonzero(~(good & exact))[:, 0]
+        if len(open_ones):
+            solution = self._on_the_host(solution, answer, exact, scores, open_ones, projection=projection)
+        evidence = DeviceEvidence(self, scores, problem, answer, solution.ok, exact, projection)
+        return replace(solution, evidence=evidence)
+
+    def _residual(self, problem: DenseProblem, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, " batch"]:
+        """The largest violation of a constraint, in the units of the declaration."""
+        first, cut = self.form.equalities, self.form.unslacked
+        left = problem.rhs - problem.activity(point)
+        left[:, first:] -= torch.maximum(left[:, first:], problem.lower[:, cut:])
+        rows = left.abs() / self.arrays.row_scale
+        if self.scale is not None:
+            rows = rows / self.scale
+        bounds = torch.maximum(problem.lower - point, point - problem.upper)[:, :cut]
+        dropped = self._inconsistency(finite(self.theta))
+        return torch.cat([rows, bounds.clamp(min=0.0), dropped, torch.zeros_like(rows.sum(1))[:, None]], dim=1).amax(1)
 
     def _problem(self, scores: Tensor, *, projection: bool) -> DenseProblem:
         linear = torch.zeros_like(self.lower)
@@ -232,10 +292,18 @@ class DevicePolytope(AbstractBoundPolytope):
         curvature = self.lower.new_zeros(self.form.columns)
         curvature[: self.form.curved] = float(projection)
         # Crossed bounds are infeasible; they must not keep the other instances from being solved.
-        return DenseProblem(self.matrix, self.rhs, self.lower, torch.maximum(self.lower, self.upper), linear, curvature)
+        upper = torch.maximum(self.lower, self.upper)
+        return DenseProblem(self.matrix, self.rhs, self.lower, upper, linear, curvature, self.form.slack)
 
     def _on_the_host(
-        self, solution: Solution, answer: DenseAnswer, scores: Tensor, index: Tensor, *, projection: bool
+        self,
+        solution: Solution,
+        answer: DenseAnswer,
+        exact: Bool[Tensor, " batch"],
+        scores: Float64[Tensor, "batch size"],
+        index: Int64[Tensor, " some"],
+        *,
+        projection: bool,
     ) -> Solution:
         """Ask the solvers of the CPU about some instances, and put their answers in."""
         device = scores.device
@@ -243,20 +311,22 @@ class DevicePolytope(AbstractBoundPolytope):
         bound = self.prepared.bind_on_host(self.theta[index].cpu(), forbidden, self.precision)
         asked = bound.project if projection else bound.maximize
         other = asked(scores[index].cpu())
+        if other.evidence is None:
+            raise RuntimeError("the solvers of the CPU give evidence")
+        proof, scale = other.evidence.proof, None if self.scale is None else _on_cpu(self.scale[index])
+        point, dual = in_scaled_rows(self.form, proof.point, proof.dual, scale)
         for mine, theirs in (
             (solution.value, other.value),
             (solution.status, other.status),
             (solution.primal_residual, other.primal_residual),
             (solution.gap, other.gap),
+            (answer.point, torch.from_numpy(point)),
+            (answer.dual, torch.from_numpy(dual)),
+            (exact, torch.from_numpy(proof.exact)),
         ):
             mine[index] = theirs.to(device)
-        found = other.evidence
-        if not isinstance(found, HostEvidence):
-            raise RuntimeError("the solvers of the CPU give evidence of their own kind")
-        answer.point[index] = torch.from_numpy(np.ascontiguousarray(found.answer.point)).to(device)
-        answer.dual[index] = torch.from_numpy(np.ascontiguousarray(found.answer.dual)).to(device)
-        if found.answer.free is not None:
-            answer.free[index] = torch.from_numpy(found.answer.free).to(device)
+        if proof.free is not None:
+            answer.free[index] = torch.from_numpy(proof.free).to(device)
         reasons = {int(index[k]): reason for k, reason in other.reasons.items()}
         return replace(solution, reasons=reasons)
 
@@ -334,10 +404,9 @@ class DevicePolytope(AbstractBoundPolytope):
         return tangent_of(self.form, solution, direction)
 
 
-def _slice(problem: DenseProblem, piece: slice) -> DenseProblem:
-    matrix = problem.matrix if problem.matrix.ndim == 2 else problem.matrix[piece]
-    rhs, lower, upper = problem.rhs[piece], problem.lower[piece], problem.upper[piece]
-    return DenseProblem(matrix, rhs, lower, upper, problem.linear[piece], problem.curvature)
+def _on_cpu(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor in an array of their own, a row per instance in memory."""
+    return np.array(tensor.cpu().numpy(), order="C")
 
 
 def _slice_answer(answer: DenseAnswer, piece: slice) -> DenseAnswer:
@@ -363,7 +432,3 @@ def _joined(parts: list[DenseAnswer], problem: DenseProblem) -> DenseAnswer:
             for name in ("point", "dual", "free", "residual", "gap", "relative", "iterations")
         )
     )
-
-
-def _largest(values: Tensor) -> Tensor:
-    return values.abs().amax(dim=1) if values.shape[1] else values.new_zeros(len(values))

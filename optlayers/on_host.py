@@ -20,10 +20,10 @@ from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
-from optlayers.solution import AbstractEvidence, Solution, Status
+from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
-from optlayers.solvers.batch import broken_conditions, infeasible_instances, make_instances
+from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
 from optlayers.solvers.derivative import PulledBack, value_gradient
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.standard_form import StandardForm
@@ -47,6 +47,24 @@ class HostEvidence(AbstractEvidence):
     certified: Bool[np.ndarray, " batch"]
     exact: Bool[np.ndarray, " batch"]
     """Whether the active sets, where answers have some, are those of the points."""
+
+    @classmethod
+    def of_proof(
+        cls, form: StandardForm, instances: Instances, proof: Proof, solver: AbstractSolver, *, certified: np.ndarray
+    ) -> HostEvidence:
+        """That of answers that were found elsewhere."""
+        point, dual = in_scaled_rows(form, proof.point, proof.dual, instances.row_scale)
+        answer = Answer(point, dual, np.zeros(len(point), dtype=np.int8), proof.free)
+        return cls(form, instances, answer, solver, proof.free is not None, certified, proof.exact)
+
+    @property
+    def proof(self) -> Proof:
+        """In the rows of the form, which those of the instances may be multiples of."""
+        scale = self.instances.row_scale
+        point, dual = in_scaled_rows(
+            self.form, self.answer.point, self.answer.dual, None if scale is None else 1.0 / scale
+        )
+        return Proof(point, dual, self.answer.free, self.exact)
 
     @property
     def decomposition(self) -> Decomposition | None:  # type: ignore[override]
@@ -74,7 +92,7 @@ class HostEvidence(AbstractEvidence):
         pulled_back = PulledBack.of(form, self.instances, answer.free, mine, good)
         return (
             self._whole(pulled_back.scores),
-            lambda: torch.from_numpy(self._of_parameters(pulled_back, mine)),
+            lambda: torch.from_numpy(self.of_parameters(pulled_back, mine)),
             torch.from_numpy(pulled_back.right),
         )
 
@@ -86,7 +104,7 @@ class HostEvidence(AbstractEvidence):
         scores[:, self.form.kept] = scored
         return torch.from_numpy(scores)
 
-    def _of_parameters(
+    def of_parameters(
         self, pulled_back: PulledBack, direction: Float64[np.ndarray, "batch scored"]
     ) -> Float64[np.ndarray, "batch parameters"]:
         """The gradient of θ; where pieces meet, the mean of theirs."""

@@ -18,7 +18,7 @@ from optlayers.caches import cached_property
 from optlayers.mixture import Decomposition
 from optlayers.standard_form import StandardForm
 
-__all__ = ["AbstractEvidence", "Failure", "Solution", "SolveError", "Status", "all_of", "any_of"]
+__all__ = ["AbstractEvidence", "Failure", "Proof", "Solution", "SolveError", "Status", "all_of", "any_of"]
 
 
 class Status(IntEnum):
@@ -105,12 +105,32 @@ class SolveError(RuntimeError):
         return type(self), (self.failures, self.batch)
 
 
+@final
+@dataclass(frozen=True)
+class Proof:
+    """Points of a standard form with their slack, the multipliers of its rows, and the active sets of projections.
+
+    ``free`` marks the columns that no bound holds, None for best vertices; ``exact`` says whether that is the active
+    set of the point.
+    """
+
+    point: Float64[np.ndarray, "batch columns"]
+    dual: Float64[np.ndarray, "batch rows"]
+    free: Bool[np.ndarray, "batch columns"] | None
+    exact: Bool[np.ndarray, " batch"]
+
+
 class AbstractEvidence(ABC):
     """What belongs to the answers of a batch besides their values, all of it flat."""
 
     form: StandardForm
     decomposition: Decomposition | None = None
     """The vertices that answers mix, where they are given so."""
+
+    @property
+    @abstractmethod
+    def proof(self) -> Proof:
+        """What the certificates look at, on the CPU."""
 
     @abstractmethod
     def tangent(

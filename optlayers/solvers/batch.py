@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float64
 
@@ -10,7 +13,14 @@ from optlayers.solvers.kernels import structures as kernel
 from optlayers.solvers.oracle_batch import ScoredRows
 from optlayers.standard_form import StandardForm
 
-__all__ = ["broken_conditions", "distance_from_rows", "infeasible_instances", "make_instances"]
+__all__ = [
+    "balancing",
+    "broken_conditions",
+    "distance_from_rows",
+    "in_scaled_rows",
+    "infeasible_instances",
+    "make_instances",
+]
 
 CONSISTENT = 1e-8
 """How far parameters may violate a dependent row that presolve dropped, relative to the size of its terms."""
@@ -75,10 +85,30 @@ def _row_scale(form: StandardForm, matrix: Float64[np.ndarray, "batch entries"])
     sizes[:, form.slack_entries] = 0.0
     largest = np.zeros((len(matrix), form.rows))
     np.maximum.at(largest.T, form.matrix.indices, sizes.T)
+    scale: np.ndarray = balancing(largest, np)
+    return None if (scale == 1.0).all() else scale
+
+
+def balancing(largest: Any, library: ModuleType) -> Any:
+    """The powers of two that bring the largest entries of rows to about 1 where they are far from it, else 1.
+
+    ``library`` is that of the array, numpy or torch.
+    """
     usual = (largest <= BALANCED) & (largest >= 1.0 / BALANCED) | (largest == 0.0)
-    if usual.all():
-        return None
-    return np.where(usual, 1.0, np.exp2(-np.round(np.log2(np.where(usual, 1.0, largest)))))
+    return library.where(usual, 1.0, library.exp2(-library.round(library.log2(library.where(usual, 1.0, largest)))))
+
+
+def in_scaled_rows(
+    form: StandardForm,
+    point: Float64[np.ndarray, "batch columns"],
+    dual: Float64[np.ndarray, "batch rows"],
+    scale: Float64[np.ndarray, "batch rows"] | None,
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"]]:
+    """Points with their slack, and multipliers, of rows times ``scale``, from those of the rows themselves."""
+    if scale is None:
+        return point, dual
+    slack = point[:, form.unslacked :] * scale[:, form.equalities :]
+    return np.concatenate([point[:, : form.unslacked], slack], axis=1), dual / scale
 
 
 def broken_conditions(

@@ -88,7 +88,7 @@ def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> D
         entries[:, form.matrix.indices, form.entry_column] = instances.matrix
         matrix = torch.from_numpy(entries)
     rhs, lower, upper = (torch.tensor(part, device="cpu") for part in (instances.rhs, instances.lower, instances.upper))
-    return DenseProblem(matrix, rhs, lower, upper, linear, curvature)
+    return DenseProblem(matrix, rhs, lower, upper, linear, curvature, form.slack)
 
 
 def polish_densely(form: StandardForm, instances: Instances, answer: Answer) -> Answer:

@@ -107,6 +107,7 @@ def refine(
                 of_rows,
                 of_columns,
             )
+            of_rows[which] = np.where(np.isinf(of_rows[which]), 0.0, of_rows[which])  # rows without limit lack nothing
             active_set.solve_on_face(
                 plan.system,
                 plan.slack_row,
@@ -131,6 +132,7 @@ def refine(
 
 def _two_sum(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rounded sum, and what rounding lost (Knuth, TAOCP 2, 4.2.2)."""
-    total = first + second
-    other = total - first
-    return total, (first - (total - other)) + (second - other)
+    with np.errstate(invalid="ignore"):  # failed instances hold infinite numbers
+        total = first + second
+        other = total - first
+        return total, (first - (total - other)) + (second - other)

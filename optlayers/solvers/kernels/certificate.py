@@ -117,8 +117,8 @@ def certify(  # type: ignore[no-untyped-def]
             moved[g], charged[g], held[g], terms[g] = 0.0, 0.0, 0.0, smallest[g]
         for i in range(rows):
             y = dual[k, i]
-            if (i >= equalities and y < 0.0) or (curved == 0 and largest[row_block[i]] == 0.0):
-                y = 0.0  # next to scores of 0 every point is best
+            if (i >= equalities and (y < 0.0 or np.isinf(b[i]))) or (curved == 0 and largest[row_block[i]] == 0.0):
+                y = 0.0  # next to scores of 0 every point is best; a row without a limit has no price
             price[i] = y
             if extended:
                 price_low[i] = dual_low[k, i] if y != 0.0 else 0.0
@@ -171,8 +171,8 @@ def certify(  # type: ignore[no-untyped-def]
                     wrong = max(wrong, distance / scale if scale > 0.0 else np.inf)
             open_gap += abs(reduced) * max(room if room < np.inf else max(1.0, abs(x)), 0.0)
         for i in range(rows):
-            if np.isinf(b[i]):  # a row without a limit says nothing, and has no price
-                if not (b[i] > 0.0 and i >= equalities and price[i] == 0.0):
+            if np.isinf(b[i]):  # a row without a limit says nothing
+                if not (b[i] > 0.0 and i >= equalities):
                     wrong = np.inf
                 fits = fits and not (told and i >= equalities and not free[k, columns + i - equalities])
                 continue

@@ -22,6 +22,7 @@ from optlayers.solvers.kernels import ties
 __all__ = [
     "DenseAnswer",
     "DenseProblem",
+    "are_exact",
     "are_vertices",
     "best_vertex",
     "certify",
@@ -37,6 +38,11 @@ FLOOR = 1e-13
 """What rounding may leave of a 0 in a column, in units of the column."""
 TOUCHES = 1e-9
 """A column this near to its bound, in units of the column, is at it."""
+HELD = 1e-7
+"""A column is held by no bound when no more than this part of the terms of its reduced cost is left of them,"""
+NOISE = 1e-10
+"""or this part of the terms of all, which are what systems are solved for; the largest column with curvature counts as
+one."""
 FAR = 1e3
 """How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
 POLISHED = 1e-13
@@ -80,7 +86,7 @@ DEPENDENT = 1e-12
 # Best vertices
 STAGES = 10 + ties.ROUNDS
 """How many objectives in turn may be needed to decide a vertex."""
-HELD = 1e-2
+KEPT = 1e-2
 """A column keeps a bound when its room is so much smaller than its multiplier; in doubt it may move."""
 TIE = 1e-12
 """Differences of scores below this, relative to the largest score that is still undecided, are rounding."""
@@ -119,7 +125,7 @@ class DenseProblem:
 
     ``matrix`` is A, shared ``(rows, columns)`` or one per instance. Bounds may be infinite; ``lower == upper`` fixes a
     column. ``curvature`` is the diagonal of H: 1 on scored columns and 0 on auxiliary and slack ones for a projection,
-    0 everywhere for a linear program.
+    0 everywhere for a linear program. The last ``slack`` columns are the slack of as many last rows.
     """
 
     matrix: Float64[Tensor, "*shared rows columns"]
@@ -128,6 +134,7 @@ class DenseProblem:
     upper: Float64[Tensor, "batch columns"]
     linear: Float64[Tensor, "batch columns"]
     curvature: Float64[Tensor, " columns"]
+    slack: int = 0
 
     def __len__(self) -> int:
         return len(self.rhs)
@@ -137,11 +144,22 @@ class DenseProblem:
         """The columns that are not fixed by their bounds."""
         return self.lower < self.upper
 
-    def take(self, index: Int64[Tensor, " some"]) -> DenseProblem:
+    def take(self, index: Int64[Tensor, " some"] | slice) -> DenseProblem:
         """Some of the instances."""
         matrix = self.matrix if self.matrix.ndim == 2 else self.matrix[index]
         rhs, lower, upper, linear = (part[index] for part in (self.rhs, self.lower, self.upper, self.linear))
-        return DenseProblem(matrix, rhs, lower, upper, linear, self.curvature)
+        return DenseProblem(matrix, rhs, lower, upper, linear, self.curvature, self.slack)
+
+    def activity(self, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch rows"]:
+        """``A z`` without slack."""
+        return _times(self.matrix, _without_slack(self, point))
+
+    def with_slack(self, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
+        """The same points with what their rows leave as slack, as far as bounds allow."""
+        if not self.slack:
+            return point
+        left = (self.rhs - self.activity(point))[:, -self.slack :]
+        return torch.cat([point[:, : -self.slack], torch.maximum(left, self.lower[:, -self.slack :])], dim=1)
 
 
 @final
@@ -164,8 +182,9 @@ def certify(
     """The largest violation, the gap, and how wrong the point may be, relative to the numbers involved.
 
     The twin of :func:`optlayers.solvers.certify.certify`, whose docstring has the formulas. Slack columns are columns
-    like others here, so that a dual of the wrong sign is a reduced cost along an infinite bound, and the largest score
-    is that of all blocks. Rounding is added to what it may hide. That a point is a vertex, :func:`are_vertices` says.
+    like others here, in the unit of the terms of their rows, so that a dual of the wrong sign is a reduced cost along
+    an infinite bound, and the largest score is that of all blocks. Rounding is added to what it may hide. That a point
+    is a vertex, :func:`are_vertices` says.
     """
     matrix, curved = problem.matrix, problem.curvature > 0
     projection = bool(curved.any())
@@ -182,7 +201,7 @@ def certify(
     distance = torch.where(room > TOUCHES * unit, reduced.abs() + noise, 0.0)
     slackness = problem.rhs - _times(matrix, point)
     outside = torch.maximum(problem.lower - point, point - problem.upper).clamp(min=0.0)
-    floor, size = FLOOR * _times(sizes, unit), problem.rhs.abs() + _times(sizes, point.abs())
+    floor, size = FLOOR * _times(sizes, _without_slack(problem, unit)), problem.rhs.abs() + _times(sizes, point.abs())
     of_rows = torch.where(slackness.abs() > floor, slackness.abs() / size, 0.0)
     of_bounds = torch.where(outside > FLOOR * unit, outside / unit, 0.0)
     if projection:
@@ -198,6 +217,24 @@ def certify(
     return residual, gap, torch.where(known, error, torch.inf)
 
 
+def are_exact(
+    problem: DenseProblem,
+    point: Float64[Tensor, "batch columns"],
+    dual: Float64[Tensor, "batch rows"],
+    free: Bool[Tensor, "batch columns"],
+) -> Bool[Tensor, " batch"]:
+    """Whether active sets are those of the points: the columns that are not ``free`` are at a bound, and no bound holds
+    those that are. The twin of ``exact`` in :mod:`optlayers.solvers.kernels.certificate`.
+    """
+    unit, reduced = _units(problem, point), _reduced(problem, point, dual).abs()
+    own = problem.linear.abs() + problem.curvature * point.abs() + _times_transpose(problem.matrix.abs(), dual.abs())
+    whole = _largest(torch.where(problem.curvature > 0, unit, 0.0))
+    terms = torch.maximum(whole, _largest(_without_slack(problem, own)))
+    held = _largest(torch.where(free, (reduced - HELD * own).clamp(min=0.0), 0.0))
+    at_bounds = torch.minimum(point - problem.lower, problem.upper - point) <= TOUCHES * unit
+    return (free | at_bounds).all(1) & (held <= NOISE * terms)
+
+
 def are_vertices(problem: DenseProblem, point: Float64[Tensor, "batch columns"], scored: int) -> Bool[Tensor, " batch"]:
     """Whether points are vertices: columns that are at no bound leave the scored ones no direction to move in."""
     unit = _units(problem, point)
@@ -207,8 +244,22 @@ def are_vertices(problem: DenseProblem, point: Float64[Tensor, "batch columns"],
 
 
 def _units(problem: DenseProblem, point: Tensor) -> Tensor:
-    """The size of numbers in each column: 1, or what it holds if that is more; never more than its bounds allow."""
+    """The size of numbers in each column: that of the terms of its row for slack, else that of :func:`_own_units`."""
+    unit = _own_units(problem, point)
+    if not problem.slack:
+        return unit
+    terms = problem.rhs.abs() + _times(problem.matrix.abs(), _without_slack(problem, point).abs())
+    return torch.cat([unit[:, : -problem.slack], terms[:, -problem.slack :]], dim=1)
+
+
+def _own_units(problem: DenseProblem, point: Tensor) -> Tensor:
+    """1, or what a column holds if that is more; never more than its bounds allow."""
     return torch.minimum(torch.maximum(problem.lower.abs(), problem.upper.abs()), point.abs().clamp(min=1.0))
+
+
+def _without_slack(problem: DenseProblem, columns: Tensor) -> Tensor:
+    """The same numbers with 0 in slack columns."""
+    return torch.nn.functional.pad(columns[:, : columns.shape[1] - problem.slack], (0, problem.slack))
 
 
 def dual_newton(problem: DenseProblem, *, iteration_limit: int = 200) -> DenseAnswer:
@@ -459,8 +510,8 @@ def _follow_path(problem: DenseProblem, iteration_limit: int) -> _Path:
             break
         iterations += ~done
         now = _choose(~done, inner.advance(now), now)
-    low = inner.has_low & (best.room_low < HELD * best.press_low)
-    high = inner.has_high & (best.room_high < HELD * best.press_high) & ~low
+    low = inner.has_low & (best.room_low < KEPT * best.press_low)
+    high = inner.has_high & (best.room_high < KEPT * best.press_high) & ~low
     return _Path(
         best.point,
         best.dual * inner.size / inner.norms,
@@ -718,7 +769,7 @@ def _vertex_on(problem: DenseProblem, face: Tensor, point: Tensor) -> Tensor:
     found = torch.where(face, moved, held)
     meant = found
     for near in (found.round(), problem.upper, problem.lower):
-        close = torch.isfinite(near) & ((meant - near).abs() <= SNAP * _units(problem, near))
+        close = torch.isfinite(near) & ((meant - near).abs() <= SNAP * _own_units(problem, near))
         meant = torch.where(close, near, meant)
     # Unless they are others: next to a right-hand side of 1e-11, 0 is not meant.
     off, rest = (problem.rhs - _times(problem.matrix, part) for part in (meant, found))
@@ -731,6 +782,7 @@ def _reduced(problem: DenseProblem, point: Tensor, dual: Tensor) -> Tensor:
 
 
 def _answer(problem: DenseProblem, point: Tensor, dual: Tensor, free: Tensor, iterations: Tensor) -> DenseAnswer:
+    point = problem.with_slack(point)
     return DenseAnswer(point, dual, free, *certify(problem, point, dual), iterations)
 
 
