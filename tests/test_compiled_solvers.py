@@ -140,10 +140,12 @@ def test_settings_are_checked(make, message):
         make()
 
 
-def test_a_limit_that_is_too_low_is_said_and_auto_goes_on():
+def test_a_limit_that_is_too_low_is_said_or_made_good():
     polytope = matching(8)
-    hasty = ol.compile_polytope(matching(30), projector=ol.DualNewton(iteration_limit=1))
-    assert ol.Status.LIMIT in hasty.project(draw(matching(30), 4)).status
+    hasty = ol.compile_polytope(polytope, projector=ol.DualNewton(iteration_limit=1))
+    expected = ol.compile_polytope(polytope).project(draw(polytope, 4)).check().value
+    found = hasty.project(draw(polytope, 4))  # polishing may go far from where a solver stopped, and is proved
+    assert (found.value - expected)[found.ok].abs().max() <= 1e-9
     hasty = ol.compile_polytope(polytope, maximizer=ol.InteriorPoint(iteration_limit=2))
     assert ol.Status.OPTIMAL not in hasty.maximize(draw(polytope, 4)).status
 

@@ -29,14 +29,13 @@ from optlayers.solvers.ask import ask
 from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import active_set
+from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
 from optlayers.solvers.rescue import solve_slowly
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Kinks", "Piece", "mean_over_pieces"]
 
-TOUCHES = 1e-9
-"""A column this near to its bound, in units of the column, is at it."""
 FOLLOWS = 1e-8
 """Free columns follow a change of the parameters when no more than this part of it is left of the rows."""
 STEEP = 1e6

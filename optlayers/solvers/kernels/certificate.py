@@ -27,7 +27,7 @@ FAR = 1e3
 """How far a projection may be off, in units of the smallest column of a block, for every unit of the tolerance."""
 TOLERANCE = 1e-8
 """What errors are compared with, by default."""
-ROUNDING = 1e-13
+ROUNDING = 1e-11
 """Reduced costs may be off by this part of the largest score of their block."""
 HUGE = 1e8
 """Next to scores beyond this, as masks leave them where no structure does without,"""
@@ -60,13 +60,9 @@ def _scales(columns, curved, block, scores, lower, upper, point, largest, unit):
 @part
 def _score_scale(cost, own, largest):  # type: ignore[no-untyped-def]
     """What a reduced cost is relative to: the terms that it is what is left of, never more than the largest score;
-    and to rounding next to that score, as long as it leaves something of the column's own."""
-    scale = min(own, largest)
-    if cost == 0.0 or ROUNDING * largest <= LOST * abs(cost):
-        scale += ROUNDING / TOLERANCE * largest
-    if largest > HUGE and cost != 0.0:
-        scale = min(scale, LOST / TOLERANCE * abs(cost))
-    return scale
+    and to rounding next to that score, which next to huge ones must leave something of the column's own."""
+    scale = min(own, largest) + ROUNDING / TOLERANCE * largest
+    return min(scale, LOST / TOLERANCE * abs(cost)) if largest > HUGE and cost != 0.0 else scale
 
 
 @jit

@@ -18,6 +18,17 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.solvers.kernels import ties
+from optlayers.solvers.kernels.certificate import (
+    FAR,
+    FLOOR,
+    HELD,
+    HUGE,
+    LOST,
+    NOISE,
+    ROUNDING,
+    TOLERANCE,
+    TOUCHES,
+)
 
 __all__ = [
     "DenseAnswer",
@@ -34,17 +45,6 @@ __all__ = [
 
 TINY = torch.finfo(torch.float64).tiny
 EPSILON = torch.finfo(torch.float64).eps
-FLOOR = 1e-13
-"""What rounding may leave of a 0 in a column, in units of the column."""
-TOUCHES = 1e-9
-"""A column this near to its bound, in units of the column, is at it."""
-HELD = 1e-7
-"""A column is held by no bound when no more than this part of the terms of its reduced cost is left of them,"""
-NOISE = 1e-10
-"""or this part of the terms of all, which are what systems are solved for; the largest column with curvature counts as
-one."""
-FAR = 1e3
-"""How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
 POLISHED = 1e-13
 """A relative certificate below this needs no polishing."""
 CERTIFIED = 1e-9
@@ -183,7 +183,7 @@ def certify(
 
     The twin of :func:`optlayers.solvers.certify.certify`, whose docstring has the formulas. Slack columns are columns
     like others here, in the unit of the terms of their rows, so that a dual of the wrong sign is a reduced cost along
-    an infinite bound, and the largest score is that of all blocks. Rounding is added to what it may hide. That a point
+    an infinite bound, and all blocks are one. Rounding is added to what it may hide. That a point
     is a vertex, :func:`are_vertices` says.
     """
     matrix, curved = problem.matrix, problem.curvature > 0
@@ -207,9 +207,9 @@ def certify(
     if projection:
         moved = torch.where(curved, distance, 0.0).norm(dim=1)
         charged = torch.where(curved, 0.0, distance * finite_room).sum(1).sqrt()
-        of_columns = (moved + charged) / (FAR * torch.where(curved, unit, 0.0).amax(1))
+        of_columns = (moved + charged) / (FAR * _smallest(problem, unit))
     else:
-        of_columns = torch.where(scale > 0, _largest(distance) / scale, 0.0)
+        of_columns = torch.where(scale > 0, _largest(distance / _score_scale(problem, own, scale[:, None])), 0.0)
     residual = torch.maximum(_largest(slackness), _largest(outside))
     gap = (reduced.abs() * finite_room).sum(1) + (dual * slackness).abs().sum(1)
     error = torch.stack([_largest(of_rows), _largest(of_bounds), of_columns]).amax(0)
@@ -228,11 +228,26 @@ def are_exact(
     """
     unit, reduced = _units(problem, point), _reduced(problem, point, dual).abs()
     own = problem.linear.abs() + problem.curvature * point.abs() + _times_transpose(problem.matrix.abs(), dual.abs())
-    whole = _largest(torch.where(problem.curvature > 0, unit, 0.0))
-    terms = torch.maximum(whole, _largest(_without_slack(problem, own)))
+    terms = torch.maximum(_smallest(problem, unit), _largest(_without_slack(problem, own)))
     held = _largest(torch.where(free, (reduced - HELD * own).clamp(min=0.0), 0.0))
     at_bounds = torch.minimum(point - problem.lower, problem.upper - point) <= TOUCHES * unit
     return (free | at_bounds).all(1) & (held <= NOISE * terms)
+
+
+def _smallest(problem: DenseProblem, unit: Tensor) -> Float64[Tensor, " batch"]:
+    """The smallest unit of a column with curvature that is not held, 1 where there is none."""
+    inverse = _largest(torch.where(problem.movable & (problem.curvature > 0), 1.0 / unit, 0.0))
+    return torch.where(inverse > 0, 1.0 / inverse, 1.0)
+
+
+def _score_scale(problem: DenseProblem, own: Tensor, largest: Tensor) -> Tensor:
+    """What reduced costs are relative to; the twin of the function in :mod:`optlayers.solvers.kernels.certificate`."""
+    cost = problem.linear.abs()
+    scale = torch.minimum(own, largest) + ROUNDING / TOLERANCE * largest
+    scale = torch.where((largest > HUGE) & (cost > 0), torch.minimum(scale, LOST / TOLERANCE * cost), scale)
+    if problem.slack:
+        scale[:, -problem.slack :] = largest
+    return scale
 
 
 def are_vertices(problem: DenseProblem, point: Float64[Tensor, "batch columns"], scored: int) -> Bool[Tensor, " batch"]:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
 __all__ = ["are_vertices", "is_decided"]
 
-TOUCHES = 1e-9
-"""A column this near to its bound, in units of the column, is at it; a row with so little room, relative to the size of
-its terms, is tight."""
 NOTHING = 1e-9
 """Entries below this, next to rows whose largest entry is about 1, decide nothing."""
 
