@@ -117,7 +117,11 @@ class HostEvidence(AbstractEvidence):
             some, point = instances.take(piece.index), answer.point[piece.index]
             mine = PulledBack.of(self.form, some, piece.free, direction[piece.index], pulled_back.right[piece.index])
             found.append((piece.index, mine.parameters(point, piece.dual, piece.high)))
-        return mean_over_pieces(theta, index[pulled_back.right[index]], found)
+        return self._finite(mean_over_pieces(theta, index[pulled_back.right[index]], found))
+
+    def _finite(self, theta: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch parameters"]:
+        """Infinite parameters are limits that do not bind: their gradient is 0."""
+        return np.where(np.isinf(self.instances.parameters), 0.0, theta)
 
     @cached_property
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:
@@ -142,7 +146,7 @@ class HostEvidence(AbstractEvidence):
         for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
             found.append((piece.index, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
-        return torch.from_numpy(mean_over_pieces(theta, index[good[index]], found))
+        return torch.from_numpy(self._finite(mean_over_pieces(theta, index[good[index]], found)))
 
 
 @final
@@ -326,6 +330,9 @@ class BoundPolytope(AbstractBoundPolytope):
         rows = self.prepared.rows
         if rows is None:
             return status, reasons
+        for k in np.flatnonzero(status == Status.UNBOUNDED):
+            if np.isfinite(self.theta[k]).all():  # a declaration without bounds is refused
+                reasons[int(k)], status[k] = "a solver finds it unbounded, but all parts have bounds", Status.FAILED
         source = instances if form is rows else self.row_instances
         sees_all = not self.prepared.leaves_rows_to_oracle
         for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:

@@ -41,6 +41,8 @@ FOLLOWS = 1e-8
 STEEP = 1e6
 """M, for scores of unit size."""
 TOLERANCE = 1e-8
+LOOSE = 1e5
+"""The right-hand side of rows with room, next to which tangents are small: where one binds, there is no piece."""
 
 _states: WeakCache[StandardForm, Any] = WeakCache()
 
@@ -137,8 +139,8 @@ class Kinks:
         if some.forbidden is not None:
             lower, upper = np.where(some.forbidden, 0.0, lower), np.where(some.forbidden, 0.0, upper)
         rhs = np.stack([self._sides(d)[k] for d, k in zip(direction, index, strict=True)])
-        cut = form.unslacked  # rows that have room are without limit
-        rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], np.inf)
+        cut = form.unslacked  # rows that have room are nearly without limit
+        rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], LOOSE)
         lower[:, cut:] = 0.0
         costs = some.whole.copy()
         costs[:, form.kept[: self.curved]] -= self._point[index][:, : self.curved]
@@ -150,11 +152,12 @@ class Kinks:
         )
         state = _states.get(form, Auto().prepare)
         verdict = ask(form, tangent, Auto(), state, projection=True, tolerance=TOLERANCE)
-        answer, good = verdict.answer, np.flatnonzero(verdict.status == Status.OPTIMAL)
+        answer = verdict.answer
         if answer.free is None:
             raise RuntimeError("a projection has an active set")
-        with np.errstate(invalid="ignore"):  # slack without limit
-            nearer_high = upper - answer.point < answer.point - lower
+        unlimited = (answer.free[:, cut:] | low[:, cut:]).all(axis=1)
+        good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
+        nearer_high = upper - answer.point < answer.point - lower
         dual = self._priced(tangent.take(good), answer.free[good], answer.dual[good] / scale[good], costs[good])
         return Piece(index[good], answer.free[good], nearer_high[good], dual)
 
