@@ -222,7 +222,8 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
 
     call.spread(work, len(instances), smallest=WORTH_A_THREAD)
     _explain(call, codes, certificate)
-    if form.unslacked == form.scored and not (form.polytope.integral or _hidden(form)):
+    alone = len(form.polytope.variables) <= 1 + len(form.polytope.scored)  # then its rows are all there is to know
+    if alone and form.unslacked == form.scored and not form.polytope.integral:
         _refuse_no_vertices(form, instances, _as_points(form, instances, point), certificate)
     return certificate
 

@@ -139,4 +139,5 @@ def _relative(constraint: cp.Constraint, violation: float) -> float:
     for variable, slope in slopes.items():
         unit = np.maximum(1.0, np.abs(np.asarray(variable.value, dtype=np.float64))).reshape(-1, order="F")
         terms = terms + abs(sp.csr_array(np.atleast_2d(slope) if np.isscalar(slope) else slope)).T @ unit
-    return float(np.max(np.where(each > 0.0, each / terms, 0.0), initial=0.0))
+    wrong = each > 0.0
+    return float(np.max(each[wrong] / terms[wrong], initial=0.0))
