@@ -14,7 +14,7 @@ from optlayers.mixture import Decomposition
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractSolver, Answer, Instances, Pullback
 from optlayers.solvers.certify import Certificate, certify
-from optlayers.solvers.moderate import LARGE, moderated
+from optlayers.solvers.moderate import LARGE, may_be_extreme, moderated
 from optlayers.solvers.offsets import without_offsets
 from optlayers.solvers.polish import polish, refine
 from optlayers.standard_form import StandardForm
@@ -99,9 +99,10 @@ def _of_feasible(
     """Ask one solver after the other about what is open. Of two answers the one with less error stays, or that which
     can be differentiated."""
     race = _Race(form, instances, projection, tolerance)
+    extreme = not solver.reads_declaration and may_be_extreme(form, instances)
     for propose in _in_turn(solver, state, projection):
         # Numbers without limit first as moderate ones: what is found is held to the true ones. Oracles meet none.
-        for below in (None,) if solver.reads_declaration else (LARGE, np.inf, None):
+        for below in (LARGE, np.inf, None) if extreme else (None,):
             asked = race.open_instances if below is None else moderated(form, race.open_instances, below=below)
             if asked is not None:
                 race.enter(propose(asked), asked)
@@ -204,7 +205,7 @@ class _Race:
             self._answer.replace(index[better], answer, np.flatnonzero(better))
             self._certificate.replace(index[better], certificate, np.flatnonzero(better))
         still = ~self._certificate.settles(self.tolerance)[index]
-        if np.count_nonzero(still) < len(still):
+        if 0 < np.count_nonzero(still) < len(still):
             self._asked = self._asked.take(np.flatnonzero(still))
         self._open = index[still]
 

@@ -8,6 +8,8 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
+from optlayers.caches import WeakCache
+from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.declared import WORD as DECLARED
@@ -30,6 +32,7 @@ NOT_TOLD = np.empty((0, 0), dtype=np.bool_)
 AS_GOOD = 1e-6
 """An error below which an answer is right but for being no vertex."""
 NO_VERTEX = "its answer may score as much as any, but is no vertex of the polytope"
+_hiding: WeakCache[Polytope, bool] = WeakCache()
 OWN_DERIVATIVE = "the derivative of the answer is the word of its solver"
 NO_ORACLE = "nothing shows that its answer is best: it is a structure, but not by an oracle"
 NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not given as a mixture of structures"
@@ -222,8 +225,7 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
 
     call.spread(work, len(instances), smallest=WORTH_A_THREAD)
     _explain(call, codes, certificate)
-    alone = len(form.polytope.variables) <= 1 + len(form.polytope.scored)  # then its rows are all there is to know
-    if alone and form.unslacked == form.scored and not form.polytope.integral:
+    if form.unslacked == form.scored and not form.polytope.integral and not _hides_variables(form):
         _refuse_no_vertices(form, instances, _as_points(form, instances, point), certificate)
     return certificate
 
@@ -279,10 +281,14 @@ def _codes(status: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
 
 def _hidden(form: StandardForm) -> str:
     """What is taken on trust of the constraints."""
-    polytope = form.polytope
-    if len(polytope.variables) <= 1 + len(polytope.scored) or polytope.membership is not None:
+    if form.polytope.membership is not None or not _hides_variables(form):
         return ""
     return "; so are the constraints with auxiliary variables, for no membership function is declared"
+
+
+def _hides_variables(form: StandardForm) -> bool:
+    """Whether there are auxiliary variables without scores, of which the rows of structures say nothing."""
+    return _hiding.get(form.polytope, lambda polytope: len(polytope.variables) > 1 + len(polytope.scored))
 
 
 def _explain(call: OracleCall, codes: Int64[np.ndarray, " batch"], certificate: Certificate) -> None:

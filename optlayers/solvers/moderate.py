@@ -11,7 +11,7 @@ from optlayers.caches import WeakCache
 from optlayers.solvers.base import Instances
 from optlayers.standard_form import StandardForm
 
-__all__ = ["LARGE", "moderated"]
+__all__ = ["LARGE", "may_be_extreme", "moderated"]
 
 LARGE = 1e6
 """Right-hand sides and bounds beyond this may be without limit."""
@@ -27,8 +27,6 @@ def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE)
     What is made smaller may bind then, where the true number does not. So the answer is held to the true numbers, and
     given up where it does not hold. Numbers up to ``below`` are ordinary; with inf, only infinite ones are smaller.
     """
-    if not _may_be_large(form, instances):
-        return None
     sides, lower, upper = instances.rhs[:, form.equalities :], instances.lower, instances.upper
     cap = MODERATE * _ordinary(instances, below)
     less = sides > cap, np.isfinite(lower) & (lower < -cap), np.isfinite(upper) & (upper > cap)
@@ -39,7 +37,8 @@ def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE)
     return replace(instances, rhs=rhs, lower=np.where(less[1], -cap, lower), upper=np.where(less[2], cap, upper))
 
 
-def _may_be_large(form: StandardForm, instances: Instances) -> bool:
+def may_be_extreme(form: StandardForm, instances: Instances) -> bool:
+    """Whether there may be numbers to make smaller; to look at them all takes longer."""
     if _large_constants.get(form, _has_large_constants) or instances.row_scale is not None:
         return True
     sides = instances.rhs[:, form.equalities :]
