@@ -25,6 +25,7 @@ from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
 from optlayers.solvers.derivative import PulledBack, value_gradient
+from optlayers.solvers.faces import faces
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.standard_form import StandardForm
 
@@ -89,7 +90,7 @@ class HostEvidence(AbstractEvidence):
             )
         if answer.free is None:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-        pulled_back = PulledBack.of(form, self.instances, answer.free, mine, good)
+        pulled_back = PulledBack.of(form, self.instances, self._faces, mine, good)
         return (
             self._whole(pulled_back.scores),
             lambda: torch.from_numpy(self.of_parameters(pulled_back, mine)),
@@ -122,6 +123,14 @@ class HostEvidence(AbstractEvidence):
     def _finite(self, theta: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch parameters"]:
         """Infinite parameters are limits that do not bind: their gradient is 0."""
         return np.where(np.isinf(self.instances.parameters), 0.0, theta)
+
+    @cached_property
+    def _faces(self) -> Bool[np.ndarray, "batch columns"]:
+        """The active sets of projections, at ties those of pieces that meet there."""
+        answer = self.answer
+        if answer.free is None:
+            raise RuntimeError("a best vertex has no active set")
+        return faces(self.form, self.instances, answer.point, answer.free, self.certified & self.exact)
 
     @cached_property
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:

@@ -28,16 +28,13 @@ from optlayers.solution import Status
 from optlayers.solvers.ask import ask
 from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels import active_set
+from optlayers.solvers.faces import faces, on_face
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
-from optlayers.solvers.rescue import solve_slowly
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Kinks", "Piece", "mean_over_pieces"]
 
-FOLLOWS = 1e-8
-"""Free columns follow a change of the parameters when no more than this part of it is left of the rows."""
 STEEP = 1e6
 """M, for scores of unit size."""
 TOLERANCE = 1e-8
@@ -100,7 +97,7 @@ class Kinks:
             self._low, form.lower.matrix @ direction, np.where(self._high, form.upper.matrix @ direction, 0.0)
         )
         side = self._sides(direction) - self._times(moved)
-        _, _, follows = _on_face(form, self._whole, free, np.zeros((count, form.columns)), side)
+        _, _, follows = on_face(form, self._whole, free, np.zeros((count, form.columns)), side)
         return follows
 
     def _sides(self, direction: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "batch rows"]:
@@ -158,8 +155,9 @@ class Kinks:
         unlimited = (answer.free[:, cut:] | low[:, cut:]).all(axis=1)
         good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
         nearer_high = upper - answer.point < answer.point - lower
-        dual = self._priced(tangent.take(good), answer.free[good], answer.dual[good] / scale[good], costs[good])
-        return Piece(index[good], answer.free[good], nearer_high[good], dual)
+        free = faces(form, tangent.take(good), answer.point[good], answer.free[good], np.ones(len(good), dtype=bool))
+        dual = self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
+        return Piece(index[good], free, nearer_high[good], dual)
 
     def _priced(
         self, tangent: Instances, free: np.ndarray, dual: np.ndarray, costs: np.ndarray
@@ -168,7 +166,7 @@ class Kinks:
         form, plan = self.form, plan_of(self.form)
         side = -plan.prices(Batch.of(plan, tangent).matrix, dual)
         side[:, : form.scored] += costs[:, form.kept]
-        _, q, _ = _on_face(form, tangent, free, side, np.zeros(dual.shape))
+        _, q, _ = on_face(form, tangent, free, side)
         return dual + q
 
     def _inward(self, k: int) -> Float64[np.ndarray, " parameters"]:
@@ -207,29 +205,6 @@ class Kinks:
             method="highs",
         )
         return np.zeros(count) if found.x is None else found.x[columns : columns + count]
-
-
-def _on_face(
-    form: StandardForm, instances: Instances, free: np.ndarray, of_columns: np.ndarray, of_rows: np.ndarray
-) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
-    """The system of active sets for right-hand sides of columns and rows, and whether it has a solution."""
-    plan, count = plan_of(form), len(free)
-    p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
-    if plan.dense:
-        found = [solve_slowly(form, instances, k, free[k], of_columns[k], of_rows[k]) for k in range(count)]
-        for k, (mine, prices, _) in enumerate(found):
-            p[k], q[k] = mine, prices
-        return p, q, np.array([solved for *_, solved in found], dtype=bool)
-    entries = Batch.of(plan, instances).matrix
-    sides = np.ascontiguousarray(of_columns), np.ascontiguousarray(of_rows)
-
-    def work(which: np.ndarray) -> None:
-        active_set.solve_on_face(
-            plan.system, plan.slack_row, plan.varies, entries, free, plan.curvature, *sides, which, p, q, left
-        )
-
-    plan.spread(work, count, solves=3)
-    return p, q, left <= FOLLOWS
 
 
 def _directions(count: int) -> Float64[np.ndarray, " parameters"]:

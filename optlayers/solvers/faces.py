@@ -1,0 +1,152 @@
+r"""Systems on active sets of any kind of plan, and active sets at ties, where not every one of them is a face.
+
+At a tie a bound that is met has no price, and an active set may count its column as held or as free. The derivative
+that follows is that of a piece which meets at the tie only where what the set leaves free is a face of the directions
+in which the point can move: some direction takes every column that is free and at a bound away from this bound. (The
+projection is differentiable in the scores wherever bounds that are met have prices, and its derivatives nearby are
+those of the faces of the critical cone; Haraux, 1977.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+from jaxtyping import Bool, Float64, Int64
+
+from optlayers.solvers.base import Instances
+from optlayers.solvers.kernels import active_set
+from optlayers.solvers.kernels.certificate import TOUCHES
+from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.rescue import solve_slowly
+from optlayers.standard_form import StandardForm
+
+__all__ = ["faces", "on_face"]
+
+FOLLOWS = 1e-8
+"""A system on a face is solved when no more than this part of its right-hand side is left."""
+ROUNDING = 1e-14
+"""Next to a bound or a point."""
+AWAY = 1e-6
+"""Directions of unit size that take a column less far than this from its bound may not take it away at all."""
+
+
+def faces(
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    free: Bool[np.ndarray, "batch columns"],
+    ok: Bool[np.ndarray, " batch"],
+) -> Bool[np.ndarray, "batch columns"]:
+    """The active sets ``free`` of projections, smaller where at a tie they are no face; ``ok`` are looked at."""
+    low, high = _at_bounds(form, instances, point)
+    meets = free & (low | high) & ok[:, None]
+    tied = np.flatnonzero(meets.any(axis=1))
+    if len(tied) == 0:
+        return free
+    inward = np.where(low[tied], 1.0, -1.0) * meets[tied]
+    some = instances.take(tied)
+    doubtful = np.flatnonzero(~_leave_together(form, some, free[tied], inward))
+    if len(doubtful) == 0:
+        return free
+    free = free.copy()
+    for k in doubtful:
+        free[tied[k], _that_stay(form, some, int(k), free[tied[k]], inward[k])] = False
+    return free
+
+
+def _at_bounds(
+    form: StandardForm, instances: Instances, point: Float64[np.ndarray, "batch columns"]
+) -> tuple[Bool[np.ndarray, "batch columns"], Bool[np.ndarray, "batch columns"]]:
+    """The columns that are at their lower and at their upper bound, next to what the scores move."""
+    lower, upper = instances.lower, instances.upper
+    moves = np.abs(instances.scores).max(axis=1, initial=0.0)[:, None]
+    size = np.abs(point)
+    unit = np.minimum(np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, size)), moves)
+    near = np.maximum(TOUCHES * unit, ROUNDING * np.maximum(size, moves))
+    low = point - lower <= near
+    return low, (upper - point <= near) & ~low
+
+
+def _leave_together(
+    form: StandardForm, instances: Instances, free: np.ndarray, inward: np.ndarray
+) -> Bool[np.ndarray, " batch"]:
+    """Where a push inward, projected onto what is free, takes every column that it can move away from its bound."""
+    plan, count = plan_of(form), len(free)
+    if plan.dense:
+        return np.zeros(count, dtype=bool)
+    batch, cut = Batch.of(plan, instances), form.unslacked
+    of_rows = np.zeros((count, form.rows))
+    of_rows[:, form.equalities :] = inward[:, cut:]
+    push, anything = -plan.prices(batch.matrix, of_rows), np.zeros(free.shape)
+    push[:, :cut] += inward[:, :cut]
+    push[:, cut:] = 0.0
+    anything[:, :cut] = np.random.default_rng(0).standard_normal(cut)
+    even = np.where(np.arange(form.columns) < cut, 1.0, 0.0)
+    moved, _, solved = on_face(form, instances, free, push, curvature=even)
+    mobile, _, known = on_face(form, instances, free, anything, curvature=even)
+    can = np.abs(mobile) > AWAY * np.abs(mobile).max(axis=1, initial=1.0)[:, None]
+    leaves = moved * inward > AWAY * np.abs(moved).max(axis=1, initial=0.0)[:, None]
+    return (leaves | (inward == 0.0) | ~can).all(axis=1) & solved & known
+
+
+def _that_stay(
+    form: StandardForm, instances: Instances, k: int, free: Bool[np.ndarray, " columns"], inward: np.ndarray
+) -> Int64[np.ndarray, " some"]:
+    """The free columns of instance ``k`` that no direction takes away from the bounds that they meet."""
+    cut, meets = form.unslacked, np.flatnonzero(inward)
+    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
+    matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+    loose = np.zeros(form.rows, dtype=bool)
+    loose[form.equalities :] = free[cut:] & (inward[cut:] == 0.0)
+    equal = sp.csr_array(matrix)[~loose]
+    # Unknowns: a direction, and how far it takes each of these columns, of which no more than 1 counts.
+    pick = sp.csr_array((-inward[meets], (np.arange(len(meets)), meets)), shape=(len(meets), form.columns))
+    limit = np.where(free, np.inf, 0.0)
+    bounds = np.stack([-limit, limit], axis=1)
+    bounds[meets, np.where(inward[meets] > 0.0, 0, 1)] = 0.0
+    found = scipy.optimize.linprog(
+        np.concatenate([np.zeros(form.columns), -np.ones(len(meets))]),
+        A_ub=sp.hstack([pick, sp.eye_array(len(meets))], format="csc"),
+        b_ub=np.zeros(len(meets)),
+        A_eq=sp.hstack([equal, sp.csr_array((equal.shape[0], len(meets)))], format="csc"),
+        b_eq=np.zeros(equal.shape[0]),
+        bounds=np.concatenate([bounds, np.tile([0.0, 1.0], (len(meets), 1))]),
+        method="highs",
+    )
+    if found.x is None:
+        return meets
+    return meets[found.x[form.columns :] < 0.5]
+
+
+def on_face(
+    form: StandardForm,
+    instances: Instances,
+    free: Bool[np.ndarray, "batch columns"],
+    of_columns: Float64[np.ndarray, "batch columns"],
+    of_rows: Float64[np.ndarray, "batch rows"] | None = None,
+    *,
+    curvature: Float64[np.ndarray, " columns"] | None = None,
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
+    """The systems of active sets for right-hand sides of columns and rows, and which of them have a solution.
+
+    ``curvature`` is that of the projection by default; plans that are not dense take any.
+    """
+    plan, count = plan_of(form), len(free)
+    sides = np.ascontiguousarray(of_columns), np.zeros((count, form.rows)) if of_rows is None else of_rows
+    p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
+    if plan.dense:
+        found = [solve_slowly(form, instances, k, free[k], sides[0][k], sides[1][k]) for k in range(count)]
+        for k, (mine, prices, _) in enumerate(found):
+            p[k], q[k] = mine, prices
+        return p, q, np.array([solved for *_, solved in found], dtype=bool)
+    entries, bends = Batch.of(plan, instances).matrix, plan.curvature if curvature is None else curvature
+    sides = sides[0], np.ascontiguousarray(sides[1])
+
+    def work(which: np.ndarray) -> None:
+        active_set.solve_on_face(
+            plan.system, plan.slack_row, plan.varies, entries, free, bends, *sides, which, p, q, left
+        )
+
+    plan.spread(work, count, solves=3)
+    return p, q, left <= FOLLOWS

@@ -1,0 +1,97 @@
+"""Gradients at ties: those of a piece that meets there, not those of any set of constraints."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+import torch
+from numpy.testing import assert_allclose
+
+import optlayers as ol
+import optlayers.solvers.faces
+
+TIGHT = 1e-7
+Rows = tuple[np.ndarray, np.ndarray, int]
+"""Matrix, right-hand side, and how many of them are equalities."""
+
+
+def degenerate(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
+    """Small polytopes where rows repeat, imply each other, and meet in vertices; and scores that tie."""
+    generator = np.random.default_rng(seed)
+    size = int(generator.integers(2, 6))
+    equal = generator.integers(-1, 2, (int(generator.integers(0, 3)), size)).astype(float)
+    inside = generator.integers(0, 2, size).astype(float)  # a corner of the box
+    below = generator.integers(-1, 3, (int(generator.integers(0, 4)), size)).astype(float)
+    below = np.concatenate([below, below[:1], below[:2].sum(axis=0, keepdims=True)])
+    x = cp.Variable(size)
+    constraints = [x >= 0, x <= 1, below @ x <= below @ inside]
+    constraints += [equal @ x == equal @ inside] if len(equal) else []
+    matrix = np.concatenate([equal, below, np.eye(size), -np.eye(size)])
+    side = np.concatenate([equal @ inside, below @ inside, np.ones(size), np.zeros(size)])
+    integers = generator.integers(-1, 3, (6, size)).astype(float)
+    near = inside + generator.integers(-1, 2, (6, size))  # the corner itself, and what is next to it
+    return ol.Polytope(x, constraints), (matrix, side, len(equal)), np.concatenate([integers, near, inside[None]])
+
+
+def assert_piece(jacobian: np.ndarray, point: np.ndarray, scores: np.ndarray, rows: Rows) -> None:
+    """The orthogonal projection onto a face of the directions in which the point can move without loss."""
+    matrix, side, equalities = rows
+    assert_allclose(jacobian, jacobian.T, atol=1e-8)
+    assert_allclose(jacobian @ jacobian, jacobian, atol=1e-8)
+    assert_allclose(jacobian @ (scores - point), np.zeros(len(point)), atol=1e-7)
+    tight = side - matrix @ point <= TIGHT
+    keeps = np.abs(matrix @ jacobian).max(axis=1) <= TIGHT
+    assert keeps[:equalities].all()
+    span = scipy.linalg.null_space(matrix[tight & keeps], rcond=1e-9)
+    assert_allclose(span @ span.T, jacobian, atol=1e-7)
+    leaves = matrix[tight & ~keeps] @ span
+    if len(leaves):
+        found = scipy.optimize.linprog(
+            np.append(np.zeros(span.shape[1]), -1.0),
+            A_ub=np.column_stack([leaves, np.ones(len(leaves))]),
+            b_ub=np.zeros(len(leaves)),
+            bounds=[(None, None)] * span.shape[1] + [(0.0, 1.0)],
+        )
+        assert found.x[-1] > 0.5, "no direction leaves all of these constraints"
+
+
+@pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("seed", range(12))
+def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProjector, seed: int) -> None:
+    polytope, rows, scores = degenerate(seed)
+    compiled = ol.compile_polytope(polytope, projector=projector)
+    count, size = scores.shape
+    solution = compiled.project(torch.from_numpy(scores))
+    assert solution.all_ok, solution.reasons
+    columns = []
+    for part in range(size):
+        direction = torch.zeros(count, size, dtype=torch.float64)
+        direction[:, part] = 1.0
+        columns.append(compiled.tangent(solution, direction).scores.numpy())
+    for k in range(count):
+        jacobian = np.stack([column[k] for column in columns], axis=1)
+        assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
+
+
+def test_a_bound_that_others_imply_leaves_nothing_free_beyond_them() -> None:
+    """x1 <= 1 follows from the sum; held alone, it would leave a line that touches the polytope in one point."""
+    x = cp.Variable(4)
+    polytope = ol.Polytope(x, [x[1:] >= 0, x[1] <= 1, x[0] + x[1] + x[2] == 1, x[3] == x[0]])
+    scores = torch.tensor([1.0, 2.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    layer = ol.OptLayer(polytope, ol.SparseMAP())
+    layer(scores).backward(torch.tensor([0.1, 0.6, -0.8, -1.0], dtype=torch.float64))
+    assert scores.grad is not None
+    jacobian = torch.autograd.functional.jacobian(layer, scores.detach()).numpy()
+    rows = np.array([[1.0, 1, 1, 0], [-1, 0, 0, 1], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, -1], [0, 1, 0, 0]])
+    side = np.array([1.0, 0, 0, 0, 0, 1])
+    assert_piece(jacobian, np.array([0.0, 1, 0, 0]), scores.detach().numpy(), (rows, side, 2))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_linear_program_finds_what_a_push_does_not(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the short way decides nothing, every tie goes through the long one, and comes to a piece, too."""
+    monkeypatch.setattr(
+        optlayers.solvers.faces, "_leave_together", lambda form, instances, free, inward: np.zeros(len(free), bool)
+    )
+    test_at_ties_the_derivative_is_that_of_a_piece(ol.Auto(), seed)
