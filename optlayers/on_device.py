@@ -23,7 +23,9 @@ from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.batch import CONSISTENT, ROUNDINGS, balancing, in_scaled_rows, make_instances
 from optlayers.solvers.dense import pieces
 from optlayers.solvers.derivative import PulledBack
+from optlayers.solvers.faces import ROUNDING
 from optlayers.solvers.kernels import dense
+from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.standard_form import AffineMap, StandardForm
 
@@ -133,7 +135,7 @@ class DeviceEvidence(AbstractEvidence):
         good = ok & self.exact
         side = torch.zeros_like(problem.linear)
         side[:, : form.scored] = torch.where(good[:, None], direction[:, arrays.kept], 0.0)
-        answer = replace(self.answer, free=self.answer.free & good[:, None])
+        answer = replace(self.answer, free=self._faces & good[:, None])
         p, q, right = torch.zeros_like(side), torch.zeros_like(problem.rhs), good
         if form.columns:
             found = [
@@ -148,6 +150,19 @@ class DeviceEvidence(AbstractEvidence):
         scores[:, arrays.kept] = p[:, : form.scored]
         mine = side[:, : form.scored]
         return scores, lambda: self._of_parameters(answer.free, mine, p, q, right), right
+
+    @cached_property
+    def _faces(self) -> Bool[Tensor, "batch columns"]:
+        """The active sets of projections; where some may be no face, at ties, the CPU looks at them."""
+        answer, problem = self.answer, self.problem
+        if not self.form.columns:
+            return answer.free
+        size = torch.clamp(torch.abs(finite(answer.point)), min=1.0)
+        near = TOUCHES * size + ROUNDING * torch.abs(problem.linear).amax(dim=1, keepdim=True)
+        meets = (answer.point - problem.lower <= near) | (problem.upper - answer.point <= near)
+        if not bool((meets & answer.free).any()):
+            return answer.free
+        return torch.from_numpy(self.on_host.faces).to(answer.free.device)
 
     def _of_parameters(
         self, free: Tensor, direction: Tensor, p: Tensor, q: Tensor, right: Tensor

@@ -90,7 +90,7 @@ class HostEvidence(AbstractEvidence):
             )
         if answer.free is None:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-        pulled_back = PulledBack.of(form, self.instances, self._faces, mine, good)
+        pulled_back = PulledBack.of(form, self.instances, self.faces, mine, good)
         return (
             self._whole(pulled_back.scores),
             lambda: torch.from_numpy(self.of_parameters(pulled_back, mine)),
@@ -125,7 +125,7 @@ class HostEvidence(AbstractEvidence):
         return np.where(np.isinf(self.instances.parameters), 0.0, theta)
 
     @cached_property
-    def _faces(self) -> Bool[np.ndarray, "batch columns"]:
+    def faces(self) -> Bool[np.ndarray, "batch columns"]:
         """The active sets of projections, at ties those of pieces that meet there."""
         answer = self.answer
         if answer.free is None:

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import optlayers as ol
 import optlayers.solvers.faces
+from optlayers.on_device import DevicePolytope
 
 TIGHT = 1e-7
 Rows = tuple[np.ndarray, np.ndarray, int]
@@ -71,6 +72,18 @@ def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProject
         columns.append(compiled.tangent(solution, direction).scores.numpy())
     for k in range(count):
         jacobian = np.stack([column[k] for column in columns], axis=1)
+        assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_on_a_device_too(seed: int) -> None:
+    polytope, rows, scores = degenerate(seed)
+    theta = torch.zeros(len(scores), 0, dtype=torch.float64)
+    device = DevicePolytope(ol.compile_polytope(polytope), theta, None, np.zeros(0))
+    solution = device.project(torch.from_numpy(scores)).check()
+    unit = torch.eye(scores.shape[1], dtype=torch.float64)
+    columns = [device.tangent(solution, d.expand(len(scores), -1)).scores.numpy() for d in unit]
+    for k, jacobian in enumerate(np.stack(columns, axis=2)):
         assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
 
 

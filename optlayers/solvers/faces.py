@@ -61,10 +61,11 @@ def _at_bounds(
     """The columns that are at their lower and at their upper bound, next to what the scores move."""
     lower, upper = instances.lower, instances.upper
     moves = np.abs(instances.scores).max(axis=1, initial=0.0)[:, None]
-    size = np.abs(point)
+    size = np.where(np.isfinite(point), np.abs(point), 0.0)
     unit = np.minimum(np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, size)), moves)
     near = np.maximum(TOUCHES * unit, ROUNDING * np.maximum(size, moves))
     low = point - lower <= near
+    low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
     return low, (upper - point <= near) & ~low
 
 
