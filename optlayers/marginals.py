@@ -35,6 +35,10 @@ SAFE = (
     "torch.logsumexp and torch.logaddexp have NaN for a derivative where all terms are -inf: use optlayers.log_sum and "
     "optlayers.log_add; see optlayers.testing.check_log_partition"
 )
+NO_FACE = (
+    "marginals need the vertices without the forbidden parts, but one of these parts (of score -inf) is below 0 in one "
+    "vertex and above 0 in another: where it is 0 are no vertices, in general. Leave the part out by a constraint"
+)
 NOT_OF_AN_INSTANCE = (MemoryError, torch.cuda.OutOfMemoryError)
 """What the whole batch is to blame for."""
 Reasons = dict[int, str]
@@ -181,8 +185,21 @@ def _sum_over_vertices(
 ) -> Float64[Tensor, " batch"]:
     total = torch.full_like(scores[:, 0], torch.nan)
     for rows, mine in by_value(theta, vertices, reasons):
-        total = total.index_put((rows,), log_sum_over(mine, scores[rows]))
+        sums = log_sum_over(mine, scores[rows])
+        unclear = _without_a_face(mine, scores[rows])
+        if bool(unclear.any()):
+            reasons.update(dict.fromkeys(rows[unclear].tolist(), NO_FACE))
+            sums = sums.masked_fill(unclear, torch.nan)
+        total = total.index_put((rows,), sums)
     return total
+
+
+def _without_a_face(
+    vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
+) -> Bool[Tensor, " batch"]:
+    """Instances of which a part of score -inf is below 0 in one structure and above 0 in another one."""
+    both = (vertices < -INSIDE).any(dim=0) & (vertices > INSIDE).any(dim=0)
+    return (torch.isneginf(scores) & both).any(dim=1)
 
 
 def by_value(

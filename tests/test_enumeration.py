@@ -358,3 +358,17 @@ def test_the_limit_is_met_exactly(monkeypatch):
         vertices_of(choices(13))
     with pytest.raises(ValueError, match="more than 12"):
         vertices_of(choices(3, 5))
+
+
+def test_forbidden_parts_of_both_signs_have_no_marginals():
+    """Where such a part is 0 are no vertices: those of the section, which are best vertices, are others."""
+    x = cp.Variable(3)
+    polytope = ol.Polytope(x, [x >= -1, x <= 1, -x[0] + 3 * x[1] - 2 * x[2] == 2])
+    scores = torch.tensor([[1.0, 1.0, -torch.inf], [1.0, 1.0, 0.0], [-torch.inf, 1.0, 1.0]], dtype=torch.float64)
+    attention = ol.OptLayer(polytope, ol.StructuredAttention(), on_failure="nan")
+    assert torch.isnan(attention(scores)).any(dim=1).tolist() == [True, False, True]
+    hard = ol.OptLayer(polytope, ol.Hard(ol.StructuredAttention()))
+    with pytest.raises(ol.SolveError, match="instance 0 is FAILED: .* below 0 in one vertex and above 0 in another"):
+        hard(scores.requires_grad_()).sum().backward()
+    above = ol.Polytope(x, [x >= 0, x <= 1, -x[0] + 3 * x[1] - 2 * x[2] == 1])
+    assert torch.isfinite(ol.OptLayer(above, ol.StructuredAttention())(scores.detach()[:2])).all()
