@@ -368,7 +368,7 @@ def test_forbidden_parts_of_both_signs_have_no_marginals():
     attention = ol.OptLayer(polytope, ol.StructuredAttention(), on_failure="nan")
     assert torch.isnan(attention(scores)).any(dim=1).tolist() == [True, False, True]
     hard = ol.OptLayer(polytope, ol.Hard(ol.StructuredAttention()))
-    with pytest.raises(ol.SolveError, match="instance 0 is FAILED: .* below 0 in one vertex and above 0 in another"):
+    with pytest.raises(ol.SolveError, match=r"instance 0 is FAILED: .* below 0 in one vertex and above 0 in another"):
         hard(scores.requires_grad_()).sum().backward()
     above = ol.Polytope(x, [x >= 0, x <= 1, -x[0] + 3 * x[1] - 2 * x[2] == 1])
     assert torch.isfinite(ol.OptLayer(above, ol.StructuredAttention())(scores.detach()[:2])).all()
