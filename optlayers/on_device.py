@@ -278,7 +278,7 @@ class DevicePolytope(AbstractBoundPolytope):
         if projection:
             exact = dense.are_exact(problem, answer.point, answer.dual, answer.free)
         elif form.scored:
-            good &= dense.are_vertices(problem, answer.point, form.scored)
+            good &= dense.are_vertices(problem, answer.point, answer.dual, form.scored)
         value = self.arrays.fixed.expand(len(scores), -1).clone()
         value[:, self.arrays.kept] = answer.point[:, : form.scored]
         status = torch.where(good, 0, 5).to(torch.int8)

@@ -21,6 +21,7 @@ from optlayers.solvers.kernels.oracles import FOUND, NOTHING
 from optlayers.solvers.oracle_batch import OracleBatch
 from optlayers.solvers.oracle_call import OracleCall
 from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.shadows import is_vertex_beside_others
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Certificate", "certify"]
@@ -180,8 +181,9 @@ def _of_points(
 
 def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer, certificate: Certificate) -> None:
     plan = plan_of(form)
-    batch, vertex = Batch.of(plan, instances), np.ones(len(instances), dtype=np.bool_)
-    point, good = np.ascontiguousarray(answer.point), np.flatnonzero(np.isfinite(certificate.error))
+    batch, vertex = Batch.of(plan, instances), np.full(len(instances), of_vertices.VERTEX, dtype=np.int8)
+    point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
+    good = np.flatnonzero(np.isfinite(certificate.error))
 
     def work(which: np.ndarray) -> None:
         of_vertices.are_vertices(
@@ -191,16 +193,20 @@ def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer
             *plan.by_row,
             form.equalities,
             form.scored,
+            batch.scores,
             batch.rhs,
             batch.lower,
             batch.upper,
             good[which],
             point,
+            dual,
             vertex,
         )
 
     plan.spread(work, len(good), solves=1)
-    for k in np.flatnonzero(~vertex).tolist():
+    for k in np.flatnonzero(vertex != of_vertices.VERTEX).tolist():
+        if vertex[k] == of_vertices.UNKNOWN and is_vertex_beside_others(form, instances, k, point[k]):
+            continue
         if certificate.error[k] <= AS_GOOD:
             certificate.reasons[k] = Status.INACCURATE, NO_VERTEX
         certificate.error[k] = np.inf

@@ -29,6 +29,7 @@ from optlayers.solvers.kernels.certificate import (
     TOLERANCE,
     TOUCHES,
 )
+from optlayers.solvers.kernels.vertex import CLEAR
 
 __all__ = [
     "DenseAnswer",
@@ -250,10 +251,26 @@ def _score_scale(problem: DenseProblem, own: Tensor, largest: Tensor) -> Tensor:
     return scale
 
 
-def are_vertices(problem: DenseProblem, point: Float64[Tensor, "batch columns"], scored: int) -> Bool[Tensor, " batch"]:
-    """Whether points are vertices: columns that are at no bound leave the scored ones no direction to move in."""
+def are_vertices(
+    problem: DenseProblem,
+    point: Float64[Tensor, "batch columns"],
+    dual: Float64[Tensor, "batch rows"],
+    scored: int,
+) -> Bool[Tensor, " batch"]:
+    """Whether it is proved that points are vertices: columns that are at no bound leave the scored ones no direction to
+    move in. Bounds on auxiliary columns count where they have a price; see
+    :mod:`optlayers.solvers.kernels.vertex`.
+    """
     unit = _units(problem, point)
     free = (point - problem.lower > TOUCHES * unit) & (problem.upper - point > TOUCHES * unit)
+    cut = point.shape[1] - problem.slack
+    if scored < cut:
+        beside = torch.zeros_like(free)
+        beside[:, scored:cut] = True
+        if problem.slack:
+            beside[:, cut:] = (problem.matrix[..., -problem.slack :, scored:cut] != 0).any(dim=-1)
+        clear = CLEAR * _largest(torch.where(problem.movable, problem.linear, 0.0))[:, None]
+        free |= beside & problem.movable & (_times_transpose(problem.matrix, dual).abs() <= clear)
     rest, _ = _ActiveSet(problem.matrix, torch.ones_like(problem.curvature), free).left_over(_probe(problem, scored))
     return _largest(rest[:, :scored]) <= UNDECIDED
 

@@ -4,6 +4,10 @@ A point is a vertex when no direction keeps all tight constraints, that is, when
 linearly independent on the tight rows. Most of them are told by peeling: a tight row with a single undecided column
 decides it. What peeling leaves (an odd cycle, say) is eliminated with complete pivoting. Auxiliary columns may move, as
 long as no scored one does: they are eliminated first.
+
+With auxiliary columns a vertex of all columns need not be one of the scored ones: other values of the auxiliary columns
+may leave room where these leave none. What counts are the constraints that are tight for all of them. A price shows
+that one is, where auxiliary columns cost nothing: prices and room have products of 0 in sum, for all of their values.
 """
 
 from __future__ import annotations
@@ -13,27 +17,49 @@ import numpy as np
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
-__all__ = ["are_vertices", "is_decided"]
+__all__ = ["NO_VERTEX", "UNKNOWN", "VERTEX", "are_vertices", "is_decided"]
 
+NO_VERTEX, VERTEX, UNKNOWN = 0, 1, 2
+
+CLEAR = 1e-6
+"""A price above this, next to the largest score, is one."""
 NOTHING = 1e-9
 """Entries below this, next to rows whose largest entry is about 1, decide nothing."""
 
 
 @jit
 def are_vertices(  # type: ignore[no-untyped-def]
-    start, row, matrix, row_start, row_column, row_entry, equalities, scored, rhs, lower, upper, which, point, vertex
+    start,
+    row,
+    matrix,
+    row_start,
+    row_column,
+    row_entry,
+    equalities,
+    scored,
+    scores,
+    rhs,
+    lower,
+    upper,
+    which,
+    point,
+    dual,
+    vertex,
 ):
-    """Fill in ``vertex`` for the instances ``which``."""
+    """Fill in ``vertex`` for the instances ``which``, whose dual points are certified.
+
+    It is UNKNOWN where the constraints that are tight make a vertex of a point, but not those with a price.
+    """
     rows = rhs.shape[1]
     columns = point.shape[1] - rows + equalities
-    moves, open_ones = np.empty(columns, np.bool_), np.empty(rows, np.int64)
-    activity, size, waiting = np.empty(rows), np.empty(rows), np.empty(rows, np.int64)
+    moves, tight = np.empty(columns, np.bool_), np.empty(rows, np.bool_)
+    activity, size = np.empty(rows), np.empty(rows)
     for k in which:
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
         for i in range(rows):
-            activity[i], size[i], open_ones[i] = 0.0, abs(b[i]), 0
+            activity[i], size[i] = 0.0, abs(b[i])
         for j in range(columns):
             x = point[k, j]
             unit = min(max(abs(l[j]), abs(u[j])), max(1.0, abs(x)))
@@ -41,11 +67,33 @@ def are_vertices(  # type: ignore[no-untyped-def]
             for t in range(start[j], start[j + 1]):
                 activity[row[t]] += entries[t] * x
                 size[row[t]] += abs(entries[t] * x)
-                open_ones[row[t]] += 1 if moves[j] and abs(entries[t]) > NOTHING else 0
         for i in range(rows):
-            if i >= equalities and (np.isinf(b[i]) or b[i] - activity[i] > TOUCHES * size[i]):
-                open_ones[i] = -1  # not tight
-        vertex[k] = _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, open_ones, waiting)
+            tight[i] = i < equalities or (not np.isinf(b[i]) and b[i] - activity[i] <= TOUCHES * size[i])
+        vertex[k] = NO_VERTEX
+        if is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
+            vertex[k] = VERTEX
+            if scored < columns:
+                _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight)
+                if not is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
+                    vertex[k] = UNKNOWN
+
+
+@part
+def _keep_priced(start, row, entries, equalities, scored, scores, lower, upper, dual, moves, tight):  # type: ignore[no-untyped-def]
+    """Let go of constraints on auxiliary columns without a price."""
+    stay_apart()
+    clear = 0.0
+    for j in range(scored):
+        clear = max(clear, CLEAR * abs(scores[j]))
+    beside = np.zeros(len(tight), np.bool_)
+    for j in range(scored, len(moves)):
+        reduced = 0.0
+        for t in range(start[j], start[j + 1]):
+            beside[row[t]] = beside[row[t]] or entries[t] != 0.0
+            reduced -= entries[t] * (max(dual[row[t]], 0.0) if row[t] >= equalities else dual[row[t]])
+        moves[j] = moves[j] or (lower[j] < upper[j] and abs(reduced) <= clear)
+    for i in range(equalities, len(tight)):
+        tight[i] = tight[i] and (not beside[i] or dual[i] > clear)
 
 
 @jit
