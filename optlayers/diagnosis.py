@@ -15,7 +15,7 @@ from optlayers.solvers.batch import CONSISTENT
 from optlayers.solvers.highs import Highs
 from optlayers.standard_form import AffineMap, StandardForm, entry_name
 
-__all__ = ["explain_infeasible", "improper_set", "unbounded_entry"]
+__all__ = ["explain_infeasible", "improper_set", "is_bounded", "unbounded_entry"]
 
 VIOLATION = 1e-7
 """Constraints that miss by less than this, relative to their right-hand sides, do not contradict each other."""
@@ -46,6 +46,27 @@ def unbounded_entry(form: StandardForm) -> int | None:
     moves = np.abs(np.nan_to_num(answer.point[:, : form.scored])).max(axis=0, initial=0.0)
     loose = np.flatnonzero((moves > VIOLATION) & (open_low | open_high)[: form.scored])
     return int(form.kept[loose[0]]) if len(loose) else None
+
+
+def is_bounded(form: StandardForm, instances: Instances, k: int) -> bool:
+    """Whether the polytope of instance ``k`` is bounded on what is scored, if it is not empty.
+
+    It is when no direction that all constraints allow moves a scored column. Of a cone with such a direction some is
+    better than none for almost any scores or for their opposite.
+    """
+    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
+    matrix = sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
+    limited = np.isfinite(instances.rhs[k])
+    low, high = np.isfinite(instances.lower[k]), np.isfinite(instances.upper[k])
+    bounds = np.stack([np.where(low, 0.0, -1.0), np.where(high, 0.0, 1.0)], axis=1)
+    costs = np.zeros(form.columns)
+    costs[: form.scored] = np.random.default_rng(0).standard_normal(form.scored)
+    sides = np.zeros(int(limited.sum()))
+    found = [
+        scipy.optimize.linprog(c, A_eq=matrix[limited], b_eq=sides, bounds=bounds, method="highs")
+        for c in (costs, -costs)
+    ]
+    return all(one.status == 0 and -one.fun <= VIOLATION for one in found)
 
 
 def improper_set(polytope: Polytope) -> str | None:

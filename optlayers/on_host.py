@@ -14,7 +14,7 @@ from torch import Tensor
 from optlayers import inputs
 from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
 from optlayers.caches import cached_property
-from optlayers.diagnosis import explain_infeasible
+from optlayers.diagnosis import explain_infeasible, is_bounded
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
@@ -313,7 +313,7 @@ class BoundPolytope(AbstractBoundPolytope):
             residual = np.maximum(residual, self.broken)
         status, reasons = verdict.status, verdict.reasons
         if np.count_nonzero(status):
-            status, reasons = self._reasons(form, instances, verdict)
+            status, reasons = self._reasons(form, instances, verdict, projection=projection)
         return Solution(
             torch.from_numpy(form.expand(answer.point[:, : form.scored]) if answer.whole is None else answer.whole),
             torch.from_numpy(status),
@@ -333,16 +333,18 @@ class BoundPolytope(AbstractBoundPolytope):
         unknown = ~np.isfinite(instances.whole).all(axis=1)
         return unknown if self.infeasible is None else self.infeasible | unknown
 
-    def _reasons(self, form: StandardForm, instances: Instances, verdict: Verdict) -> tuple[np.ndarray, dict[int, str]]:
+    def _reasons(
+        self, form: StandardForm, instances: Instances, verdict: Verdict, *, projection: bool
+    ) -> tuple[np.ndarray, dict[int, str]]:
         """Why instances failed: what is said already, and for the first few what is proved, which corrects it."""
         reasons, status = dict(verdict.reasons), verdict.status
         rows = self.prepared.rows
         if rows is None:
             return status, reasons
-        for k in np.flatnonzero(status == Status.UNBOUNDED):
-            if np.isfinite(self.theta[k]).all():  # a declaration without bounds is refused
-                reasons[int(k)], status[k] = "a solver finds it unbounded, but all parts have bounds", Status.FAILED
         source = instances if form is rows else self.row_instances
+        for k in np.flatnonzero(status == Status.UNBOUNDED)[:EXPLAINED]:
+            if (projection and form.curved == form.scored) or is_bounded(rows, source, int(k)):
+                reasons[int(k)], status[k] = "a solver finds it unbounded, but it is not", Status.FAILED
         sees_all = not self.prepared.leaves_rows_to_oracle
         for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))

@@ -235,3 +235,16 @@ def test_all_scored_entries_may_be_fixed_while_auxiliary_columns_remain():
     for found in (solve.maximize(scores), solve.project(scores)):
         assert (found.check().value == 0.5).all()
     assert (polytopes.simplex(1).shape, float(solve.project(scores[0]).check().value)) == ((1,), 0.5)
+
+
+@pytest.mark.parametrize("solver", MAXIMIZERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("value", [1e5, *LARGE[1:]])
+def test_ties_are_decided_alike_next_to_no_limit(solver, value):
+    x = cp.Variable(4)
+    rows = [x[:2] >= 0, x <= 1, np.array([1.0, 1.0, 1.0, -1.0]) @ x <= 1.85, x[0] + x[2] + x[3] >= 0.5]
+    rows += [np.array([-1.0, 1.0, 1.5, -2.0]) @ x <= 1.3, x[2:] >= -1]
+    scores = torch.tensor([[0.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, -1, -1], [-1, -1, -1, 1]], dtype=torch.float64)
+    expected = ol.compile_polytope(ol.Polytope(x, rows), maximizer=ol.Highs()).maximize(scores).check().value
+    loose = ol.Polytope(x, [*rows, x[1] - 2 * x[2] + x[3] <= value])
+    found = ol.compile_polytope(loose, maximizer=solver).maximize(scores).check().value
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)

@@ -174,3 +174,37 @@ def test_convex_sets_are_held_to_each_constraint():
             return answer
 
     assert not ol.compile_polytope(small, projector=Beyond()).project(numbers(1.0, 0.9)).ok
+
+
+@dataclass(frozen=True)
+class Despairs(ol.AbstractMaximizer, ol.AbstractProjector):
+    """Calls everything unbounded."""
+
+    def prepare(self, form):
+        return form
+
+    def maximize(self, form, instances):
+        answer = ol.Answer.empty(form, len(instances))
+        answer.status[:] = int(ol.Status.UNBOUNDED)
+        return answer
+
+    def project(self, form, instances):
+        return self.maximize(form, instances)
+
+
+def test_unbounded_is_said_of_what_is():
+    """An infinite parameter may leave a part without a bound; a nearest point there is all the same."""
+    x, top, weight = cp.Variable(2), cp.Parameter(name="top"), cp.Parameter(2, name="weight")
+    polytope = ol.Polytope(x, [x >= 0, x[0] <= top, x[1] <= 1])
+    given, scores = numbers(2.0, torch.inf), torch.ones(2, 2, dtype=torch.float64)
+    for solver in (None, Despairs()):
+        solution = ol.compile_polytope(polytope, maximizer=solver).maximize(scores, top=given)
+        assert [ol.Status(int(s)).name for s in solution.status][1] == "UNBOUNDED"
+        assert ol.Status(int(solution.status[0])).name == ("OPTIMAL" if solver is None else "FAILED")
+    torch.testing.assert_close(ol.compile_polytope(polytope).project(scores, top=given).check().value, scores)
+    refused = ol.compile_polytope(polytope, projector=Despairs()).project(scores, top=given)
+    assert {ol.Status(int(s)).name for s in refused.status} == {"FAILED"}
+    row = ol.Polytope(x, [x >= 0, x[0] <= 1, weight @ x <= 1])
+    weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    status = ol.compile_polytope(row).maximize(scores, weight=weights).status
+    assert [ol.Status(int(s)).name for s in status] == ["OPTIMAL", "UNBOUNDED"]

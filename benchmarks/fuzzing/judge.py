@@ -81,7 +81,9 @@ def _judge(case: Case, answer: Answer, truth: Truth, may_refuse: bool) -> Verdic
             return Verdict("wrong", "called infeasible for the rounding of its numbers")
         return Verdict("wrong", "called infeasible, but there is a point", _some(truth, case, answer))
     if answer.status == "UNBOUNDED":
-        return Verdict("wrong", "called unbounded, but all parts have bounds")
+        if answer.question == "maximize" and truth.unbounded:
+            return RIGHT
+        return Verdict("wrong", "called unbounded, but it is not")
     if answer.status != "OPTIMAL":
         return Verdict("open", answer.status)
     assert answer.value is not None

@@ -186,6 +186,12 @@ class _Race:
         improved.point[far], improved.dual[far] = proposed.point[far], proposed.dual[far]
         return far
 
+    def _settled(self, certificate: Certificate, answer: Answer) -> Bool[np.ndarray, " batch"]:
+        """Which instances need nobody else. A best vertex that a solver came upon before its end may be another one
+        than all agree upon where several are best."""
+        settled = certificate.settles(self.tolerance)
+        return settled if self.projection else settled & (answer.status == Status.OPTIMAL)
+
     @property
     def _open_answer(self) -> Answer:
         """The best answers so far to the open instances."""
@@ -199,12 +205,12 @@ class _Race:
             self._answer, self._certificate, index = answer, certificate, np.arange(len(certificate.error))
         else:
             index = self._open
-            better = (certificate.error < self._certificate.error[index]) | certificate.settles(self.tolerance)
+            better = (certificate.error < self._certificate.error[index]) | self._settled(certificate, answer)
             # The last word on why there is no answer is a library's, which can tell infeasible from difficult.
             self._answer.status[index] = answer.status
             self._answer.replace(index[better], answer, np.flatnonzero(better))
             self._certificate.replace(index[better], certificate, np.flatnonzero(better))
-        still = ~self._certificate.settles(self.tolerance)[index]
+        still = ~self._settled(self._certificate, self._answer)[index]
         if 0 < np.count_nonzero(still) < len(still):
             self._asked = self._asked.take(np.flatnonzero(still))
         self._open = index[still]

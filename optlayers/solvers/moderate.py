@@ -15,8 +15,10 @@ __all__ = ["LARGE", "may_be_extreme", "moderated"]
 
 LARGE = 1e6
 """Right-hand sides and bounds beyond this may be without limit."""
-MODERATE = 1e3
+MODERATE = 100.0
 """They are taken to be this many times the largest of the others, and of the scores that are not large themselves."""
+BEYOND = 2.0
+"""Or, in rows, this many times the most that the bounds of columns allow: then they do not bind for sure."""
 
 _large_constants: WeakCache[StandardForm, bool] = WeakCache()
 
@@ -33,8 +35,20 @@ def moderated(form: StandardForm, instances: Instances, *, below: float = LARGE)
     if not any(where.any() for where in less):
         return None
     rhs = instances.rhs.copy()
-    rhs[:, form.equalities :] = np.where(less[0], cap, sides)
+    rhs[:, form.equalities :] = np.where(less[0], np.minimum(cap, BEYOND * _reach(form, instances)), sides)
     return replace(instances, rhs=rhs, lower=np.where(less[1], -cap, lower), upper=np.where(less[2], cap, upper))
+
+
+def _reach(form: StandardForm, instances: Instances) -> Float64[np.ndarray, "batch inequalities"]:
+    """The most that inequalities come to within the bounds of their columns, at least 1; infinite without bounds."""
+    inner = form.entry_column < form.unslacked
+    row, column = form.matrix.indices[inner], form.entry_column[inner]
+    entries = (form.matrix.data[None] if instances.matrix is None else instances.matrix)[:, inner]
+    with np.errstate(invalid="ignore"):  # an entry may be 0 where a bound is infinite
+        parts = np.maximum(entries * instances.lower[:, column], entries * instances.upper[:, column])
+    total = np.zeros((form.rows, len(instances)))
+    np.add.at(total, row, np.where(entries == 0.0, 0.0, parts).T)
+    return np.maximum(total[form.equalities :].T, 1.0)
 
 
 def may_be_extreme(form: StandardForm, instances: Instances) -> bool:
