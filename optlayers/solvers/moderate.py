@@ -15,7 +15,7 @@ __all__ = ["LARGE", "may_be_extreme", "moderated"]
 
 LARGE = 1e6
 """Right-hand sides and bounds beyond this may be without limit."""
-MODERATE = 100.0
+MODERATE = 1e3
 """They are taken to be this many times the largest of the others, and of the scores that are not large themselves."""
 BEYOND = 2.0
 """Or, in rows, this many times the most that the bounds of columns allow: then they do not bind for sure."""

@@ -72,6 +72,8 @@ def optimize(  # type: ignore[no-untyped-def]
         _scale(c, curvature, quadratic, h, unit)
         _classify(group.lower, group.upper, l, u, has_low, has_high, moves, pairs)
         _start(c, h, l, u, has_low, has_high, z, wl, wu)
+        multiply(system, varies, entries, z, left)
+        _give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl)
         fill(y, 0.0)
         done[:] = False
         for w in range(min(LANES, len(which) - first)):
@@ -186,6 +188,23 @@ def _start(c, h, l, u, has_low, has_high, z, wl, wu):  # type: ignore[no-untyped
         cost = c[e] - h[e] * z[e]
         wl[e] = has_low[e] * (1.0 + max(-cost, 0.0))
         wu[e] = has_high[e] * (1.0 + max(cost, 0.0))
+
+
+@part
+def _give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl):  # type: ignore[no-untyped-def]
+    """Rows with room start with it: slack far from what its row leaves would hold up all of the others."""
+    for j in range(len(system.column_start) - 1):
+        t = system.column_start[j]
+        if system.column_start[j + 1] != t + 1:
+            continue
+        for w in range(LANES):
+            e, i = LANES * j + w, LANES * system.column_row[t] + w
+            value = entries[LANES * t + w] if varies else system.column_value[t]
+            if has_low[e] > 0.0 and has_high[e] == 0.0 and c[e] == 0.0 and h[e] == 0.0 and value > 0.0:
+                room = z[e] + (b[i] - left[i]) / value
+                if room > 1.0:
+                    z[e] = room
+                    wl[e] = 1.0 / room
 
 
 @part
