@@ -179,7 +179,8 @@ def _solve(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
         solution, saved = call.rule.forward(polytope, scores, call.context)
         return solution, (polytope, saved)
 
-    _, forbidden, solution, (polytope, saved) = answered(bind, flat, forbidden, ask, scores.dtype)
+    remember = partial(_remember, call.context.generator, call.home) if call.rule.draws else None
+    _, forbidden, solution, (polytope, saved) = answered(bind, flat, forbidden, ask, scores.dtype, remember)
     sound = solution.all_ok and not polytope.failed
     failed = None if sound else call.failed([solution, *polytope.failed], None)
     if call.found is not None:
@@ -192,6 +193,21 @@ def _solve(call: Call, scores: Tensor, *named: Tensor) -> Tensor:
     apart = scores.shape if call.rule.apart is None else (call.rule.apart, *scores.shape)
     # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
     return (inputs.owned if call.kept else inputs.moved)(value, apart, scores.dtype, scores.device)
+
+
+def _remember(generator: torch.Generator | None, home: torch.device) -> Callable[[], None]:
+    """A function that takes a generator back to where it is now; torch's own for None, on the device of the scores."""
+    if generator is None and home.type == "cpu":
+        return partial(torch.set_rng_state, torch.get_rng_state())
+    if generator is None:
+        states = torch.get_device_module(home)
+        return partial(states.set_rng_state, states.get_rng_state(home), home)
+    drawn_from, state = generator, generator.get_state()
+
+    def take_back() -> None:
+        drawn_from.set_state(state)
+
+    return take_back
 
 
 def _incoming(call: Call, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:

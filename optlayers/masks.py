@@ -32,6 +32,7 @@ def answered(
     forbidden: Bool[Tensor, "batch size"] | None,
     ask: Callable[[AbstractBoundPolytope, Float64[Tensor, "batch size"]], tuple[Solution, T]],
     dtype: torch.dtype,
+    remember: Callable[[], Callable[[], None]] | None = None,
 ) -> tuple[AbstractBoundPolytope, Bool[Tensor, "batch size"] | None, Solution, T]:
     """Ask with masks for forbidden parts; where no structure does without them, they are the numbers that they are.
 
@@ -46,6 +47,8 @@ def answered(
     forbidden : parts with a score of -inf; None for none.
     ask : the question, of polytopes and scores.
     dtype : in which the scores were given.
+    remember : gives a function that takes random numbers back to where they are now: a second question meets the same
+        ones, or the masks of one instance would change what is drawn for others.
 
     Returns
     -------
@@ -56,13 +59,15 @@ def answered(
         bound = bind(forbidden)
         return bound, forbidden, *ask(bound, scores)
     hidden = masks if forbidden is None else masks | forbidden
-    bound = bind(hidden)
+    bound, take_back = bind(hidden), None if remember is None else remember()
     solution, more = ask(bound, scores.masked_fill(masks, 0.0))
     without = (solution.status == Status.INFEASIBLE).to(masks.device) & masks.any(dim=1)
     if any_of(without):
         masks = masks & ~without[:, None]
         hidden = masks if forbidden is None else masks | forbidden
         bound = bind(hidden)
+        if take_back is not None:
+            take_back()
         solution, more = ask(bound, scores.masked_fill(masks, 0.0))
     return bound, hidden, solution, more
 

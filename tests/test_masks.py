@@ -149,3 +149,21 @@ def test_masks_of_scored_auxiliary_variables():
             compiled = ol.compile_polytope(declared)
             found.append(compiled.maximize(scores, **{name: further.masked_fill(hidden, low)}).check())
     assert all(torch.equal(found[0].value, other.value) for other in found[1:])
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["a generator", "torch's own"])
+def test_a_mask_that_counts_as_a_number_does_not_change_what_is_drawn_for_others(given):
+    """The second question of a batch meets the random numbers of the first one."""
+    layer = ol.OptLayer(polytopes.simplex(4), ol.GumbelStraightThrough())
+    ordinary = torch.zeros(40, 4, dtype=torch.float64)
+    masked = ordinary.clone()
+    masked[0] = torch.tensor([-1e9, -1e9, 0.0, 0.0])
+    needed = ol.OptLayer(polytopes.subset(4), ol.GumbelStraightThrough())
+
+    def draw(layer, scores, **parameters):
+        torch.manual_seed(0)
+        return layer(scores, generator=torch.Generator().manual_seed(0) if given else None, **parameters)
+
+    assert torch.equal(draw(layer, masked)[1:], draw(layer, ordinary)[1:])
+    three = torch.tensor(3.0)  # of four parts, of which two cannot be left out
+    assert torch.equal(draw(needed, masked, budget=three)[1:], draw(needed, ordinary, budget=three)[1:])

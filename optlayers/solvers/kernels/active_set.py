@@ -475,6 +475,8 @@ def solve_on_face(  # type: ignore[no-untyped-def]
         multiply(system, varies, entries, p, step)
         _slack(slack_row, first_slack, r2, step, idle, p)
         _unscale_slack(system, slack_row, first_slack, p)
+        for i in range(rows):  # what DROPPED leaves of the price of a row that binds nothing
+            store(q, i, where_less(spread(0.5), load(idle, i), spread(0.0), load(q, i)))
         write(p, which, start, p_out)
         write_rows(system, q, which, start, q_out)
         for w in range(min(LANES, len(which) - start)):
