@@ -71,6 +71,33 @@ def meant(vertices: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return left[0]
 
 
+def tenths() -> torch.Tensor:
+    """In float32, sums of these tie, differ by 7e-9, or differ clearly."""
+    costs = torch.tensor([0.1, 0.1, 0.2, 0.3, 0.2, 0.3, 0.2, 0.1, 0.1], dtype=torch.float32)
+    return torch.stack([costs, costs.flip(0), costs.roll(1), costs.roll(2), -costs, costs.roll(4)])
+
+
+def loose_transport() -> ol.Polytope:
+    x = cp.Variable(9)
+    rows, columns = [x[0:3], x[3:6], x[6:9]], [x[0::3], x[1::3]]
+    return ol.Polytope(
+        x,
+        [
+            x[[0, 1, 2, 3, 4, 5, 8]] >= 0,
+            *(cp.sum(row) == side for row, side in zip(rows, (1.3125, 1.875, 2.125), strict=True)),
+            *(cp.sum(column) == side for column, side in zip(columns, (1.625, 2.25), strict=True)),
+        ],
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_differences_next_to_rounding_decide_and_rounding_does_not(solver: ol.AbstractMaximizer) -> None:
+    scores = tenths()
+    found = ol.compile_polytope(loose_transport(), maximizer=solver).maximize(scores).check().value
+    other = ol.compile_polytope(loose_transport(), maximizer=ol.Highs()).maximize(scores).check().value
+    torch.testing.assert_close(found, other, atol=1e-6, rtol=0)
+
+
 SMALL = {
     "one of nine": one_of_nine(),
     "two of five": some_of(5, 2),

@@ -208,3 +208,16 @@ def test_unbounded_is_said_of_what_is():
     weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     status = ol.compile_polytope(row).maximize(scores, weight=weights).status
     assert [ol.Status(int(s)).name for s in status] == ["OPTIMAL", "UNBOUNDED"]
+
+
+@pytest.mark.parametrize("size", [1e4, 1e7, 1e10, 1e13, 1e16, 1e33])
+def test_mixtures_next_to_scores_that_hide_the_point(size):
+    """An oracle sees scores minus the point; where rounding leaves nothing of the point, it says nothing about it."""
+    small = torch.tensor([[0, 0, 0], [0, 0, -1], [0.5, 0.25, 0], [0.1, 0, 0.3]], dtype=torch.float64)
+    compiled = ol.compile_polytope(simplex(3), projector=ol.ActiveSet())
+    found = compiled.project(size + small)
+    right = ol.compile_polytope(simplex(3)).project((size + small) - size).check()
+    assert found.ok[:3].all() or size > 1e5
+    torch.testing.assert_close(found.value[found.ok], right.value[found.ok], atol=1e-5, rtol=0)
+    masked = compiled.project(torch.tensor([[-size, 0.5, 0.25]], dtype=torch.float64)).check()
+    torch.testing.assert_close(masked.value, numbers(0.0, 0.625, 0.375)[None], atol=1e-6, rtol=0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
+import torch
 
 import optlayers as ol
 from fuzzing.asking import Answer
@@ -23,6 +24,7 @@ from fuzzing.derivatives import (
 from fuzzing.formulas import Formula
 from fuzzing.judge import APART, RIGHT, Verdict, judge, nowhere, precision
 from fuzzing.layers import Returned, loss_of, run_layer
+from fuzzing.numbers import DTYPES
 from fuzzing.setting import Setting
 from fuzzing.truth import Truth, fractions_of
 
@@ -104,7 +106,7 @@ def _scores(setting: Setting, formula: Formula, k: int, returned: Returned, back
     case = setting.case
     assert returned.scores is not None and case.gradients is not None
     found = returned.scores[k]
-    if not np.isfinite(found).all():
+    if not np.isfinite(found).all() and not _overflows(case, None if back is None else back[k], found):
         return Verdict("wrong", "the gradient is not finite")
     if np.any(found[np.isneginf(case.scores[k])] != 0.0):
         return Verdict("wrong", "a forbidden part has a gradient")
@@ -119,11 +121,22 @@ def _scores(setting: Setting, formula: Formula, k: int, returned: Returned, back
     told = ~np.isnan(expected)
     if np.isnan(back[k]).all() or not told.any():
         return RIGHT
+    told &= np.isfinite(found)  # others are beyond the largest number of the dtype
+    if not told.any():
+        return RIGHT
     scale = max(case.truth(k).size, np.abs(case.gradients[k]).max(initial=0.0), np.abs(expected[told]).max())
     apart = float(np.abs(found - expected)[told].max())
     if apart > _allowed(case) * scale:
         return Verdict("wrong", f"the gradient is off by {apart:.1e}", tuple(expected.tolist()))
     return RIGHT
+
+
+def _overflows(case: Case, expected: np.ndarray | None, found: np.ndarray) -> bool:
+    """Whether all that is not finite is larger than the dtype of the scores can say."""
+    if expected is None or np.isnan(found).any():
+        return False
+    largest = float(torch.finfo(DTYPES[case.dtype]).max)
+    return bool((np.abs(expected[np.isinf(found)]) > 0.99 * largest).all())
 
 
 def _arriving(setting: Setting, k: int) -> tuple[Fraction, ...]:

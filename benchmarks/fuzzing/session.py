@@ -22,7 +22,7 @@ from fuzzing.setting import VERTICES
 
 __all__ = ["Finding", "Outcome", "Question", "findings", "plan", "run_seed", "verdicts"]
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """A question may take so many seconds of the processor, with its judgement."""
 SUMS = ("StructuredAttention", "SpigotCE", "SpigotEG", "GumbelStraightThrough", "ScoreFunction", "CRFLoss")
 """What needs all vertices, of which there are to be few."""

@@ -33,6 +33,9 @@ class ActiveSet(AbstractProjector):
     vertex that is worse than the answer itself shows that the oracle does not maximize. Every vertex that goes into the
     answer is checked as :class:`Oracle` checks its answers.
 
+    An oracle is asked about the scores less the point, in float64: where scores above 1e6 tie to within the size of the
+    point, rounding hides it, and the answer is INACCURATE. :class:`Auto` takes off what all structures score alike.
+
     Derivatives are those of the half-space form, also where the active vertices do not span the face. They reach
     scores; those of parameters are NaN, for an oracle does not say how its vertices move: :class:`Auto` knows.
 

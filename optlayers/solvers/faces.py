@@ -64,9 +64,10 @@ def _at_bounds(
     size = np.where(np.isfinite(point), np.abs(point), 0.0)
     unit = np.minimum(np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, size)), moves)
     near = np.maximum(TOUCHES * unit, ROUNDING * np.maximum(size, moves))
-    low = point - lower <= near
+    with np.errstate(invalid="ignore"):  # points of failed instances may be anything
+        low, high = point - lower <= near, upper - point <= near
     low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
-    return low, (upper - point <= near) & ~low
+    return low, high & ~low
 
 
 def _leave_together(

@@ -16,6 +16,7 @@ from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.kept import KeptModels, check_limits
 from optlayers.solvers.kernels import ties, vertex
 from optlayers.solvers.plan import plan_of
+from optlayers.solvers.vertices import ROUNDING
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
@@ -25,8 +26,6 @@ TIE = 1e-7
 scale. It is well above the tolerance of HiGHS, so that columns with a larger one do keep their bounds."""
 STAGES = 6
 """How many scales of scores one instance may hold, each a factor TIE below the last."""
-ROUNDING = 64 * np.finfo(np.float64).eps
-"""Differences of scores below this, relative to the numbers they come from, are rounding."""
 SNAP = 1e-9
 """Values this close to one of their bounds are that bound; the simplex method leaves rounding on basic columns."""
 

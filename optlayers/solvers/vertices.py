@@ -18,6 +18,9 @@ __all__ = ["Near", "best_vertices"]
 STAGES = 6 + ROUNDS
 """How often a face may be made smaller: by scores of several scales, and by the objectives that decide ties."""
 
+ROUNDING = 64 * np.finfo(np.float64).eps
+"""Differences of scores below this, relative to the numbers they come from, are rounding."""
+
 
 @final
 @dataclass(frozen=True)
@@ -66,18 +69,29 @@ def best_vertices(plan: Plan, batch: Batch, near: Callable[[Batch], Near]) -> Ne
     scores along the face is maximized over it at its own scale, until it is constant there. If the face is still no
     vertex, the objectives of :mod:`optlayers.solvers.kernels.ties` decide, in turn.
     """
-    return _best(plan, batch, near, np.zeros(len(batch.scores), dtype=np.int64), STAGES)
+    noise = ROUNDING * np.abs(batch.scores).max(axis=1, initial=0.0)
+    return _best(plan, batch, near, noise, np.zeros(len(batch.scores), dtype=np.int64), STAGES)
 
 
 def _best(
-    plan: Plan, batch: Batch, near: Callable[[Batch], Near], rounds: Int64[np.ndarray, " batch"], stages: int
+    plan: Plan,
+    batch: Batch,
+    near: Callable[[Batch], Near],
+    noise: Float64[np.ndarray, " batch"],
+    rounds: Int64[np.ndarray, " batch"],
+    stages: int,
 ) -> Near:
-    """The best vertices of instances for which so many objectives have decided already."""
+    """The best vertices of instances for which so many objectives have decided already.
+
+    ``noise`` is the rounding of the scores, which grows when what is left of them is taken to unit size.
+    """
     face = _optimal_face(plan, batch, near(batch))
     found, tied = face.found, np.flatnonzero(face.tied)
     if len(tied) == 0:
         return found
     rest, scale, rounds = face.rest[tied], face.scale[tied], rounds[tied]
+    noise = noise[tied] / scale
+    rest[np.abs(rest) <= noise[:, None]] = 0.0
     undecided = np.abs(rest).max(axis=1, initial=0.0) == 0.0
     if stages == 0 or (rounds[undecided] >= ROUNDS).any():
         found.point[tied] = np.nan
@@ -85,8 +99,9 @@ def _best(
     for round_ in np.unique(rounds[undecided]):
         rest[undecided & (rounds == round_)] = ties.objective(int(round_), plan.scored, len(plan.curvature))
     scale[undecided] = 0.0  # multipliers of these objectives prove nothing
+    noise = np.where(undecided, 0.0, noise) + ROUNDING
     smaller = _held(batch.take(tied), face.held[tied], face.bound[tied], rest)
-    again = _best(plan, smaller, near, rounds + undecided, stages - 1)
+    again = _best(plan, smaller, near, noise, rounds + undecided, stages - 1)
     found.point[tied] = np.where((again.steps >= 0)[:, None], again.point, np.nan)
     found.dual[tied] += scale[:, None] * again.dual
     return found

@@ -137,18 +137,23 @@ def violations(rows, structures, residual, relative):  # type: ignore[no-untyped
 
 
 @part
-def _better(full, x, size, best, vertex):  # type: ignore[no-untyped-def]
-    """By how much one structure is better than another for the gradient ``(s - x, t)``, in twice the precision."""
+def _better(goal, best, vertex):  # type: ignore[no-untyped-def]
+    """By how much one structure is better than another for an objective, in twice the precision."""
     high, low, scale = 0.0, 0.0, 0.0
-    for i in range(len(full)):
+    for i in range(len(goal)):
         step = best[i] - vertex[i]
         if step != 0.0:
-            high, low = add_product(high, low, full[i], step)
-            scale += abs(full[i] * step)
-            if i < size:
-                high, low = add_product(high, low, -x[i], step)
-                scale += abs(x[i] * step)
+            high, low = add_product(high, low, goal[i], step)
+            scale += abs(goal[i] * step)
     return high + low, scale
+
+
+@part
+def _lost(first, second):  # type: ignore[no-untyped-def]
+    """What rounding loses of a difference, exactly (Knuth, TAOCP 2, 4.2.2)."""
+    whole = first - second
+    other = whole - first
+    return (first - (whole - other)) - (second + other)
 
 
 @jit
@@ -174,6 +179,9 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
     """Judge points ``which`` as mixtures of structures, and ask once more whether there is a better structure.
 
     Entries from ``size`` on are scored but not regularized. ``code`` comes as FOUND where there is an answer.
+
+    The oracle is asked about the gradient ``s - x`` as it is rounded. For these numbers x is at most the root of the
+    gap from the nearest point; and a projection moves by no more than the scores do, of which rounding is a part.
     """
     entries = point.shape[1]
     full, goal, best, vertex = np.empty(entries), np.empty(entries), np.empty(entries), np.zeros(entries)
@@ -213,8 +221,10 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
             continue
         residual[k] = worst
         fill_scores(rows, k, scores, forbidden, full)
+        off = 0.0
         for i in range(entries):
             goal[i] = full[i] - point[k, i] if i < size else full[i]
+            off += _lost(full[i], point[k, i]) ** 2 if i < size and not np.isinf(full[i]) else 0.0
         code[k] = ask(call, goal, theta[k], asking, best)
         if code[k] != FOUND:
             code[k] = UNSTEADY if code[k] == NOTHING else code[k]
@@ -223,13 +233,13 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
         for v in range(first[k], first[k + 1]):
             for e in range(start[v], start[v + 1]):
                 vertex[index[e]] = value[e]
-            better, terms = _better(full, point[k], size, best, vertex)
+            better, terms = _better(goal, best, vertex)
             open_gap += weight[v] * better
             scale = max(scale, terms)
             for e in range(start[v], start[v + 1]):
                 vertex[index[e]] = 0.0
         gap[k] = open_gap
         if np.isfinite(open_gap):
-            error[k] = np.sqrt(max(open_gap, 0.0)) / (FAR * unit)
+            error[k] = (np.sqrt(max(open_gap, 0.0)) + np.sqrt(off)) / (FAR * unit)
             if open_gap < -FEASIBLE * scale:
                 error[k] = np.inf
