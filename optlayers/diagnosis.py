@@ -119,7 +119,7 @@ def _explain_crossed(form: StandardForm, instances: Instances, k: int, column: i
     entry = form.entry_name(int(form.kept[column])) if column < form.scored else "an auxiliary variable"
     low, high = instances.lower[k, column], instances.upper[k, column]
     if instances.forbidden is not None and instances.forbidden[k, column]:
-        return f"{entry} is forbidden (its score is -inf), but {form.bound_names[column][0]} asks for >= {low:.6g}"
+        return f"{entry} is forbidden by its score, but {form.bound_names[column][0]} asks for >= {low:.6g}"
     names = _parameters_in(form, form.lower.matrix[[column]], form.upper.matrix[[column]])
     digits = 6 if f"{low:.6g}" != f"{high:.6g}" else 17
     return (

@@ -364,7 +364,7 @@ class BoundPolytope(AbstractBoundPolytope):
             return None
         part = int(fixed[0])
         return (
-            f"{form.entry_name(part)} is forbidden (its score is -inf), but the constraints fix it at "
+            f"{form.entry_name(part)} is forbidden by its score, but the constraints fix it at "
             f"{form.fixed[part]:.6g}"
         )
 

@@ -167,3 +167,14 @@ def test_a_mask_that_counts_as_a_number_does_not_change_what_is_drawn_for_others
     assert torch.equal(draw(layer, masked)[1:], draw(layer, ordinary)[1:])
     three = torch.tensor(3.0)  # of four parts, of which two cannot be left out
     assert torch.equal(draw(needed, masked, budget=three)[1:], draw(needed, ordinary, budget=three)[1:])
+
+
+def test_spo_plus_of_a_row_of_the_lowest_number():
+    """Twice the lowest number of float64 is -inf, which would forbid what every structure needs."""
+    low = float(torch.finfo(torch.float64).min)
+    predicted = torch.tensor([[low, low], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    loss = ol.SPOPlusLoss(polytopes.matching(2))
+    same = loss(predicted, torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64))
+    other = loss(predicted, torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
+    assert torch.isfinite(same) and torch.isfinite(other)
+    assert torch.isfinite(torch.autograd.grad(other, predicted)[0]).all()

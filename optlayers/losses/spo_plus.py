@@ -76,7 +76,8 @@ class SPOPlusLoss(AbstractLoss):
         guess = question.double(predicted, "predicted")
         truth = true_values(question, true_scores, predicted)
         forbidden = (guess.detach() == -torch.inf) | (truth == -torch.inf)
-        doubled = (2.0 * finite(guess) - finite(truth)).masked_fill(forbidden, -torch.inf)
+        # The lowest number of float64, which masks may hold, has no double.
+        doubled = torch.nan_to_num(2.0 * finite(guess) - finite(truth)).masked_fill(forbidden, -torch.inf)
         if decisions is None:
             best = question.ask(self.layer, truth.masked_fill(forbidden, -torch.inf))
             known = scored(question, doubled, replace(best, structure=best.structure.detach()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.certificate import FLOOR
+from optlayers.solvers.kernels.certificate import FAR, FLOOR
 from optlayers.solvers.kernels.extended import add_product
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 from optlayers.solvers.kernels.oracles import (
@@ -33,8 +33,6 @@ __all__ = ["FEASIBLE", "certify", "certify_mixtures", "judged", "stands", "viola
 FEASIBLE = 1e-7
 """A structure may violate a constraint by so much, relative to the size of its terms; it may be so far from integers,
 and miss being a structure by so much."""
-FAR = 1e3
-"""How far a projection may be off, in units of its largest column, for every unit of the tolerance."""
 SHARE = 1e-12
 """Weights sum to 1, and mix to the point in its units, to this."""
 
