@@ -31,6 +31,7 @@ from optlayers.standard_form import StandardForm
 
 __all__ = ["BoundPolytope", "movable_parts"]
 
+OPTIMAL = int(Status.OPTIMAL)
 EXPLAINED = 3
 """So many infeasible instances of a batch are explained; an explanation costs a linear program."""
 
@@ -321,7 +322,7 @@ class BoundPolytope(AbstractBoundPolytope):
             torch.from_numpy(verdict.certificate.gap),
             reasons,
             HostEvidence(
-                form, instances, answer, solver, projection, verdict.status == Status.OPTIMAL, verdict.certificate.exact
+                form, instances, answer, solver, projection, verdict.status == OPTIMAL, verdict.certificate.exact
             ),
             word=verdict.certificate.word,
         )
@@ -364,8 +365,7 @@ class BoundPolytope(AbstractBoundPolytope):
             return None
         part = int(fixed[0])
         return (
-            f"{form.entry_name(part)} is forbidden by its score, but the constraints fix it at "
-            f"{form.fixed[part]:.6g}"
+            f"{form.entry_name(part)} is forbidden by its score, but the constraints fix it at {form.fixed[part]:.6g}"
         )
 
 

@@ -25,6 +25,9 @@ NEAR = 0.1
 """A polished projection may be so far from what its solver proposed, relative to its largest entry, if that is above 1.
 """
 
+NOBODY = np.empty(0, dtype=np.int64)
+NO_CERTIFICATE = Certificate.of_nothing(0)
+
 
 @final
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class _Race:
     def __init__(self, form: StandardForm, instances: Instances, projection: bool, tolerance: float) -> None:
         self.form, self.instances, self.projection, self.tolerance = form, instances, projection, tolerance
         self._answer: Answer | None = None
-        self._certificate = Certificate.of_nothing(0)
+        self._certificate = NO_CERTIFICATE
         self._open: Int64[np.ndarray, " open"] | None = None
         self._asked = instances
         """The open instances, as they were asked about."""
@@ -190,7 +193,9 @@ class _Race:
         """Which instances need nobody else. A best vertex that a solver came upon before its end may be another one
         than all agree upon where several are best."""
         settled = certificate.settles(self.tolerance)
-        return settled if self.projection else settled & (answer.status == Status.OPTIMAL)
+        if self.projection or np.count_nonzero(answer.status) == 0:
+            return settled
+        return settled & (answer.status == Status.OPTIMAL)
 
     @property
     def _open_answer(self) -> Answer:
@@ -201,11 +206,16 @@ class _Race:
 
     def _offer(self, answer: Answer, dual_low: np.ndarray | None = None) -> None:
         certificate = certify(self.form, self.open_instances, answer, projection=self.projection, dual_low=dual_low)
+        settled = self._settled(certificate, answer)
         if self._answer is None or self._open is None:
-            self._answer, self._certificate, index = answer, certificate, np.arange(len(certificate.error))
+            self._answer, self._certificate = answer, certificate
+            if np.count_nonzero(settled) == len(settled):  # as a rule
+                self._open = NOBODY
+                return
+            index = np.arange(len(settled))
         else:
             index = self._open
-            better = (certificate.error < self._certificate.error[index]) | self._settled(certificate, answer)
+            better = (certificate.error < self._certificate.error[index]) | settled
             # The last word on why there is no answer is a library's, which can tell infeasible from difficult.
             self._answer.status[index] = answer.status
             self._answer.replace(index[better], answer, np.flatnonzero(better))

@@ -76,11 +76,11 @@ class Auto(AbstractMaximizer, AbstractProjector):
         return _States(form)
 
     def maximizers_in_turn(self, state: _States) -> Iterator[tuple[AbstractMaximizer, Any]]:
-        for solver in self.maximizers(state.form):
+        for solver in state.maximizers:
             yield from solver.maximizers_in_turn(state.of(solver))
 
     def projectors_in_turn(self, state: _States) -> Iterator[tuple[AbstractProjector, Any]]:
-        for solver in self.projectors(state.form):
+        for solver in state.projectors:
             yield from solver.projectors_in_turn(state.of(solver))
 
     def maximize(self, state: _States, instances: Instances) -> Answer:
@@ -114,6 +114,7 @@ class _States:
 
     def __init__(self, form: StandardForm) -> None:
         self.form = form
+        self.maximizers, self.projectors = Auto.maximizers(form), Auto.projectors(form)
         self._prepared: Cache[AbstractSolver, Any] = Cache()
 
     def of(self, solver: AbstractSolver) -> Any:

@@ -33,6 +33,7 @@ NOT_TOLD = np.empty((0, 0), dtype=np.bool_)
 AS_GOOD = 1e-6
 """An error below which an answer is right but for being no vertex."""
 NO_VERTEX = "its answer may score as much as any, but is no vertex of the polytope"
+OPTIMAL, LIMIT = int(Status.OPTIMAL), int(Status.LIMIT)
 _hiding: WeakCache[Polytope, bool] = WeakCache()
 OWN_DERIVATIVE = "the derivative of the answer is the word of its solver"
 NO_ORACLE = "nothing shows that its answer is best: it is a structure, but not by an oracle"
@@ -253,7 +254,7 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
     # At its limit a solver may have come far enough.
     certificate, codes = (
         Certificate.to_fill(len(instances)),
-        _codes(np.where(answer.status == Status.LIMIT, Status.OPTIMAL, answer.status)),
+        _codes(np.where(answer.status == LIMIT, OPTIMAL, answer.status)),
     )
     certificate.word = f"that no structure reaches beyond the answer is the word of {call}{_hidden(form)}"
     batch, point = OracleBatch.of(form, call, instances), np.ascontiguousarray(answer.scored_vectors)
@@ -282,7 +283,10 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
 
 def _codes(status: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
     """FOUND where the solver has an answer; the others are not looked at."""
-    return np.where(status == Status.OPTIMAL, FOUND, NOTHING).astype(np.int64)
+    codes = np.full(len(status), FOUND, dtype=np.int64)
+    if np.count_nonzero(status):
+        codes[status != OPTIMAL] = NOTHING
+    return codes
 
 
 def _hidden(form: StandardForm) -> str:
@@ -300,6 +304,8 @@ def _hides_variables(form: StandardForm) -> bool:
 def _explain(call: OracleCall, codes: Int64[np.ndarray, " batch"], certificate: Certificate) -> None:
     """Put codes of the kernel into words."""
     call.interrupt()
+    if np.count_nonzero(codes) == 0:
+        return
     for k in np.flatnonzero((codes != FOUND) & (codes != NOTHING)).tolist():
         certificate.reasons[k] = call.explain(int(codes[k]), float(certificate.residual[k]))
 

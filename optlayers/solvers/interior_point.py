@@ -122,7 +122,9 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
                 plan, batch.take(which), lambda some: self._optimize(plan, some, np.zeros(form.columns))
             )
             answer.point[which], answer.dual[which] = found.point, found.dual
-            answer.status[which[found.steps < 0]] = Status.LIMIT
+            late = found.steps < 0
+            if np.count_nonzero(late):
+                answer.status[which[late]] = Status.LIMIT
 
         plan.spread(work, count, GUESSED_STEPS)
         return answer

@@ -55,6 +55,8 @@ def may_be_extreme(form: StandardForm, instances: Instances) -> bool:
     """Whether there may be numbers to make smaller; to look at them all takes longer."""
     if _large_constants.get(form, _has_large_constants) or instances.row_scale is not None:
         return True
+    if form.parameter_count == 0:
+        return False
     sides = instances.rhs[:, form.equalities :]
     if sides.strides[0] != 0 and bool(np.isposinf(sides).any()):  # else every instance has the constants of the form
         return True
