@@ -343,7 +343,7 @@ class BoundPolytope(AbstractBoundPolytope):
         if rows is None:
             return status, reasons
         source = instances if form is rows else self.row_instances
-        for k in np.flatnonzero(status == Status.UNBOUNDED)[:EXPLAINED]:
+        for k in np.flatnonzero(status == Status.UNBOUNDED):
             if (projection and form.curved == form.scored) or is_bounded(rows, source, int(k)):
                 reasons[int(k)], status[k] = "a solver finds it unbounded, but it is not", Status.FAILED
         sees_all = not self.prepared.leaves_rows_to_oracle
