@@ -88,7 +88,7 @@ def _leave_together(
     moved, _, solved = on_face(form, instances, free, push, curvature=even)
     mobile, _, known = on_face(form, instances, free, anything, curvature=even)
     can = np.abs(mobile) > AWAY * np.abs(mobile).max(axis=1, initial=1.0)[:, None]
-    leaves = moved * inward > AWAY * np.abs(moved).max(axis=1, initial=0.0)[:, None]
+    leaves = moved * inward > AWAY * np.abs(moved).max(axis=1, initial=AWAY)[:, None]
     return (leaves | (inward == 0.0) | ~can).all(axis=1) & solved & known
 
 

@@ -149,9 +149,10 @@ def _proximal_steps(system, varies, entries, curvature, free, face, r1, r2, p, q
             row_error = maximum(row_error, absolute(error))
             store(second, i, error)
         # Relative to the numbers that each is a difference of: next to a row with a side of 1e3, 1e-11 is not exact.
+        # Where all sides of rows are 0, as for a derivative, p may be 0 but for the rounding of what it is made of.
         column_scale, row_scale = maximum(of_columns, size), maximum(of_rows, size)
         column_scale = where_less(spread(0.0), column_scale, column_scale, maximum(row_scale, spread(TINY)))
-        row_scale = where_less(spread(0.0), row_scale, row_scale, column_scale)
+        row_scale = where_less(spread(0.0), of_rows, row_scale, column_scale)
         store(left, 0, maximum(column_error / column_scale, row_error / row_scale))
         worst = 0.0
         for w in range(LANES):
