@@ -23,9 +23,9 @@ from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.batch import CONSISTENT, ROUNDINGS, balancing, in_scaled_rows, make_instances
 from optlayers.solvers.dense import pieces
 from optlayers.solvers.derivative import PulledBack
-from optlayers.solvers.faces import ROUNDING
+from optlayers.solvers.faces import faces
 from optlayers.solvers.kernels import dense
-from optlayers.solvers.kernels.certificate import TOUCHES
+from optlayers.solvers.kernels.certificate import AWAY, LEFT, TOUCHES
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.standard_form import AffineMap, StandardForm
 
@@ -135,34 +135,41 @@ class DeviceEvidence(AbstractEvidence):
         good = ok & self.exact
         side = torch.zeros_like(problem.linear)
         side[:, : form.scored] = torch.where(good[:, None], direction[:, arrays.kept], 0.0)
-        answer = replace(self.answer, free=self._faces & good[:, None])
+        answer = replace(self.answer, free=self.answer.free & good[:, None])
         p, q, right = torch.zeros_like(side), torch.zeros_like(problem.rhs), good
-        if form.columns:
+        if form.columns and len(side):
             found = [
                 dense.pull_back(problem.take(piece), _slice_answer(answer, piece), side[piece])
                 for piece in pieces(form, len(side))
             ]
-            if found:
-                p, q, solved = (torch.cat(part) for part in zip(*found, strict=True))
-                right = good & solved
+            p, q, solved = (torch.cat(part) for part in zip(*found, strict=True))
+            index, smaller = self._smaller(p, answer.free)
+            if len(index):
+                answer.free[index] = smaller
+                again = dense.pull_back(problem.take(index), _slice_answer(answer, index), side[index])
+                p[index], q[index], solved[index] = again
+            right = good & solved
         p, q = torch.where(right[:, None], p, 0.0), torch.where(right[:, None], q, 0.0)
         scores = torch.zeros_like(direction)
         scores[:, arrays.kept] = p[:, : form.scored]
         mine = side[:, : form.scored]
         return scores, lambda: self._of_parameters(answer.free, mine, p, q, right), right
 
-    @cached_property
-    def _faces(self) -> Bool[Tensor, "batch columns"]:
-        """The active sets of projections; where some may be no face, at ties, the CPU looks at them."""
+    def _smaller(self, p: Tensor, free: Tensor) -> tuple[Int64[Tensor, " some"], Bool[Tensor, "some columns"]]:
+        """The instances at a tie whose active sets are no faces, and faces in their place, which the CPU finds."""
         answer, problem = self.answer, self.problem
-        if not self.form.columns:
-            return answer.free
         size = torch.clamp(torch.abs(finite(answer.point)), min=1.0)
-        near = TOUCHES * size + ROUNDING * torch.abs(problem.linear).amax(dim=1, keepdim=True)
+        near = TOUCHES * size + LEFT * torch.abs(problem.linear).amax(dim=1, keepdim=True)
         meets = (answer.point - problem.lower <= near) | (problem.upper - answer.point <= near)
-        if not bool((meets & answer.free).any()):
-            return answer.free
-        return torch.from_numpy(self.on_host.faces).to(answer.free.device)
+        moves = torch.abs(p) > AWAY * torch.abs(p).amax(dim=1, keepdim=True)
+        index = torch.nonzero((meets & free & moves).any(dim=1))[:, 0]
+        if len(index) == 0:
+            return index, free[index]
+        host, some = self.on_host, _on_cpu(index)
+        found = faces(self.form, host.instances.take(some), host.answer.point[some], _on_cpu(free[index]))
+        smaller = torch.from_numpy(found).to(free.device)
+        changed = (smaller != free[index]).any(dim=1)
+        return index[changed], smaller[changed]
 
     def _of_parameters(
         self, free: Tensor, direction: Tensor, p: Tensor, q: Tensor, right: Tensor
@@ -424,7 +431,7 @@ def _on_cpu(tensor: Tensor) -> np.ndarray:
     return np.array(tensor.cpu().numpy(), order="C")
 
 
-def _slice_answer(answer: DenseAnswer, piece: slice) -> DenseAnswer:
+def _slice_answer(answer: DenseAnswer, piece: slice | Tensor) -> DenseAnswer:
     return DenseAnswer(
         answer.point[piece],
         answer.dual[piece],

@@ -25,7 +25,7 @@ from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
 from optlayers.solvers.derivative import PulledBack, value_gradient
-from optlayers.solvers.faces import faces
+from optlayers.solvers.faces import faces, leaving
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.standard_form import StandardForm
 
@@ -91,7 +91,7 @@ class HostEvidence(AbstractEvidence):
             )
         if answer.free is None:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-        pulled_back = PulledBack.of(form, self.instances, self.faces, mine, good)
+        pulled_back = self.at_ties(PulledBack.of(form, self.instances, answer.free, mine, good), answer.free)
         return (
             self._whole(pulled_back.scores),
             lambda: torch.from_numpy(self.of_parameters(pulled_back, mine)),
@@ -125,13 +125,21 @@ class HostEvidence(AbstractEvidence):
         """Infinite parameters are limits that do not bind: their gradient is 0."""
         return np.where(np.isinf(self.instances.parameters), 0.0, theta)
 
-    @cached_property
-    def faces(self) -> Bool[np.ndarray, "batch columns"]:
-        """The active sets of projections, at ties those of pieces that meet there."""
-        answer = self.answer
-        if answer.free is None:
-            raise RuntimeError("a best vertex has no active set")
-        return faces(self.form, self.instances, answer.point, answer.free, self.certified & self.exact)
+    def at_ties(self, pulled_back: PulledBack, free: Bool[np.ndarray, "batch columns"]) -> PulledBack:
+        """The same gradients, where ties meet through active sets that are faces."""
+        form, instances, point, direction = self.form, self.instances, self.answer.point, pulled_back.direction
+        index = np.flatnonzero(leaving(form, instances, point, free, direction, pulled_back.p) & pulled_back.right)
+        if len(index) == 0:
+            return pulled_back
+        some = instances.take(index)
+        smaller = faces(form, some, point[index], free[index])
+        changed = np.flatnonzero((smaller != free[index]).any(axis=1))
+        if len(changed) == 0:
+            return pulled_back
+        index, every = index[changed], np.ones(len(changed), dtype=bool)
+        return pulled_back.where(
+            index, PulledBack.of(form, some.take(changed), smaller[changed], direction[index], every)
+        )
 
     @cached_property
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:

@@ -8,11 +8,11 @@ answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from optlayers.solvers.base import Instances
 from optlayers.solvers.dense import solve_densely
@@ -58,6 +58,12 @@ class PulledBack:
         if np.count_nonzero(right) < len(right):
             p, q = np.where(right[:, None], p, 0.0), np.where(right[:, None], q, 0.0)
         return cls(form, instances, free, direction, p, q, right)
+
+    def where(self, index: Int64[np.ndarray, " some"], other: PulledBack) -> PulledBack:
+        """The same with ``other`` in place of the instances ``index``."""
+        free, p, q, right = (np.array(part) for part in (self.free, self.p, self.q, self.right))
+        free[index], p[index], q[index], right[index] = other.free, other.p, other.q, other.right
+        return replace(self, free=free, p=p, q=q, right=right)
 
     @property
     def scores(self) -> Float64[np.ndarray, "batch scored"]:

@@ -15,20 +15,42 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
 from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels import active_set
-from optlayers.solvers.kernels.certificate import TOUCHES
+from optlayers.solvers.kernels import active_set, certificate
+from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.kernels.certificate import AWAY, LEFT, TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
 from optlayers.solvers.rescue import solve_slowly
 from optlayers.standard_form import StandardForm
 
-__all__ = ["faces", "on_face"]
+__all__ = ["faces", "leaving", "on_face"]
 
 FOLLOWS = 1e-8
 """A system on a face is solved when no more than this part of its right-hand side is left."""
-ROUNDING = 1e-14
-"""Next to a bound or a point."""
-AWAY = 1e-6
-"""Directions of unit size that take a column less far than this from its bound may not take it away at all."""
+
+
+def leaving(
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    free: Bool[np.ndarray, "batch columns"],
+    direction: Float64[np.ndarray, "batch scored"],
+    moved: Float64[np.ndarray, "batch columns"],
+) -> Bool[np.ndarray, " batch"]:
+    """Where a derivative moves columns that are free and at a bound. Elsewhere it is that of all faces alike."""
+    batch, found = Batch.of(plan_of(form), instances), np.empty(len(point), dtype=np.bool_)
+    certificate.leave_bounds(
+        batch.scores,
+        batch.rhs,
+        batch.lower,
+        batch.upper,
+        form.equalities,
+        per_instance(point),
+        free,
+        per_instance(direction),
+        moved,
+        found,
+    )
+    return found
 
 
 def faces(
@@ -36,16 +58,14 @@ def faces(
     instances: Instances,
     point: Float64[np.ndarray, "batch columns"],
     free: Bool[np.ndarray, "batch columns"],
-    ok: Bool[np.ndarray, " batch"],
 ) -> Bool[np.ndarray, "batch columns"]:
-    """The active sets ``free`` of projections, smaller where at a tie they are no face; ``ok`` are looked at."""
+    """The active sets ``free`` of projections, smaller where at a tie they are no face."""
     low, high = _at_bounds(form, instances, point)
-    meets = free & (low | high) & ok[:, None]
-    tied = np.flatnonzero(meets.any(axis=1))
+    inward = np.where(low, 1.0, -1.0) * (free & (low | high))
+    tied = np.flatnonzero(inward.any(axis=1))
     if len(tied) == 0:
         return free
-    inward = np.where(low[tied], 1.0, -1.0) * meets[tied]
-    some = instances.take(tied)
+    some, inward = instances.take(tied), inward[tied]
     doubtful = np.flatnonzero(~_leave_together(form, some, free[tied], inward))
     if len(doubtful) == 0:
         return free
@@ -63,7 +83,7 @@ def _at_bounds(
     moves = np.abs(instances.scores).max(axis=1, initial=0.0)[:, None]
     size = np.where(np.isfinite(point), np.abs(point), 0.0)
     unit = np.minimum(np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, size)), moves)
-    near = np.maximum(TOUCHES * unit, ROUNDING * np.maximum(size, moves))
+    near = np.maximum(TOUCHES * unit, LEFT * np.maximum(size, moves))
     with np.errstate(invalid="ignore"):  # points of failed instances may be anything
         low, high = point - lower <= near, upper - point <= near
     low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])

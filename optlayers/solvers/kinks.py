@@ -155,7 +155,7 @@ class Kinks:
         unlimited = (answer.free[:, cut:] | low[:, cut:]).all(axis=1)
         good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
         nearer_high = upper - answer.point < answer.point - lower
-        free = faces(form, tangent.take(good), answer.point[good], answer.free[good], np.ones(len(good), dtype=bool))
+        free = faces(form, tangent.take(good), answer.point[good], answer.free[good])
         dual = self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
         return Piece(index[good], free, nearer_high[good], dual)
 

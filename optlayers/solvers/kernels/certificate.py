@@ -11,7 +11,7 @@ import numpy as np
 from optlayers.solvers.kernels.extended import add_product
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
-__all__ = ["certify", "missing"]
+__all__ = ["certify", "leave_bounds", "missing"]
 
 EPSILON = 2.220446049250313e-16
 FLOOR = 1e-13
@@ -29,6 +29,10 @@ TOLERANCE = 1e-8
 """What errors are compared with, by default."""
 ROUNDING = 1e-11
 """Reduced costs may be off by this part of the largest score of their block."""
+LEFT = 1e-14
+"""What rounding leaves of a difference, relative to its terms."""
+AWAY = 1e-6
+"""What moves by less than this part of the largest move may not move at all."""
 HUGE = 1e8
 """Next to scores beyond this, as masks leave them where no structure does without,"""
 LOST = 1e-3
@@ -206,6 +210,30 @@ def certify(  # type: ignore[no-untyped-def]
         gap[k] = max(open_gap, 0.0) if np.isfinite(check) else np.nan
         error[k] = wrong if valid else np.inf
         exact[k] = fits and valid
+
+
+@jit
+def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, moved, found):  # type: ignore[no-untyped-def]
+    """Where ``moved``, a direction projected onto what is free, moves free columns that are at a bound, next to what
+    the scores move: ``found`` says for which instances."""
+    batch, columns = point.shape
+    first_slack = columns - rhs.shape[1] + equalities
+    for k in range(batch):
+        found[k] = False
+        moves, far = 0.0, 0.0
+        for j in range(scores.shape[1]):
+            moves = max(moves, abs(scores[k, j]))
+            far = max(far, LEFT * abs(direction[k, j]))
+        for j in range(first_slack):
+            far = max(far, AWAY * abs(moved[k, j]))
+        for j in range(columns):
+            unlimited = j >= first_slack and np.isinf(rhs[k if len(rhs) > 1 else 0, j - columns])
+            if free[k, j] and abs(moved[k, j]) > far and not unlimited:
+                x, l, u = point[k, j], lower[k if len(lower) > 1 else 0, j], upper[k if len(upper) > 1 else 0, j]
+                near = max(TOUCHES * min(_unit(x, l, u), moves), LEFT * max(abs(x), moves))
+                if np.isfinite(x) and min(x - l, u - x) <= near:
+                    found[k] = True
+                    break
 
 
 @jit
