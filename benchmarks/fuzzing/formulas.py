@@ -18,6 +18,8 @@ from fuzzing.setting import Setting
 
 __all__ = ["FORMULAS", "Formula"]
 
+TINY = 1e-6
+"""A strength below this divides the rounding of vertices to something."""
 Pair = tuple[np.ndarray | None, np.ndarray | None]
 """What must go forward and what must come back; None for what is judged in another way."""
 
@@ -112,7 +114,7 @@ def _adaptive(setting: Setting) -> Pair:
     here = [setting.best(setting.scores + z) for z in setting.noise]
     there = [setting.best(setting.scores + z - strength * setting.gradients) for z in setting.noise]
     back = (np.mean(here, axis=0) - np.mean(there, axis=0)) / np.where(strength > 0, strength, 1.0)
-    back[~setting.only_forbidden] = np.nan
+    back[~setting.only_forbidden | (strength[:, 0] < TINY)] = np.nan
     return np.mean(here, axis=0), back
 
 
