@@ -60,7 +60,7 @@ class PulledBack:
         return cls(form, instances, free, direction, p, q, right)
 
     def where(self, index: Int64[np.ndarray, " some"], other: PulledBack) -> PulledBack:
-        """The same with ``other`` in place of the instances ``index``."""
+        """These gradients, with those of ``other`` for the instances ``index``."""
         free, p, q, right = (np.array(part) for part in (self.free, self.p, self.q, self.right))
         free[index], p[index], q[index], right[index] = other.free, other.p, other.q, other.right
         return replace(self, free=free, p=p, q=q, right=right)
