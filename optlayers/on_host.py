@@ -126,7 +126,7 @@ class HostEvidence(AbstractEvidence):
         return np.where(np.isinf(self.instances.parameters), 0.0, theta)
 
     def at_ties(self, pulled_back: PulledBack, free: Bool[np.ndarray, "batch columns"]) -> PulledBack:
-        """Gradients of projections; those that move a column from its bound, at a tie, are worked out again on a face."""
+        """Gradients of projections; those that move a column from its bound, at a tie, are worked out on a face."""
         form, instances, point, direction = self.form, self.instances, self.answer.point, pulled_back.direction
         index = np.flatnonzero(leaving(form, instances, point, free, direction, pulled_back.p) & pulled_back.right)
         if len(index) == 0:
