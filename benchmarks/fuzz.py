@@ -1,11 +1,11 @@
 """Look for wrong answers: random declarations, numbers of all kinds, every solver and rule, judged in exact arithmetic.
 
-A seed gives one declaration and a batch of 16 instances: best vertices and nearest points by the solvers that the
-library chooses and by others, ties next to another solver and in batches of one, rules forward and backward, losses.
-The judge builds the polytope from its own rows of the declaration, in fractions, and knows the exact answer
-(``fuzzing/judge.py`` says what is allowed). Numbers may be anything: scores tied, masked by -1e38, tiny or huge; rows
-of size 1e-12 to 1e12; capacities that mean "no limit"; parameters in bfloat16; polytopes without inside, or without a
-point.
+A seed gives one declaration and a batch of 16 instances, or of as many again for every further draw: best vertices and
+nearest points by the solvers that the library chooses and by others, ties next to another solver and in batches of one,
+rules forward and backward, losses. The judge builds the polytope from its own rows of the declaration, in fractions,
+and knows the exact answer (``fuzzing/judge.py`` says what is allowed). Numbers may be anything: scores tied, masked by
+-1e38, tiny or huge; rows of size 1e-12 to 1e12; capacities that mean "no limit"; parameters in bfloat16; polytopes
+without inside, or without a point.
 
 An answer is *right*, *wrong*, *without verdict* (the library says that it has none: any status but OPTIMAL, and
 INFEASIBLE where it is true), or *refused* (in words, for a reason: such as a rule that needs few vertices). The exit
@@ -16,8 +16,8 @@ What is done stays done: a run that was stopped goes on where it was. The output
 every seed; ``failures/``, a program for the first few faults of each kind, made small; and ``failures.jsonl``, the same
 as data.
 
-    python benchmarks/fuzz.py --count 100000       # some hours on 2 cores
-    python benchmarks/fuzz.py --seed 123           # one seed, and what is wrong about it
+    python benchmarks/fuzz.py --count 100000 --draws 4       # 1,500 declarations; an hour or two on 2 cores
+    python benchmarks/fuzz.py --seed 123 --draws 4           # one seed, and what is wrong about it
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from fuzzing.crew import Done, work_on
@@ -44,7 +45,7 @@ ALLOWED = 1e-4
 """So many answers about ordinary numbers may lack a verdict."""
 
 
-def run(folder: Folder, count: int, first: int, processes: int, programs: int) -> list[Done]:
+def run(folder: Folder, count: int, first: int, processes: int, programs: int, draws: int) -> list[Done]:
     """As many instances as asked for, those of earlier runs included."""
     done = folder.load()
     behind = {d.seed for d in done}
@@ -67,7 +68,7 @@ def run(folder: Folder, count: int, first: int, processes: int, programs: int) -
     with Progress(*columns, console=open_console()) as progress:
         task = progress.add_task("instances", total=count, completed=min(instances, count))
         wrong = sum(len(d.wrong) + bool(d.crash) for d in done)
-        for one in work_on(seeds(), done_with, processes, LIMIT, folder.known, programs):
+        for one in work_on(seeds(), partial(done_with, draws=draws), processes, LIMIT, folder.known, programs):
             folder.keep(one)
             done.append(one)
             instances += one.instances
@@ -103,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000, help="so many instances, earlier runs included (10000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--draws", type=int, default=1, help="16 instances of a declaration, so many times (1)")
     parser.add_argument("--seed", type=int, help="this seed alone; nothing is kept")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument(
@@ -110,14 +112,15 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("out/fuzz"))
     options = parser.parse_args()
-    for name in ("count", "processes"):
+    for name in ("count", "processes", "draws"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     console = open_console()
     if options.seed is None:
-        done = run(Folder(options.output), options.count, options.first, options.processes, options.programs)
+        numbers = options.count, options.first, options.processes, options.programs, options.draws
+        done = run(Folder(options.output), *numbers)
     else:
-        done = [done_with(options.seed, set())]
+        done = [done_with(options.seed, set(), options.draws)]
         for _, program, _ in done[0].programs:
             console.print(program, markup=False, highlight=False)
     sys.exit(0 if summarize(console, done) else 1)

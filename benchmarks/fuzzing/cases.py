@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from fuzzing.declarations import Declaration
-from fuzzing.numbers import DTYPES, KINDS, draw_scores, rounded
+from fuzzing.numbers import DTYPES, KINDS, draw_dtype, draw_scores, rounded
 from fuzzing.recipes import generic
 from fuzzing.structures import structured
 from fuzzing.truth import Truth
@@ -43,6 +43,8 @@ class Case:
     seed: int = 0
     numbers: tuple[int, ...] = ()
     """Which of the instances of the seed these are."""
+    all_ties: bool = False
+    """Whether the instances are ties without exception."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -82,8 +84,8 @@ class Case:
         )
 
 
-def draw_case(seed: int) -> Case:
-    """The case of a seed."""
+def draw_case(seed: int, draws: int = 1) -> Case:
+    """The case of a seed; with more draws, the same instances and as many again of the same declaration for each."""
     generator = np.random.default_rng([seed, 13])
     if generator.random() < EXHAUSTIVE:
         return _all_ties(generator, seed)
@@ -95,21 +97,24 @@ def draw_case(seed: int) -> Case:
     limited = [p for p in declaration.parameters if not p.unlimited]
     spans = np.concatenate([np.arange(p.start, p.start + p.size) for p in limited]).astype(int) if limited else []
     rounds = bool(len(spans)) and not np.array_equal(kept[:, spans], theta[:, spans])
-    scores = draw_scores(generator, INSTANCES, declaration.size)
+    dtype = draw_dtype(generator)
+    scores = draw_scores(generator, INSTANCES, declaration.size, dtype)
     also = declaration.kinds | ({"rounded parameters"} if rounds or "rounded sums" in declaration.kinds else set())
-    kinds = tuple(max((*also & set(KINDS), kind), key=KINDS.index) for kind in scores.kinds)
     gradients = np.round(16 * generator.standard_normal(scores.values.shape)) / 16
+    more = np.random.default_rng([seed, 47])
+    drawn = [scores, *(draw_scores(more, INSTANCES, declaration.size, dtype) for _ in range(draws - 1))]
+    further = np.round(16 * more.standard_normal(((draws - 1) * INSTANCES, declaration.size))) / 16
     return Case(
         declaration,
-        scores.values,
-        kept,
-        scores.dtype,
+        np.concatenate([d.values for d in drawn]),
+        np.tile(kept, (draws, 1)),
+        dtype,
         parameter_dtype,
-        scores.masked,
-        kinds,
-        rounded(gradients, scores.dtype),
+        np.concatenate([d.masked for d in drawn]),
+        tuple(max((*also & set(KINDS), kind), key=KINDS.index) for d in drawn for kind in d.kinds),
+        rounded(np.concatenate([gradients, further]), dtype),
         seed,
-        tuple(range(INSTANCES)),
+        tuple(range(draws * INSTANCES)),
     )
 
 
@@ -146,4 +151,5 @@ def _all_ties(generator: np.random.Generator, seed: int) -> Case:
         gradients=np.zeros(scores.shape),
         seed=seed,
         numbers=tuple(range(count)),
+        all_ties=True,
     )

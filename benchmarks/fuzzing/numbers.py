@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["DTYPES", "KINDS", "ORDINARY", "Scores", "draw_scores", "rounded"]
+__all__ = ["DTYPES", "KINDS", "ORDINARY", "Scores", "draw_dtype", "draw_scores", "rounded"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 MASKS = (-1e9, -1e11, -1e15, -1e32)
@@ -42,10 +42,9 @@ TIED: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of all instances, as float64 of what the dtype holds, and what kind of numbers they are."""
+    """The scores of some instances, as float64 of what their dtype holds, and what kind of numbers they are."""
 
     values: np.ndarray
-    dtype: str
     masked: np.ndarray
     """Where a finite number stands for minus infinity."""
     kinds: tuple[str, ...]
@@ -57,9 +56,13 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     return given.to(DTYPES[dtype]).to(torch.float64).numpy()
 
 
-def draw_scores(generator: np.random.Generator, instances: int, size: int) -> Scores:
+def draw_dtype(generator: np.random.Generator) -> str:
+    """A format for scores."""
+    return str(generator.choice(list(DTYPES), p=[0.55, 0.25, 0.1, 0.1]))
+
+
+def draw_scores(generator: np.random.Generator, instances: int, size: int, dtype: str) -> Scores:
     """A batch of several kinds, one after the other."""
-    dtype = str(generator.choice(list(DTYPES), p=[0.55, 0.25, 0.1, 0.1]))
     values, masked, kinds = np.zeros((instances, size)), np.zeros((instances, size), dtype=bool), []
     for k in range(instances):
         scores, kind = _one(generator, size)
@@ -75,7 +78,7 @@ def draw_scores(generator: np.random.Generator, instances: int, size: int) -> Sc
         values[k] = scores
     largest = float(torch.finfo(DTYPES[dtype]).max)
     kept = np.where(np.isneginf(values), values, rounded(np.clip(values, -largest, largest), dtype))
-    return Scores(kept, dtype, masked, tuple(kinds))
+    return Scores(kept, masked, tuple(kinds))
 
 
 def _one(generator: np.random.Generator, size: int) -> tuple[np.ndarray, str]:

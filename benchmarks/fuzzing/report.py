@@ -32,15 +32,15 @@ def signature_of(finding: Finding, kind: str) -> Signature:
     return question.what, solver, finding.part, sort_of(finding.verdict.reason), kind
 
 
-def done_with(seed: int, known: set[Signature] | None) -> Done:
+def done_with(seed: int, known: set[Signature] | None, draws: int = 1) -> Done:
     """Run a seed, and make small programs of what is wrong and not yet known; none for None."""
     try:
-        outcome = run_seed(seed)
+        outcome = run_seed(seed, draws)
     except Exception:
         return Done(seed, crash=traceback.format_exc(limit=-6))
     done = Done(seed, outcome.instances)
     done.tallies = [(*key, count) for key, count in outcome.tallies.items()]
-    case, seen = draw_case(seed), set(known or ())
+    case, seen = draw_case(seed, draws), set(known or ())
     for finding in outcome.wrong:
         kind = case.kinds[finding.instance]
         told = f"{finding.question.what} {finding.question.solver}, {finding.part}: {finding.verdict.reason}"

@@ -82,7 +82,7 @@ def plan(case: Case) -> list[Question]:
     """What a case is asked, by its seed: always what users get by default, and some of everything else."""
     generator = np.random.default_rng([case.seed, 41])
     asked = [Question("maximize"), Question("project"), Question("alone")]
-    if len(case) > 64:  # all ties of a small polytope
+    if case.all_ties:
         return [Question("maximize"), Question("ties", _pair(generator, False))]
     oracle = case.declaration.vertices is not None or case.declaration.made_by is not None
     for _ in range(2):
@@ -210,10 +210,10 @@ def _alone(case: Case, question: Question) -> Iterator[Finding]:
         yield Finding(question, "forward", k, verdict, best)
 
 
-def run_seed(seed: int) -> Outcome:
-    """All of a seed."""
+def run_seed(seed: int, draws: int = 1) -> Outcome:
+    """All of a seed, and of as many draws of scores."""
     start = time.process_time()
-    case = draw_case(seed)
+    case = draw_case(seed, draws)
     outcome = Outcome(seed, len(case))
     for finding in verdicts(case):
         kind = case.kinds[finding.instance]
