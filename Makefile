@@ -1,13 +1,15 @@
 # A fresh machine needs Python >= 3.11, make and a package index. `make demo` and `make test` do the rest.
 PYTHON ?= python3
 RUN := .venv/bin/python
+PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint bench fuzz clean
+.PHONY: help demo test proofs lint bench fuzz clean
 
 help:
 	@echo "make demo    declare, solve and train: two examples, their plots and tables under out/"
-	@echo "make test    all tests"
+	@echo "make test    the tests: of those with very many cases, an even choice (some minutes)"
+	@echo "make proofs  all tests with all of their cases (20 minutes)"
 	@echo "make lint    style and types"
 	@echo "make bench   speed, as ratios to other libraries measured in the same run (installs them)"
 	@echo "make fuzz    10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
@@ -26,7 +28,10 @@ demo: .venv/installed
 	$(RUN) examples/syntax_to_semantics.py --output out/syntax_to_semantics
 
 test: .venv/installed
-	OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --quiet  # threads of two processes that spin stall each other
+	$(PYTEST) -m "not slow"
+
+proofs: .venv/installed
+	$(PYTEST)
 
 lint: .venv/installed
 	$(RUN) -m ruff check .

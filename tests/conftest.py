@@ -1,9 +1,12 @@
-"""Shapes and dtypes in annotations are checked while the tests run.
+"""What ``make test`` leaves to ``make proofs``; and shapes and dtypes, which are checked while the tests run.
 
 Not those of the doors (Polytope, compile_polytope, OptLayer, rules, solvers): they check their arguments themselves, in
 words of their own that tests read.
 """
 
+from collections import defaultdict
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -25,3 +28,20 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow: of a test with ``many(k)`` all cases but k, which lie evenly among them."""
+    cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    for of_one in cases.values():
+        mark = of_one[0].get_closest_marker("many")
+        if mark is None:
+            continue
+        count, (kept,) = len(of_one), mark.args
+        stay = {(2 * k + 1) * count // (2 * kept) for k in range(kept)}
+        for number, item in enumerate(of_one):
+            if number not in stay:
+                item.add_marker(pytest.mark.slow)

@@ -145,6 +145,7 @@ SIZES = {
 }
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("what", SIZES)
 def test_sizes_of_any_integers(what):
     scores = torch.arange(10.0, dtype=torch.float64).reshape(2, 5)

@@ -31,6 +31,7 @@ def scores_for(entry: Entry, count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, *entry.polytope.shape, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.many(9)
 @each_declaration
 def test_best_vertex_is_the_best_of_all_structures(entry):
     scores = scores_for(entry, 40)
@@ -39,6 +40,7 @@ def test_best_vertex_is_the_best_of_all_structures(entry):
     np.testing.assert_allclose(found.numpy(), entry.vertices[values.argmax(axis=1)], atol=1e-12)
 
 
+@pytest.mark.many(7)
 @each_declaration
 def test_ties_are_decided_for_a_vertex_and_always_the_same_one(entry):
     compiled = ol.compile_polytope(entry.polytope)
@@ -51,6 +53,7 @@ def test_ties_are_decided_for_a_vertex_and_always_the_same_one(entry):
         assert torch.equal(compiled.maximize(scores[k], **entry.parameters).value, found[k])
 
 
+@pytest.mark.many(4)
 @each_polytope
 def test_every_structure_is_in_and_their_count_is_known(entry):
     known = {
@@ -74,6 +77,7 @@ def test_every_structure_is_in_and_their_count_is_known(entry):
         assert not contains(entry.polytope, 2 * points[:1] - middle + 0.1, **entry.parameters).any()
 
 
+@pytest.mark.many(9)
 @each_declaration
 def test_projection_equals_that_onto_the_convex_hull(entry):
     scores = scores_for(entry, 3, seed=1)
@@ -88,23 +92,27 @@ def test_projection_equals_that_onto_the_convex_hull(entry):
     assert (found.gap <= 1e-9).all()
 
 
+@pytest.mark.many(4)
 @each_polytope
 def test_declaration_keeps_its_contract(entry):
     check_polytope(entry.polytope, samples=6, integral=True, **entry.parameters)
 
 
+@pytest.mark.many(11)
 @each_polytope
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 def test_solvers_keep_their_contract(solver, entry):
     check_solver(solver, entry.polytope, samples=4, **entry.parameters)
 
 
+@pytest.mark.many(46)
 @each_declaration
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rules_keep_their_contract(rule, entry):
     check_rule(rule, entry.polytope, **entry.parameters)
 
 
+@pytest.mark.many(7)
 @each_declaration
 def test_projection_gradient_by_finite_differences(entry):
     layer = ol.OptLayer(entry.polytope, ol.SparseMAP())

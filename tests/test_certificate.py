@@ -124,6 +124,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_forgery_passes(name, way):

@@ -26,17 +26,20 @@ def newton_takes(polytope: ol.Polytope) -> bool:
     return ol.DualNewton.takes(ol.compile_polytope(polytope).form)
 
 
+@pytest.mark.many(7)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_solvers_keep_their_contract_on_the_catalogue(entry, solver):
     check_solver(solver, entry.polytope, **entry.parameters)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if newton_takes(e.polytope)], ids=repr)
 def test_newton_keeps_its_contract_on_the_catalogue(entry):
     check_solver(ol.DualNewton(), entry.polytope, **entry.parameters)
 
 
+@pytest.mark.many(6)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("seed", range(25))
 def test_solvers_keep_their_contract_on_random_polytopes(seed, solver):
@@ -85,6 +88,7 @@ def test_answers_do_not_depend_on_the_batch_to_the_last_bit(polytope, projector)
         assert torch.equal(alone, whole)
 
 
+@pytest.mark.many(22)
 @pytest.mark.parametrize("size", [1e-12, 1e-6, 1e3, 1e6, 1e9, 1e12])
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_scores_of_every_size_end_certified(entry, size):
@@ -212,6 +216,7 @@ DEVICE_CASES = [
 ]
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", DEVICE_CASES)
 def test_rules_on_the_device(name, on_the_device):
     entry = next(e for e in CATALOGUE if e.name == name)
@@ -219,6 +224,7 @@ def test_rules_on_the_device(name, on_the_device):
         check_rule(rule, entry.polytope.without_oracle(), **entry.parameters)
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("seed", range(20))
 def test_the_device_agrees_with_the_kernels(seed, monkeypatch):
     case = random_case(seed)

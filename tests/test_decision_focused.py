@@ -89,6 +89,7 @@ def test_decision_losses_by_hand():
     assert torch.autograd.grad(regret(decided, known), decided)[0].tolist() == [[-3.0, -1.0, -2.0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PROBLEMS))
 def test_where_the_model_is_misspecified_spo_plus_decides_better_than_least_squares(name):
     regrets = {
@@ -118,6 +119,7 @@ def test_every_learning_rate_keeps_its_best_epoch():
     assert (kept.diff(dim=0) <= 0).all() and (kept[-1] < kept[0]).any()
 
 
+@pytest.mark.slow
 def test_every_method_runs(tmp_path):
     tiny = ["--train-instances", "50", "--dev-instances", "20", "--test-instances", "20", "--epochs", "1"]
     methods = [TWO_STAGE, *METHODS]

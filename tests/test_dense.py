@@ -108,6 +108,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
+@pytest.mark.many(8)
 @every_case
 def test_projections_and_derivatives_are_those_of_clarabel(name):
     compiled, parameters = compiled_case(name), cases()[name].parameters
@@ -129,6 +130,7 @@ def test_projections_and_derivatives_are_those_of_clarabel(name):
         assert_close(p[smooth, : compiled.form.scored], moved, 1e-7)
 
 
+@pytest.mark.many(8)
 @every_case
 def test_vertices_are_those_of_highs(name):
     compiled, parameters = compiled_case(name), cases()[name].parameters
@@ -140,6 +142,7 @@ def test_vertices_are_those_of_highs(name):
     assert_close(structures(compiled, found), expected, 1e-7)
 
 
+@pytest.mark.many(4)
 @few_cases
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e4, 1e6])
 def test_any_size_of_scores(name, scale):
@@ -169,6 +172,7 @@ def forbid(compiled: CompiledPolytope, scores: Tensor, parameters: dict, seed: i
 MASKED = ("simplex", "subset", "matching", "partial matching", "sequence", "tree", "tree of four words")
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", MASKED)
 def test_forbidden_parts(name):
     compiled, parameters = compiled_case(name), cases()[name].parameters
@@ -193,6 +197,7 @@ def test_forbidden_parts(name):
         assert_close(structures(compiled, vertex), best, 1e-7)
 
 
+@pytest.mark.many(4)
 @few_cases
 @pytest.mark.parametrize("noise", [1e-5, 1e-7, 1e-9])
 def test_near_ties_are_decided_by_the_scores(name, noise):
@@ -213,6 +218,7 @@ def test_multipliers_of_one_size_of_scores_survive_the_next():
     assert_close(structures(compiled, found), compiled.maximize(mixed).check().value, 1e-7)
 
 
+@pytest.mark.many(2)
 @few_cases
 def test_an_answer_depends_on_its_instance_alone(name):
     compiled, parameters = compiled_case(name), cases()[name].parameters

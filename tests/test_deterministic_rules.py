@@ -33,6 +33,7 @@ def inner(first, second):
     return (first * second).flatten(1).sum(1)
 
 
+@pytest.mark.many(14)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rules_keep_their_contract(rule, entry):

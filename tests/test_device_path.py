@@ -146,6 +146,7 @@ def test_active_sets_that_are_not_those_of_the_points_are_not_differentiated(mon
 # Units of rows
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("size", [1e-9, 1e-12, 1e-14, 1e-16, 1e8])
 def test_rows_of_any_size(size):
     host, device = both(knapsack(), [[size] * 4, [1.0] * 4, [size, 1.0, 1.0, 1.0]])
@@ -202,6 +203,7 @@ def agree(host, device, scores, direction, *, tolerance=1e-6):
                 close(mine.parameters[name], gradient, tolerance)
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("seed", [s for s in range(60) if random_case(s).parameters])
 def test_random_declarations(seed):
     """With parameters where rows meet, moved a little, without limit, and in rows of another size."""
@@ -246,6 +248,7 @@ def declared():
     }
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("name", declared())
 @pytest.mark.parametrize("seed", range(3))
 def test_parameters_in_all_places(name, seed):

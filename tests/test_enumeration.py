@@ -94,6 +94,7 @@ def exact_vertices(rows, rhs, equalities=()):
     return np.array([[float(value) for value in point] for point in sorted(found)]).reshape(-1, size)
 
 
+@pytest.mark.many(10)
 @pytest.mark.parametrize("solver", [ol.Auto(), ol.Highs()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("seed", range(40))
 def test_random_polytopes_have_the_vertices_of_exact_arithmetic(seed, solver):
@@ -128,6 +129,7 @@ def outside(points, point):
     return scipy.optimize.linprog(cost, rows, np.append(point, -point), total, [1.0]).fun
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("seed", range(24))
 def test_one_fractional_vertex_among_whole_ones_is_never_missed(seed):
     generator = np.random.default_rng(seed)
@@ -159,6 +161,7 @@ def test_sets_without_neighbours_on_an_odd_cycle(size):
     assert same_points(vertices_of(ol.Polytope(x, [*rows, cp.sum(x) <= size // 2])), np.array(sets))
 
 
+@pytest.mark.many(7)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 @pytest.mark.parametrize("oracle", [True, False], ids=["oracle", "rows"])
 def test_nothing_but_the_declaration_is_needed(entry, oracle):
@@ -187,6 +190,7 @@ def test_boxes_of_other_sides_are_products(size):
     assert same_points(found, np.array(list(itertools.product((-1.0, 2.0), repeat=size))))
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize(("low", "side"), [(1e6, 0.5), (1e3, 1e-3), (-1e9, 1e3), (0.0, 1e-6), (0.0, 1e8)])
 def test_boxes_of_any_size_far_from_zero(low, side):
     x = cp.Variable(3)

@@ -57,6 +57,7 @@ def assert_piece(jacobian: np.ndarray, point: np.ndarray, scores: np.ndarray, ro
         assert found.x[-1] > 0.5, "no direction leaves all of these constraints"
 
 
+@pytest.mark.many(8)
 @pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Clarabel()], ids=repr)
 @pytest.mark.parametrize("seed", range(12))
 def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProjector, seed: int) -> None:

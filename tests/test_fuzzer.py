@@ -493,6 +493,7 @@ def test_a_process_that_dies_or_hangs_costs_one_seed():
     assert done[0].wrong == ["known: [('old',)]"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was(tmp_path):
     def run(count):
         command = [sys.executable, "fuzz.py", "--count", str(count), "--processes", "1", "--programs", "0"]

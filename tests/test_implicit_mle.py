@@ -26,6 +26,7 @@ def best(polytope, scores):
     return ol.compile_polytope(polytope).maximize(scores).check().value
 
 
+@pytest.mark.many(7)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 @pytest.mark.parametrize(
     "rule",

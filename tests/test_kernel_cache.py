@@ -6,6 +6,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import polytopes
 from optlayers.solvers.kernels import min_norm_point
 
@@ -27,6 +29,7 @@ def ask(folder: Path) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_change_in_another_file_of_the_folder_is_noticed(tmp_path):
     (tmp_path / "part.py").write_text(PART.format(1))
     (tmp_path / "whole.py").write_text(textwrap.dedent(WHOLE))

@@ -51,6 +51,7 @@ EDGES = [
 ]
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("rule", [ol.SparseMAP(), SMOOTH, ol.Hard(ol.SparseMAP())], ids=repr)
 @pytest.mark.parametrize(("name", "edge"), EDGES)
 def test_at_the_edge_of_its_domain_a_parameter_has_a_one_sided_derivative(name, edge, rule):
@@ -118,6 +119,7 @@ def test_parameters_in_the_matrix_at_an_edge():
     assert float(limit.grad) == pytest.approx(3.0) and (weight.grad.abs() <= 1e-9).all()
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("seed", range(6))
 def test_transport_with_empty_supplies(seed):
     """Sources of which some have nothing to give; differences into the domain agree with the gradient."""

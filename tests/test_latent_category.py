@@ -89,6 +89,7 @@ TINY += ["--epochs", "2", "--learning-rates", "0.1", "--strengths", "spigot=0.5,
 TINY += ["--grid-seeds", "100", "--seeds", "0", "1"]
 
 
+@pytest.mark.slow
 def test_the_study_end_to_end_and_again(tmp_path):
     results = main([*TINY, "--output", str(tmp_path)])
     names = {"sparsemap", "spigot", *MARKS}
@@ -128,6 +129,7 @@ def test_the_grid_is_chosen_on_dev():
     assert chosen([group], results, [5]) == [group[0]]
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_takes_part_and_is_reproducible(name):
     strength = RULES[name].strengths[0] if RULES[name].strengths else None
@@ -136,6 +138,7 @@ def test_every_rule_takes_part_and_is_reproducible(name):
     assert all(first[measure] == second[measure] for measure in MEASURES)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", ["sparsemap", "structured attention"])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_structures_are_learned_from_labels(structure, name):

@@ -30,6 +30,7 @@ def scores_for(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("batch", [(), (1,), (0,), (3,), (2, 3), (2, 0, 3)], ids=str)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_any_batch_dimensions(rule, batch):
@@ -248,6 +249,7 @@ DETERMINISTIC = [
 ]
 
 
+@pytest.mark.many(16)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize(
     "polytope", [matching(3), matching(3).without_oracle(), arborescence(2)], ids=["", "rows", "tree"]
@@ -332,6 +334,7 @@ def test_an_empty_batch_of_a_family():
         assert leaf.grad.shape == (0, 3)
 
 
+@pytest.mark.many(13)
 @pytest.mark.parametrize("size", [3, [3], (3,), torch.tensor(3), torch.tensor([3]), np.uint16(3)], ids=repr)
 @pytest.mark.parametrize("rule", [*DETERMINISTIC, ol.IMLE(), ol.ScoreFunction(), ol.Spigot(steps=2)], ids=repr)
 def test_one_size_and_no_batch_are_a_batch_of_one(rule, size):

@@ -23,6 +23,7 @@ def two_rows(limit) -> ol.Polytope:
     return ol.Polytope(y, [y >= 0, y <= 1, y[0] + y[1] <= limit, y[0] + 2 * y[1] <= 1])
 
 
+@pytest.mark.many(4)
 @by_type
 @pytest.mark.parametrize("value", LARGE)
 def test_a_row_without_limit_does_not_loosen_the_others(solver, value):
@@ -131,6 +132,7 @@ def test_ranks_are_decided_by_directions_not_by_sizes(solver, big, small):
     torch.testing.assert_close(nearest, numbers(5 / 6, 1 / 6, 1 / 6))
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("scale", [1e-12, 1e-11, 1e-6, 1e3, 1e9, 1e12])
 @pytest.mark.parametrize("name", ["simplex", "matching", "capacities", "tree"])
 def test_the_scale_of_a_row_changes_no_answer(name, scale):
@@ -237,6 +239,7 @@ def test_all_scored_entries_may_be_fixed_while_auxiliary_columns_remain():
     assert (polytopes.simplex(1).shape, float(solve.project(scores[0]).check().value)) == ((1,), 0.5)
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("solver", MAXIMIZERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("value", [1e5, *LARGE[1:]])
 def test_ties_are_decided_alike_next_to_no_limit(solver, value):

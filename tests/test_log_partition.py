@@ -98,6 +98,7 @@ UNSAFE = {
 }
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("what", UNSAFE)
 def test_the_contract_catches(what):
     function, message = UNSAFE[what]
@@ -117,6 +118,7 @@ def test_what_is_safe_passes_and_forbidden_blocks_have_gradients(function):
     assert scores.grad.isfinite().all()
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("entry", WITH_FORMULA, ids=repr)
 def test_the_catalogue_keeps_the_contract(entry):
     check_log_partition(entry.polytope, **entry.parameters)

@@ -61,6 +61,7 @@ def gradient(loss, scores, *arguments, **named):
     return value.detach(), found
 
 
+@pytest.mark.many(11)
 @each_structure
 @each_fenchel_young
 def test_values_and_gradients_are_those_of_the_definition(entry, loss, rule):
@@ -79,6 +80,7 @@ def test_values_and_gradients_are_those_of_the_definition(entry, loss, rule):
         assert value.min() >= -1e-9
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", SOME, ids=repr)
 @each_fenchel_young
 def test_finite_differences(entry, loss, rule):
@@ -89,6 +91,7 @@ def test_finite_differences(entry, loss, rule):
     assert torch.autograd.gradgradcheck(call, scores, eps=1e-6, atol=1e-5)
 
 
+@pytest.mark.many(5)
 @each_structure
 def test_the_sparsemap_loss_is_0_at_its_own_point_and_where_the_margin_holds(entry):
     """The structured separation margin of Blondel, Martins and Niculae (2020), for structures of any length."""
@@ -126,6 +129,7 @@ def test_on_the_simplex_losses_have_names():
     assert (found - margins).abs().max() <= 1e-12
 
 
+@pytest.mark.many(4)
 @each_binary
 def test_hinge_losses_equal_enumeration(entry):
     loss = ol.StructuredHingeLoss(entry.polytope, reduction="none")
@@ -168,6 +172,7 @@ def test_hinge_losses_of_structures_that_are_not_0_or_1():
         hinge(good, torch.full((3,), 0.4))
 
 
+@pytest.mark.many(5)
 @each_structure
 def test_spo_plus_equals_enumeration_and_bounds_the_regret(entry):
     loss = ol.SPOPlusLoss(entry.polytope, reduction="none")
@@ -218,6 +223,7 @@ def admissible_masks(entry, count, seed=11):
     return masks, ~(used[None] & ~masks.flatten(1)[:, None]).any(2)
 
 
+@pytest.mark.many(11)
 @each_structure
 @each_fenchel_young
 def test_masks_equal_enumeration_over_what_they_admit(entry, loss, rule):
@@ -243,6 +249,7 @@ def test_masks_equal_enumeration_over_what_they_admit(entry, loss, rule):
     assert (found - (free - y)).abs().max() <= 1e-8
 
 
+@pytest.mark.many(4)
 @each_binary
 def test_hinge_with_masks_counts_what_is_not_admitted(entry):
     scores = scores_for(entry.polytope.shape, 8, seed=13)
@@ -262,6 +269,7 @@ def test_a_mask_that_admits_nothing_is_named(loss):
         loss(polytopes.matching(4))(torch.zeros(3, 4, 4), masks)
 
 
+@pytest.mark.many(5)
 @each_structure
 def test_perturbed_losses_by_the_noise_that_they_draw(entry):
     loss = ol.PerturbedFenchelYoungLoss(entry.polytope, samples=7, scale=0.5, reduction="none")
@@ -354,6 +362,7 @@ def of_length(loss, **named):
     return loss(ol.Family(polytopes.arborescence), reduction="none", **named)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("loss", [*EVERY[:4], ol.SPOPlusLoss])
 @pytest.mark.parametrize("masked", [False, True], ids=["points", "masks"])
 def test_mixed_lengths_are_those_of_each_alone(loss, masked):
@@ -384,6 +393,7 @@ def test_perturbed_losses_of_mixed_lengths_see_the_same_noise_in_both_terms():
     assert value.abs().max() == 0 and found.abs().max() == 0
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("loss", [*EVERY, ol.SPOPlusLoss])
 @pytest.mark.parametrize("sizes", [3, [3], torch.tensor(3)], ids=repr)
 def test_one_size_and_no_batch_are_a_batch_of_one(loss, sizes):
@@ -476,6 +486,7 @@ def test_the_mean_weighs_gradients():
     assert (mean - whole / 4).abs().max() <= 1e-15
 
 
+@pytest.mark.many(7)
 @pytest.mark.parametrize("entry", [*CATALOGUE, *DECLARED], ids=repr)
 def test_points_of_the_polytope_are_taken_and_others_are_not(entry):
     loss = ol.StructuredPerceptronLoss(entry.polytope)
@@ -583,6 +594,7 @@ BAD_CALLS = {
 }
 
 
+@pytest.mark.many(8)
 @pytest.mark.parametrize("call", BAD_CALLS)
 @pytest.mark.parametrize("loss", EVERY)
 def test_bad_calls_are_explained(loss, call):

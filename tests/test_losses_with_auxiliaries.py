@@ -100,6 +100,7 @@ def weights_of(loss, values):
     return best.values, torch.nn.functional.one_hot(best.indices, values.shape[1]).to(values)
 
 
+@pytest.mark.many(4)
 @each_entry
 @pytest.mark.parametrize("masked", [False, True], ids=["structures", "masks"])
 @pytest.mark.parametrize("loss", [ol.StructuredPerceptronLoss, ol.CRFLoss, ol.StructuredHingeLoss])
@@ -143,6 +144,7 @@ def test_the_sparsemap_loss_is_its_definition(entry):
         assert abs(found[k] - (values[0] - values[1])) <= 1e-7
 
 
+@pytest.mark.many(2)
 @each_entry
 @each_loss
 def test_finite_differences_by_both_scores(entry, loss):
@@ -204,6 +206,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 def test_tags_of_mixed_length_are_those_of_each_alone(name, shared):

@@ -128,6 +128,7 @@ def test_at_kinks_a_supergradient_is_given(smooth):
             assert (value_of(moved, scores, smooth) <= here + promise + 1e-7).all()
 
 
+@pytest.mark.many(8)
 @pytest.mark.parametrize("seed", [s for s in range(40) if random_case(s).parameters])
 @pytest.mark.parametrize("smooth", [False, True], ids=["maximize", "project"])
 def test_value_gradients_of_random_declarations(seed, smooth):
@@ -180,6 +181,7 @@ def test_forbidden_parts_and_failed_instances_give_parameters_nothing():
 # The rule
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_rule_keeps_its_contract(entry):
     check_rule(ol.LPGD(0.8, smoothing=0.5, side="both"), entry.polytope, **entry.parameters)
@@ -215,6 +217,7 @@ def test_sides_and_smoothing(entry, seed, strength):
     torch.testing.assert_close(little, lower, atol=1e-3, rtol=0)
 
 
+@pytest.mark.many(2)
 @each_polytope
 @pytest.mark.parametrize("smoothing", [0.0, 0.6])
 @pytest.mark.parametrize("side", SIDES)

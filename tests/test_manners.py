@@ -51,6 +51,7 @@ def weighted() -> ol.Polytope:
 # torch.func
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_vmap_equals_a_batch_in_values_and_gradients(rule, name):
@@ -280,6 +281,7 @@ CHECKED = [
 ]
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("rule", SMOOTH, ids=repr)
 @pytest.mark.parametrize("entry", CHECKED, ids=repr)
 def test_gradients_are_those_of_finite_differences(entry, rule):
@@ -296,6 +298,7 @@ def test_second_derivatives_are_those_of_finite_differences(name):
     assert gradgradcheck(lambda s: layer(s), leaf, weights, eps=1e-5, atol=1e-6)
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_gradients_of_rules_have_the_derivative_of_finite_differences(rule, name):
@@ -309,6 +312,7 @@ def test_gradients_of_rules_have_the_derivative_of_finite_differences(rule, name
     assert gradcheck(gradient, (leaf, weights), eps=1e-5, atol=1e-6)
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if "four" not in e.name], ids=repr)
 def test_second_derivatives_of_marginals_over_the_catalogue(entry):
     layer = ol.OptLayer(entry.polytope, ol.StructuredAttention())

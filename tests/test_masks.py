@@ -60,6 +60,7 @@ def masked(polytope: ol.Polytope, mask: str, seed: int = 0) -> tuple[torch.Tenso
     return scores.masked_fill(hidden, low), scores.masked_fill(hidden, -torch.inf)
 
 
+@pytest.mark.many(9)
 @every_mask
 @every_polytope
 def test_answers_are_those_for_forbidden_parts(name, mask):
@@ -70,6 +71,7 @@ def test_answers_are_those_for_forbidden_parts(name, mask):
         assert torch.equal(mine.value, theirs.value)
 
 
+@pytest.mark.many(18)
 @pytest.mark.parametrize("mask", ["float16", "float32", "-1e9"])
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("name", ["matching", "rows of tree", "sequence"])
@@ -91,6 +93,7 @@ def test_rules_give_the_gradients_for_forbidden_parts(name, rule, mask):
 LOSSES = [ol.StructuredPerceptronLoss, ol.StructuredHingeLoss, ol.SparseMAPLoss, ol.CRFLoss]
 
 
+@pytest.mark.many(8)
 @pytest.mark.parametrize("mask", ["float16", "bfloat16", "float32", "float64", "-1e15"])
 @pytest.mark.parametrize("make", LOSSES, ids=lambda m: m.__name__)
 @pytest.mark.parametrize("name", ["matching", "sequence", "simplex"])

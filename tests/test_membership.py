@@ -81,6 +81,7 @@ def wrong_at(polytope, answer, which):
     return with_oracle(polytope, careless)
 
 
+@pytest.mark.many(3)
 @each_wrong_answer
 @pytest.mark.parametrize("solve", ["maximize", "project"])
 def test_a_wrong_answer_is_caught_and_its_neighbours_are_right(name, answer, reason, solve):
@@ -343,6 +344,7 @@ def test_a_wrong_statement_of_integrality():
         check_polytope(polytope.without_oracle())
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", [n for n, p in POLYTOPES.items() if p.membership is not None])
 def test_check_oracle_sees_membership_that_accepts_or_refuses_too_much(name):
     def accepts(structure):

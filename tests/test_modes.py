@@ -135,6 +135,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
 # Inference mode
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_a_rule_in_inference_mode_gives_what_it_gives_without_gradients(rule):
     with torch.no_grad():
@@ -143,6 +144,7 @@ def test_a_rule_in_inference_mode_gives_what_it_gives_without_gradients(rule):
         assert_same(forward_of_rule(rule), expected)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_loss_in_inference_mode_gives_what_it_gives_without_gradients(kind):
     with torch.no_grad():
@@ -158,6 +160,7 @@ def test_solutions_in_inference_mode_are_those_without_gradients():
         assert_same(forward_of_others(), expected)
 
 
+@pytest.mark.many(8)
 @pytest.mark.parametrize("make", POLYTOPES.values(), ids=POLYTOPES)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_a_layer_of_inference_mode_can_be_trained_afterwards(rule, make):
@@ -175,6 +178,7 @@ def test_a_layer_of_inference_mode_can_be_trained_afterwards(rule, make):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("rule", [rule for rule in RULES if not rule.needs_objective], ids=repr)
 def test_gradients_may_come_from_inference_mode(rule):
     found, kept = [], ol.compile_polytope(matching(3))
@@ -232,6 +236,7 @@ def backward_of_rule(rule: ol.AbstractRule) -> list[Tensor]:
     return found
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_a_rule_works_beside_any_default_device(rule):
     expected = backward_of_rule(rule)
@@ -239,6 +244,7 @@ def test_a_rule_works_beside_any_default_device(rule):
         assert_same(backward_of_rule(rule), expected)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_loss_works_beside_any_default_device(kind):
     expected = forward_of_loss(kind)
@@ -252,6 +258,7 @@ def test_solutions_come_beside_any_default_device():
         assert_same(forward_of_others(), expected)
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_the_default_device_may_change_between_making_and_calling(rule):
     layer = ol.OptLayer(matching(3), rule)

@@ -236,6 +236,7 @@ VERIFIED = {
 }
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("way", VERIFIED)
 @pytest.mark.parametrize("oracle", [best_choice, lazy, beyond, late], ids=lambda f: f.__name__)
 def test_no_wrong_projection_over_a_verified_oracle_is_called_right(oracle, way):

@@ -99,6 +99,7 @@ def read_only(s):
     return x
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("what", WORKS)
 def test_oracles_that_work(what):
     compiled = ol.compile_polytope(declared(WORKS[what]()), projector=ol.ActiveSet())
@@ -204,6 +205,7 @@ MEMBERSHIP = {
 }
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("what", MEMBERSHIP)
 def test_membership_functions_that_work(what):
     membership = MEMBERSHIP[what]()

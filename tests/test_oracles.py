@@ -27,6 +27,7 @@ def over_vertices(polytope):
     return ol.compile_polytope(polytope, projector=ol.ActiveSet())
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_oracles_of_the_catalogue_keep_their_contract(entry):
     check_oracle(entry.polytope, **entry.parameters)
@@ -36,6 +37,7 @@ def test_chains_with_scored_transitions_keep_the_contract():
     check_oracle(polytopes.linear_chain(3, 2))
 
 
+@pytest.mark.many(10)
 @each_structure
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
 def test_projections_and_gradients_are_those_of_the_declared_rows(entry, scale):
@@ -51,6 +53,7 @@ def test_projections_and_gradients_are_those_of_the_declared_rows(entry, scale):
     assert (values[0] - values[1]).abs().max() <= 1e-9 * max(scale, 1.0)
 
 
+@pytest.mark.many(3)
 @each_structure
 def test_projections_with_forbidden_parts(entry):
     scores = scores_for(entry.polytope.shape, 16, seed=2)
@@ -103,6 +106,7 @@ def test_trees_of_tied_scores_are_projected_and_certified(seed, levels, words):
     assert (mixed - solution.value).abs().max() <= 1e-14
 
 
+@pytest.mark.many(4)
 @each_structure
 def test_decompositions_mix_few_vertices(entry):
     solution = over_vertices(entry.polytope).project(scores_for(entry.polytope.shape, 8)).check()

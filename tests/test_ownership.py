@@ -81,6 +81,7 @@ def gradient(layer, scores, write, ask=lambda layer, scores: layer(scores, gener
     return torch.autograd.grad((z * draw(*z.shape, seed=1, dtype=z.dtype)).sum(), leaf)[0]
 
 
+@pytest.mark.many(10)
 @pytest.mark.parametrize("name", POLYTOPES)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_structures_may_be_written_to(rule, name):
@@ -150,6 +151,7 @@ def test_vertices_may_be_written_to_before_the_gradient_of_weights():
     assert torch.equal(*found) and found[0].abs().sum() > 0.1
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("rule", [ol.StraightThrough(), ol.Spigot(steps=3), ol.ScoreFunction(), ol.IMLE()], ids=repr)
 def test_an_objective_may_write_to_its_structures(rule, write):

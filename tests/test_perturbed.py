@@ -33,6 +33,7 @@ def assert_mean(samples, expected):
     assert error.max() < 0.05  # tight enough to tell
 
 
+@pytest.mark.many(14)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 @pytest.mark.parametrize(
     "rule",

@@ -237,6 +237,7 @@ def test_as_many_structures_as_known(case):
     assert sum(1 for _ in case.structures()) == case.count
 
 
+@pytest.mark.many(10)
 @each_case
 def test_every_structure_is_feasible(case):
     polytope = declared(case)
@@ -251,6 +252,7 @@ def test_every_structure_is_feasible(case):
         assert problem.status == cp.OPTIMAL
 
 
+@pytest.mark.many(8)
 @each_case
 def test_linear_maxima_are_structures(case):
     """On random, on integer (tied) and on non-negative scores; at unique maxima the vertex is that structure."""

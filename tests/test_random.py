@@ -32,6 +32,7 @@ def test_solvers_keep_their_contract(seed):
 RULES = [ol.Pipeline(), ol.StraightThrough(), ol.Spigot(0.7, clip_norm=2.0), ol.SparseMAP(), ol.Hard(ol.SparseMAP())]
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("seed", range(4))
 def test_rules_keep_their_contract(rule, seed):
@@ -49,6 +50,7 @@ def reference_projection(case: Case, target: torch.Tensor) -> np.ndarray:
     return np.asarray(x.value)
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("seed", range(30))
 def test_projection_agrees_with_clarabel_through_cvxpy(seed):
     case = random_case(seed)
@@ -75,6 +77,7 @@ def directional(case: Case, seed: int):
     return value, leaves, directions
 
 
+@pytest.mark.many(8)
 @pytest.mark.parametrize("seed", range(60))
 def test_gradients_agree_with_finite_differences(seed):
     value, leaves, directions = directional(random_case(seed), seed)
@@ -95,6 +98,7 @@ def test_gradients_agree_with_finite_differences(seed):
         torch.testing.assert_close(exact[smooth], ((ahead - behind) / (2 * step))[smooth], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("seed", range(12))
 def test_gradients_agree_with_cvxpylayers(seed):
     case = random_case(seed)

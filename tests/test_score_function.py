@@ -56,11 +56,13 @@ def assert_drawn_from(frequency, chance):
     assert statistic <= freedom + SIGMAS * math.sqrt(2 * freedom) + 5
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_contracts_over_the_catalogue(entry):
     check_rule(ol.ScoreFunction(samples=2), entry.polytope, **entry.parameters)
 
 
+@pytest.mark.many(6)
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if len(e.vertices) > 1], ids=repr)
 @pytest.mark.parametrize("formula", [True, False], ids=["formula", "enumerated"])
 def test_every_structure_is_drawn_as_often_as_it_should(entry, formula):
@@ -77,6 +79,7 @@ def test_every_structure_is_drawn_as_often_as_it_should(entry, formula):
         assert_drawn_from(counts(vertices, found.value[:, k]), chances(vertices, scores[k]))
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if 2 < len(e.vertices) <= 50], ids=repr)
 def test_forbidden_parts_are_not_drawn_and_the_others_as_often_as_they_should(entry):
     vertices = torch.tensor(entry.vertices).flatten(1)
@@ -92,6 +95,7 @@ def test_forbidden_parts_are_not_drawn_and_the_others_as_often_as_they_should(en
     assert_drawn_from(counts(vertices, found.value[:, 0]), chance)
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_large_scores_are_drawn_from_as_well(entry):
     """Scores times 1000, in whole steps, so that ties are exact: the draws are uniform among the best."""

@@ -213,6 +213,7 @@ RULES = [
 ]
 
 
+@pytest.mark.many(5)
 @BOTH
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rules_keep_their_contract(rule, polytope):

@@ -57,6 +57,7 @@ def tied(size: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, size)), np.ones((1, size)), integers, masked, generator.normal(size=(4, size))])
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 @pytest.mark.parametrize("name", POLYTOPES)
 def test_answers_are_vertices_of_what_is_scored(name: str, solver: ol.AbstractMaximizer) -> None:
@@ -70,6 +71,7 @@ def test_answers_are_vertices_of_what_is_scored(name: str, solver: ol.AbstractMa
     assert is_vertex(compiled, solution.value[looked_at]).all()
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", POLYTOPES)
 def test_on_a_device_too(name: str) -> None:
     compiled = ol.compile_polytope(POLYTOPES[name])
@@ -80,6 +82,7 @@ def test_on_a_device_too(name: str) -> None:
     torch.testing.assert_close(solution.value, compiled.maximize(scores).value, atol=1e-7, rtol=0)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", POLYTOPES)
 def test_a_point_between_best_vertices_is_refused_and_each_of_them_is_not(name: str) -> None:
     """The scores are those for which the whole edge is best; the point in its middle may be a vertex of all columns."""

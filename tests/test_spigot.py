@@ -42,6 +42,7 @@ def towards(target):
     return lambda z: 0.5 * (z - target).square().flatten(1).sum(1)
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 def test_several_steps_keep_the_contract_of_rules(entry):
     check_rule(ol.Spigot(0.5, steps=3), entry.polytope, **entry.parameters)
@@ -55,6 +56,7 @@ def test_adaptive_steps_keep_the_contract_of_rules(polytope):
 # Relaxations
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if "four words" not in e.name], ids=repr)
 def test_a_relaxation_that_equals_the_polytope_changes_nothing(entry):
     scores, signal = draw(entry.polytope.shape, 13)
@@ -123,6 +125,7 @@ def test_relaxations_that_do_not_fit_are_refused_at_once():
 # Several steps
 
 
+@pytest.mark.slow
 @given(entries, seeds)
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_steps_are_projected_gradient_descent(entry, seed):
@@ -231,6 +234,7 @@ def adapted(start, scale, passes=200, target=0.5):
     return sizes, left.item()
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize(("start", "scale"), [(100.0, 1.0), (1e-3, 1.0), (1.0, 1e-3), (1.0, 100.0)])
 def test_adaptive_steps_shrink_and_grow_to_the_same_part(start, scale):
     sizes, left = adapted(start, scale)

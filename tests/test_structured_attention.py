@@ -27,6 +27,7 @@ def by_enumeration(entry, scores):
     return (torch.softmax(values.masked_fill(uses, -torch.inf), 1) @ vertices).reshape(scores.shape)
 
 
+@pytest.mark.many(10)
 @each_structure
 @pytest.mark.parametrize("summed", [True, False], ids=["formula", "enumerated"])
 def test_marginals_and_gradients_equal_those_over_all_structures(entry, summed):
@@ -41,6 +42,7 @@ def test_marginals_and_gradients_equal_those_over_all_structures(entry, summed):
     assert (gradients[0] - gradients[1]).abs().max() <= 1e-9
 
 
+@pytest.mark.many(5)
 @each_structure
 def test_marginals_of_forbidden_parts_and_of_large_scores(entry):
     layer = ol.OptLayer(entry.polytope, ol.StructuredAttention(), on_failure="nan")

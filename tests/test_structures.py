@@ -108,6 +108,7 @@ def test_every_structure_but_trees_has_an_oracle():
     assert all("matching" in name or "ranking" in name for name in without)  # their sums are permanents
 
 
+@pytest.mark.many(28)
 @each_structure
 @pytest.mark.parametrize("scale", [1.0, 1e6, 1e-6, 1e300, 1e-300])
 def test_oracle_finds_the_best_structure_at_any_scale(structure, scale):
@@ -141,6 +142,7 @@ def test_oracle_does_without_forbidden_parts_or_says_nan(structure):
     assert infeasible or not structure.rows.any(axis=1).all()  # all parts are forbidden in the last
 
 
+@pytest.mark.many(4)
 @each_structure
 def test_oracle_is_called_by_compiled_code(structure):
     oracle = structure.polytope.oracle
@@ -328,6 +330,7 @@ def test_sums_of_large_and_of_tied_scores(structure):
     assert_equals_enumeration(structure, np.round(draw(structure, 10)) * 1000.0, 1e-9)
 
 
+@pytest.mark.many(3)
 @each_sum
 def test_derivatives_of_sums_by_finite_differences(structure):
     scores = torch.tensor(draw(structure, 2), requires_grad=True)

@@ -114,6 +114,7 @@ def test_second_derivatives_take_lazily_negated_directions():
 # Many gradients at a time
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3)])
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_many_gradients_at_a_time_are_those_one_by_one(rule, shape):
@@ -244,6 +245,7 @@ def test_arrays_of_all_kinds_are_parameters():
 OF_SUBSETS = [rule for rule in RULES if not isinstance(rule, ol.LPGD)]
 
 
+@pytest.mark.many(7)
 @pytest.mark.parametrize("budget", [2.0000002, 1.9999999, 1.0000001, 5.0, 3.0000002])
 @pytest.mark.parametrize("rule", [*OF_SUBSETS, ol.SpigotCE(), ol.SpigotEG(), ol.PerturbedAdditive()], ids=repr)
 def test_a_budget_may_be_rounded_in_float32(rule, budget):

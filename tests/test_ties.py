@@ -118,6 +118,7 @@ def tied_scores(size: int) -> torch.Tensor:
     return torch.cat([bits, signs, few, torch.zeros(1, size).double(), torch.ones(1, size).double()])
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("solver", [*SOLVERS, None], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("name", SMALL)
 def test_the_vertex_that_is_meant_is_found(name, solver):
@@ -132,6 +133,7 @@ def test_the_vertex_that_is_meant_is_found(name, solver):
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize(
     "polytope",

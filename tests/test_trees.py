@@ -52,6 +52,7 @@ DRAWS = {
 }
 
 
+@pytest.mark.many(27)
 @each_kind
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=list(DRAWS))
 @pytest.mark.parametrize("words", [1, 2, 3, 4])
@@ -168,6 +169,7 @@ each_way = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.many(48)
 @each_way
 @pytest.mark.parametrize("words", [1, 2, 3, 4])
 @pytest.mark.parametrize("scale", [1.0, 10.0, 1000.0])
@@ -197,6 +199,7 @@ def test_sums_and_derivatives_against_enumeration(name, single_root, way, words,
     assert (turned[scores == -torch.inf] == 0).all()
 
 
+@pytest.mark.many(3)
 @each_way
 @pytest.mark.parametrize("words", [1, 3])
 def test_derivatives_by_finite_differences(name, single_root, way, words):

@@ -56,6 +56,7 @@ def test_what_all_structures_score_alike_does_not_hide_their_differences(offset)
 MASKS = [-1e9, -1e12, -1e15, float(torch.finfo(torch.float32).min), -1e32]
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks_that_every_structure_needs(mask):
     """Of a row that is masked as a whole; and of two rows of which one must take a masked part."""
@@ -91,6 +92,7 @@ def test_a_small_column_next_to_a_large_one():
     assert not lied.project(numbers(1.0, 1e9)).ok or lied.project(numbers(1.0, 1e9)).value[0] == 1
 
 
+@pytest.mark.many(7)
 @pytest.mark.parametrize("seed", range(40))
 def test_boxes_of_all_sizes_under_one_row(seed):
     """Held to a bisection on the multiplier of the row."""
