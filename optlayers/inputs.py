@@ -498,4 +498,7 @@ def _check_values(spec: ParameterSpec, full: Tensor, batch_dimensions: int, posi
         index = where[:batch_dimensions]
         whose = f" in instance {_known_index(index, positions)}" if index else ""
         entry = "".join(f"[{i}]" for i in where[batch_dimensions:])
-        raise ValueError(f"parameter {spec.name}{entry} must be {what}, but is {full[where].item()}{whose}")
+        found = full[where].item()
+        if what == "finite" and math.isinf(found):
+            whose += "; inf says that a <= does not bind whose right-hand side it is (-inf: a >=), to solvers of rows"
+        raise ValueError(f"parameter {spec.name}{entry} must be {what}, but is {found}{whose}")

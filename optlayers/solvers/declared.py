@@ -69,7 +69,7 @@ def judge_declared(
             target, mine = instances.scores[k].reshape(form.shape), [value[k] for value in values]
             if all(np.isfinite(value).all() for value in mine):
                 residual[k], gap[k], relative[k] = judge.judge(given, target, mine)
-    length = 1.0 + (np.square(values[0].reshape(count, -1)).sum(axis=1) if len(values) else 0.0)
+    length = 1.0 + (np.square(values[0]).sum(axis=tuple(range(1, values[0].ndim))) if len(values) else 0.0)
     error = np.maximum(relative, gap / length)
     return residual, gap, np.where(np.isfinite(error), error, np.inf)
 
