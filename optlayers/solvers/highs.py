@@ -215,6 +215,8 @@ class _Model:
 
     def _run(self, costs: np.ndarray, *, again: bool = False) -> int:
         """Solve with other costs; ``again`` from a cold start if the warm one fails, which forgives a bad basis."""
+        if not np.isfinite(costs).all():
+            return Status.FAILED  # with such costs HiGHS does not come to an end
         self.highs.changeColsCost(len(self.columns), self.columns, costs)
         # HiGHS counts time over the life of a model.
         self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.time_limit)

@@ -45,12 +45,12 @@ def without_offsets(
         body = sp.csr_array(rows[:, columns].T)
         for _ in range(ROUNDS):
             unit = np.abs(left[k, columns]).max()
-            if unit == 0.0:
+            if not 0.0 < unit < np.inf:
                 break
             found = scipy.sparse.linalg.lsmr(body, left[k, columns] / unit, atol=1e-12, btol=1e-12)[0]
             prices[k, : form.equalities] += unit * found
             left[k] = _left(form, instances, int(k), prices[k])
-        if np.abs(left[k, columns]).max() > LESS * largest[k]:
+        if not np.abs(left[k, columns]).max() <= LESS * largest[k]:  # nor where it is too large for a number
             prices[k], left[k] = 0.0, instances.scores[k]
     if not prices.any():
         return None

@@ -36,7 +36,8 @@ AWAY = 1e-6
 HUGE = 1e8
 """Next to scores beyond this, as masks leave them where no structure does without,"""
 LOST = 1e-3
-"""no more than this part of the score of a column may be lost, whatever else is allowed."""
+"""no more than this part of the score of a column may be lost, whatever else is allowed; where it has none, of the
+smallest score of its block, which reaches it through rows."""
 
 
 @part
@@ -46,15 +47,17 @@ def _unit(x, low, high):  # type: ignore[no-untyped-def]
 
 
 @part
-def _scales(columns, curved, block, scores, lower, upper, point, largest, unit):  # type: ignore[no-untyped-def]
-    """Of every block the largest score and the smallest unit of a column of the structure, 1 where there is none.
-    Columns that are held count for nothing: they decide nothing."""
+def _scales(columns, curved, block, scores, lower, upper, point, largest, least, unit):  # type: ignore[no-untyped-def]
+    """Of every block the largest and the smallest score but 0, and the smallest unit of a column of the structure, 1
+    where there is none. Columns that are held count for nothing: they decide nothing."""
     stay_apart()
     for g in range(len(largest)):
-        largest[g], unit[g] = 0.0, np.inf
+        largest[g], least[g], unit[g] = 0.0, np.inf, np.inf
     for j in range(columns):
         if lower[j] < upper[j]:
             largest[block[j]] = max(largest[block[j]], abs(scores[j]))
+            if scores[j] != 0.0:
+                least[block[j]] = min(least[block[j]], abs(scores[j]))
             if j < curved:
                 unit[block[j]] = min(unit[block[j]], _unit(point[j], lower[j], upper[j]))
     for g in range(len(unit)):
@@ -62,11 +65,11 @@ def _scales(columns, curved, block, scores, lower, upper, point, largest, unit):
 
 
 @part
-def _score_scale(cost, own, largest):  # type: ignore[no-untyped-def]
+def _score_scale(cost, own, largest, least):  # type: ignore[no-untyped-def]
     """What a reduced cost is relative to: the terms that it is what is left of, never more than the largest score;
-    and to rounding next to that score, which next to huge ones must leave something of the column's own."""
+    and to rounding next to that score, which next to huge ones must leave something of smaller ones."""
     scale = min(own, largest) + ROUNDING / TOLERANCE * largest
-    return min(scale, LOST / TOLERANCE * abs(cost)) if largest > HUGE and cost != 0.0 else scale
+    return min(scale, LOST / TOLERANCE * (abs(cost) if cost != 0.0 else least)) if largest > HUGE else scale
 
 
 @jit
@@ -105,14 +108,14 @@ def certify(  # type: ignore[no-untyped-def]
     columns = point.shape[1] - rows + equalities  # slack is what a row leaves
     activity, activity_low, size = np.empty(rows), np.empty(rows), np.empty(rows)
     floor, price, price_low = np.empty(rows), np.empty(rows), np.zeros(rows)
-    largest, smallest, top = np.empty(blocks), np.empty(blocks), np.empty(rows)
+    largest, least, smallest, top = np.empty(blocks), np.empty(blocks), np.empty(blocks), np.empty(rows)
     moved, charged, held, terms = np.empty(blocks), np.empty(blocks), np.empty(blocks), np.empty(blocks)
     told = curved > 0 and len(free) > 0
     for k in which:
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
-        _scales(scored, curved, column_block, scores[k], l, u, point[k], largest, smallest)
+        _scales(scored, curved, column_block, scores[k], l, u, point[k], largest, least, smallest)
         for g in range(blocks):
             moved[g], charged[g], held[g], terms[g] = 0.0, 0.0, 0.0, smallest[g]
         for i in range(rows):
@@ -167,7 +170,7 @@ def certify(  # type: ignore[no-untyped-def]
                 elif curved > 0:
                     charged[g] += distance * (room if room < np.inf else 2.0 * max(1.0, abs(x)))
                 else:
-                    scale = _score_scale(cost, own, largest[g])
+                    scale = _score_scale(cost, own, largest[g], least[g])
                     wrong = max(wrong, distance / scale if scale > 0.0 else np.inf)
             open_gap += abs(reduced) * max(room if room < np.inf else max(1.0, abs(x)), 0.0)
         for i in range(rows):
@@ -196,7 +199,8 @@ def certify(  # type: ignore[no-untyped-def]
                 if curved > 0:
                     charged[row_block[i]] += price[i] * left
                 else:
-                    scale = _score_scale(top[i], top[i] if top[i] > 0.0 else np.inf, largest[row_block[i]])
+                    h = row_block[i]
+                    scale = _score_scale(top[i], top[i] if top[i] > 0.0 else np.inf, largest[h], least[h])
                     wrong = max(wrong, min(price[i] / scale, left / whole_size))
         valid = np.isfinite(check) and np.isfinite(open_gap)
         for g in range(blocks):

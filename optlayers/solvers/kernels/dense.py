@@ -244,11 +244,14 @@ def _smallest(problem: DenseProblem, unit: Tensor) -> Float64[Tensor, " batch"]:
 def _score_scale(problem: DenseProblem, own: Tensor, largest: Tensor) -> Tensor:
     """What reduced costs are relative to; the twin of the function in :mod:`optlayers.solvers.kernels.certificate`."""
     cost = problem.linear.abs()
+    some = (cost > 0) & problem.movable
+    least = torch.where(some, cost, torch.inf).amin(dim=1, keepdim=True)
     scale = torch.minimum(own, largest) + ROUNDING / TOLERANCE * largest
-    scale = torch.where((largest > HUGE) & (cost > 0), torch.minimum(scale, LOST / TOLERANCE * cost), scale)
     if problem.slack:
         scale[:, -problem.slack :] = largest
-    return scale
+    return torch.where(
+        largest > HUGE, torch.minimum(scale, LOST / TOLERANCE * torch.where(cost > 0, cost, least)), scale
+    )
 
 
 def are_vertices(
