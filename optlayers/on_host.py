@@ -118,7 +118,7 @@ class HostEvidence(AbstractEvidence):
         for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
             mine = PulledBack.of(self.form, some, piece.free, direction[piece.index], pulled_back.right[piece.index])
-            found.append((piece.index, mine.parameters(point, piece.dual, piece.high)))
+            found.append((piece, mine.parameters(point, piece.dual, piece.high)))
         return self._finite(mean_over_pieces(theta, index[pulled_back.right[index]], found))
 
     def _finite(self, theta: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch parameters"]:
@@ -163,7 +163,7 @@ class HostEvidence(AbstractEvidence):
         index, pieces = self._kinks
         for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
-            found.append((piece.index, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
+            found.append((piece, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
         return torch.from_numpy(self._finite(mean_over_pieces(theta, index[good[index]], found)))
 
 

@@ -9,13 +9,15 @@ In a direction d of the parameters the point moves by the tangent v of least cur
 Shapiro, Perturbation Analysis of Optimization Problems, 2000, section 5.3): with c the scores minus the point, v is the
 projection of :math:`M c`, for M without limit, onto the polyhedron of tangents, where columns at a bound keep to its
 side and tight rows stay tight. So it is found by the solvers for projections, and its active set is that of the piece.
-At an edge there is one side, and its derivative is taken; at a kink it is the mean of those of both.
+At a kink the gradient is the mean of those of both sides, in a direction in which all parameters move. At an edge there
+is one side, where pieces may meet too: each entry of the parameters that can move alone has its own derivative, and
+others have that of a direction into the domain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -38,6 +40,8 @@ __all__ = ["Kinks", "Piece", "mean_over_pieces"]
 STEEP = 1e6
 """M, for scores of unit size."""
 TOLERANCE = 1e-8
+TOGETHER = 4096
+"""So many tangents are looked for at a time."""
 LOOSE = 1e5
 """The right-hand side of rows with room, next to which tangents are small: where one binds, there is no piece."""
 
@@ -47,9 +51,13 @@ _states: WeakCache[StandardForm, Any] = WeakCache()
 @final
 @dataclass(frozen=True)
 class Piece:
-    """The pieces on one side of some instances: their active sets, the bounds that hold columns, and dual points."""
+    """The pieces on one side of some instances: their active sets, the bounds that hold columns, and dual points.
+
+    An instance may be there several times, for other ``entries`` of the parameters each time.
+    """
 
     index: Int64[np.ndarray, " some"]
+    entries: Bool[np.ndarray, "some parameters"]
     free: Bool[np.ndarray, "some columns"]
     high: Bool[np.ndarray, "some columns"]
     dual: Float64[np.ndarray, "some rows"]
@@ -96,18 +104,20 @@ class Kinks:
         moved = np.where(
             self._low, form.lower.matrix @ direction, np.where(self._high, form.upper.matrix @ direction, 0.0)
         )
-        side = self._sides(direction) - self._times(moved)
+        side = self._sides(np.arange(count), np.tile(direction, (count, 1))) - self._times(moved)
         _, _, follows = on_face(form, self._whole, free, np.zeros((count, form.columns)), side)
         return follows
 
-    def _sides(self, direction: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "batch rows"]:
-        """How much the rows ``b - A z`` change along a direction of the parameters, the points held."""
-        form, whole = self.form, self._whole
-        side = np.broadcast_to(form.rhs.matrix @ direction, (len(self._point), form.rows)).copy()
+    def _sides(
+        self, index: Int64[np.ndarray, " some"], direction: Float64[np.ndarray, "some parameters"]
+    ) -> Float64[np.ndarray, "some rows"]:
+        """How much the rows ``b - A z`` change along directions of the parameters, the points held."""
+        form, scale = self.form, self._whole.row_scale
+        side = np.ascontiguousarray((form.rhs.matrix @ direction.T).T)
         if not form.matrix_is_constant:
-            entries = (form.matrix_map @ direction) * self._point[:, form.entry_column]
+            entries = (form.matrix_map @ direction.T).T * self._point[index][:, form.entry_column]
             np.subtract.at(side.T, form.matrix.indices, entries.T)
-        return side if whole.row_scale is None else side * whole.row_scale
+        return side if scale is None else side * (scale[index] if len(scale) > 1 else scale)
 
     def _times(self, columns: Float64[np.ndarray, "batch columns"]) -> Float64[np.ndarray, "batch rows"]:
         """``A v`` for every instance."""
@@ -126,16 +136,64 @@ class Kinks:
         if len(lost):  # several parameters are at edges, and each wants a sign of its own
             inward = np.stack([self._inward(int(k)) for k in lost])
             found.append(self._piece(lost, inward))
+        number = np.bincount(np.concatenate([piece.index for piece in found]), minlength=len(self._point))
+        edges = np.flatnonzero(number == 1)
+        if len(edges) and self.form.parameter_count > 1:
+            alone = self._alone(edges)
+            others = ~self._told(alone)
+            found = [replace(piece, entries=piece.entries & others[piece.index]) for piece in found] + alone
         return [piece for piece in found if len(piece.index)]
 
-    def _piece(self, index: Int64[np.ndarray, " some"], direction: Float64[np.ndarray, "some parameters"]) -> Piece:
+    def _alone(self, edges: Int64[np.ndarray, " some"]) -> list[Piece]:
+        """The pieces that single entries of the parameters lead to, by growing or else by shrinking."""
+        index, entry = self._touched(edges)
+        found = []
+        for start in range(0, len(index), TOGETHER):
+            which = index[start : start + TOGETHER]
+            entries = np.zeros((len(which), self.form.parameter_count), dtype=bool)
+            entries[np.arange(len(which)), entry[start : start + TOGETHER]] = True
+            grown = self._piece(which, entries.astype(float), entries)
+            left = ~(self._told([grown])[which] & entries).any(axis=1)
+            found += [grown, self._piece(which[left], -entries[left].astype(float), entries[left])]
+        return found
+
+    def _told(self, pieces: Sequence[Piece]) -> Bool[np.ndarray, "batch parameters"]:
+        """The entries whose derivatives pieces tell."""
+        told = np.zeros((len(self._point), self.form.parameter_count), dtype=bool)
+        for piece in pieces:
+            np.logical_or.at(told, piece.index, piece.entries)
+        return told
+
+    def _touched(
+        self, edges: Int64[np.ndarray, " some"]
+    ) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
+        """Instances and entries of the parameters that move a row or a bound that is met; no other matters."""
+        form = self.form
+        tight = np.ones((len(edges), form.rows), dtype=bool)
+        tight[:, form.equalities :] = self._low[edges, form.unslacked :]
+        pairs = []
+        for entry, unit in enumerate(np.eye(form.parameter_count)):
+            moves = (self._sides(edges, np.tile(unit, (len(edges), 1))) != 0.0) & tight
+            lower, upper = form.lower.matrix @ unit != 0.0, form.upper.matrix @ unit != 0.0
+            met = (self._low[edges] & lower) | (self._high[edges] & upper)
+            some = edges[moves.any(axis=1) | met.any(axis=1)]
+            pairs.append(np.stack([some, np.full(len(some), entry)]))
+        index, entries = np.concatenate(pairs, axis=1)
+        return index, entries
+
+    def _piece(
+        self,
+        index: Int64[np.ndarray, " some"],
+        direction: Float64[np.ndarray, "some parameters"],
+        entries: Bool[np.ndarray, "some parameters"] | None = None,
+    ) -> Piece:
         """The pieces of those instances whose polytope is not empty in a direction."""
         form, some, low, high = self.form, self._whole.take(index), self._low[index], self._high[index]
         lower = np.where(low, (form.lower.matrix @ direction.T).T, -np.inf)
         upper = np.where(high, (form.upper.matrix @ direction.T).T, np.inf)
         if some.forbidden is not None:
             lower, upper = np.where(some.forbidden, 0.0, lower), np.where(some.forbidden, 0.0, upper)
-        rhs = np.stack([self._sides(d)[k] for d, k in zip(direction, index, strict=True)])
+        rhs = self._sides(index, direction)
         cut = form.unslacked  # rows that have room are nearly without limit
         rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], LOOSE)
         lower[:, cut:] = 0.0
@@ -157,7 +215,8 @@ class Kinks:
         nearer_high = upper - answer.point < answer.point - lower
         free = faces(form, tangent.take(good), answer.point[good], answer.free[good])
         dual = self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
-        return Piece(index[good], free, nearer_high[good], dual)
+        told = np.ones(direction.shape, dtype=bool) if entries is None else entries
+        return Piece(index[good], told[good], free, nearer_high[good], dual)
 
     def _priced(
         self, tangent: Instances, free: np.ndarray, dual: np.ndarray, costs: np.ndarray
@@ -178,7 +237,7 @@ class Kinks:
             low, high = low & ~whole.forbidden[k], high & ~whole.forbidden[k]
         data = form.matrix.data if whole.matrix is None else whole.matrix[k]
         matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
-        change = sp.csc_array(np.stack([self._sides(row)[k] for row in np.eye(count)], axis=1))
+        change = sp.csc_array(self._sides(np.full(count, k), np.eye(count)).T)
         # Unknowns: the tangent, the direction, and the room of every bound that is met.
         at_low, at_high = np.flatnonzero(low), np.flatnonzero(high)
         rooms = len(at_low) + len(at_high)
@@ -215,16 +274,16 @@ def _directions(count: int) -> Float64[np.ndarray, " parameters"]:
 def mean_over_pieces(
     smooth: Float64[np.ndarray, "batch parameters"],
     index: Int64[np.ndarray, " some"],
-    pieces: Sequence[tuple[Int64[np.ndarray, " some"], Float64[np.ndarray, "some parameters"]]],
+    pieces: Sequence[tuple[Piece, Float64[np.ndarray, "some parameters"]]],
 ) -> Float64[np.ndarray, "batch parameters"]:
-    """Gradients: the mean of those of its pieces for every instance of ``index``, NaN where none was found; for others
-    the ``smooth`` ones."""
-    total, number = np.zeros(smooth.shape), np.zeros(len(smooth))
-    for some, gradient in pieces:
-        total[some] += gradient
-        number[some] += 1.0
+    """Gradients: the mean of those of its pieces for every entry of the instances of ``index``, NaN where none was
+    found; for others the ``smooth`` ones."""
+    total, number = np.zeros(smooth.shape), np.zeros(smooth.shape)
+    for piece, gradient in pieces:
+        np.add.at(total, piece.index, np.where(piece.entries, gradient, 0.0))
+        np.add.at(number, piece.index, piece.entries)
     with np.errstate(invalid="ignore"):
-        mean = total[index] / number[index, None]
+        mean = total[index] / number[index]
     theta = smooth.copy()
     theta[index] = mean
     return theta
