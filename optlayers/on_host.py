@@ -21,9 +21,11 @@ from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
+from optlayers.solvers import ActiveSet, Oracle
 from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
+from optlayers.solvers.beside_rows import NO_FACE, without_a_face
 from optlayers.solvers.derivative import PulledBack, value_gradient
 from optlayers.solvers.faces import faces, leaving
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
@@ -207,10 +209,16 @@ class BoundPolytope(AbstractBoundPolytope):
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
+        form, solver, state = prepared.maximizer_form, prepared.maximizer, prepared.maximizer_state
         instances = self.vertex_instances.with_scores(_in_memory(scores))
-        return self._answered(
-            prepared.maximizer_form, instances, prepared.maximizer, prepared.maximizer_state, projection=False
-        )
+        section = without_a_face(form, instances) if isinstance(solver, Oracle) else None
+        beside = None if section is None else prepared.beside_rows
+        if beside is not None:
+            form, solver, state = beside
+            instances = make_instances(form, self.theta, self.forbidden, self.precision).with_scores(instances.whole)
+            section = None
+        solution = self._answered(form, instances, solver, state, projection=False)
+        return solution if section is None else _refused(solution, section)
 
     def project(
         self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
@@ -219,10 +227,11 @@ class BoundPolytope(AbstractBoundPolytope):
         prepared = self.prepared
         if len(self.theta):
             prepared.refuse_two_polytopes(self.theta[0])
+        form, solver, state = prepared.projection_form, prepared.projector, prepared.projector_state
         instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
-        return self._answered(
-            prepared.projection_form, instances, prepared.projector, prepared.projector_state, projection=True
-        )
+        solution = self._answered(form, instances, solver, state, projection=True)
+        section = without_a_face(form, instances) if isinstance(solver, ActiveSet) else None
+        return solution if section is None else _refused(solution, section)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
@@ -375,6 +384,16 @@ class BoundPolytope(AbstractBoundPolytope):
         return (
             f"{form.entry_name(part)} is forbidden by its score, but the constraints fix it at {form.fixed[part]:.6g}"
         )
+
+
+def _refused(solution: Solution, section: Bool[np.ndarray, " batch"]) -> Solution:
+    """Without answers to those instances of which an oracle knows nothing."""
+    status = solution.status.masked_fill(torch.from_numpy(section), int(Status.FAILED))
+    return replace(
+        solution,
+        status=status,
+        reasons={**solution.reasons, **dict.fromkeys(np.flatnonzero(section).tolist(), NO_FACE)},
+    )
 
 
 def movable_parts(

@@ -20,6 +20,7 @@ from optlayers.polytope import Polytope
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
 from optlayers.solvers.batch import make_instances
+from optlayers.solvers.beside_rows import OracleBesideRows
 from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
 from optlayers.unimodular import blocks_of
 
@@ -53,6 +54,7 @@ class AbstractPrepared(ABC):
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
+        self._beside: Cache[str, Any] = Cache()
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
@@ -102,6 +104,15 @@ class AbstractPrepared(ABC):
         if isinstance(projector, ActiveSet) and not isinstance(maximizer, Oracle):
             function = projector.function or self.polytope.oracle
         return None if function is None or self.form is None else Oracle(function)
+
+    @property
+    def beside_rows(self) -> tuple[StandardForm, OracleBesideRows, Any] | None:
+        """The oracle beside the constraints, prepared when asked for; None where these do not describe the set."""
+        form = self.form
+        if form is None or self.polytope.rows == "relaxation" or not isinstance(self.maximizer, Oracle):
+            return None
+        solver = OracleBesideRows(self.maximizer)
+        return form, solver, self._beside.get("state", lambda _: solver.prepare(form))
 
     def beyond_oracle(self, theta: Float64[np.ndarray, " parameters"]) -> str | None:
         """Where rows reach more than an oracle that goes beside them, in words.

@@ -143,8 +143,8 @@ def _vertex(case: Case, answer: Answer, truth: Truth) -> Verdict:
     outside = truth.violation(given, rounding)
     if outside > OUTSIDE * truth.size:
         return Verdict("wrong", f"outside by {outside:.1e}", right)
-    loss, numbers, largest = _loss(scores, best.point, given, tolerance)
-    allowed = Fraction(LESS + 2 * rounding) * numbers + Fraction(ROUNDING) * largest
+    loss, numbers, held, largest = _loss(scores, best.point, given, tolerance)
+    allowed = Fraction(LESS + 2 * rounding) * numbers + Fraction(rounding) * held + Fraction(ROUNDING) * largest
     if loss > allowed:
         return Verdict("wrong", f"worth {_told(loss)} less than the best vertex", right)
     if not truth.is_vertex(given, 4 * OUTSIDE * truth.size, rounding):
@@ -154,12 +154,13 @@ def _vertex(case: Case, answer: Answer, truth: Truth) -> Verdict:
 
 def _loss(
     scores: tuple[Fraction, ...], best: tuple[Fraction, ...], given: np.ndarray, tolerance: float
-) -> tuple[Fraction, Fraction, Fraction]:
-    """What is lost against the best, the numbers in which the two differ, and all numbers."""
+) -> tuple[Fraction, Fraction, Fraction, Fraction]:
+    """What is lost against the best, the numbers by which the two differ, where they do what is given, and all."""
     steps = [b - g if abs(b - g) > tolerance else Fraction(0) for b, g in zip(best, fractions_of(given), strict=True)]
     numbers = sum((abs(s * d) for s, d in zip(scores, steps, strict=True)), Fraction(0))
     largest = [abs(s) * max(abs(b), abs(b - d)) for s, b, d in zip(scores, best, steps, strict=True)]
-    return dot(scores, steps), numbers, sum(largest, Fraction(0))
+    held = sum((abs(s * (b - d)) for s, b, d in zip(scores, best, steps, strict=True) if d), Fraction(0))
+    return dot(scores, steps), numbers, held, sum(largest, Fraction(0))
 
 
 def _projection(case: Case, answer: Answer, truth: Truth) -> Verdict:
