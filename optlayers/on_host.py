@@ -147,7 +147,8 @@ class HostEvidence(AbstractEvidence):
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:
         """The instances where θ is at a kink of the answer or at the edge of its domain, and the pieces that meet."""
         curved = self.form.curved * self.projects
-        kinks = Kinks(self.form, self.instances, self.answer.point, curved, self.certified)
+        answer = self.answer
+        kinks = Kinks(self.form, self.instances, answer.point, answer.dual, curved, self.certified)
         return kinks.index, kinks.pieces()
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:

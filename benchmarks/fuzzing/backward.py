@@ -13,6 +13,7 @@ import optlayers as ol
 from fuzzing.asking import Answer
 from fuzzing.cases import Case
 from fuzzing.derivatives import (
+    SAMPLES,
     Interval,
     best_value,
     between,
@@ -159,10 +160,12 @@ def judge_projection_gradient(setting: Setting, k: int, found: np.ndarray) -> Ve
         told = ~case.masked[k]  # type: ignore[index]
     if np.abs(found - expected)[told].max(initial=0.0) <= allowed:
         return RIGHT
-    intervals = between(truth, scores, gradient, case.seed)
-    misses = max((i.misses(v) for i, v, t in zip(intervals, found, told, strict=True) if t), default=0.0)
-    if misses <= allowed:
-        return RIGHT
+    misses = np.inf
+    for samples in SAMPLES:
+        intervals = between(truth, scores, gradient, case.seed, samples)
+        misses = max((i.misses(v) for i, v, t in zip(intervals, found, told, strict=True) if t), default=0.0)
+        if misses <= allowed:
+            return RIGHT
     return Verdict("wrong", f"the gradient is off by {misses:.1e}", tuple(expected.tolist()))
 
 
@@ -194,7 +197,7 @@ def _slope(
 ) -> Verdict | None:
     """The derivative by some entries of the parameters, all moved alike; None where that leaves nothing."""
     case = setting.case
-    for wide in (False, True):
+    for wide in (0, *SAMPLES):
         interval = _slope_of(setting, formula, truth, k, places, wide)
         if interval is None:
             return None
@@ -208,7 +211,7 @@ def _slope(
 
 
 def _slope_of(
-    setting: Setting, formula: Formula, truth: Truth, k: int, places: Sequence[int], wide: bool
+    setting: Setting, formula: Formula, truth: Truth, k: int, places: Sequence[int], wide: int
 ) -> Interval | None:
     scores, gradient = fractions_of(setting.read.scores[k]), _arriving(setting, k)
     seed = setting.case.seed

@@ -16,13 +16,13 @@ import numpy as np
 from fuzzing.nearest import dot
 from fuzzing.truth import Truth
 
-__all__ = ["Interval", "along", "between", "nearest_along", "slopes"]
+__all__ = ["SAMPLES", "Interval", "along", "between", "nearest_along", "slopes"]
 
 Point = tuple[Fraction, ...]
 STEP, LONG_STEP = Fraction(1, 2**60), Fraction(1, 2**26)
 NEARBY = Fraction(1, 2**30)
-SAMPLES = 16
-"""So many points nearby tell what pieces meet at a kink."""
+SAMPLES = (16, 256)
+"""So many points nearby tell what pieces meet at a kink; more of them before anything is called wrong."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,29 @@ def nearest_along(truth: Truth, scores: Point, direction: Point) -> Point:
     return tuple((b - a) / STEP for a, b in zip(here, there, strict=True))
 
 
-def between(truth: Truth, scores: Point, direction: Point, seed: int) -> list[Interval]:
+def between(truth: Truth, scores: Point, direction: Point, seed: int, samples: int) -> list[Interval]:
     """What the derivative of the nearest point may be, entry by entry: on both sides, and at points nearby."""
     backward = tuple(-d for d in direction)
     found = [nearest_along(truth, scores, direction)]
     found.append(tuple(-v for v in nearest_along(truth, scores, backward)))
-    for shifted in _nearby(scores, _radius(truth, scores), seed):
+    for shifted in _nearby(scores, _radius(truth, scores), seed, samples):
         found.append(nearest_along(truth, shifted, direction))
     return [Interval(float(min(entries)), float(max(entries))) for entries in zip(*found, strict=True)]
 
 
 def slopes(
-    value: Callable[[Truth, Point], Fraction], truth: Truth, scores: Point, place: Sequence[int], wide: bool, seed: int
+    value: Callable[[Truth, Point], Fraction], truth: Truth, scores: Point, place: Sequence[int], wide: int, seed: int
 ) -> Interval | None:
     """What the derivative of a value by some entries of the parameters, all moved alike, may be; None for nothing.
 
-    ``wide`` looks at points nearby, too, of scores and of parameters, and takes longer steps: a corner may be as small
-    as the rounding of a number, and solvers see what is beyond it.
+    ``wide`` looks at so many points nearby, too, of scores and of parameters, and takes longer steps: a corner may be
+    as small as the rounding of a number, and solvers see what is beyond it. A domain without room for such a step is a
+    point to them.
     """
+    if all(_moved(truth, dict.fromkeys(place, step)).empty for step in (LONG_STEP, -LONG_STEP)):
+        return None
     found = []
-    for near, shifted in _around(truth, scores, seed) if wide else [(truth, scores)]:
+    for near, shifted in _around(truth, scores, seed, wide) if wide else [(truth, scores)]:
         here = value(near, shifted)
         for step in (STEP, -STEP, LONG_STEP, -LONG_STEP)[: 4 if wide else 2]:
             moved = _moved(near, dict.fromkeys(place, step))
@@ -77,12 +80,12 @@ def slopes(
     return Interval(float(min(found)), float(max(found))) if found else None
 
 
-def _around(truth: Truth, scores: Point, seed: int) -> Iterator[tuple[Truth, Point]]:
+def _around(truth: Truth, scores: Point, seed: int, samples: int) -> Iterator[tuple[Truth, Point]]:
     """An instance, and instances nearby: at a kink a derivative may be that of any of them."""
     yield truth, scores
     generator = np.random.default_rng(seed)
     finite = [k for k, value in enumerate(truth.theta) if isinstance(value, Fraction) or math.isfinite(value)]
-    for shifted in _nearby(scores, _radius(truth, scores), seed):
+    for shifted in _nearby(scores, _radius(truth, scores), seed, samples):
         yield truth, shifted
         shifts = generator.integers(-256, 257, len(finite))
         for signed in (shifts, abs(shifts), -abs(shifts)):  # at an edge some of these lead out of the domain
@@ -106,9 +109,9 @@ def _radius(truth: Truth, scores: Point) -> Fraction:
     return NEARBY * (Fraction(truth.size) + used / 2**12)
 
 
-def _nearby(scores: Point, radius: Fraction, seed: int) -> Iterator[Point]:
+def _nearby(scores: Point, radius: Fraction, seed: int, samples: int) -> Iterator[Point]:
     generator = np.random.default_rng(seed)
-    for _ in range(SAMPLES):
+    for _ in range(samples):
         shift = generator.integers(-256, 257, len(scores))
         yield tuple(s + radius * Fraction(int(e), 256) for s, e in zip(scores, shift, strict=True))
 

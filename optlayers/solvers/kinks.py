@@ -33,6 +33,7 @@ from optlayers.solvers.base import Instances
 from optlayers.solvers.faces import faces, on_face
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.vertices import ROUNDING
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Kinks", "Piece", "mean_over_pieces"]
@@ -76,11 +77,12 @@ class Kinks:
         form: StandardForm,
         instances: Instances,
         point: Float64[np.ndarray, "batch columns"],
+        dual: Float64[np.ndarray, "batch rows"],
         curved: int,
         ok: Bool[np.ndarray, " batch"],
     ) -> None:
         self.form, self.curved = form, curved
-        self._whole, self._point = instances, point
+        self._whole, self._point, self._dual = instances, point, dual
         unit = np.minimum(np.maximum(np.abs(instances.lower), np.abs(instances.upper)), np.maximum(1.0, np.abs(point)))
         self._low = point - instances.lower <= TOUCHES * unit
         self._high = instances.upper - point <= TOUCHES * unit
@@ -197,9 +199,7 @@ class Kinks:
         cut = form.unslacked  # rows that have room are nearly without limit
         rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], LOOSE)
         lower[:, cut:] = 0.0
-        costs = some.whole.copy()
-        costs[:, form.kept[: self.curved]] -= self._point[index][:, : self.curved]
-        costs[:, np.setdiff1d(np.arange(form.size), form.kept)] = 0.0
+        costs, prices = self._left(some, index)
         largest = np.abs(costs).max(axis=1, initial=0.0)[:, None]
         scale = STEEP / np.where(largest > 0.0, largest, 1.0)
         tangent = Instances(
@@ -214,9 +214,30 @@ class Kinks:
         good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
         nearer_high = upper - answer.point < answer.point - lower
         free = faces(form, tangent.take(good), answer.point[good], answer.free[good])
-        dual = self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
+        dual = prices[good] + self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
         told = np.ones(direction.shape, dtype=bool) if entries is None else entries
         return Piece(index[good], told[good], free, nearer_high[good], dual)
+
+    def _left(
+        self, some: Instances, index: Int64[np.ndarray, " some"]
+    ) -> tuple[Float64[np.ndarray, "some size"], Float64[np.ndarray, "some rows"]]:
+        """What the prices of equalities leave of the scores minus the point, and these prices.
+
+        On tight rows a tangent is worth the same by both but for a constant, and what is left tells small differences
+        from what all tangents have in common.
+        """
+        form, scored = self.form, self.form.scored
+        prices = np.where(np.arange(form.rows) < form.equalities, self._dual[index], 0.0)
+        costs = some.scores.copy()
+        costs[:, : self.curved] -= self._point[index][:, : self.curved]
+        terms = plan_of(form).prices(Batch.of(plan_of(form), some).matrix, prices)
+        if form.auxiliary or not np.isfinite(terms).all():  # prices would give auxiliary columns a cost
+            terms, prices = np.zeros_like(terms), np.zeros_like(prices)
+        left = costs - terms[:, :scored]
+        size = np.abs(costs) + np.abs(terms[:, :scored])
+        whole = np.zeros_like(some.whole)
+        whole[:, form.kept] = np.where(np.abs(left) <= ROUNDING * size, 0.0, left)
+        return whole, prices
 
     def _priced(
         self, tangent: Instances, free: np.ndarray, dual: np.ndarray, costs: np.ndarray
