@@ -21,11 +21,10 @@ from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
-from optlayers.solvers import ActiveSet, Oracle
 from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
-from optlayers.solvers.beside_rows import NO_FACE, without_a_face
+from optlayers.solvers.beside_rows import NO_FACE
 from optlayers.solvers.derivative import PulledBack, value_gradient
 from optlayers.solvers.faces import faces, leaving
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
@@ -212,7 +211,7 @@ class BoundPolytope(AbstractBoundPolytope):
             )
         form, solver, state = prepared.maximizer_form, prepared.maximizer, prepared.maximizer_state
         instances = self.vertex_instances.with_scores(_in_memory(scores))
-        section = without_a_face(form, instances) if isinstance(solver, Oracle) else None
+        section = prepared.without_a_face(form, solver, instances)
         beside = None if section is None else prepared.beside_rows
         if beside is not None:
             form, solver, state = beside
@@ -231,7 +230,7 @@ class BoundPolytope(AbstractBoundPolytope):
         form, solver, state = prepared.projection_form, prepared.projector, prepared.projector_state
         instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
         solution = self._answered(form, instances, solver, state, projection=True)
-        section = without_a_face(form, instances) if isinstance(solver, ActiveSet) else None
+        section = prepared.without_a_face(form, solver, instances)
         return solution if section is None else _refused(solution, section)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:

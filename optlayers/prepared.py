@@ -19,8 +19,9 @@ from optlayers.inputs import DOUBLE
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
+from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
-from optlayers.solvers.beside_rows import OracleBesideRows
+from optlayers.solvers.beside_rows import KEPT, OracleBesideRows, without_a_face
 from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
 from optlayers.unimodular import blocks_of
 
@@ -55,6 +56,7 @@ class AbstractPrepared(ABC):
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[str, Any] = Cache()
+        self._signs: Cache[bytes, np.ndarray] = Cache(KEPT)
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
@@ -104,6 +106,15 @@ class AbstractPrepared(ABC):
         if isinstance(projector, ActiveSet) and not isinstance(maximizer, Oracle):
             function = projector.function or self.polytope.oracle
         return None if function is None or self.form is None else Oracle(function)
+
+    def without_a_face(
+        self, form: StandardForm, solver: AbstractSolver, instances: Instances
+    ) -> Bool[np.ndarray, " batch"] | None:
+        """Instances of which an oracle knows nothing, for a part of both signs is forbidden; None for none."""
+        function: Callable[..., Any] | None = solver if isinstance(solver, Oracle) else None
+        if isinstance(solver, ActiveSet):
+            function = solver.function or self.polytope.oracle
+        return None if function is None else without_a_face(form, Oracle(function), instances, self._signs)
 
     @property
     def beside_rows(self) -> tuple[StandardForm, OracleBesideRows, Any] | None:

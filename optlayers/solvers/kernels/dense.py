@@ -245,7 +245,8 @@ def _score_scale(problem: DenseProblem, own: Tensor, largest: Tensor) -> Tensor:
     """What reduced costs are relative to; the twin of the function in :mod:`optlayers.solvers.kernels.certificate`."""
     cost = problem.linear.abs()
     some = (cost > 0) & problem.movable
-    least = torch.where(some, cost, torch.inf).amin(dim=1, keepdim=True)
+    inverse = _largest(torch.where(some, 1.0 / cost, 0.0))[:, None]
+    least = 1.0 / inverse  # inf where there is none
     scale = torch.minimum(own, largest) + ROUNDING / TOLERANCE * largest
     if problem.slack:
         scale[:, -problem.slack :] = largest
