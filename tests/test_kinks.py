@@ -1,7 +1,9 @@
 """Gradients of parameters at the edge of their domain are one-sided; at a kink they are the mean of both sides."""
 
 import cvxpy as cp
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 import optlayers as ol
@@ -137,3 +139,61 @@ def test_transport_with_empty_supplies(seed):
     moved = (ahead - compiled.project(scores, a=supply, b=demand).check().value) / step
     along = sum(float(leaf.grad @ d) for leaf, d in zip(leaves, direction, strict=True))
     assert abs(along - float((moved * weights).sum())) <= 1e-4
+
+
+ROWS = np.array([[3.0, -2.0, -1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, 0.0, 1.0], [-1.0, -1.0, 0.0]])
+AT = numbers(5.9375, 2.1875, -1.5625, -2.1875, -0.375)
+"""A segment that the fourth row cuts off nowhere and everywhere; two rows are equalities."""
+
+
+def best_value(scores: np.ndarray, theta: np.ndarray) -> float | None:
+    """Of the segment, by another solver; None where it is empty."""
+    found = scipy.optimize.linprog(
+        [-scores[0], -scores[1], 0.0],
+        A_ub=ROWS[2:],
+        b_ub=theta[2:],
+        A_eq=ROWS[:2],
+        b_eq=theta[:2],
+        bounds=[(0, 2), (0, 2), (None, None)],
+    )
+    return None if found.status == 2 else -found.fun
+
+
+def slopes(scores: np.ndarray, entry: int) -> list[float]:
+    """Of the best value, by one parameter, on those sides where there is a point."""
+    step, found = 1e-3, []
+    for side in (step, -step):
+        moved = AT.numpy().copy()
+        moved[entry] += side
+        ahead = best_value(scores, moved)
+        if ahead is not None:
+            found.append((ahead - best_value(scores, AT.numpy())) / side)
+    return found
+
+
+@pytest.mark.parametrize("scores", [(10.0, -10.0), (0.002, 0.0001), (3.0, 1.0), (-1.0, 2.0)])
+def test_every_parameter_at_an_edge_has_its_own_derivative(scores):
+    """Where pieces meet at the edge, one direction into the domain says nothing of others."""
+    x, w = cp.Variable(2, bounds=[0, 2]), cp.Variable(1)
+    p, q, r = cp.Parameter(name="p"), cp.Parameter(name="q"), cp.Parameter(3, name="r")
+    rows = [ROWS[0] @ cp.hstack([x, w]) == p, x[:1] - w == q, ROWS[2:] @ cp.hstack([x, w]) <= r]
+    layer = ol.OptLayer(ol.Polytope(x, rows), ol.LPGD(1.5))
+    at = [AT[0].clone(), AT[1].clone(), AT[2:].clone()]
+    leaves = [value.requires_grad_() for value in at]
+    gradient = numbers(0.7, 0.2)
+    given = numbers(*scores).requires_grad_()
+    layer(given, p=leaves[0], q=leaves[1], r=leaves[2]).backward(gradient)
+    found = torch.cat([leaf.grad.reshape(-1) for leaf in leaves]).numpy()
+    for entry in range(5):
+        here, lower = slopes(np.array(scores), entry), slopes(np.array(scores) - 1.5 * gradient.numpy(), entry)
+        ends = [(a - b) / 1.5 for a in here for b in lower]
+        assert min(ends) - 1e-6 <= found[entry] <= max(ends) + 1e-6, (entry, found, ends)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-3, 1.0])
+def test_small_scores_still_say_which_part_goes_first(scale):
+    """All parts are bought; with less to spend the one with the lowest score goes, however near the others are."""
+    p = numbers(3.0)[0].requires_grad_()
+    scores = scale * numbers(1.174, -1.208, -1.187)
+    (ol.OptLayer(polytopes.subset(3), ol.SparseMAP())(scores, budget=p) @ numbers(1.0, 2.0, 4.0)).backward()
+    assert float(p.grad) == pytest.approx(2.0, abs=1e-4)

@@ -1,6 +1,9 @@
 """Finite masks are masks: the same answers and gradients as for -inf, where some structure does without the parts."""
 
+import cvxpy as cp
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 import optlayers as ol
@@ -181,3 +184,66 @@ def test_spo_plus_of_a_row_of_the_lowest_number():
     other = loss(predicted, torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
     assert torch.isfinite(same) and torch.isfinite(other)
     assert torch.isfinite(torch.autograd.grad(other, predicted)[0]).all()
+
+
+def bounded_by(atom: str) -> ol.Polytope:
+    """Parts of at least 0 that are bounded by constraints with variables of their own."""
+    x = cp.Variable(3, nonneg=True)
+    rows = {
+        "pos": [cp.sum(cp.pos(x)) <= 2],
+        "pos of one": [x[0] <= 1, cp.sum(cp.pos(x[1:])) <= 2],
+        "abs": [cp.sum(cp.abs(x)) <= 2],
+        "norm1": [cp.norm1(x) <= 2],
+        "max": [cp.max(x) <= 2, cp.sum(cp.pos(x)) <= 3],
+        "sum_largest": [cp.sum_largest(x, 2) <= 2],
+        "a chain": [x <= cp.Variable(3, nonneg=True), cp.sum(cp.pos(x)) + cp.max(x) <= 4],
+    }
+    return ol.Polytope(x, rows[atom])
+
+
+@pytest.mark.parametrize("solver", [None, ol.Auto(), ol.Highs(), ol.InteriorPoint(), ol.Dense()], ids=repr)
+@pytest.mark.parametrize("mask", [-1e8, -1e11, -1e15, -1e32, torch.finfo(torch.float64).min])
+@pytest.mark.parametrize("atom", ["pos", "pos of one", "abs", "norm1", "max", "sum_largest", "a chain"])
+def test_parts_of_little_harm_are_left_out_beside_masks(atom, mask, solver):
+    """Every score is below 0, so nothing is best: next to a mask -0.2 is not rounding, through whatever rows."""
+    scores = torch.tensor([[mask, -0.2, -1e-3], [-0.2, mask, -0.1], [-1.0, -0.2, mask]], dtype=torch.float64)
+    solution = ol.compile_polytope(bounded_by(atom), maximizer=solver).maximize(scores)
+    best = solution.value[solution.ok]
+    torch.testing.assert_close(best, torch.zeros_like(best), atol=1e-7, rtol=0.0)
+    assert solution.all_ok or isinstance(solver, ol.InteriorPoint | ol.Dense)
+
+
+@pytest.mark.parametrize("least", [-1e-3, -0.2, -5.0])
+@pytest.mark.parametrize("mask", [-1e9, -1e11, -1e15])
+def test_auxiliary_columns_are_held_to_the_smallest_score(mask, least):
+    """They have no score of their own to compare what is lost with."""
+    x = cp.Variable((3, 3), diag=True)
+    rows = [x >= 0, x[0, 0] == 1, cp.sum(cp.pos(x[2, :])) <= 1.984, 3 * x[1, 1] + 2 * x[2, 2] <= 5]
+    scores = torch.full((3, 3), mask, dtype=torch.float64)
+    scores[2, 2] = least
+    solution = ol.compile_polytope(ol.Polytope(x, rows)).maximize(scores).check()
+    assert solution.value.diagonal().tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("solver", [None, ol.Highs(), ol.InteriorPoint()], ids=repr)
+def test_scores_whose_differences_are_no_numbers_come_to_an_end(solver):
+    """HiGHS does not, with costs of NaN."""
+    x = cp.Variable(5)
+    polytope = ol.Polytope(
+        x, [x >= -128, x <= 128, x @ np.array([0.0, -1.0, -1.0, 1.0, 1.0]) == -28, cp.sum(x) <= -152]
+    )
+    lowest = torch.finfo(torch.float64).min
+    rows = [[0.3, lowest, 0.7, lowest, lowest], [lowest, -lowest, lowest, -lowest, 1.0]]
+    scores = torch.tensor(rows, dtype=torch.float64)
+    solution = ol.compile_polytope(polytope, maximizer=solver).maximize(scores)
+    for k in np.flatnonzero(solution.ok.numpy()):
+        unit = scores[k].numpy() / -lowest
+        best = scipy.optimize.linprog(
+            -unit,
+            A_ub=np.ones((1, 5)),
+            b_ub=[-152],
+            A_eq=[[0.0, -1.0, -1.0, 1.0, 1.0]],
+            b_eq=[-28],
+            bounds=(-128, 128),
+        )
+        assert unit @ solution.value[k].numpy() == pytest.approx(-best.fun, rel=1e-9)

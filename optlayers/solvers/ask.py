@@ -62,6 +62,7 @@ class Verdict:
         return cls(answer, certificate, status.astype(np.int8), reasons)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # next to 1e308 sums are no numbers, which certificates refuse
 def ask(
     form: StandardForm,
     instances: Instances,

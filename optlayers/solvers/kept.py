@@ -40,6 +40,7 @@ class KeptModels:
         """The whole batch, over the threads of the pool."""
         answer = Answer.empty(self.form, len(instances))
 
+        @np.errstate(over="ignore", invalid="ignore")  # as where it is asked; other threads know nothing of that
         def work(piece: np.ndarray) -> None:
             for k in piece:
                 answer.point[k], answer.dual[k], answer.status[k] = self._model().solve(instances, int(k))
