@@ -1,5 +1,6 @@
 """Threads, forks, worker processes and distributed training."""
 
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -130,7 +131,13 @@ def backward_by(projector: ol.AbstractProjector, maximizer: ol.AbstractMaximizer
 
 def exit_code(work: Callable[[], None], seconds: float = 60.0) -> int | None:
     """Of a forked child; None when it does not end."""
-    child = multiprocessing.get_context("fork").Process(target=work)
+
+    def watched() -> None:
+        faulthandler.dump_traceback_later(seconds - 5.0)  # so that a hang can be understood
+        work()
+        faulthandler.cancel_dump_traceback_later()
+
+    child = multiprocessing.get_context("fork").Process(target=watched)
     child.start()
     child.join(seconds)
     code = child.exitcode
