@@ -20,11 +20,11 @@ from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
+from optlayers.sections import beside, refused
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Verdict, ask
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
-from optlayers.solvers.beside_rows import NO_FACE
 from optlayers.solvers.derivative import PulledBack, value_gradient
 from optlayers.solvers.faces import faces, leaving
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
@@ -209,16 +209,22 @@ class BoundPolytope(AbstractBoundPolytope):
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
-        form, solver, state = prepared.maximizer_form, prepared.maximizer, prepared.maximizer_state
-        instances = self.vertex_instances.with_scores(_in_memory(scores))
-        section = prepared.without_a_face(form, solver, instances)
-        beside = None if section is None else prepared.beside_rows
-        if beside is not None:
-            form, solver, state = beside
-            instances = make_instances(form, self.theta, self.forbidden, self.precision).with_scores(instances.whole)
-            section = None
-        solution = self._answered(form, instances, solver, state, projection=False)
-        return solution if section is None else _refused(solution, section)
+        form, instances = prepared.maximizer_form, self.vertex_instances.with_scores(_in_memory(scores))
+        solution = self._answered(form, instances, prepared.maximizer, prepared.maximizer_state, projection=False)
+        section = prepared.without_a_face(form, prepared.maximizer, instances)
+        return solution if section is None else self._of_section(solution, section, scores)
+
+    def _of_section(
+        self, solution: Solution, section: Bool[np.ndarray, " batch"], scores: Float64[Tensor, "batch size"]
+    ) -> Solution:
+        """With the vertices of sections, by the constraints."""
+        other, index = self.prepared.by_rows, np.flatnonzero(section)
+        if other is None or self.forbidden is None:
+            return refused(solution, section)
+        theirs = theta_of(self.prepared.projection_form, other.projection_form)
+        theta, forbidden = torch.from_numpy(self.theta[index][:, theirs]), torch.from_numpy(self.forbidden[index])
+        bound = other.bind_on_host(theta, forbidden, self.precision[theirs])
+        return beside(solution, index, bound.maximize(scores[torch.from_numpy(index)]))
 
     def project(
         self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
@@ -231,7 +237,7 @@ class BoundPolytope(AbstractBoundPolytope):
         instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
         solution = self._answered(form, instances, solver, state, projection=True)
         section = prepared.without_a_face(form, solver, instances)
-        return solution if section is None else _refused(solution, section)
+        return solution if section is None else refused(solution, section)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
@@ -384,16 +390,6 @@ class BoundPolytope(AbstractBoundPolytope):
         return (
             f"{form.entry_name(part)} is forbidden by its score, but the constraints fix it at {form.fixed[part]:.6g}"
         )
-
-
-def _refused(solution: Solution, section: Bool[np.ndarray, " batch"]) -> Solution:
-    """Without answers to those instances of which an oracle knows nothing."""
-    status = solution.status.masked_fill(torch.from_numpy(section), int(Status.FAILED))
-    return replace(
-        solution,
-        status=status,
-        reasons={**solution.reasons, **dict.fromkeys(np.flatnonzero(section).tolist(), NO_FACE)},
-    )
 
 
 def movable_parts(

@@ -17,11 +17,11 @@ from optlayers.caches import Cache
 from optlayers.enumeration import enumerate_vertices
 from optlayers.inputs import DOUBLE
 from optlayers.polytope import Polytope
+from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
-from optlayers.solvers.beside_rows import KEPT, OracleBesideRows, without_a_face
 from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
 from optlayers.unimodular import blocks_of
 
@@ -55,8 +55,8 @@ class AbstractPrepared(ABC):
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
-        self._beside: Cache[str, Any] = Cache()
-        self._signs: Cache[bytes, np.ndarray] = Cache(KEPT)
+        self._beside: Cache[Polytope, Polytope] = Cache()
+        self._signs: dict[bool, Signs] = {True: Cache(KEPT), False: Cache(KEPT)}
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
@@ -114,16 +114,15 @@ class AbstractPrepared(ABC):
         function: Callable[..., Any] | None = solver if isinstance(solver, Oracle) else None
         if isinstance(solver, ActiveSet):
             function = solver.function or self.polytope.oracle
-        return None if function is None else without_a_face(form, Oracle(function), instances, self._signs)
+        kept = self._signs[isinstance(solver, Oracle)]
+        return None if function is None else without_a_face(form, Oracle(function), instances, kept)
 
     @property
-    def beside_rows(self) -> tuple[StandardForm, OracleBesideRows, Any] | None:
-        """The oracle beside the constraints, prepared when asked for; None where these do not describe the set."""
-        form = self.form
-        if form is None or self.polytope.rows == "relaxation" or not isinstance(self.maximizer, Oracle):
+    def by_rows(self) -> AbstractPrepared | None:
+        """The same polytope by its constraints alone, compiled when asked for; None where these do not describe it."""
+        if self.form is None or self.polytope.rows == "relaxation":
             return None
-        solver = OracleBesideRows(self.maximizer)
-        return form, solver, self._beside.get("state", lambda _: solver.prepare(form))
+        return self.relaxation(self._beside.get(self.polytope, Polytope.without_oracle))
 
     def beyond_oracle(self, theta: Float64[np.ndarray, " parameters"]) -> str | None:
         """Where rows reach more than an oracle that goes beside them, in words.

@@ -68,6 +68,7 @@ def test_best_vertices_are_those_of_the_section(vertices, hidden):
         assert value @ np.where(np.isneginf(row), 0.0, row) == pytest.approx(best, abs=1e-9)
         alone = compiled.maximize(scores[k : k + 1])
         torch.testing.assert_close(alone.value[0], solution.value[k], atol=1e-12, rtol=0.0)
+        torch.testing.assert_close(alone.gap[0], solution.gap[k], atol=1e-12, rtol=0.0, equal_nan=True)
 
 
 @pytest.mark.parametrize("ask", ["maximize", "project"])
@@ -75,7 +76,7 @@ def test_where_rows_are_a_relaxation_nobody_knows_the_section(ask):
     compiled = ol.compile_polytope(declared(SIGNS, rows="relaxation"))
     solution = getattr(compiled, ask)(torch.tensor([[-torch.inf, 1.0, 0.3], [0.5, 1.0, 0.3]], dtype=torch.float64))
     assert solution.status.tolist() == [ol.Status.FAILED, ol.Status.OPTIMAL]
-    assert "below 0 in one structure" in solution.reasons[0]
+    assert "not known to keep its sign" in solution.reasons[0]
 
 
 def test_projections_over_an_oracle_are_refused():
@@ -96,3 +97,17 @@ def test_signs_that_only_the_oracle_knows_are_no_obstacle():
     compiled = ol.compile_polytope(ol.Polytope(x, [x == weight, cp.sum(x) == 1], oracle=best))
     solution = compiled.maximize(torch.tensor([[-torch.inf, 1.0, 0.3]], dtype=torch.float64))
     assert solution.value.tolist() == [[0.0, 1.0, 0.0]] and any(np.isneginf(s).any() for s in asked)
+
+
+def test_parts_that_hidden_rows_fix_cannot_be_forbidden():
+    """Nor does it matter who else is in the batch."""
+    x, y = cp.Variable(3), cp.Variable(2)
+    vertices = np.array([[1.0, a, b] for a in (-1.0, 1.0) for b in (-0.5, 0.5)])
+    hidden = [x[0] + y[0] == 2, y[0] + y[1] == 3, y[1] == 2, cp.abs(x[1]) <= 1, cp.abs(x[2]) <= 0.5]
+    polytope = ol.Polytope(x, hidden, oracle=declared(vertices, hidden=True).oracle)
+    compiled, none = ol.compile_polytope(polytope), -torch.inf
+    scores = torch.tensor([[none, none, 0.3], [none, 1.0, 0.3], [0.1, none, 0.3]], dtype=torch.float64)
+    solution = compiled.maximize(scores)
+    assert solution.status.tolist() == [ol.Status.INFEASIBLE, ol.Status.INFEASIBLE, ol.Status.OPTIMAL]
+    assert solution.value[2].tolist() == [1.0, 0.0, 0.5]
+    assert compiled.maximize(scores[1:2]).status.tolist() == [ol.Status.INFEASIBLE]

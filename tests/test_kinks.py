@@ -197,3 +197,34 @@ def test_small_scores_still_say_which_part_goes_first(scale):
     scores = scale * numbers(1.174, -1.208, -1.187)
     (ol.OptLayer(polytopes.subset(3), ol.SparseMAP())(scores, budget=p) @ numbers(1.0, 2.0, 4.0)).backward()
     assert float(p.grad) == pytest.approx(2.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("large", [1e3, 1e5, 1e6])
+def test_a_column_of_any_coefficient_hides_no_difference(large):
+    """What there is to spend goes to the first part, of the most for its size; a large one is held anyway."""
+    x, p = cp.Variable(4, nonneg=True), cp.Parameter(name="p", nonneg=True)
+    polytope = ol.Polytope(x, [x[0] + x[1] + x[2] + large * x[3] == p])
+    budget = numbers(0.0)[0].requires_grad_()
+    value = ol.OptLayer(polytope, ol.SparseMAP())(numbers(1.0, 0.9999, 0.9998, 0.5), p=budget)
+    (value @ numbers(1.0, 2.0, 4.0, 8.0)).backward()
+    assert float(budget.grad) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("capacity", [0.5, 0.0])
+def test_a_kink_is_one_beside_an_edge_too(capacity):
+    """The budget is spent on whole parts; what another parameter does is no matter of it."""
+    x, b, p = cp.Variable(4, nonneg=True), cp.Parameter(name="b"), cp.Parameter(name="p")
+    layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x[:3]) == b, x[:3] <= 1, x[3] <= p]), ol.SparseMAP())
+    budget, most = numbers(2.0)[0].requires_grad_(), numbers(capacity)[0].requires_grad_()
+    (layer(numbers(9.0, 8.0, 1.0, 3.0), b=budget, p=most) @ numbers(1.0, 2.0, 4.0, 8.0)).backward()
+    assert float(budget.grad) == pytest.approx(3.0) and float(most.grad) == pytest.approx(8.0)
+
+
+def test_prices_that_cancel_leave_no_difference():
+    """What two large prices leave of a score is rounding, and there the part is as good as not in."""
+    x, p = cp.Variable(5, nonneg=True), cp.Parameter(name="p")
+    rows, point = np.stack([np.ones(5), 1.0 + 2.0**-10 * np.arange(5)]), np.array([0.25, 0.5, 0.125, 0.125, 0.0])
+    layer = ol.OptLayer(ol.Polytope(x, [rows @ x == rows @ point, x[4] <= p]), ol.SparseMAP())
+    scores, limit = torch.tensor(point + rows.T @ np.array([-(2.0**10), 2.0**10])), numbers(0.0)[0].requires_grad_()
+    (layer(scores, p=limit) @ numbers(0.0, 0.0, 0.0, 0.0, 1.0)).backward()
+    assert abs(float(limit.grad)) <= 1e-6

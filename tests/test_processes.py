@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -133,15 +134,16 @@ def exit_code(work: Callable[[], None], seconds: float = 60.0) -> int | None:
     """Of a forked child; None when it does not end."""
 
     def watched() -> None:
-        faulthandler.dump_traceback_later(seconds - 5.0)  # so that a hang can be understood
+        faulthandler.register(signal.SIGUSR1)
         work()
-        faulthandler.cancel_dump_traceback_later()
 
     child = multiprocessing.get_context("fork").Process(target=watched)
     child.start()
     child.join(seconds)
     code = child.exitcode
     if code is None:
+        os.kill(child.pid, signal.SIGUSR1)  # it says where it hangs
+        time.sleep(1.0)
         child.kill()
         child.join()
     return code

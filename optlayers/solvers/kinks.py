@@ -29,7 +29,7 @@ from optlayers.caches import WeakCache
 from optlayers.solution import Status
 from optlayers.solvers.ask import ask
 from optlayers.solvers.auto import Auto
-from optlayers.solvers.base import Instances
+from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.faces import faces, on_face
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
@@ -40,6 +40,8 @@ __all__ = ["Kinks", "Piece", "mean_over_pieces"]
 
 STEEP = 1e6
 """M, for scores of unit size."""
+CLEAR = 1e3
+"""A column that is held by more than this, next to it, is held in all directions."""
 TOLERANCE = 1e-8
 TOGETHER = 4096
 """So many tangents are looked for at a time."""
@@ -62,6 +64,8 @@ class Piece:
     free: Bool[np.ndarray, "some columns"]
     high: Bool[np.ndarray, "some columns"]
     dual: Float64[np.ndarray, "some rows"]
+    sure: Bool[np.ndarray, " some"]
+    """Whether the piece is that of every other direction into the domain, too."""
 
 
 @final
@@ -134,12 +138,13 @@ class Kinks:
             return []
         direction = _directions(self.form.parameter_count)
         found = [self._piece(self.index, np.tile(sign * direction, (len(self.index), 1))) for sign in (1.0, -1.0)]
+        settled = np.concatenate([piece.index[piece.sure] for piece in found])  # by one piece in all directions
         lost = np.setdiff1d(self.index, np.concatenate([piece.index for piece in found]))
         if len(lost):  # several parameters are at edges, and each wants a sign of its own
             inward = np.stack([self._inward(int(k)) for k in lost])
             found.append(self._piece(lost, inward))
         number = np.bincount(np.concatenate([piece.index for piece in found]), minlength=len(self._point))
-        edges = np.flatnonzero(number == 1)
+        edges = np.setdiff1d(np.flatnonzero(number == 1), settled)
         if len(edges) and self.form.parameter_count > 1:
             alone = self._alone(edges)
             others = ~self._told(alone)
@@ -147,16 +152,15 @@ class Kinks:
         return [piece for piece in found if len(piece.index)]
 
     def _alone(self, edges: Int64[np.ndarray, " some"]) -> list[Piece]:
-        """The pieces that single entries of the parameters lead to, by growing or else by shrinking."""
+        """The pieces that single entries of the parameters lead to, by growing and by shrinking."""
         index, entry = self._touched(edges)
         found = []
         for start in range(0, len(index), TOGETHER):
             which = index[start : start + TOGETHER]
             entries = np.zeros((len(which), self.form.parameter_count), dtype=bool)
             entries[np.arange(len(which)), entry[start : start + TOGETHER]] = True
-            grown = self._piece(which, entries.astype(float), entries)
-            left = ~(self._told([grown])[which] & entries).any(axis=1)
-            found += [grown, self._piece(which[left], -entries[left].astype(float), entries[left])]
+            steps = entries.astype(float)
+            found += [self._piece(which, side * steps, entries) for side in (1.0, -1.0)]
         return found
 
     def _told(self, pieces: Sequence[Piece]) -> Bool[np.ndarray, "batch parameters"]:
@@ -199,8 +203,7 @@ class Kinks:
         cut = form.unslacked  # rows that have room are nearly without limit
         rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], LOOSE)
         lower[:, cut:] = 0.0
-        costs, prices = self._left(some, index)
-        largest = np.abs(costs).max(axis=1, initial=0.0)[:, None]
+        costs, prices, largest = self._left(some, index)
         scale = STEEP / np.where(largest > 0.0, largest, 1.0)
         tangent = Instances(
             costs * scale, some.kept, rhs, lower, upper, some.matrix, some.forbidden, some.parameters, some.row_scale
@@ -216,12 +219,13 @@ class Kinks:
         free = faces(form, tangent.take(good), answer.point[good], answer.free[good])
         dual = prices[good] + self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
         told = np.ones(direction.shape, dtype=bool) if entries is None else entries
-        return Piece(index[good], told[good], free, nearer_high[good], dual)
+        sure = ~((free & (low | high)[good]) | self._unclear(tangent.take(good), answer.take(good))).any(axis=1)
+        return Piece(index[good], told[good], free, nearer_high[good], dual, sure)
 
     def _left(
         self, some: Instances, index: Int64[np.ndarray, " some"]
-    ) -> tuple[Float64[np.ndarray, "some size"], Float64[np.ndarray, "some rows"]]:
-        """What the prices of equalities leave of the scores minus the point, and these prices.
+    ) -> tuple[Float64[np.ndarray, "some size"], Float64[np.ndarray, "some rows"], Float64[np.ndarray, "some 1"]]:
+        """What the prices of equalities leave of the scores minus the point, these prices, and the unit of both.
 
         On tight rows a tangent is worth the same by both but for a constant, and what is left tells small differences
         from what all tangents have in common.
@@ -230,14 +234,27 @@ class Kinks:
         prices = np.where(np.arange(form.rows) < form.equalities, self._dual[index], 0.0)
         costs = some.scores.copy()
         costs[:, : self.curved] -= self._point[index][:, : self.curved]
-        terms = plan_of(form).prices(Batch.of(plan_of(form), some).matrix, prices)
-        if form.auxiliary or not np.isfinite(terms).all():  # prices would give auxiliary columns a cost
-            terms, prices = np.zeros_like(terms), np.zeros_like(prices)
-        left = costs - terms[:, :scored]
-        size = np.abs(costs) + np.abs(terms[:, :scored])
+        if form.auxiliary:  # which prices would give a cost
+            prices = np.zeros_like(prices)
+        plan, matrix = plan_of(form), Batch.of(plan_of(form), some).matrix
+        prices[~np.isfinite(plan.prices(matrix, prices)).all(axis=1)] = 0.0
+        left = costs - plan.prices(matrix, prices)[:, :scored]
+        size = np.abs(costs) + plan.prices(np.abs(matrix), np.abs(prices))[:, :scored]
         whole = np.zeros_like(some.whole)
         whole[:, form.kept] = np.where(np.abs(left) <= ROUNDING * size, 0.0, left)
-        return whole, prices
+        # A column that is held may have a price of any size, next to which others must not vanish.
+        ends = [np.abs(part).max(axis=1, initial=0.0)[:, None] for part in (whole, costs)]
+        return whole, prices, np.where(ends[0] > 0.0, np.minimum(*ends), 0.0)
+
+    def _unclear(self, tangent: Instances, answer: Answer) -> Bool[np.ndarray, "some columns"]:
+        """Columns that are held by less than the largest scores: a tangent of another direction may let go of them."""
+        form, plan = self.form, plan_of(self.form)
+        reduced = -plan.prices(Batch.of(plan, tangent).matrix, answer.dual)
+        reduced[:, : form.scored] += tangent.scores
+        reduced[:, : self.curved] -= answer.point[:, : self.curved]
+        if answer.free is None:
+            raise RuntimeError("a projection has an active set")
+        return ~answer.free & (tangent.lower < tangent.upper) & (np.abs(reduced) < CLEAR)
 
     def _priced(
         self, tangent: Instances, free: np.ndarray, dual: np.ndarray, costs: np.ndarray
