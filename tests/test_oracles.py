@@ -296,7 +296,7 @@ class TestBadOracles:
             best, worst = scores.argmax(), scores.argmin()
             return 2.0 * np.eye(3)[best] - np.eye(3)[worst]
 
-        with pytest.raises(AssertionError, match=r"oracle negative, on sample 0: .*left the polytope"):
+        with pytest.raises(AssertionError, match="oracle negative, on sample 0: it leaves the polytope by 1"):
             check_oracle(self.declared(negative))
 
     def test_fractional(self):
@@ -349,15 +349,13 @@ class TestBadOracles:
         assert "oracle raising raised an exception" in some.failures[0].reason
 
     def test_not_deterministic(self):
-        calls = []
+        generator = np.random.default_rng(0)
 
         def fickle(scores):
-            calls.append(0)
-            ties = np.flatnonzero(scores == scores.max())
-            return np.eye(3)[ties[len(calls) % len(ties)]]
+            return np.eye(3)[generator.choice(np.flatnonzero(scores == scores.max()))]
 
-        with pytest.raises(AssertionError, match="oracle fickle, on sample 2: it gives different answers"):
-            check_oracle(self.declared(fickle), samples=7)
+        with pytest.raises(AssertionError, match=r"oracle fickle, on sample \d+: it gives different answers"):
+            check_oracle(self.declared(fickle), samples=40)
 
     def test_structures_where_there_are_none(self):
         def careless(scores):
