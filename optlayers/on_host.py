@@ -34,7 +34,7 @@ __all__ = ["BoundPolytope", "movable_parts"]
 
 OPTIMAL = int(Status.OPTIMAL)
 EXPLAINED = 3
-"""So many infeasible instances of a batch are explained; an explanation costs a linear program."""
+"""So many instances of a batch that failed for another reason are looked at; an explanation costs a linear program."""
 
 
 @final
@@ -360,7 +360,10 @@ class BoundPolytope(AbstractBoundPolytope):
     def _reasons(
         self, form: StandardForm, instances: Instances, verdict: Verdict, *, projection: bool
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Why instances failed: what is said already, and for the first few what is proved, which corrects it."""
+        """Why instances failed: what is said already, and what is proved, which corrects it.
+
+        That a polytope is empty is never taken on trust of a solver: where no presolve shows it, a linear program does.
+        """
         reasons, status = dict(verdict.reasons), verdict.status
         rows = self.prepared.rows
         if rows is None:
@@ -370,7 +373,10 @@ class BoundPolytope(AbstractBoundPolytope):
             if (projection and form.curved == form.scored) or is_bounded(rows, source, int(k)):
                 reasons[int(k)], status[k] = "a solver finds it unbounded, but it is not", Status.FAILED
         sees_all = not self.prepared.leaves_rows_to_oracle
-        for k in np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]:
+        known = np.zeros(len(status), dtype=bool) if self.infeasible is None else self.infeasible
+        claimed = (status == Status.INFEASIBLE) & ~known & sees_all
+        claimed[np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]] = True
+        for k in np.flatnonzero(claimed):
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
             if reason is not None:
                 reasons[int(k)] = reason

@@ -180,14 +180,16 @@ def test_convex_sets_are_held_to_each_constraint():
 
 @dataclass(frozen=True)
 class Despairs(ol.AbstractMaximizer, ol.AbstractProjector):
-    """Calls everything unbounded."""
+    """Calls everything unbounded, or empty."""
+
+    says: ol.Status = ol.Status.UNBOUNDED
 
     def prepare(self, form):
         return form
 
     def maximize(self, form, instances):
         answer = ol.Answer.empty(form, len(instances))
-        answer.status[:] = int(ol.Status.UNBOUNDED)
+        answer.status[:] = int(self.says)
         return answer
 
     def project(self, form, instances):
@@ -210,6 +212,19 @@ def test_unbounded_is_said_of_what_is():
     weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     status = ol.compile_polytope(row).maximize(scores, weight=weights).status
     assert [ol.Status(int(s)).name for s in status] == ["OPTIMAL", "UNBOUNDED"]
+
+
+@pytest.mark.parametrize("ask", ["maximize", "project"])
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_no_solver_is_believed_that_a_polytope_is_empty(count, ask):
+    """In a batch of any size: of ten instances, those with a budget beyond all parts are empty."""
+    x, budget = cp.Variable(3), cp.Parameter(name="budget")
+    polytope = ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x) >= budget, cp.sum(x) + x[0] <= 4])
+    solver, budgets = Despairs(ol.Status.INFEASIBLE), torch.arange(count, dtype=torch.float64) % 5
+    compiled = ol.compile_polytope(polytope, maximizer=solver, projector=solver)
+    status = getattr(compiled, ask)(torch.zeros(count, 3, dtype=torch.float64), budget=budgets).status
+    right = [ol.Status.INFEASIBLE if b > 3 else ol.Status.FAILED for b in budgets.tolist()]
+    assert status.tolist() == right
 
 
 @pytest.mark.parametrize("size", [1e4, 1e7, 1e10, 1e13, 1e16, 1e33])

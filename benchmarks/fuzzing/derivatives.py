@@ -16,7 +16,7 @@ import numpy as np
 from fuzzing.nearest import dot
 from fuzzing.truth import Truth
 
-__all__ = ["SAMPLES", "Interval", "along", "between", "nearest_along", "slopes"]
+__all__ = ["SAMPLES", "Interval", "along", "between", "nearest_along", "nearest_nearby", "slopes"]
 
 Point = tuple[Fraction, ...]
 STEP, LONG_STEP = Fraction(1, 2**60), Fraction(1, 2**26)
@@ -49,14 +49,19 @@ def nearest_along(truth: Truth, scores: Point, direction: Point) -> Point:
     return tuple((b - a) / STEP for a, b in zip(here, there, strict=True))
 
 
-def between(truth: Truth, scores: Point, direction: Point, seed: int, samples: int) -> list[Interval]:
+def between(truth: Truth, scores: Point, direction: Point, seed: int) -> list[Interval]:
     """What the derivative of the nearest point may be, entry by entry: on both sides, and at points nearby."""
     backward = tuple(-d for d in direction)
     found = [nearest_along(truth, scores, direction)]
     found.append(tuple(-v for v in nearest_along(truth, scores, backward)))
-    for shifted in _nearby(scores, _radius(truth, scores), seed, samples):
-        found.append(nearest_along(truth, shifted, direction))
+    found += nearest_nearby(truth, scores, direction, seed, SAMPLES[0])
     return [Interval(float(min(entries)), float(max(entries))) for entries in zip(*found, strict=True)]
+
+
+def nearest_nearby(truth: Truth, scores: Point, direction: Point, seed: int, samples: int) -> Iterator[Point]:
+    """The derivative of the nearest point at points nearby, each of which is that of one piece."""
+    for shifted in _nearby(scores, _radius(truth, scores), seed, samples):
+        yield nearest_along(truth, shifted, direction)
 
 
 def slopes(
@@ -65,11 +70,8 @@ def slopes(
     """What the derivative of a value by some entries of the parameters, all moved alike, may be; None for nothing.
 
     ``wide`` looks at so many points nearby, too, of scores and of parameters, and takes longer steps: a corner may be
-    as small as the rounding of a number, and solvers see what is beyond it. A domain without room for such a step is a
-    point to them.
+    as small as the rounding of a number, and solvers see what is beyond it.
     """
-    if all(_moved(truth, dict.fromkeys(place, step)).empty for step in (LONG_STEP, -LONG_STEP)):
-        return None
     found = []
     for near, shifted in _around(truth, scores, seed, wide) if wide else [(truth, scores)]:
         here = value(near, shifted)

@@ -77,7 +77,8 @@ def draw_scores(generator: np.random.Generator, instances: int, size: int, dtype
         kinds.append(kind)
         values[k] = scores
     largest = float(torch.finfo(DTYPES[dtype]).max)
-    kept = np.where(np.isneginf(values), values, rounded(np.clip(values, -largest, largest), dtype))
+    lowest = np.where(masked, -largest, -0.5 * largest)  # the lowest number of a format is a mask, and no score
+    kept = np.where(np.isneginf(values), values, rounded(np.clip(values, lowest, largest), dtype))
     return Scores(kept, masked, tuple(kinds))
 
 
