@@ -114,7 +114,7 @@ def series(problems: Sequence[Problem], question: str, over: str, rounds: int, c
 
 
 def measure_threads(threads: Sequence[int], rounds: int) -> Iterator[Row]:
-    """The same batches with other numbers of threads; last of all, as torch does not forget that it was told one."""
+    """Batches with several numbers of threads; last of all, as torch does not forget that it was told one."""
     for count in threads:
         torch.set_num_threads(count)
         for problem in THREADED:

@@ -90,7 +90,7 @@ def structure(
 
 
 def supervised(problem: Structure) -> Supervised:
-    """The same problem, asked for losses."""
+    """A problem as one that is asked for losses."""
     return Supervised(**{f.name: getattr(problem, f.name) for f in fields(problem)})
 
 

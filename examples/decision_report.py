@@ -121,7 +121,7 @@ def tables(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Table]]:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The same tables for a document."""
+    """The tables as Markdown, for a document."""
     lines = []
     for problem, mine in _problems(outcomes).items():
         for heading, rows in _rows(mine):
@@ -168,7 +168,7 @@ def plot_regrets(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def plot_differences(outcomes: Sequence[Outcome], path: Path) -> None:
-    """The same as differences to two-stage, where it has run."""
+    """Differences of regrets to two-stage over degrees, where it has run."""
     methods = [name for name in _methods(outcomes) if name != TWO_STAGE]
     if TWO_STAGE in _methods(outcomes) and methods:
         _plot(outcomes, methods, _differences, f"regret less that of {TWO_STAGE} (points)", path)

@@ -75,7 +75,7 @@ def _told(candidate: Candidate) -> dict[str, Any]:
 
 
 def draw(run: Run) -> tuple[Problem, Data]:
-    """The same for every method."""
+    """The problem and the data of a run, which are those of every method."""
     generator = torch.Generator().manual_seed(run.seed)
     problem = PROBLEMS[run.problem](generator)
     return problem, draw_data(problem, run.degree, run.noise, run.sizes, generator)

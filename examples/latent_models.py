@@ -55,7 +55,7 @@ class PartsModel(AbstractModel):
         self.decoder = nn.Linear(features, 2)
 
     def scores(self, features: Float[Tensor, "n *shape d"]) -> Float[Tensor, "n *shape"]:
-        """The same linear function for each part."""
+        """Scores of all parts, by one linear function."""
         return self.encoder(features).squeeze(-1)
 
     def logits(

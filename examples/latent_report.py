@@ -123,7 +123,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The same tables for a document."""
+    """The tables as Markdown, for a document."""
     lines = []
     for (structure, size), rows in _problems(results).items():
         header = _header(structure)

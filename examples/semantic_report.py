@@ -72,7 +72,7 @@ def summary(result: Result) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The same table for a document."""
+    """The table as Markdown, for a document."""
     lines = ["| rule | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
     for name, mine in _rows(results).items():
         lines.append(f"| {name} | " + " | ".join(_cell(_values(mine, c)) for c in COLUMNS) + " |")

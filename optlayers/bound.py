@@ -130,7 +130,7 @@ class AbstractBoundPolytope(ABC):
 
     @abstractmethod
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
-        """The same values with 0 for auxiliary variables that are scored besides the structure."""
+        """Flat scored vectors with 0 for the auxiliary variables that are scored besides the structure."""
 
     @abstractmethod
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:

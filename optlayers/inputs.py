@@ -106,7 +106,7 @@ def all_finite(values: Tensor) -> bool:
 
 
 def all_finite_in(values: np.ndarray) -> bool:
-    """The same in NumPy."""
+    """Whether an array has neither NaN nor infinity."""
     return bool(finite.all_finite(values.reshape(-1)))
 
 
@@ -134,7 +134,7 @@ def flatten_scores(
 
 
 def moved(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The same numbers in another shape and dtype, elsewhere; a tensor that has all of that already is not touched.
+    """The numbers of a tensor in another shape and dtype, elsewhere; one that has all of that already is not touched.
 
     It has its numbers in memory, where one that is lazily negated (the imaginary part of a conjugate) has others.
     """
@@ -148,7 +148,7 @@ def moved(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch
 
 
 def owned(value: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The same numbers in another shape and dtype, elsewhere, in memory of their own by one copy.
+    """The numbers of a tensor in another shape and dtype, elsewhere, in memory of their own by one copy.
 
     It is made last, so that autograd does not take the result for a view, which could not be written to.
     """
@@ -190,7 +190,8 @@ def auxiliary_scores(
 def auxiliary_tensors(
     specs: Sequence[ScoredSpec], given: Mapping[str, Any], batch: torch.Size
 ) -> tuple[dict[str, Tensor], frozenset[str]]:
-    """The same before a look at the numbers, and the names of those that are given once for all instances."""
+    """Scores of auxiliary variables in the shape of a batch, their numbers unseen, and the names of those that are
+    given once for all instances."""
     if not specs:
         return {}, NONE
     found: dict[str, Tensor] = {}
@@ -413,7 +414,7 @@ def parameter_tensors(
 
 
 def parameter_shapes(specs: Sequence[ParameterSpec], given: Mapping[str, Any], batch: torch.Size) -> dict[str, Tensor]:
-    """The same before a look at the numbers."""
+    """The values of all parameters in the shape of a batch, their numbers unseen."""
     if not specs and not given:
         return {}
     expected = [spec.name for spec in specs]

@@ -253,7 +253,7 @@ class OptLayer(nn.Module):
         generator: torch.Generator | None = None,
         **parameters: Any,
     ) -> Solution:
-        """The same structures with their verdicts, and their gradient.
+        """The structures of a forward pass with their verdicts, and their gradient.
 
         Where the rule's answer is a mixture of vertices (:class:`SparseMAP` over :class:`ActiveSet`), the solution has
         ``vertices`` and ``weights``, and the weights have a gradient too: a model can take an expectation over the few

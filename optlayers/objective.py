@@ -43,7 +43,7 @@ class Objective:
         return _Recorded.apply(self, self._each(structures, apart), structures)
 
     def mean(self, structures: Float[Tensor, "*apart_batch_and_shape"], apart: int | None) -> Float[Tensor, "*batch"]:
-        """The same without a record, for rules that do not look at losses."""
+        """The mean of the losses over ``apart`` structures, without a record, for rules that do not look at losses."""
         return self._each(structures, apart).mean(dim=0)
 
     def _each(self, structures: Tensor, apart: int | None) -> Tensor:

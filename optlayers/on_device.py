@@ -116,7 +116,7 @@ class DeviceEvidence(AbstractEvidence):
 
     @cached_property
     def on_host(self) -> HostEvidence:
-        """The same answers as evidence of the CPU."""
+        """These answers as evidence of the CPU."""
         polytope = self.polytope
         forbidden = None if polytope.forbidden is None else _on_cpu(polytope.forbidden)
         instances = make_instances(self.form, _on_cpu(polytope.theta), forbidden).with_scores(_on_cpu(self.scores))
@@ -381,7 +381,7 @@ class DevicePolytope(AbstractBoundPolytope):
         return DevicePolytope(other, self.theta[:, theirs], self.forbidden, self.precision[theirs])
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
-        """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
+        """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""
         size = self.form.structure_size
         return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
 

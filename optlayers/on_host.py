@@ -219,12 +219,9 @@ class BoundPolytope(AbstractBoundPolytope):
     ) -> Solution:
         """With the vertices of sections, by the constraints."""
         other, index = self.prepared.by_rows, np.flatnonzero(section)
-        if other is None or self.forbidden is None:
+        if other is None:
             return refused(solution, section)
-        theirs = theta_of(self.prepared.projection_form, other.projection_form)
-        theta, forbidden = torch.from_numpy(self.theta[index][:, theirs]), torch.from_numpy(self.forbidden[index])
-        bound = other.bind_on_host(theta, forbidden, self.precision[theirs])
-        return beside(solution, index, bound.maximize(scores[torch.from_numpy(index)]))
+        return beside(solution, index, self._bound_to(other, index).maximize(scores[torch.from_numpy(index)]))
 
     def project(
         self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
@@ -275,13 +272,16 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
-        other = self.prepared.relaxation(relaxation)
+        return self._bound_to(self.prepared.relaxation(relaxation), slice(None))
+
+    def _bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope:
+        """Other polytopes for the instances ``index``."""
         theirs = theta_of(self.prepared.projection_form, other.projection_form)
-        forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
-        return other.bind_on_host(torch.from_numpy(self.theta[:, theirs]), forbidden, self.precision[theirs])
+        forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden[index])
+        return other.bind_on_host(torch.from_numpy(self.theta[index][:, theirs]), forbidden, self.precision[theirs])
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
-        """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
+        """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""
         size = self.prepared.projection_form.structure_size
         return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
 
@@ -408,7 +408,7 @@ def movable_parts(
 
 
 def _in_memory(scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch size"]:
-    """The same numbers in NumPy, a row per instance in memory."""
+    """A tensor as an array of NumPy, a row per instance in memory."""
     return np.ascontiguousarray(scores.numpy())
 
 

@@ -209,7 +209,7 @@ class Polytope:
         return tuple(found.values())
 
     def without_oracle(self) -> Polytope:
-        """The same variables and constraints, so that a general solver answers: what an oracle is compared with."""
+        """These variables and constraints alone, for a general solver: what an oracle is compared with."""
         constraints = self._constraints[0] if self._constraints else lambda: self.constraints
         return Polytope(
             self.variable,

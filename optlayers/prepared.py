@@ -119,7 +119,7 @@ class AbstractPrepared(ABC):
 
     @property
     def by_rows(self) -> AbstractPrepared | None:
-        """The same polytope by its constraints alone, compiled when asked for; None where these do not describe it."""
+        """This polytope by its constraints alone, compiled when asked for; None where these do not describe it."""
         if self.form is None or self.polytope.rows == "relaxation":
             return None
         return self.relaxation(self._beside.get(self.polytope, Polytope.without_oracle))

@@ -95,7 +95,7 @@ class Recording(AbstractBoundPolytope):
         return Recording(self._bound.relaxed(relaxation), self.failed)
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
-        """The same values with 0 for scored auxiliary variables; see :class:`AbstractBoundPolytope`."""
+        """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""
         return self._bound.structure(values)
 
     @property

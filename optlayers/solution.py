@@ -241,7 +241,7 @@ class Solution:
         return found
 
     def failing(self, which: Bool[Tensor, " batch"], reason: str) -> Solution:
-        """The same solution with some more instances failed, for a flat batch."""
+        """This solution with the instances ``which`` failed too, for a flat batch."""
         if not any_of(which):
             return self
         new = which & self.ok

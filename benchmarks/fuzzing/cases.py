@@ -119,7 +119,7 @@ def draw_case(seed: int, draws: int = 1) -> Case:
 
 
 def _with_oracle(declaration: Declaration) -> Declaration:
-    """The same with an oracle over all of its vertices, if they are few."""
+    """A declaration with an oracle over all of its vertices, if they are few."""
     truth = Truth(declaration, ())
     vertices = None if truth.empty else truth.vertices(ORACLE)
     if vertices is None:

@@ -33,7 +33,7 @@ def structured(generator: np.random.Generator) -> Drawn:
 
 
 def _repeated(values: np.ndarray | float) -> np.ndarray:
-    """The same for all instances, with the entries behind."""
+    """An array, flat, once for every instance."""
     flat = np.asarray(values, dtype=float).reshape(-1)
     return np.tile(flat, (INSTANCES, 1))
 

@@ -69,7 +69,7 @@ class Question:
         return Lifted(structure, found)
 
     def without_auxiliary_scores(self) -> Question:
-        """The same polytopes, where auxiliary variables score 0."""
+        """This question, where auxiliary variables score 0."""
         return replace(self, auxiliary={n: torch.zeros_like(values) for n, values in self.auxiliary.items()})
 
     def product(self, scores: Tensor, point: Lifted) -> Float64[Tensor, "*batch"]:

@@ -58,7 +58,7 @@ class Instances:
     def with_scores(
         self, whole: Float64[np.ndarray, "batch size"], starts: Float64[np.ndarray, "batch size"] | None = None
     ) -> Instances:
-        """The same problems with other scores."""
+        """These problems with other scores."""
         return Instances(
             whole,
             self.kept,

@@ -25,7 +25,7 @@ ROUNDS = 3
 def without_offsets(
     form: StandardForm, instances: Instances
 ) -> tuple[Instances, Float64[np.ndarray, "batch rows"]] | None:
-    r"""The same best vertices by smaller scores, and the prices to add to dual points; None where no offset is large.
+    r"""Smaller scores with the same best vertices, and the prices to add to dual points; None where no offset is large.
 
     On :math:`A z = b` the scores :math:`c - A^\top y` prefer the same points as c, for every y. Where scores are large
     because all structures have an offset in common (each of them uses one part of a row that is masked, say), a y by

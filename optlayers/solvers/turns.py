@@ -35,7 +35,7 @@ class Turns:
 
 
 def turns_of(function: Callable[..., Any]) -> Turns:
-    """The same for the same function, for methods of the same object, and for a function and parts of it."""
+    """The turns of a function, which it shares with other methods of its object, and with parts of itself."""
     owner = _owner(function)
     with _lock:
         turns = _known.get(id(owner))

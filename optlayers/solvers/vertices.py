@@ -133,6 +133,6 @@ def _optimal_face(plan: Plan, batch: Batch, found: Near) -> _Face:
 
 
 def _held(batch: Batch, held: np.ndarray, bound: np.ndarray, costs: Float64[np.ndarray, "batch scored"]) -> Batch:
-    """The same problems on their faces, with other costs."""
+    """Problems on the faces where columns are held at bounds, with other costs."""
     lower, upper = np.where(held, bound, batch.lower), np.where(held, bound, batch.upper)
     return replace(batch, scores=costs, lower=lower, upper=upper)

@@ -56,7 +56,7 @@ def read(batch, which, first, out):  # type: ignore[no-untyped-def]
 
 @part
 def read_flags(batch, which, first, out):  # type: ignore[no-untyped-def]
-    """The same for booleans: 1 where they are set."""
+    """Vectors of the rows ``which[first], …`` of booleans: 1 where they are set."""
     stay_apart()
     a, b, c, d = _places(batch, which, first)
     for j in range(batch.shape[1]):

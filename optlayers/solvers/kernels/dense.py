@@ -156,7 +156,7 @@ class DenseProblem:
         return _times(self.matrix, _without_slack(self, point))
 
     def with_slack(self, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
-        """The same points with what their rows leave as slack, as far as bounds allow."""
+        """Points with what their rows leave as slack, as far as bounds allow."""
         if not self.slack:
             return point
         left = (self.rhs - self.activity(point))[:, -self.slack :]
@@ -294,7 +294,7 @@ def _own_units(problem: DenseProblem, point: Tensor) -> Tensor:
 
 
 def _without_slack(problem: DenseProblem, columns: Tensor) -> Tensor:
-    """The same numbers with 0 in slack columns."""
+    """Numbers of columns, with 0 for slack columns."""
     return torch.nn.functional.pad(columns[:, : columns.shape[1] - problem.slack], (0, problem.slack))
 
 

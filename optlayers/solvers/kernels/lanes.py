@@ -133,7 +133,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def spread(typing_context: Any, value: Any) -> Any:
-    """The same number for all lanes."""
+    """A vector that holds one number in all lanes."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _spread(builder, args[0])
@@ -209,6 +209,6 @@ square_root = _unary("sqrt")
 
 @part
 def fill(vectors, number):  # type: ignore[no-untyped-def]
-    """The same number everywhere."""
+    """Write one number to all vectors."""
     for e in range(len(vectors)):
         vectors[e] = number
