@@ -47,8 +47,8 @@ class Cube:
         return ""
 
     def exceeds(self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]) -> str:
-        """A part of a structure of 0 and 1 that can exceed 1 where all parts but it and those of the structure are
-        forbidden, by these parameters, in words; "" for none. It takes a best vertex per part and instance."""
+        """A part of a structure of 0 and 1 that can exceed 1 where all parts but those of the structure are forbidden,
+        by these parameters, in words; "" for none. It takes a best vertex per part and instance."""
         asked = question.without_auxiliary_scores()
         flat = per_instance(structure, question.batch)
         for part in range(flat.shape[-1] if flat.numel() else 0):
