@@ -8,14 +8,15 @@ import cvxpy as cp
 import numpy as np
 import scipy.optimize
 import scipy.sparse as sp
+from jaxtyping import Float64
 
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
-from optlayers.solvers.batch import CONSISTENT
+from optlayers.solvers.batch import CONSISTENT, rounding_of
 from optlayers.solvers.highs import Highs
 from optlayers.standard_form import AffineMap, StandardForm, entry_name
 
-__all__ = ["explain_infeasible", "improper_set", "is_bounded", "unbounded_entry"]
+__all__ = ["explain_infeasible", "improper_set", "is_bounded", "is_rounding", "unbounded_entry"]
 
 VIOLATION = 1e-7
 """Constraints that miss by less than this, relative to their right-hand sides, do not contradict each other."""
@@ -54,8 +55,7 @@ def is_bounded(form: StandardForm, instances: Instances, k: int) -> bool:
     It is when no direction that all constraints allow moves a scored column. Of a cone with such a direction some is
     better than none for almost any scores or for their opposite.
     """
-    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    matrix = sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
+    matrix = _matrix(form, instances, k)
     limited = np.isfinite(instances.rhs[k])
     low, high = np.isfinite(instances.lower[k]), np.isfinite(instances.upper[k])
     bounds = np.stack([np.where(low, 0.0, -1.0), np.where(high, 0.0, 1.0)], axis=1)
@@ -128,9 +128,41 @@ def _explain_crossed(form: StandardForm, instances: Instances, k: int, column: i
     )
 
 
-def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | None:
+def is_rounding(
+    form: StandardForm, instances: Instances, k: int, precision: Float64[np.ndarray, " parameters"]
+) -> bool:
+    """Whether the constraints of instance ``k`` can hold together when its parameters move by their rounding.
+
+    Each right-hand side and each bound moves by the roundings of its own parameters; ``precision`` is the machine
+    epsilon of the dtype in which each entry of θ came.
+    """
+    theta = instances.parameters[k : k + 1]
+    if precision.max(initial=0.0) <= np.finfo(np.float64).eps or not np.isfinite(theta).all():
+        return False
+    rhs, low, high = (rounding_of(part, theta, precision)[0] for part in (form.rhs, form.lower, form.upper))
+    if instances.row_scale is not None:
+        rhs = rhs * instances.row_scale[k]
+    if instances.forbidden is not None:
+        low, high = (np.where(instances.forbidden[k], 0.0, moved) for moved in (low, high))
+    limited = np.flatnonzero(np.isfinite(instances.rhs[k]))
+    columns = np.stack([instances.lower[k] - low, instances.upper[k] + high], axis=1)
+    found = scipy.optimize.linprog(
+        np.zeros(form.columns + len(limited)),
+        A_eq=sp.hstack([_matrix(form, instances, k)[limited], sp.eye_array(len(limited))], format="csc"),
+        b_eq=instances.rhs[k, limited],
+        bounds=np.concatenate([columns, np.stack([-rhs[limited], rhs[limited]], axis=1)]),
+        method="highs",
+    )
+    return bool(found.status == 0)
+
+
+def _matrix(form: StandardForm, instances: Instances, k: int) -> sp.csr_array:
     data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    matrix = sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
+    return sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
+
+
+def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | None:
+    matrix = _matrix(form, instances, k)
     limited = np.flatnonzero(np.isfinite(instances.rhs[k]))  # a row without a limit contradicts nothing
     rows, columns, rhs = len(limited), form.columns, instances.rhs[k, limited]
     elastic = sp.hstack([matrix[limited], sp.eye_array(rows), -sp.eye_array(rows)], format="csc")

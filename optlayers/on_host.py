@@ -14,7 +14,7 @@ from torch import Tensor
 from optlayers import inputs
 from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
 from optlayers.caches import cached_property
-from optlayers.diagnosis import explain_infeasible, is_bounded
+from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
@@ -34,7 +34,7 @@ __all__ = ["BoundPolytope", "movable_parts"]
 
 OPTIMAL = int(Status.OPTIMAL)
 EXPLAINED = 3
-"""So many instances of a batch that failed for another reason are looked at; an explanation costs a linear program."""
+"""So many instances of a batch that presolve shows to be empty get their reason; it costs a linear program."""
 
 
 @final
@@ -362,7 +362,8 @@ class BoundPolytope(AbstractBoundPolytope):
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Why instances failed: what is said already, and what is proved, which corrects it.
 
-        That a polytope is empty is never taken on trust of a solver: where no presolve shows it, a linear program does.
+        Whether a polytope is empty is never taken on trust of a solver: where no presolve shows it, a linear program
+        tells.
         """
         reasons, status = dict(verdict.reasons), verdict.status
         rows = self.prepared.rows
@@ -374,11 +375,18 @@ class BoundPolytope(AbstractBoundPolytope):
                 reasons[int(k)], status[k] = "a solver finds it unbounded, but it is not", Status.FAILED
         sees_all = not self.prepared.leaves_rows_to_oracle
         known = np.zeros(len(status), dtype=bool) if self.infeasible is None else self.infeasible
-        claimed = (status == Status.INFEASIBLE) & ~known & sees_all
-        claimed[np.flatnonzero(status != Status.OPTIMAL)[:EXPLAINED]] = True
-        for k in np.flatnonzero(claimed):
+        failed = status != Status.OPTIMAL
+        asked = failed & ~known & sees_all
+        asked[np.flatnonzero(failed)[:EXPLAINED]] = True
+        for k in np.flatnonzero(asked):
             reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
-            if reason is not None:
+            if reason is not None and not known[k] and is_rounding(rows, source, int(k), self.precision):
+                reasons[int(k)] = (
+                    f"{reason}; that is no more than the rounding of its parameters: give them in a higher precision, "
+                    "or make the constraints give way to it"
+                )
+                status[k] = Status.FAILED
+            elif reason is not None:
                 reasons[int(k)] = reason
                 status[k] = Status.INFEASIBLE
             elif status[k] == Status.INFEASIBLE and sees_all:

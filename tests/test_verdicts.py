@@ -216,15 +216,36 @@ def test_unbounded_is_said_of_what_is():
 
 @pytest.mark.parametrize("ask", ["maximize", "project"])
 @pytest.mark.parametrize("count", [1, 4, 40])
-def test_no_solver_is_believed_that_a_polytope_is_empty(count, ask):
-    """In a batch of any size: of ten instances, those with a budget beyond all parts are empty."""
+@pytest.mark.parametrize("says", [ol.Status.INFEASIBLE, ol.Status.FAILED, ol.Status.LIMIT])
+def test_no_solver_is_believed_that_a_polytope_is_empty_or_not(says, count, ask):
+    """In a batch of any size: of five instances, the one with a budget beyond all parts is empty."""
     x, budget = cp.Variable(3), cp.Parameter(name="budget")
     polytope = ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x) >= budget, cp.sum(x) + x[0] <= 4])
-    solver, budgets = Despairs(ol.Status.INFEASIBLE), torch.arange(count, dtype=torch.float64) % 5
+    solver, budgets = Despairs(says), torch.arange(count, dtype=torch.float64) % 5
     compiled = ol.compile_polytope(polytope, maximizer=solver, projector=solver)
     status = getattr(compiled, ask)(torch.zeros(count, 3, dtype=torch.float64), budget=budgets).status
-    right = [ol.Status.INFEASIBLE if b > 3 else ol.Status.FAILED for b in budgets.tolist()]
-    assert status.tolist() == right
+    otherwise = ol.Status.FAILED if says is ol.Status.INFEASIBLE else says
+    assert status.tolist() == [ol.Status.INFEASIBLE if b > 3 else otherwise for b in budgets.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_contradicts_itself_by_rounding_is_not_called_empty(dtype):
+    """Two parts that parameters fix, next to a bound on their sum, which their rounding breaks by half an epsilon."""
+    x, each, most = cp.Variable(3), cp.Parameter(2, name="each"), cp.Parameter(name="most")
+    compiled = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= 1, x[:2] == each, x[0] + x[1] + x[2] <= most]))
+    shares = torch.rand(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 2
+    scores, sums = torch.zeros(64, 3, dtype=torch.float64), shares.sum(dim=1)
+    given = {"each": shares.to(dtype), "most": sums.to(dtype)}
+    by_rounding = given["each"].double().sum(dim=1) > given["most"].double()
+    assert by_rounding.sum() > 10
+    for found in (compiled.maximize(scores, **given), compiled.project(scores, **given)):
+        assert not (found.status == ol.Status.INFEASIBLE).any()
+        assert found.ok[~by_rounding].all()
+        if dtype is not torch.float32:  # whose rounding is below what constraints may miss by
+            for k in torch.nonzero(~found.ok)[:, 0].tolist():
+                assert "no more than the rounding of its parameters" in found.reasons[k]
+    given["most"] = (sums - 0.1).to(dtype)
+    assert (compiled.project(scores, **given).status == ol.Status.INFEASIBLE).all()
 
 
 @pytest.mark.parametrize("size", [1e4, 1e7, 1e10, 1e13, 1e16, 1e33])

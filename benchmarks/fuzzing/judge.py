@@ -24,7 +24,7 @@ import torch
 from fuzzing.asking import Answer
 from fuzzing.cases import Case
 from fuzzing.nearest import dot
-from fuzzing.numbers import DTYPES
+from fuzzing.numbers import DTYPES, MASK
 from fuzzing.truth import Truth, fractions_of
 
 __all__ = ["APART", "LESS", "OUTSIDE", "Verdict", "judge", "judge_ties", "nowhere", "precision"]
@@ -36,8 +36,6 @@ ROUNDING = 2.0**-47
 """Of sums of some products."""
 MANY = 8
 """So many roundings of each parameter may come together."""
-MASK = -1e8
-"""Scores at or below this that are meant as minus infinity may be read as that."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["DTYPES", "KINDS", "ORDINARY", "Scores", "draw_dtype", "draw_scores", "rounded"]
+__all__ = ["DTYPES", "KINDS", "MASK", "ORDINARY", "Scores", "draw_dtype", "draw_scores", "rounded"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 MASKS = (-1e9, -1e11, -1e15, -1e32)
+MASK, BEYOND = -1e8, 1e5
+"""A score from here on is a mask if it is so many times larger than all others, as README.md says."""
 KINDS = (
     "ordinary",
     "ties",
@@ -79,7 +81,17 @@ def draw_scores(generator: np.random.Generator, instances: int, size: int, dtype
     largest = float(torch.finfo(DTYPES[dtype]).max)
     lowest = np.where(masked, -largest, -0.5 * largest)  # the lowest number of a format is a mask, and no score
     kept = np.where(np.isneginf(values), values, rounded(np.clip(values, lowest, largest), dtype))
+    for k in np.flatnonzero([kind == "score scales" for kind in kinds]):  # what is drawn may be a mask by its size
+        masked[k] = _is_mask(kept[k])
+        kinds[k] = "masks" if masked[k].any() else kinds[k]
     return Scores(kept, masked, tuple(kinds))
+
+
+def _is_mask(scores: np.ndarray) -> np.ndarray:
+    """The scores that are documented to be masks: far below 0, and below all others."""
+    low = scores <= MASK
+    far = low & (scores <= -BEYOND * np.abs(scores[~low]).max(initial=0.0))
+    return far if not low.all() else np.zeros_like(low)
 
 
 def _one(generator: np.random.Generator, size: int) -> tuple[np.ndarray, str]:

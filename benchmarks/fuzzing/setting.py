@@ -10,7 +10,8 @@ import numpy as np
 
 from fuzzing.asking import Asked
 from fuzzing.cases import Case
-from fuzzing.judge import MASK, judge
+from fuzzing.judge import judge
+from fuzzing.numbers import MASK
 from fuzzing.truth import fractions_of
 
 __all__ = ["VERTICES", "Setting"]

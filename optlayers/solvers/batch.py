@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import structures as kernel
 from optlayers.solvers.oracle_batch import ScoredRows
-from optlayers.standard_form import StandardForm
+from optlayers.standard_form import AffineMap, StandardForm
 
 __all__ = [
     "balancing",
@@ -20,6 +20,7 @@ __all__ = [
     "in_scaled_rows",
     "infeasible_instances",
     "make_instances",
+    "rounding_of",
 ]
 
 CONSISTENT = 1e-8
@@ -64,16 +65,21 @@ def _meeting(
     """Lower bounds, which meet the upper ones where they cross these by rounding: ``x == p`` next to ``x == 0.3``."""
     if not (lower > upper).any():
         return lower
-    epsilon, allowed = np.finfo(np.float64).eps if precision is None else precision, 0.0
-    for part in (form.lower, form.upper):
-        terms = abs(part.matrix)
-        size = np.abs(part.constant) + (terms @ np.abs(theta).T).T
-        allowed = allowed + ROUNDINGS * (
-            np.finfo(np.float64).eps * size + (terms @ (np.abs(theta) * (0.5 * epsilon)).T).T
-        )
+    allowed = rounding_of(form.lower, theta, precision) + rounding_of(form.upper, theta, precision)
     with np.errstate(invalid="ignore"):  # infinite bounds do not cross by rounding
         near = (lower > upper) & (lower - upper <= allowed)
     return np.where(near, upper, lower)
+
+
+def rounding_of(
+    part: AffineMap, theta: Float64[np.ndarray, "batch parameters"], precision: np.ndarray | None
+) -> Float64[np.ndarray, "batch entries"]:
+    """What ``ROUNDINGS`` roundings of the parameters, and of a sum in float64, do to numbers that depend on them."""
+    terms, double = abs(part.matrix), np.finfo(np.float64).eps
+    size = np.abs(part.constant) + (terms @ np.abs(theta).T).T
+    epsilon = double if precision is None else precision
+    allowed: np.ndarray = ROUNDINGS * (double * size + (terms @ (np.abs(theta) * (0.5 * epsilon)).T).T)
+    return allowed
 
 
 def _row_scale(form: StandardForm, matrix: Float64[np.ndarray, "batch entries"]) -> np.ndarray | None:

@@ -1,9 +1,11 @@
-"""cvxpylayers: projection onto any convex set that cvxpy can declare."""
+"""Clarabel by cvxpy, and cvxpylayers: projection onto any convex set that cvxpy can declare."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import cvxpy as cp
@@ -11,26 +13,34 @@ import diffcp
 import numpy as np
 import torch
 from cvxpylayers.torch import CvxpyLayer
+from jaxtyping import Bool
 
+from optlayers.caches import Cache, cached_property
 from optlayers.modes import outside_inference_mode
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
-from optlayers.solvers.declared import declaration_alone
+from optlayers.solvers.declared import declaration_alone, solve
 from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["CvxpyLayers"]
+
+STATUS = {
+    cp.OPTIMAL: Status.OPTIMAL,
+    cp.OPTIMAL_INACCURATE: Status.OPTIMAL,
+    cp.INFEASIBLE: Status.INFEASIBLE,
+    cp.INFEASIBLE_INACCURATE: Status.INFEASIBLE,
+}
 
 
 @final
 @dataclass(frozen=True)
 class CvxpyLayers(AbstractProjector):
-    """Project, and differentiate, with cvxpylayers (Agrawal et al., 2019), which solves with Clarabel through diffcp.
+    """Project with Clarabel, which cvxpy hands the declaration, and differentiate with cvxpylayers.
 
     The only projector for sets that are convex but not polyhedral, such as norm balls, and a second opinion on
-    the others. It is slower than the others, and its derivative is a least-squares solution. diffcp takes no
-    quadratic objective: it is handed a second-order cone instead, and the distance ends near ``1e-5`` however small
-    the tolerance. So its answers are held to a relative gap of ``1e-4``, and their gap says how far they are.
+    the others. It is slower than the others. The derivative (Agrawal et al., Differentiable Convex Optimization Layers,
+    2019) is a least-squares solution of diffcp, found when it is first asked for.
 
     Parameters
     ----------
@@ -39,7 +49,7 @@ class CvxpyLayers(AbstractProjector):
 
     tolerance: float = 1e-10
     polyhedral_only = False
-    accuracy = 1e-4
+    accuracy = 1e-6
     manner = "a conic solver that reads the declaration"
 
     def __post_init__(self) -> None:
@@ -52,122 +62,133 @@ class CvxpyLayers(AbstractProjector):
                 f"CvxpyLayers projects the structure alone, but {[s.name for s in form.auxiliaries]} are scored too; "
                 "use Auto(), or ActiveSet() over an oracle"
             )
-        return _State(form, self.tolerance)
+        return _State(form)
 
     def project(self, state: _State, instances: Instances) -> Answer:
-        with declaration_alone(state.form.polytope), outside_inference_mode(), torch.device("cpu"):
-            return state.project(instances)
+        form = state.form
+        answer = Answer.of_whole(form, len(instances))
+        inputs = _inputs(form, instances)
+        with declaration_alone(form.polytope):
+            problem = state.problems.get(
+                instances.forbidden is not None, partial(_Problem, form.polytope, self.tolerance)
+            )
+            answer.values = problem.nearest(inputs, answer.status)
+        answer.scored_vectors[:] = answer.values[0].reshape(len(instances), form.size)
+        answer.pullback = _Pullback(form, problem, inputs, answer.status == Status.OPTIMAL)
+        return answer
 
 
 @final
 @dataclass
 class _State:
     form: StandardForm
-    tolerance: float
-    problems: dict[bool, _Problems] = field(default_factory=dict)
-
-    def project(self, instances: Instances) -> Answer:
-        masked = instances.forbidden is not None
-        if masked not in self.problems:
-            self.problems[masked] = _Problems(self.form.polytope, masked, self.tolerance)
-        problems = self.problems[masked]
-        answer = Answer.of_whole(self.form, len(instances))
-        inputs = self._inputs(instances)
-        if len(instances) == 0:
-            answer.values = [np.empty((0, *variable.shape)) for variable in problems.variables]
-            return answer
-        everything, solved = problems.solve(inputs)
-        answer.values = [value.detach().numpy() for value in everything]
-        answer.scored_vectors[:] = answer.values[0].reshape(len(instances), -1)
-        answer.status[~solved.numpy()] = Status.FAILED
-        for k in np.flatnonzero(~solved.numpy()):
-            if problems.is_infeasible([v[k].detach().numpy() for v in inputs]):
-                answer.status[k] = Status.INFEASIBLE
-        answer.pullback = _Pullback(everything[0], inputs, solved)
-        return answer
-
-    def _inputs(self, instances: Instances) -> list[torch.Tensor]:
-        """Targets, parameters and the mask of forbidden parts, as leaves of a graph of their own."""
-        batch = len(instances)
-        inputs = [torch.tensor(instances.scores).reshape(batch, *self.form.shape).requires_grad_()]
-        for spec in self.form.parameters:
-            values = torch.tensor(np.ascontiguousarray(instances.parameters[:, spec.span]))
-            inputs.append(values.reshape(batch, *spec.shape).requires_grad_())
-        if instances.forbidden is not None:
-            inputs.append(torch.tensor(instances.forbidden, dtype=torch.float64).reshape(batch, *self.form.shape))
-        return inputs
+    problems: Cache[bool, _Problem] = field(default_factory=Cache)
+    """Without and with forbidden parts."""
 
 
-class _Problems:
-    """The projection as a layer."""
-
-    def __init__(self, polytope: Polytope, masked: bool, tolerance: float) -> None:
-        x = polytope.variable
-        self.target = cp.Parameter(x.shape)
-        self.given = [self.target, *polytope.parameters]
-        self.constraints = list(polytope.constraints)
-        if masked:
-            mask = cp.Parameter(x.shape, nonneg=True)
-            self.given.append(mask)
-            self.constraints.append(cp.multiply(mask, x) == 0)
-        projection = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - self.target)), self.constraints)
-        self.variables = list(polytope.variables)
-        options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
-        with warnings.catch_warnings():
-            # cvxpy says which backend it takes for variables of three dimensions; cvxpylayers cannot be told before.
-            warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2")
-            self.layer = CvxpyLayer(
-                projection, self.given, self.variables, solver_args={"solve_method": "Clarabel", **options}
-            )
-
-    def solve(self, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Values of all variables, and which instances were solved."""
-        batch = len(inputs[0])
-        solved = torch.ones(batch, dtype=torch.bool)
-        with torch.enable_grad():
-            try:
-                return list(self.layer(*inputs)), solved
-            except (diffcp.SolverError, RuntimeError):
-                # One unsolvable instance makes the whole batch fail: find out which.
-                parts = []
-                for k in range(batch):
-                    try:
-                        parts.append(self.layer(*(v[k] for v in inputs)))
-                    except (diffcp.SolverError, RuntimeError):
-                        solved[k] = False
-                        parts.append(tuple(torch.full(v.shape, torch.nan, dtype=torch.float64) for v in self.variables))
-                return [torch.stack(values) for values in zip(*parts, strict=True)], solved
-
-    def is_infeasible(self, values: list[np.ndarray]) -> bool:
-        """Whether Clarabel finds that no point satisfies the constraints, for the numbers of one instance."""
-        for parameter, value in zip(self.given, values, strict=True):
-            parameter.value = value
-        problem = cp.Problem(cp.Minimize(0), self.constraints)
-        try:
-            problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
-        except cp.SolverError:
-            return False
-        return problem.status in (cp.INFEASIBLE, cp.INFEASIBLE_INACCURATE)
+def _inputs(form: StandardForm, instances: Instances) -> list[np.ndarray]:
+    """What the parameters of a :class:`_Problem` are, for every instance."""
+    batch = len(instances)
+    size = np.maximum(np.abs(instances.scores).max(axis=1, initial=0.0), 1.0)
+    inputs = [1.0 / size, (instances.scores / size[:, None]).reshape(batch, *form.shape)]
+    inputs += [instances.parameters[:, spec.span].reshape(batch, *spec.shape) for spec in form.parameters]
+    if instances.forbidden is not None:
+        inputs.append(instances.forbidden.reshape(batch, *form.shape).astype(np.float64))
+    return inputs
 
 
 @final
-class _Pullback:
-    """Gradients of scores and parameters from a direction, through the graph that cvxpylayers recorded."""
+class _Problem:
+    r"""The point x of the declared set that is nearest to s minimizes :math:`\tfrac12 w \|x\|^2 - w \langle s, x
+    \rangle`, for any w > 0. With w s of size 1, scores of any size leave their digits.
 
-    def __init__(self, point: torch.Tensor, inputs: list[torch.Tensor], solved: torch.Tensor) -> None:
-        self.point = point
-        self.inputs = [v for v in inputs if v.requires_grad]
-        self.solved = solved
+    Its parameters are w, w s, those of the declaration, and where parts are forbidden, a 1 for each of these.
+    """
+
+    def __init__(self, polytope: Polytope, tolerance: float, masked: bool) -> None:
+        x, weight = polytope.variable, cp.Parameter(nonneg=True)
+        target = cp.Parameter(x.shape)
+        self.given = [weight, target, *polytope.parameters]
+        constraints = list(polytope.constraints)
+        if masked:
+            mask = cp.Parameter(x.shape, nonneg=True)
+            self.given.append(mask)
+            constraints.append(cp.multiply(mask, x) == 0)
+        objective = 0.5 * weight * cp.sum_squares(x) - cp.sum(cp.multiply(target, x))
+        self.problem = cp.Problem(cp.Minimize(objective), constraints)
+        self.variables = list(polytope.variables)
+        self.tolerance = tolerance
+
+    def nearest(self, inputs: Sequence[np.ndarray], status: np.ndarray) -> list[np.ndarray]:
+        """Values of all variables, for every instance; what is not found is NaN, and its status says why."""
+        values = [np.full((len(status), *variable.shape), np.nan) for variable in self.variables]
+        for k in range(len(status)):
+            for parameter, numbers in zip(self.given, inputs, strict=True):
+                parameter.value = numbers[k]
+            status[k] = STATUS.get(solve(self.problem, self.tolerance), Status.FAILED)
+            if status[k] == Status.OPTIMAL:
+                for value, variable in zip(values, self.variables, strict=True):
+                    value[k] = variable.value
+        return values
+
+    @cached_property
+    def layer(self) -> CvxpyLayer:
+        """The same as a function that PyTorch differentiates."""
+        with warnings.catch_warnings():
+            # cvxpy says which backend it takes for variables of three dimensions; cvxpylayers cannot be told before.
+            warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2")
+            stop = {"tol_gap_abs": self.tolerance, "tol_gap_rel": self.tolerance, "tol_feas": self.tolerance}
+            options = {"solve_method": "Clarabel", **stop}
+            return CvxpyLayer(self.problem, self.given, self.variables, solver_args=options)
+
+
+@final
+@dataclass(eq=False)
+class _Pullback:
+    """Gradients of scores and parameters from a direction, through the graph that cvxpylayers records."""
+
+    form: StandardForm
+    problem: _Problem
+    inputs: Sequence[np.ndarray]
+    solved: Bool[np.ndarray, " batch"]
 
     def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        wanted = torch.from_numpy(direction.copy()).reshape(self.point.shape)
-        wanted[~self.solved] = 0.0
-        with torch.device("cpu"):
-            gradients: Any = torch.autograd.grad(self.point, self.inputs, wanted, retain_graph=True, allow_unused=True)
-        batch = len(direction)
+        right = self.solved.copy()
+        scores, parameters = np.zeros((len(right), self.form.size)), np.zeros((len(right), self.form.parameter_count))
+        with declaration_alone(self.form.polytope), outside_inference_mode(), torch.device("cpu"):
+            index, leaves, point = self._graph
+            right[self.solved] = np.isin(np.flatnonzero(self.solved), index)
+            wanted = torch.from_numpy(direction[index]).reshape(point.shape)
+            found: Any = torch.autograd.grad(point, leaves, wanted, retain_graph=True, allow_unused=True)
         flat = [
-            np.zeros((batch, v[0].numel())) if g is None else g.reshape(batch, -1).numpy()
-            for g, v in zip(gradients, self.inputs, strict=True)
+            np.zeros((len(index), v[0].numel())) if g is None else g.reshape(len(index), -1).numpy()
+            for g, v in zip(found, leaves, strict=True)
         ]
-        parameters = np.concatenate(flat[1:], axis=1) if flat[1:] else np.zeros((batch, 0))
-        return flat[0], parameters, self.solved.numpy()
+        scores[index] = flat[0] * self.inputs[0][index, None]
+        parameters[index] = np.concatenate([parameters[index, :0], *flat[1:]], axis=1)
+        return scores, parameters, right
+
+    @cached_property
+    def _graph(self) -> tuple[np.ndarray, list[torch.Tensor], torch.Tensor]:
+        """The instances that cvxpylayers solves, too; their scores times the weight, and parameters; their points."""
+        index = np.flatnonzero(self.solved)
+        solved, leaves, point = self._solve(index)
+        return (index, leaves, point) if solved.all() else (index[solved], *self._solve(index[solved])[1:])
+
+    def _solve(self, index: np.ndarray) -> tuple[Bool[np.ndarray, " some"], list[torch.Tensor], torch.Tensor]:
+        tensors = [torch.tensor(numbers[index]) for numbers in self.inputs]
+        leaves = [tensor.requires_grad_() for tensor in tensors[1 : 2 + len(self.form.parameters)]]
+        solved = np.ones(len(index), dtype=bool)
+        if len(index) == 0:
+            return solved, leaves, torch.zeros_like(leaves[0]) * leaves[0]
+        with torch.enable_grad():
+            try:
+                return solved, leaves, self.problem.layer(*tensors)[0]
+            except (diffcp.SolverError, RuntimeError):
+                # One unsolvable instance makes the whole batch fail: find out which.
+                for k in range(len(index)):
+                    try:
+                        self.problem.layer(*(tensor[k] for tensor in tensors))
+                    except (diffcp.SolverError, RuntimeError):
+                        solved[k] = False
+        return solved, leaves, leaves[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
@@ -18,9 +19,15 @@ from optlayers.polytope import Polytope
 from optlayers.solvers.base import Answer, Instances
 from optlayers.standard_form import StandardForm
 
-__all__ = ["WORD", "declaration_alone", "judge_declared"]
+__all__ = ["WORD", "declaration_alone", "judge_declared", "solve"]
 
 WORD = "that the gap is no larger is the word of Clarabel, which bounds the rest of the scores over the declared set"
+
+TOLERANCES = (1e-10, 1e-8)
+"""Of Clarabel for the products that bound gaps; the second where it does not come so far as the first."""
+
+ROUNDING = 4.0 * np.finfo(np.float64).eps
+"""Of the sums whose difference a gap is: next to scores that leave less than this of others, nothing is certified."""
 
 _values = ForkSafeLock()
 _judges: WeakCache[Polytope, Cache[bool, _Judge]] = WeakCache()
@@ -28,6 +35,19 @@ _judges: WeakCache[Polytope, Cache[bool, _Judge]] = WeakCache()
 
 def _no_judges(polytope: Polytope) -> Cache[bool, _Judge]:
     return Cache()
+
+
+def solve(problem: cp.Problem, tolerance: float) -> str:
+    """The status with which Clarabel ends, in the words of cvxpy. The answer depends on the question alone."""
+    stop = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate")  # that is the status, too
+        try:
+            # With warm_start, cvxpy would keep the solver with the tolerances and the scaling of the question before.
+            problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND, warm_start=False, **stop)
+        except cp.SolverError:
+            return str(cp.SOLVER_ERROR)
+    return str(problem.status)
 
 
 @contextmanager
@@ -114,22 +134,30 @@ class _Judge:
             residual = max(residual, outside)
             relative = max(relative, outside / max(1.0, float(np.abs(value).max(initial=0.0))))
         with np.errstate(over="ignore", invalid="ignore"):
-            return residual, max(best - float(np.sum(toward * point)), 0.0), relative
+            terms = toward * point
+            rounding = ROUNDING * (abs(best) + float(np.abs(terms).sum()))
+            return residual, max(best - float(terms.sum()), 0.0) + rounding, relative
 
     def _most(self, direction: np.ndarray) -> float:
         """The largest product of a direction with a point of the set; inf where Clarabel does not find it."""
         self.direction.value = direction
-        try:
-            best = self.support.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
-        except cp.SolverError:
-            return np.inf
-        return float(best) if self.support.status == cp.OPTIMAL else np.inf
+        for tolerance in TOLERANCES:
+            if solve(self.support, tolerance) == cp.OPTIMAL:
+                return float(self.support.value)
+        return np.inf
+
+
+def _slopes(constraint: cp.Constraint) -> dict[cp.Variable, Any]:
+    try:
+        return dict(constraint.expr.grad) if hasattr(constraint, "expr") else {}
+    except NotImplementedError:  # cvxpy knows the gradient of most atoms, not of all
+        return {}
 
 
 def _relative(constraint: cp.Constraint, violation: float) -> float:
     """How much a violation is of the terms of a constraint: what its variables, of size 1 or more, can change it by."""
     sizes = [np.abs(np.asarray(part.value, dtype=np.float64)).reshape(-1, order="F") for part in constraint.args]
-    slopes = constraint.expr.grad if hasattr(constraint, "expr") else {}
+    slopes = _slopes(constraint)
     if not slopes or any(slope is None for slope in slopes.values()):  # a cone, or an atom at the edge of its domain
         return violation / max(1.0, *(float(size.max(initial=0.0)) for size in sizes))
     each = np.asarray(constraint.violation(), dtype=np.float64).reshape(-1, order="F")
