@@ -147,7 +147,7 @@ class HostEvidence(AbstractEvidence):
         """The instances where θ is at a kink of the answer or at the edge of its domain, and the pieces that meet."""
         curved = self.form.curved * self.projects
         answer = self.answer
-        kinks = Kinks(self.form, self.instances, answer.point, answer.dual, curved, self.certified)
+        kinks = Kinks(self.form, self.instances, answer.point, answer.dual, answer.free, curved, self.certified)
         return kinks.index, kinks.pieces()
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:

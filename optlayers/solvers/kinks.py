@@ -17,7 +17,7 @@ others have that of a direction into the domain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import numpy as np
@@ -38,15 +38,32 @@ from optlayers.standard_form import StandardForm
 
 __all__ = ["Kinks", "Piece", "mean_over_pieces"]
 
-STEEP = 1e6
-"""M, for scores of unit size."""
+IDLE = 1e-6
+"""The price of a row that holds nothing."""
 CLEAR = 1e3
-"""A column that is held by more than this, next to it, is held in all directions."""
+"""A column that is held by more than this, next to M, is held in all directions."""
 TOLERANCE = 1e-8
+NEAR = 1e-3
+"""A tangent of a larger error is none that rounding hides."""
 TOGETHER = 4096
 """So many tangents are looked for at a time."""
-LOOSE = 1e5
-"""The right-hand side of rows with room, next to which tangents are small: where one binds, there is no piece."""
+HELD = 1e-6
+"""How far from its bound a column may be that an active set holds, in units of the column."""
+
+
+@final
+@dataclass(frozen=True)
+class Sizes:
+    """What stands for numbers without limit when a tangent is looked for."""
+
+    steep: float
+    """M, for scores of unit size."""
+    loose: float
+    """The right-hand side of rows with room, next to which tangents are small: where one binds, there is no piece."""
+
+
+SIZES, SMALLER_SIZES = Sizes(1e6, 1e5), Sizes(1e4, 1e3)
+"""The second is for tangents that are lost in the rounding of the first."""
 
 _states: WeakCache[StandardForm, Any] = WeakCache()
 
@@ -67,13 +84,18 @@ class Piece:
     sure: Bool[np.ndarray, " some"]
     """Whether the piece is that of every other direction into the domain, too."""
 
+    def joined(self, other: Piece) -> Piece:
+        """Those of both."""
+        both = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(Piece)]
+        return Piece(*(np.concatenate(pair) for pair in both))
+
 
 @final
 class Kinks:
     """The instances of a batch of points at which pieces meet in the parameters, and these pieces.
 
     ``curved`` columns have :math:`-\\tfrac12 z^2` in the objective: all of the structure for projections, none for best
-    vertices. ``ok`` are the instances that are looked at.
+    vertices. ``free`` are the active sets, where they are told; ``ok`` the instances that are looked at.
     """
 
     def __init__(
@@ -82,14 +104,16 @@ class Kinks:
         instances: Instances,
         point: Float64[np.ndarray, "batch columns"],
         dual: Float64[np.ndarray, "batch rows"],
+        free: Bool[np.ndarray, "batch columns"] | None,
         curved: int,
         ok: Bool[np.ndarray, " batch"],
     ) -> None:
         self.form, self.curved = form, curved
         self._whole, self._point, self._dual = instances, point, dual
         unit = np.minimum(np.maximum(np.abs(instances.lower), np.abs(instances.upper)), np.maximum(1.0, np.abs(point)))
-        self._low = point - instances.lower <= TOUCHES * unit
-        self._high = instances.upper - point <= TOUCHES * unit
+        # What the active set holds is at its bound, though a point next to huge scores may be as exact as HELD alone.
+        near = TOUCHES * unit if free is None else np.where(free, TOUCHES, HELD) * unit
+        self._low, self._high = point - instances.lower <= near, instances.upper - point <= near
         self._low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
         direction = _directions(form.parameter_count)
         self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
@@ -194,6 +218,20 @@ class Kinks:
         entries: Bool[np.ndarray, "some parameters"] | None = None,
     ) -> Piece:
         """The pieces of those instances whose polytope is not empty in a direction."""
+        told = np.ones(direction.shape, dtype=bool) if entries is None else entries
+        piece, near = self._try(index, direction, told, SIZES)
+        if len(near) == 0:
+            return piece
+        return piece.joined(self._try(index[near], direction[near], told[near], SMALLER_SIZES)[0])
+
+    def _try(
+        self,
+        index: Int64[np.ndarray, " some"],
+        direction: Float64[np.ndarray, "some parameters"],
+        told: Bool[np.ndarray, "some parameters"],
+        sizes: Sizes,
+    ) -> tuple[Piece, Int64[np.ndarray, " near"]]:
+        """The pieces that are found, and which of the others are lost by rounding, as far as can be seen."""
         form, some, low, high = self.form, self._whole.take(index), self._low[index], self._high[index]
         lower = np.where(low, (form.lower.matrix @ direction.T).T, -np.inf)
         upper = np.where(high, (form.upper.matrix @ direction.T).T, np.inf)
@@ -201,10 +239,10 @@ class Kinks:
             lower, upper = np.where(some.forbidden, 0.0, lower), np.where(some.forbidden, 0.0, upper)
         rhs = self._sides(index, direction)
         cut = form.unslacked  # rows that have room are nearly without limit
-        rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], LOOSE)
+        rhs[:, form.equalities :] = np.where(low[:, cut:], rhs[:, form.equalities :], sizes.loose)
         lower[:, cut:] = 0.0
         costs, prices, largest = self._left(some, index)
-        scale = STEEP / np.where(largest > 0.0, largest, 1.0)
+        scale = sizes.steep / np.where(largest > 0.0, largest, 1.0)
         tangent = Instances(
             costs * scale, some.kept, rhs, lower, upper, some.matrix, some.forbidden, some.parameters, some.row_scale
         )
@@ -213,14 +251,17 @@ class Kinks:
         answer = verdict.answer
         if answer.free is None:
             raise RuntimeError("a projection has an active set")
+        # Where auxiliary columns may be anything, a row with room may be met that has no price: it holds nothing.
+        idle = np.abs(answer.dual[:, form.equalities :]) <= IDLE
+        answer.free[:, cut:] |= ~low[:, cut:] & idle
         unlimited = (answer.free[:, cut:] | low[:, cut:]).all(axis=1)
         good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
         nearer_high = upper - answer.point < answer.point - lower
         free = faces(form, tangent.take(good), answer.point[good], answer.free[good])
         dual = prices[good] + self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
-        told = np.ones(direction.shape, dtype=bool) if entries is None else entries
         sure = ~((free & (low | high)[good]) | self._unclear(tangent.take(good), answer.take(good))).any(axis=1)
-        return Piece(index[good], told[good], free, nearer_high[good], dual, sure)
+        near = np.setdiff1d(np.flatnonzero(verdict.certificate.error <= NEAR), good)
+        return Piece(index[good], told[good], free, nearer_high[good], dual, sure), near
 
     def _left(
         self, some: Instances, index: Int64[np.ndarray, " some"]
