@@ -16,7 +16,6 @@ from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.kept import KeptModels, check_limits
 from optlayers.solvers.kernels import ties, vertex
 from optlayers.solvers.plan import plan_of
-from optlayers.solvers.vertices import ROUNDING
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
@@ -24,6 +23,9 @@ __all__ = ["Highs"]
 TIE = 1e-7
 """A reduced cost below this, at costs of unit size, decides nothing; what it leaves open is solved again at its own
 scale. It is well above the tolerance of HiGHS, so that columns with a larger one do keep their bounds."""
+NOISE = 1e-12
+"""A price below this, at costs of unit size, is rounding of HiGHS, and so is what prices leave of a score, relative to
+the terms of the difference: the more basis changes since it last factorized, the more. It must not decide a tie."""
 STAGES = 6
 """How many scales of scores one instance may hold, each a factor TIE below the last."""
 SNAP = 1e-9
@@ -190,7 +192,7 @@ class _Model:
         width = self.form.unslacked
         rest = scores - np.bincount(self.entry_column, terms, minlength=width)
         size = np.abs(scores) + np.bincount(self.entry_column, np.abs(terms), minlength=width)
-        return np.where(np.abs(rest) <= ROUNDING * size, 0.0, rest)
+        return np.where(np.abs(rest) <= NOISE * size, 0.0, rest)
 
     def _set_face(self, face: _Face) -> None:
         self.highs.changeColsBounds(len(self.columns), self.columns, face.lower, face.upper)
@@ -229,7 +231,9 @@ class _Model:
 
     def _solution(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         solution = self.highs.getSolution()
-        return np.array(solution.col_value), np.array(solution.row_dual), np.array(solution.col_dual)
+        dual = np.array(solution.row_dual)
+        # Costs are of unit size. What stays of them without such a price is solved for at its own scale.
+        return np.array(solution.col_value), np.where(np.abs(dual) <= NOISE, 0.0, dual), np.array(solution.col_dual)
 
     def _unique(self, face: _Face, dual: np.ndarray, reduced: np.ndarray) -> bool:
         """Whether every nonbasic column and row that could move has a cost: then the best vertex is unique."""

@@ -33,6 +33,7 @@ from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.faces import faces, on_face
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.shadows import whatever_others_are
 from optlayers.solvers.vertices import ROUNDING
 from optlayers.standard_form import StandardForm
 
@@ -257,9 +258,11 @@ class Kinks:
         unlimited = (answer.free[:, cut:] | low[:, cut:]).all(axis=1)
         good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
         nearer_high = upper - answer.point < answer.point - lower
-        free = faces(form, tangent.take(good), answer.point[good], answer.free[good])
-        dual = prices[good] + self._priced(tangent.take(good), free, answer.dual[good] / scale[good], costs[good])
-        sure = ~((free & (low | high)[good]) | self._unclear(tangent.take(good), answer.take(good))).any(axis=1)
+        found = tangent.take(good)
+        free = faces(form, found, answer.point[good], answer.free[good])
+        free = whatever_others_are(form, found, answer.dual[good], free, nearer_high[good])
+        dual = prices[good] + self._priced(found, free, answer.dual[good] / scale[good], costs[good])
+        sure = ~((free & (low | high)[good]) | self._unclear(found, answer.take(good))).any(axis=1)
         near = np.setdiff1d(np.flatnonzero(verdict.certificate.error <= NEAR), good)
         return Piece(index[good], told[good], free, nearer_high[good], dual, sure), near
 
