@@ -27,6 +27,7 @@ from optlayers.solvers.faces import faces
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.certificate import AWAY, LEFT, TOUCHES
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
+from optlayers.solvers.shadows import IDLE
 from optlayers.standard_form import AffineMap, StandardForm
 
 __all__ = ["DevicePolytope"]
@@ -143,9 +144,9 @@ class DeviceEvidence(AbstractEvidence):
                 for piece in pieces(form, len(side))
             ]
             p, q, solved = (torch.cat(part) for part in zip(*found, strict=True))
-            index, smaller = self._smaller(p, answer.free)
+            index, on_faces = self._on_faces(p, answer.free)
             if len(index):
-                answer.free[index] = smaller
+                answer.free[index] = on_faces
                 again = dense.pull_back(problem.take(index), _slice_answer(answer, index), side[index])
                 p[index], q[index], solved[index] = again
             right = good & solved
@@ -155,21 +156,33 @@ class DeviceEvidence(AbstractEvidence):
         mine = side[:, : form.scored]
         return scores, lambda: self._of_parameters(answer.free, mine, p, q, right), right
 
-    def _smaller(self, p: Tensor, free: Tensor) -> tuple[Int64[Tensor, " some"], Bool[Tensor, "some columns"]]:
+    def _on_faces(self, p: Tensor, free: Tensor) -> tuple[Int64[Tensor, " some"], Bool[Tensor, "some columns"]]:
         """The instances at a tie whose active sets are no faces, and faces in their place, which the CPU finds."""
         answer, problem = self.answer, self.problem
         size = torch.clamp(torch.abs(finite(answer.point)), min=1.0)
         near = TOUCHES * size + LEFT * torch.abs(problem.linear).amax(dim=1, keepdim=True)
         meets = (answer.point - problem.lower <= near) | (problem.upper - answer.point <= near)
         moves = torch.abs(p) > AWAY * torch.abs(p).amax(dim=1, keepdim=True)
-        index = torch.nonzero((meets & free & moves).any(dim=1))[:, 0]
+        doubtful, form = (meets & free & moves).any(dim=1), self.form
+        if form.unslacked > form.scored:  # what is held beside auxiliary columns may be so for nothing
+            idle = torch.abs(answer.dual[:, form.equalities :]) <= IDLE * self._most
+            doubtful |= (~free[:, form.unslacked :] & idle).any(dim=1)
+            doubtful |= (~free & (problem.lower < problem.upper))[:, form.scored : form.unslacked].any(dim=1)
+        index = torch.nonzero(doubtful)[:, 0]
         if len(index) == 0:
             return index, free[index]
         host, some = self.on_host, _on_cpu(index)
-        found = faces(self.form, host.instances.take(some), host.answer.point[some], _on_cpu(free[index]))
-        smaller = torch.from_numpy(found).to(free.device)
-        changed = (smaller != free[index]).any(dim=1)
-        return index[changed], smaller[changed]
+        point, dual = host.answer.point[some], host.answer.dual[some]
+        found = torch.from_numpy(faces(form, host.instances.take(some), point, dual, _on_cpu(free[index])))
+        on_faces = found.to(free.device)
+        changed = (on_faces != free[index]).any(dim=1)
+        return index[changed], on_faces[changed]
+
+    @property
+    def _most(self) -> Float64[Tensor, "batch 1"]:
+        """The largest score or price."""
+        dual = torch.abs(self.answer.dual).amax(dim=1, keepdim=True)
+        return torch.maximum(torch.abs(self.problem.linear).amax(dim=1, keepdim=True), dual)
 
     def _of_parameters(
         self, free: Tensor, direction: Tensor, p: Tensor, q: Tensor, right: Tensor

@@ -28,7 +28,7 @@ from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasibl
 from optlayers.solvers.derivative import PulledBack, value_gradient
 from optlayers.solvers.faces import faces, leaving
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
-from optlayers.solvers.shadows import whatever_others_are
+from optlayers.solvers.shadows import idle_beside_others
 from optlayers.standard_form import StandardForm
 
 __all__ = ["BoundPolytope", "movable_parts"]
@@ -128,27 +128,23 @@ class HostEvidence(AbstractEvidence):
         return np.where(np.isinf(self.instances.parameters), 0.0, theta)
 
     def at_ties(self, pulled_back: PulledBack, free: Bool[np.ndarray, "batch columns"]) -> PulledBack:
-        """Gradients of projections; those that move a column from its bound, at a tie, are worked out on a face."""
-        form, instances, point, direction = self.form, self.instances, self.answer.point, pulled_back.direction
-        high = instances.upper - point < point - instances.lower
-        wider = whatever_others_are(form, instances, self.answer.dual, free, high)
-        if wider is not free:
-            index = np.flatnonzero((wider != free).any(axis=1) & pulled_back.right)
-            every = np.ones(len(index), dtype=bool)
-            mine = PulledBack.of(form, instances.take(index), wider[index], direction[index], every)
-            pulled_back, free = pulled_back.where(index, mine), wider
-        index = np.flatnonzero(leaving(form, instances, point, free, direction, pulled_back.p) & pulled_back.right)
+        """Gradients of projections; at a tie those that move a column from its bound, or that hold one for nothing, are
+        worked out on a face."""
+        form, instances, direction = self.form, self.instances, pulled_back.direction
+        point, dual = self.answer.point, self.answer.dual
+        doubtful = leaving(form, instances, point, free, direction, pulled_back.p)
+        doubtful |= idle_beside_others(form, instances, dual, free).any(axis=1)
+        index = np.flatnonzero(doubtful & pulled_back.right)
         if len(index) == 0:
             return pulled_back
         some = instances.take(index)
-        smaller = faces(form, some, point[index], free[index])
-        smaller = whatever_others_are(form, some, self.answer.dual[index], smaller, high[index])
-        changed = np.flatnonzero((smaller != free[index]).any(axis=1))
+        right = faces(form, some, point[index], dual[index], free[index])
+        changed = np.flatnonzero((right != free[index]).any(axis=1))
         if len(changed) == 0:
             return pulled_back
         index, every = index[changed], np.ones(len(changed), dtype=bool)
         return pulled_back.where(
-            index, PulledBack.of(form, some.take(changed), smaller[changed], direction[index], every)
+            index, PulledBack.of(form, some.take(changed), right[changed], direction[index], every)
         )
 
     @cached_property

@@ -1,5 +1,8 @@
 """Gradients at ties: those of a piece that meets there, not those of any set of constraints."""
 
+import itertools
+from collections.abc import Callable
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -35,6 +38,35 @@ def degenerate(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
     return ol.Polytope(x, constraints), (matrix, side, len(equal)), np.concatenate([integers, near, inside[None]])
 
 
+def lifted(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
+    """Polytopes whose constraints come with auxiliary variables, their rows without these, and scores that tie."""
+    generator = np.random.default_rng([seed, 1])
+    size = int(generator.integers(3, 6))
+    x, eye = cp.Variable(size), np.eye(size)
+    corner = generator.integers(0, 2, size).astype(float)
+    first, second = (generator.integers(-1, 2, (int(generator.integers(2, 4)), size)).astype(float) for _ in range(2))
+    signs = np.array(list(itertools.product([-1.0, 1.0], repeat=size)))
+    atoms: list[tuple[cp.Expression, np.ndarray]] = [
+        (cp.max(first @ x) - cp.min(second @ x), (first[:, None] - second[None]).reshape(-1, size)),
+        (cp.max(first @ x) + cp.max(second @ x), (first[:, None] + second[None]).reshape(-1, size)),
+        (cp.norm1(x), signs),
+        (cp.norm_inf(cp.diff(x)), np.concatenate([np.diff(eye, axis=0), -np.diff(eye, axis=0)])),
+        (cp.sum_largest(x, 2), np.array([eye[i] + eye[j] for i in range(size) for j in range(i)])),
+        (-cp.min(second @ x), -second),
+    ]
+    constraints, rows, sides = [x >= 0, x <= 1], [eye, -eye], [np.ones(size), np.zeros(size)]
+    for chosen in generator.choice(len(atoms), 2, replace=False):
+        atom, matrix = atoms[chosen]
+        most = float((matrix @ corner).max())
+        constraints.append(atom <= most)
+        rows.append(matrix)
+        sides.append(np.full(len(matrix), most))
+    integers = generator.integers(-1, 3, (6, size)).astype(float)
+    near = corner + generator.integers(-1, 2, (6, size))
+    scores = np.concatenate([integers, near, corner[None], np.zeros((1, size))])
+    return ol.Polytope(x, constraints), (np.concatenate(rows), np.concatenate(sides), 0), scores
+
+
 def assert_piece(jacobian: np.ndarray, point: np.ndarray, scores: np.ndarray, rows: Rows) -> None:
     """The orthogonal projection onto a face of the directions in which the point can move without loss."""
     matrix, side, equalities = rows
@@ -61,7 +93,18 @@ def assert_piece(jacobian: np.ndarray, point: np.ndarray, scores: np.ndarray, ro
 @pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Clarabel()], ids=repr)
 @pytest.mark.parametrize("seed", range(12))
 def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProjector, seed: int) -> None:
-    polytope, rows, scores = degenerate(seed)
+    assert_pieces(projector, *degenerate(seed))
+
+
+@pytest.mark.many(12)
+@pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("seed", range(40))
+def test_beside_auxiliary_variables_too(projector: ol.AbstractProjector, seed: int) -> None:
+    """A face of the lifted polytope may leave the structure a line that is no face of its polytope."""
+    assert_pieces(projector, *lifted(seed))
+
+
+def assert_pieces(projector: ol.AbstractProjector, polytope: ol.Polytope, rows: Rows, scores: np.ndarray) -> None:
     compiled = ol.compile_polytope(polytope, projector=projector)
     count, size = scores.shape
     solution = compiled.project(torch.from_numpy(scores))
@@ -76,9 +119,10 @@ def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProject
         assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
 
 
+@pytest.mark.parametrize("make", [degenerate, lifted])
 @pytest.mark.parametrize("seed", range(12))
-def test_on_a_device_too(seed: int) -> None:
-    polytope, rows, scores = degenerate(seed)
+def test_on_a_device_too(seed: int, make: Callable[[int], tuple[ol.Polytope, Rows, np.ndarray]]) -> None:
+    polytope, rows, scores = make(seed)
     theta = torch.zeros(len(scores), 0, dtype=torch.float64)
     device = DevicePolytope(ol.compile_polytope(polytope), theta, None, np.zeros(0))
     solution = device.project(torch.from_numpy(scores)).check()

@@ -20,6 +20,7 @@ from optlayers.solvers.kernels.batches import per_instance
 from optlayers.solvers.kernels.certificate import AWAY, LEFT, TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
 from optlayers.solvers.rescue import solve_slowly
+from optlayers.solvers.shadows import whatever_others_are
 from optlayers.standard_form import StandardForm
 
 __all__ = ["faces", "leaving", "on_face"]
@@ -57,9 +58,21 @@ def faces(
     form: StandardForm,
     instances: Instances,
     point: Float64[np.ndarray, "batch columns"],
+    dual: Float64[np.ndarray, "batch rows"],
     free: Bool[np.ndarray, "batch columns"],
 ) -> Bool[np.ndarray, "batch columns"]:
-    """The active sets ``free`` of projections, smaller where at a tie they are no face."""
+    """The active sets ``free`` of projections, others where at a tie they are no face of the structures."""
+    wider = whatever_others_are(form, instances, point, dual, free)
+    smaller = _smaller(form, instances, point, wider)
+    return whatever_others_are(form, instances, point, dual, smaller) if smaller is not wider else wider
+
+
+def _smaller(
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    free: Bool[np.ndarray, "batch columns"],
+) -> Bool[np.ndarray, "batch columns"]:
     low, high = _at_bounds(form, instances, point)
     inward = np.where(low, 1.0, -1.0) * (free & (low | high))
     tied = np.flatnonzero(inward.any(axis=1))

@@ -33,7 +33,6 @@ from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.faces import faces, on_face
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
-from optlayers.solvers.shadows import whatever_others_are
 from optlayers.solvers.vertices import ROUNDING
 from optlayers.standard_form import StandardForm
 
@@ -259,8 +258,7 @@ class Kinks:
         good = np.flatnonzero((verdict.status == Status.OPTIMAL) & verdict.certificate.exact & unlimited)
         nearer_high = upper - answer.point < answer.point - lower
         found = tangent.take(good)
-        free = faces(form, found, answer.point[good], answer.free[good])
-        free = whatever_others_are(form, found, answer.dual[good], free, nearer_high[good])
+        free = faces(form, found, answer.point[good], answer.dual[good], answer.free[good])
         dual = prices[good] + self._priced(found, free, answer.dual[good] / scale[good], costs[good])
         sure = ~((free & (low | high)[good]) | self._unclear(found, answer.take(good))).any(axis=1)
         near = np.setdiff1d(np.flatnonzero(verdict.certificate.error <= NEAR), good)

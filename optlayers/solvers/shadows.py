@@ -13,7 +13,7 @@ from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
 from optlayers.standard_form import StandardForm
 
-__all__ = ["is_vertex_beside_others", "whatever_others_are"]
+__all__ = ["idle_beside_others", "is_vertex_beside_others", "whatever_others_are"]
 
 IDLE = 1e-9
 """The price of a constraint that may hold nothing, relative to the largest price or score."""
@@ -46,35 +46,45 @@ def is_vertex_beside_others(
     return bool(vertex.is_decided(plan.start, plan.row, entries, *plan.by_row, scored, free, tight))
 
 
-def whatever_others_are(
+def idle_beside_others(
     form: StandardForm,
     instances: Instances,
     dual: Float64[np.ndarray, "batch rows"],
     free: Bool[np.ndarray, "batch columns"],
-    high: Bool[np.ndarray, "batch columns"],
+) -> Bool[np.ndarray, "batch columns"]:
+    """The columns that active sets hold without a price, of auxiliary variables and of rows with one."""
+    scored, cut = form.scored, form.unslacked
+    if cut == scored:
+        return np.zeros(free.shape, dtype=bool)
+    plan = plan_of(form)
+    of_columns = np.abs(plan.prices(Batch.of(plan, instances).matrix, dual))[:, :cut]  # auxiliary ones have no score
+    price = np.concatenate([of_columns, np.abs(dual[:, form.equalities :])], axis=1)
+    most = np.maximum(np.abs(instances.scores).max(axis=1, initial=0.0), np.abs(dual).max(axis=1, initial=0.0))
+    beside = np.zeros(form.columns, dtype=bool)
+    beside[scored:cut] = True
+    beside[cut:] = np.diff(sp.csr_array(form.matrix[:, scored:cut]).indptr)[form.equalities :] > 0
+    idle: np.ndarray = ~free & (price <= IDLE * most[:, None]) & beside & (instances.lower < instances.upper)
+    return idle
+
+
+def whatever_others_are(
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    dual: Float64[np.ndarray, "batch rows"],
+    free: Bool[np.ndarray, "batch columns"],
 ) -> Bool[np.ndarray, "batch columns"]:
     """The active sets ``free`` of projections, without what a change of auxiliary columns alone gives room.
 
     A face of the lifted polytope need not be one of the polytope of the structures: two constraints that an auxiliary
     column couples may leave the structure a line between them. Those that are tight for all values of the others make
-    the smallest face of the structures that has this one in it. ``high`` says at which bound columns are held.
+    the smallest face of the structures that has this one in it.
     """
-    scored, cut = form.scored, form.unslacked
-    if cut == scored:
-        return free
-    plan = plan_of(form)
-    of_columns = np.abs(plan.prices(Batch.of(plan, instances).matrix, dual))[:, :cut]  # auxiliary ones have no score
-    price = np.concatenate([of_columns, np.abs(dual[:, form.equalities :])], axis=1)
-    most = np.maximum(np.abs(instances.scores).max(axis=1, initial=0.0), np.abs(dual).max(axis=1, initial=0.0))
-    idle = ~free & (price <= IDLE * most[:, None])
-    beside = np.zeros(form.columns, dtype=bool)
-    beside[scored:cut] = True
-    beside[cut:] = np.diff(sp.csr_array(form.matrix[:, scored:cut]).indptr)[form.equalities :] > 0
-    idle &= beside & (instances.lower < instances.upper)
-    changed = np.flatnonzero(idle.any(axis=1))
+    changed = np.flatnonzero(idle_beside_others(form, instances, dual, free).any(axis=1))
     if len(changed) == 0:
         return free
-    free = free.copy()
+    scored, cut = form.scored, form.unslacked
+    free, high = free.copy(), instances.upper - point < point - instances.lower
     for k in changed:
         data = form.matrix.data if instances.matrix is None else instances.matrix[k]
         matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
