@@ -228,3 +228,50 @@ def test_prices_that_cancel_leave_no_difference():
     scores, limit = torch.tensor(point + rows.T @ np.array([-(2.0**10), 2.0**10])), numbers(0.0)[0].requires_grad_()
     (layer(scores, p=limit) @ numbers(0.0, 0.0, 0.0, 0.0, 1.0)).backward()
     assert abs(float(limit.grad)) <= 1e-6
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_parameters_that_must_agree_move_together(seed):
+    """Rows that sum to p0 and columns to p1: one part is forced, and at its bound of 1, so both can only shrink."""
+    generator = torch.Generator().manual_seed(seed)
+    x, p0, p1 = cp.Variable((4, 4), nonneg=True), cp.Parameter(name="p0"), cp.Parameter(name="p1")
+    layer = ol.OptLayer(ol.Polytope(x, [x <= 1, cp.sum(x, axis=0) == p0, cp.sum(x, axis=1) == p1]), ol.SparseMAP())
+    scores = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    scores[0, [0, 2, 3]] = -torch.inf
+    direction = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    given = {name: torch.tensor(1.0, dtype=torch.float64, requires_grad=True) for name in ("p0", "p1")}
+    layer(scores, **given).backward(direction)
+    step = torch.tensor(1.0 - 1e-6, dtype=torch.float64)
+    moved = layer(scores, **{name: value.detach() for name, value in given.items()}) - layer(scores, p0=step, p1=step)
+    found = sum(value.grad for value in given.values())
+    torch.testing.assert_close(found, (direction * moved).sum() / 1e-6, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_supplies_and_demands_of_nothing(seed):
+    """Supply is in the first row and demand in the second column; a unit more of both takes one way or another."""
+    generator = torch.Generator().manual_seed(seed)
+    x, supply, demand = cp.Variable((2, 2)), cp.Parameter(2, name="supply"), cp.Parameter(2, name="demand")
+    layer = ol.OptLayer(
+        ol.Polytope(x, [x >= 0, cp.sum(x, axis=1) == supply, cp.sum(x, axis=0) == demand]), ol.SparseMAP()
+    )
+    scores = torch.randn(2, 2, generator=generator, dtype=torch.float64)
+    direction = torch.randn(2, 2, generator=generator, dtype=torch.float64)
+    given = {"supply": torch.tensor([0.5, 0.0]), "demand": torch.tensor([0.0, 0.5])}
+    given = {name: value.double().requires_grad_() for name, value in given.items()}
+    layer(scores, **given).backward(direction)
+    sides = torch.cat([given["supply"].grad, given["demand"].grad])
+    step, found = 1e-6, []
+    for way in ([1.0, 0.5, 0.5, 1.0], [1.0, 0.5, 1.0, 0.5], [1.0, 0.7, 0.6, 1.1]):  # the pieces that meet there
+        more = torch.tensor(way, dtype=torch.float64) * 1e-3
+        near = {"supply": given["supply"].detach() + more[:2], "demand": given["demand"].detach() + more[2:]}
+        values = [layer(scores, **near)]
+        slopes = []
+        for place in ([0, 2], [0, 3], [1, 2], [1, 3]):
+            moved = torch.zeros(4, dtype=torch.float64)
+            moved[place] = step
+            there = {"supply": near["supply"] + moved[:2], "demand": near["demand"] + moved[2:]}
+            slopes.append(float((direction * (layer(scores, **there) - values[0])).sum() / step))
+        found.append(slopes)
+    mine = [float(sides[place].sum()) for place in ([0, 2], [0, 3], [1, 2], [1, 3])]
+    assert any(torch.allclose(torch.tensor(mine), torch.tensor(piece), atol=1e-4) for piece in found), (mine, found)

@@ -11,7 +11,7 @@ projection of :math:`M c`, for M without limit, onto the polyhedron of tangents,
 side and tight rows stay tight. So it is found by the solvers for projections, and its active set is that of the piece.
 At a kink the gradient is the mean of those of both sides, in a direction in which all parameters move. At an edge there
 is one side, where pieces may meet too: each entry of the parameters that can move alone has its own derivative, and
-others have that of a direction into the domain.
+others (supplies and demands, whose sums must agree) have that of a direction into the domain.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Kinks:
         near = TOUCHES * unit if free is None else np.where(free, TOUCHES, HELD) * unit
         self._low, self._high = point - instances.lower <= near, instances.upper - point <= near
         self._low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
-        direction = _directions(form.parameter_count)
+        direction = _directions(form)
         self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
 
     def _opens(self) -> Bool[np.ndarray, " batch"]:
@@ -160,7 +160,7 @@ class Kinks:
         """The pieces of all instances at kinks and edges; each instance is in one or two of them."""
         if len(self.index) == 0:
             return []
-        direction = _directions(self.form.parameter_count)
+        direction = _directions(self.form)
         found = [self._piece(self.index, np.tile(sign * direction, (len(self.index), 1))) for sign in (1.0, -1.0)]
         settled = np.concatenate([piece.index[piece.sure] for piece in found])  # by one piece in all directions
         lost = np.setdiff1d(self.index, np.concatenate([piece.index for piece in found]))
@@ -202,13 +202,16 @@ class Kinks:
         tight = np.ones((len(edges), form.rows), dtype=bool)
         tight[:, form.equalities :] = self._low[edges, form.unslacked :]
         pairs = []
+        bound = (_agreement(form) != 0.0).any(axis=0)
         for entry, unit in enumerate(np.eye(form.parameter_count)):
+            if bound[entry]:  # it cannot move alone
+                continue
             moves = (self._sides(edges, np.tile(unit, (len(edges), 1))) != 0.0) & tight
             lower, upper = form.lower.matrix @ unit != 0.0, form.upper.matrix @ unit != 0.0
             met = (self._low[edges] & lower) | (self._high[edges] & upper)
             some = edges[moves.any(axis=1) | met.any(axis=1)]
             pairs.append(np.stack([some, np.full(len(some), entry)]))
-        index, entries = np.concatenate(pairs, axis=1)
+        index, entries = np.concatenate([np.zeros((2, 0), dtype=np.int64), *pairs], axis=1)
         return index, entries
 
     def _piece(
@@ -323,7 +326,10 @@ class Kinks:
         rooms = len(at_low) + len(at_high)
         pick = sp.eye_array(columns, format="csr")
         room = sp.eye_array(rooms, format="csr")
-        equal = sp.hstack([matrix, -change, sp.csc_array((form.rows, rooms))], format="csc")
+        together = sp.csc_array(_agreement(form))
+        equal = sp.block_array(
+            [[matrix, -change, sp.csc_array((form.rows, rooms))], [None, together, None]], format="csc"
+        )
         above = sp.hstack([-pick[at_low], form.lower.matrix[at_low], room[: len(at_low)]])
         below = sp.hstack([pick[at_high], -form.upper.matrix[at_high], room[len(at_low) :]])
         free = np.where(whole.lower[k] == whole.upper[k], 0.0, np.inf) if whole.forbidden is not None else np.inf
@@ -339,16 +345,29 @@ class Kinks:
             A_ub=sp.vstack([above, below], format="csc"),
             b_ub=np.zeros(rooms),
             A_eq=equal,
-            b_eq=np.zeros(form.rows),
+            b_eq=np.zeros(equal.shape[0]),
             bounds=bounds,
             method="highs",
         )
         return np.zeros(count) if found.x is None else found.x[columns : columns + count]
 
 
-def _directions(count: int) -> Float64[np.ndarray, " parameters"]:
-    """All parameters grow, none as fast as another: capacities and budgets that are at an edge mostly leave it so."""
-    return 0.5 + np.random.default_rng(0).random(count)
+def _directions(form: StandardForm) -> Float64[np.ndarray, " parameters"]:
+    """All parameters grow, none as fast as another: capacities and budgets that are at an edge mostly leave it so.
+
+    Of those that must agree, as the sums of supplies and demands, as much is left as keeps them in agreement.
+    """
+    grows, together = 0.5 + np.random.default_rng(0).random(form.parameter_count), _agreement(form)
+    moved: np.ndarray = grows - np.linalg.lstsq(together, together @ grows)[0] if len(together) else grows
+    return moved
+
+
+def _agreement(form: StandardForm) -> Float64[np.ndarray, "rows parameters"]:
+    """The conditions under which parameters agree, for equalities that depend on each other; each of unit size."""
+    matrix = form.consistency.matrix.toarray()
+    size = np.abs(matrix).max(axis=1, initial=0.0)
+    kept: np.ndarray = matrix[size > 0.0] / size[size > 0.0, None]
+    return kept
 
 
 def mean_over_pieces(
