@@ -48,8 +48,10 @@ class Setting:
         return self.case.is_masked(instance) and float(scores[self.case.masked[instance]].max()) > WEAK  # type: ignore[index]
 
     def mask_is_dropped(self, instance: int) -> bool:
-        """Whether structures without the masked parts exist, and no part can be negative."""
+        """Whether structures without the masked parts exist, some part is not masked, and none can be negative."""
         masked = self.case.masked[instance]  # type: ignore[index]
+        if not np.isfinite(self.case.scores[instance][~masked]).any():
+            return False
         truth = self.case.truth(instance, forbid_masked=True)
         plain = self.case.truth(instance)
         if truth.empty or plain.empty or min(low for low, _ in plain.ends) < 0:

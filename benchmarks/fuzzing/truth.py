@@ -157,6 +157,8 @@ class Truth:
         """
         point = fractions_of(structure)
         if self.declaration.lifted:
+            if self.violation(structure) <= tolerance and self._longest_step(point, tolerance) <= 1e-3 * self.size:
+                return True  # as it stands, whatever rounding may have done to it
             step = self._longest_step(point, tolerance + rounding * self.size)
             return step <= max(1e-3, 32 * rounding) * self.size
         tight = []
