@@ -133,13 +133,21 @@ def is_rounding(
 ) -> bool:
     """Whether the constraints of instance ``k`` can hold together when its parameters move by their rounding.
 
-    Each right-hand side and each bound moves by the roundings of its own parameters; ``precision`` is the machine
-    epsilon of the dtype in which each entry of θ came.
+    Each right-hand side and each bound moves by the roundings of its own parameters, and a right-hand side by what
+    those of the entries of its row can do within the bounds of the columns, where these are finite. ``precision`` is
+    the machine epsilon of the dtype in which each entry of θ came.
     """
     theta = instances.parameters[k : k + 1]
     if precision.max(initial=0.0) <= np.finfo(np.float64).eps or not np.isfinite(theta).all():
         return False
     rhs, low, high = (rounding_of(part, theta, precision)[0] for part in (form.rhs, form.lower, form.upper))
+    if not form.matrix_is_constant:
+        entries = rounding_of(AffineMap(form.matrix.data, form.matrix_map), theta, precision)[0]
+        far = np.maximum(np.abs(instances.lower[k]), np.abs(instances.upper[k]))
+        moved = entries * np.where(np.isfinite(far), far, 0.0)[form.entry_column]
+        rhs = rhs + np.bincount(
+            form.matrix.indices, np.where(np.diff(form.matrix_map.indptr) > 0, moved, 0.0), form.rows
+        )
     if instances.row_scale is not None:
         rhs = rhs * instances.row_scale[k]
     if instances.forbidden is not None:

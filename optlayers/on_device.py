@@ -165,9 +165,7 @@ class DeviceEvidence(AbstractEvidence):
         moves = torch.abs(p) > AWAY * torch.abs(p).amax(dim=1, keepdim=True)
         doubtful, form = (meets & free & moves).any(dim=1), self.form
         if form.unslacked > form.scored:  # what is held beside auxiliary columns may be so for nothing
-            idle = torch.abs(answer.dual[:, form.equalities :]) <= IDLE * self._most
-            doubtful |= (~free[:, form.unslacked :] & idle).any(dim=1)
-            doubtful |= (~free & (problem.lower < problem.upper))[:, form.scored : form.unslacked].any(dim=1)
+            doubtful |= (self._idle & ~free).any(dim=1)
         index = torch.nonzero(doubtful)[:, 0]
         if len(index) == 0:
             return index, free[index]
@@ -179,10 +177,16 @@ class DeviceEvidence(AbstractEvidence):
         return index[changed], on_faces[changed]
 
     @property
-    def _most(self) -> Float64[Tensor, "batch 1"]:
-        """The largest score or price."""
-        dual = torch.abs(self.answer.dual).amax(dim=1, keepdim=True)
-        return torch.maximum(torch.abs(self.problem.linear).amax(dim=1, keepdim=True), dual)
+    def _idle(self) -> Bool[Tensor, "batch columns"]:
+        """As :func:`optlayers.solvers.shadows.idle_beside_others`: columns without a price beside auxiliary ones."""
+        form, problem, dual = self.form, self.problem, self.answer.dual
+        beside = problem.matrix[..., form.scored : form.unslacked]
+        price = torch.zeros_like(problem.linear).fill_(torch.inf)
+        price[:, form.scored : form.unslacked] = torch.abs((dual[:, None] @ beside)[:, 0])
+        touches = (beside != 0.0).any(dim=-1)[..., form.equalities :]
+        price[:, form.unslacked :] = torch.where(touches, torch.abs(dual[:, form.equalities :]), torch.inf)
+        most = torch.maximum(torch.abs(problem.linear).amax(dim=1), torch.abs(dual).amax(dim=1))
+        return (price <= IDLE * most[:, None]) & (problem.lower < problem.upper)
 
     def _of_parameters(
         self, free: Tensor, direction: Tensor, p: Tensor, q: Tensor, right: Tensor

@@ -34,6 +34,8 @@ from optlayers.standard_form import StandardForm
 __all__ = ["BoundPolytope", "movable_parts"]
 
 OPTIMAL = int(Status.OPTIMAL)
+SAME = 1e-9
+"""Gradients that differ by less, next to the direction that is pulled back, are the same."""
 EXPLAINED = 3
 """So many instances of a batch that presolve shows to be empty get their reason; it costs a linear program."""
 
@@ -133,7 +135,7 @@ class HostEvidence(AbstractEvidence):
         form, instances, direction = self.form, self.instances, pulled_back.direction
         point, dual = self.answer.point, self.answer.dual
         doubtful = leaving(form, instances, point, free, direction, pulled_back.p)
-        doubtful |= idle_beside_others(form, instances, dual, free).any(axis=1)
+        doubtful |= self._held_for_nothing(pulled_back, free)
         index = np.flatnonzero(doubtful & pulled_back.right)
         if len(index) == 0:
             return pulled_back
@@ -146,6 +148,23 @@ class HostEvidence(AbstractEvidence):
         return pulled_back.where(
             index, PulledBack.of(form, some.take(changed), right[changed], direction[index], every)
         )
+
+    def _held_for_nothing(
+        self, pulled_back: PulledBack, free: Bool[np.ndarray, "batch columns"]
+    ) -> Bool[np.ndarray, " batch"]:
+        """Where a gradient is another one without what is held beside auxiliary columns at no price; else it is that
+        of all faces in between."""
+        held = idle_beside_others(self.form, self.instances, self.answer.dual, free)
+        changes = held.any(axis=1) & pulled_back.right
+        index = np.flatnonzero(changes)
+        if len(index):
+            every = np.ones(len(index), dtype=bool)
+            some, direction = self.instances.take(index), pulled_back.direction[index]
+            without = PulledBack.of(self.form, some, (free | held)[index], direction, every)
+            apart = np.abs(without.scores - pulled_back.scores[index]).max(axis=1, initial=0.0)
+            size = np.abs(direction).max(axis=1, initial=0.0)
+            changes[index] = ~without.right | (apart > SAME * size)
+        return changes
 
     @cached_property
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:
@@ -382,10 +401,16 @@ class BoundPolytope(AbstractBoundPolytope):
         known = np.zeros(len(status), dtype=bool) if self.infeasible is None else self.infeasible
         failed = status != Status.OPTIMAL
         asked = failed & ~known & sees_all
-        asked[np.flatnonzero(failed)[:EXPLAINED]] = True
+        asked[np.flatnonzero(failed & ~asked)[:EXPLAINED]] = True
+        told: dict[bytes, tuple[str | None, bool]] = {}  # instances of the same numbers share their linear program
         for k in np.flatnonzero(asked):
-            reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
-            if reason is not None and not known[k] and is_rounding(rows, source, int(k), self.precision):
+            numbers = source.numbers_of(int(k))
+            if numbers not in told:
+                reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
+                rounded = reason is not None and is_rounding(rows, source, int(k), self.precision)
+                told[numbers] = reason, rounded
+            reason, by_rounding = told[numbers]
+            if reason is not None and not known[k] and by_rounding:
                 reasons[int(k)] = (
                     f"{reason}; that is no more than the rounding of its parameters: give them in a higher precision, "
                     "or make the constraints give way to it"

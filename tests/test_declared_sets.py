@@ -7,7 +7,7 @@ import torch
 
 import optlayers as ol
 
-SIZES = [0.01, 0.1, 1.0, 10.0, 1e2, 1e3, 1e4]
+SIZES = [0.01, 0.1, 1.0, 10.0, 1e2, 1e3]
 
 
 def scores_for(batch, size, scale):
@@ -59,7 +59,7 @@ def test_balls_that_rows_cut(scale):
 
 
 def test_gradients_of_balls():
-    """By finite differences, next to scores of several sizes."""
+    """Those of the formula, next to scores of several sizes."""
     layer = ol.OptLayer(set_of("ball"), ol.SparseMAP(), projector=ol.CvxpyLayers())
     for scale in (0.1, 1.0, 10.0, 100.0):
         scores = scores_for(3, 6, scale).requires_grad_()
@@ -67,7 +67,20 @@ def test_gradients_of_balls():
         (found,) = torch.autograd.grad(layer(scores), scores, direction)
         leaf = scores.detach().requires_grad_()
         (right,) = torch.autograd.grad(onto_ball(leaf), leaf, direction)
-        torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(found, right, atol=1e-6 / max(1.0, scale), rtol=1e-5)
+
+
+def test_one_score_hides_the_others_from_the_gap():
+    """Next to 7e7 a difference of 0.1 is below the tolerance of Clarabel: a wrong point is not called nearest."""
+    x = cp.Variable(7, nonneg=True)
+    weights = np.array([0.6875, 0.75, 2.3125, 0.9375, 2.5625, 0.6875, 0.75])
+    scores = torch.tensor([[-0.4, -1.0, 1.9, 1.9, 0.5, 1.0, 0.8]], dtype=torch.float64).repeat(8, 1)
+    scores[:, 5] = 10.0 ** torch.arange(1, 9, dtype=torch.float64)
+    polytope = ol.Polytope(x, [x <= 1, weights @ x <= 5.0625])
+    found = ol.compile_polytope(polytope, projector=ol.CvxpyLayers()).project(scores)
+    right = ol.compile_polytope(polytope).project(scores).check().value
+    assert found.ok[:3].all()
+    torch.testing.assert_close(found.value[found.ok], right[found.ok], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1e15, 1e32, 1e200])
@@ -111,3 +124,15 @@ def test_an_empty_instance_and_an_empty_batch():
     found = compiled.project(scores_for(3, 3, 1.0), radius=radii)
     assert [ol.Status(int(s)).name for s in found.status] == ["OPTIMAL", "INFEASIBLE", "OPTIMAL"]
     assert compiled.project(torch.zeros(0, 3, dtype=torch.float64), radius=radii[:0]).value.shape == (0, 3)
+
+
+@pytest.mark.parametrize("radii", [[], [0.1], [0.1, 0.2], [0.1, 1.0]])
+def test_backward_where_some_or_all_instances_fail(radii):
+    x, radius = cp.Variable(3), cp.Parameter(name="radius")
+    polytope = ol.Polytope(x, [cp.norm(x, 2) <= radius, cp.sum(x) == 1])
+    layer = ol.OptLayer(polytope, ol.SparseMAP(), projector=ol.CvxpyLayers(), on_failure="nan")
+    scores, given = scores_for(len(radii), 3, 1.0).requires_grad_(), torch.tensor(radii, dtype=torch.float64)
+    layer(scores, radius=given.requires_grad_()).nan_to_num().square().sum().backward()
+    failed = given < 0.5
+    assert (scores.grad[failed] == 0).all() and (given.grad[failed] == 0).all()
+    assert (scores.grad[~failed] != 0).any(dim=1).all()

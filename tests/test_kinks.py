@@ -275,3 +275,26 @@ def test_supplies_and_demands_of_nothing(seed):
         found.append(slopes)
     mine = [float(sides[place].sum()) for place in ([0, 2], [0, 3], [1, 2], [1, 3])]
     assert any(torch.allclose(torch.tensor(mine), torch.tensor(piece), atol=1e-4) for piece in found), (mine, found)
+
+
+@pytest.mark.parametrize(("sources", "seed"), [(6, 0), (10, 0), (20, 1)])
+def test_many_supplies_of_nothing(sources, seed):
+    """Most sources are empty; from each of them a unit more to a sink is worth what a difference says."""
+    generator = np.random.default_rng(seed)
+    x, supply, demand = cp.Variable((sources, 2)), cp.Parameter(sources, name="supply"), cp.Parameter(2, name="demand")
+    rows = [x >= 0, cp.sum(x, axis=1) == supply, cp.sum(x, axis=0) == demand]
+    layer = ol.OptLayer(ol.Polytope(x, rows), ol.SparseMAP())
+    given = {"supply": torch.zeros(sources, dtype=torch.float64), "demand": numbers(0.75, 0.75)}
+    given["supply"][:2] = numbers(1.0, 0.5)
+    scores, direction = (torch.from_numpy(generator.standard_normal((sources, 2))) for _ in range(2))
+    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
+    here = layer(scores, **leaves)
+    here.backward(direction)
+    for source in range(2, sources):
+        for sink in range(2):
+            more = {name: value.clone() for name, value in given.items()}
+            more["supply"][source] += 1e-6
+            more["demand"][sink] += 1e-6
+            slope = (direction * (layer(scores, **more) - here.detach())).sum() / 1e-6
+            mine = leaves["supply"].grad[source] + leaves["demand"].grad[sink]
+            torch.testing.assert_close(mine, slope, atol=1e-4, rtol=1e-4)

@@ -248,6 +248,17 @@ def test_what_contradicts_itself_by_rounding_is_not_called_empty(dtype):
     assert (compiled.project(scores, **given).status == ol.Status.INFEASIBLE).all()
 
 
+def test_the_rounding_of_an_entry_of_a_row_counts_as_well():
+    """A third, in bfloat16, in the row, and in float64 at its right: they contradict each other by rounding."""
+    x, entry, most = cp.Variable(2), cp.Parameter(name="entry", nonneg=True), cp.Parameter(name="most")
+    compiled = ol.compile_polytope(ol.Polytope(x, [x >= 0.5, x <= 1, entry * cp.sum(x) <= most]))
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    found = compiled.maximize(torch.zeros(2, dtype=torch.float64), entry=third.to(torch.bfloat16), most=third)
+    assert found.status == ol.Status.FAILED and "no more than the rounding" in found.reasons[0]
+    found = compiled.maximize(torch.zeros(2, dtype=torch.float64), entry=third.to(torch.bfloat16), most=0.9 * third)
+    assert found.status == ol.Status.INFEASIBLE
+
+
 @pytest.mark.parametrize("size", [1e4, 1e7, 1e10, 1e13, 1e16, 1e33])
 def test_mixtures_next_to_scores_that_hide_the_point(size):
     """An oracle sees scores minus the point; where rounding leaves nothing of the point, it says nothing about it."""

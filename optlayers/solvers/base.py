@@ -55,6 +55,11 @@ class Instances:
         # NumPy takes 5 ns a number, as long as an oracle of small structures; "clip" spares it a copy of the indices.
         return self.whole if self.kept is None else self.whole.take(self.kept, axis=1, mode="clip")
 
+    def numbers_of(self, k: int) -> bytes:
+        """What makes instance ``k`` the same polytope as another one of its form."""
+        parts = (self.rhs, self.lower, self.upper, self.matrix, self.forbidden, self.parameters)
+        return b"".join(np.ascontiguousarray(part[k]).tobytes() for part in parts if part is not None)
+
     def with_scores(
         self, whole: Float64[np.ndarray, "batch size"], starts: Float64[np.ndarray, "batch size"] | None = None
     ) -> Instances:

@@ -39,8 +39,9 @@ class CvxpyLayers(AbstractProjector):
     """Project with Clarabel, which cvxpy hands the declaration, and differentiate with cvxpylayers.
 
     The only projector for sets that are convex but not polyhedral, such as norm balls, and a second opinion on
-    the others. It is slower than the others. The derivative (Agrawal et al., Differentiable Convex Optimization Layers,
-    2019) is a least-squares solution of diffcp, found when it is first asked for.
+    the others. It is slower than the others, and certified for scores up to some 1e3 times the size of the set: beyond,
+    its gap is lost in the tolerance of Clarabel. The derivative (Agrawal et al., Differentiable Convex Optimization
+    Layers, 2019) is a least-squares solution of diffcp, found when it is first asked for.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def _inputs(form: StandardForm, instances: Instances) -> list[np.ndarray]:
 @final
 class _Problem:
     r"""The point x of the declared set that is nearest to s minimizes :math:`\tfrac12 w \|x\|^2 - w \langle s, x
-    \rangle`, for any w > 0. With w s of size 1, scores of any size leave their digits.
+    \rangle`, for any w > 0. With w s of size 1, Clarabel meets numbers of one size.
 
     Its parameters are w, w s, those of the declaration, and where parts are forbidden, a 1 for each of these.
     """
@@ -158,6 +159,8 @@ class _Pullback:
         with declaration_alone(self.form.polytope), outside_inference_mode(), torch.device("cpu"):
             index, leaves, point = self._graph
             right[self.solved] = np.isin(np.flatnonzero(self.solved), index)
+            if len(index) == 0:
+                return scores, parameters, right
             wanted = torch.from_numpy(direction[index]).reshape(point.shape)
             found: Any = torch.autograd.grad(point, leaves, wanted, retain_graph=True, allow_unused=True)
         flat = [
@@ -180,7 +183,7 @@ class _Pullback:
         leaves = [tensor.requires_grad_() for tensor in tensors[1 : 2 + len(self.form.parameters)]]
         solved = np.ones(len(index), dtype=bool)
         if len(index) == 0:
-            return solved, leaves, torch.zeros_like(leaves[0]) * leaves[0]
+            return solved, leaves, leaves[0]
         with torch.enable_grad():
             try:
                 return solved, leaves, self.problem.layer(*tensors)[0]

@@ -23,8 +23,8 @@ __all__ = ["WORD", "declaration_alone", "judge_declared", "solve"]
 
 WORD = "that the gap is no larger is the word of Clarabel, which bounds the rest of the scores over the declared set"
 
-TOLERANCES = (1e-10, 1e-8)
-"""Of Clarabel for the products that bound gaps; the second where it does not come so far as the first."""
+TOLERANCES = (1e-12, 1e-10, 1e-8)
+"""Of Clarabel for the products that bound gaps; the next one where it does not come so far."""
 
 ROUNDING = 4.0 * np.finfo(np.float64).eps
 """Of the sums whose difference a gap is: next to scores that leave less than this of others, nothing is certified."""
@@ -136,14 +136,17 @@ class _Judge:
         with np.errstate(over="ignore", invalid="ignore"):
             terms = toward * point
             rounding = ROUNDING * (abs(best) + float(np.abs(terms).sum()))
-            return residual, max(best - float(terms.sum()), 0.0) + rounding, relative
+            # A bound below the value of the point itself is as far from the truth as that.
+            return residual, abs(best - float(terms.sum())) + rounding, relative
 
     def _most(self, direction: np.ndarray) -> float:
-        """The largest product of a direction with a point of the set; inf where Clarabel does not find it."""
+        """The largest product of a direction of size 1 with a point of the set, and what Clarabel may miss of it; inf
+        where it does not find it."""
         self.direction.value = direction
         for tolerance in TOLERANCES:
             if solve(self.support, tolerance) == cp.OPTIMAL:
-                return float(self.support.value)
+                best = float(self.support.value)
+                return best + tolerance * max(1.0, abs(best))
         return np.inf
 
 

@@ -16,6 +16,7 @@ from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.kept import KeptModels, check_limits
 from optlayers.solvers.kernels import ties, vertex
 from optlayers.solvers.plan import plan_of
+from optlayers.solvers.vertices import ROUNDING
 from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
@@ -24,8 +25,7 @@ TIE = 1e-7
 """A reduced cost below this, at costs of unit size, decides nothing; what it leaves open is solved again at its own
 scale. It is well above the tolerance of HiGHS, so that columns with a larger one do keep their bounds."""
 NOISE = 1e-12
-"""A price below this, at costs of unit size, is rounding of HiGHS, and so is what prices leave of a score, relative to
-the terms of the difference: the more basis changes since it last factorized, the more. It must not decide a tie."""
+"""A price below this, at costs of unit size, is rounding of HiGHS."""
 STAGES = 6
 """How many scales of scores one instance may hold, each a factor TIE below the last."""
 SNAP = 1e-9
@@ -158,6 +158,7 @@ class _Model:
                 point, duals, reduced = self._solution()
                 if self._unique(face, duals, reduced):
                     return point, dual + duals * scale, status
+                point, duals, reduced = self._afresh()
                 face = face.where_best(point, duals, reduced, self.rhs)
                 self._set_face(face)
                 # Only rows that are tight all over the face may be priced out.
@@ -192,7 +193,7 @@ class _Model:
         width = self.form.unslacked
         rest = scores - np.bincount(self.entry_column, terms, minlength=width)
         size = np.abs(scores) + np.bincount(self.entry_column, np.abs(terms), minlength=width)
-        return np.where(np.abs(rest) <= NOISE * size, 0.0, rest)
+        return np.where(np.abs(rest) <= ROUNDING * size, 0.0, rest)
 
     def _set_face(self, face: _Face) -> None:
         self.highs.changeColsBounds(len(self.columns), self.columns, face.lower, face.upper)
@@ -228,6 +229,13 @@ class _Model:
             self.highs.clearSolver()
             return self._run(costs)
         return status
+
+    def _afresh(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The solution from the same basis, factorized again: prices have gathered rounding with every change of it,
+        which would be taken for what is left of scores, and decide a tie."""
+        self.highs.setBasis(self.highs.getBasis())
+        self.highs.run()
+        return self._solution()
 
     def _solution(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         solution = self.highs.getSolution()

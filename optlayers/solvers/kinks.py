@@ -66,6 +66,7 @@ SIZES, SMALLER_SIZES = Sizes(1e6, 1e5), Sizes(1e4, 1e3)
 """The second is for tangents that are lost in the rounding of the first."""
 
 _states: WeakCache[StandardForm, Any] = WeakCache()
+_agreements: WeakCache[StandardForm, _Agreement] = WeakCache()
 
 
 @final
@@ -109,13 +110,14 @@ class Kinks:
         ok: Bool[np.ndarray, " batch"],
     ) -> None:
         self.form, self.curved = form, curved
+        self._agreement = _agreements.get(form, _Agreement)
         self._whole, self._point, self._dual = instances, point, dual
         unit = np.minimum(np.maximum(np.abs(instances.lower), np.abs(instances.upper)), np.maximum(1.0, np.abs(point)))
         # What the active set holds is at its bound, though a point next to huge scores may be as exact as HELD alone.
         near = TOUCHES * unit if free is None else np.where(free, TOUCHES, HELD) * unit
         self._low, self._high = point - instances.lower <= near, instances.upper - point <= near
         self._low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
-        direction = _directions(form)
+        direction = self._agreement.direction
         self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
 
     def _opens(self) -> Bool[np.ndarray, " batch"]:
@@ -160,7 +162,7 @@ class Kinks:
         """The pieces of all instances at kinks and edges; each instance is in one or two of them."""
         if len(self.index) == 0:
             return []
-        direction = _directions(self.form)
+        direction = self._agreement.direction
         found = [self._piece(self.index, np.tile(sign * direction, (len(self.index), 1))) for sign in (1.0, -1.0)]
         settled = np.concatenate([piece.index[piece.sure] for piece in found])  # by one piece in all directions
         lost = np.setdiff1d(self.index, np.concatenate([piece.index for piece in found]))
@@ -202,10 +204,9 @@ class Kinks:
         tight = np.ones((len(edges), form.rows), dtype=bool)
         tight[:, form.equalities :] = self._low[edges, form.unslacked :]
         pairs = []
-        bound = (_agreement(form) != 0.0).any(axis=0)
-        for entry, unit in enumerate(np.eye(form.parameter_count)):
-            if bound[entry]:  # it cannot move alone
-                continue
+        for entry in np.flatnonzero(~self._agreement.bound):
+            unit = np.zeros(form.parameter_count)
+            unit[entry] = 1.0
             moves = (self._sides(edges, np.tile(unit, (len(edges), 1))) != 0.0) & tight
             lower, upper = form.lower.matrix @ unit != 0.0, form.upper.matrix @ unit != 0.0
             met = (self._low[edges] & lower) | (self._high[edges] & upper)
@@ -326,7 +327,7 @@ class Kinks:
         rooms = len(at_low) + len(at_high)
         pick = sp.eye_array(columns, format="csr")
         room = sp.eye_array(rooms, format="csr")
-        together = sp.csc_array(_agreement(form))
+        together = self._agreement.rows
         equal = sp.block_array(
             [[matrix, -change, sp.csc_array((form.rows, rooms))], [None, together, None]], format="csc"
         )
@@ -336,7 +337,7 @@ class Kinks:
         bounds = np.concatenate(
             [
                 np.stack([np.broadcast_to(-free, columns), np.broadcast_to(free, columns)], axis=1),
-                np.tile([-1.0, 1.0], (count, 1)),
+                np.tile([-np.inf, np.inf], (count, 1)),  # rooms are limited, so that none has to give way to another
                 np.tile([0.0, 1.0], (rooms, 1)),
             ]
         )
@@ -349,25 +350,27 @@ class Kinks:
             bounds=bounds,
             method="highs",
         )
-        return np.zeros(count) if found.x is None else found.x[columns : columns + count]
+        if found.x is None:
+            return np.zeros(count)
+        inward: np.ndarray = found.x[columns : columns + count]
+        return inward / max(1.0, float(np.abs(inward).max(initial=0.0)))
 
 
-def _directions(form: StandardForm) -> Float64[np.ndarray, " parameters"]:
-    """All parameters grow, none as fast as another: capacities and budgets that are at an edge mostly leave it so.
-
-    Of those that must agree, as the sums of supplies and demands, as much is left as keeps them in agreement.
-    """
-    grows, together = 0.5 + np.random.default_rng(0).random(form.parameter_count), _agreement(form)
-    moved: np.ndarray = grows - np.linalg.lstsq(together, together @ grows)[0] if len(together) else grows
-    return moved
-
-
-def _agreement(form: StandardForm) -> Float64[np.ndarray, "rows parameters"]:
+@final
+class _Agreement:
     """The conditions under which parameters agree, for equalities that depend on each other; each of unit size."""
-    matrix = form.consistency.matrix.toarray()
-    size = np.abs(matrix).max(axis=1, initial=0.0)
-    kept: np.ndarray = matrix[size > 0.0] / size[size > 0.0, None]
-    return kept
+
+    def __init__(self, form: StandardForm) -> None:
+        matrix = form.consistency.matrix.toarray()
+        size = np.abs(matrix).max(axis=1, initial=0.0)
+        rows: np.ndarray = matrix[size > 0.0] / size[size > 0.0, None]
+        self.rows = sp.csc_array(rows)
+        self.bound: np.ndarray = (rows != 0.0).any(axis=0)
+        """The entries of the parameters that cannot move alone."""
+        grows = 0.5 + np.random.default_rng(0).random(form.parameter_count)
+        self.direction: np.ndarray = grows - np.linalg.lstsq(rows, rows @ grows)[0] if len(rows) else grows
+        """All parameters grow, none as fast as another: capacities and budgets at an edge mostly leave it so. Of those
+        that must agree, as the sums of supplies and demands, what keeps them in agreement is left; some may shrink."""
 
 
 def mean_over_pieces(

@@ -85,6 +85,7 @@ def whatever_others_are(
         return free
     scored, cut = form.scored, form.unslacked
     free, high = free.copy(), instances.upper - point < point - instances.lower
+    known: dict[tuple[bytes, ...], tuple[np.ndarray, np.ndarray] | None] = {}  # by what is held, where matrices agree
     for k in changed:
         data = form.matrix.data if instances.matrix is None else instances.matrix[k]
         matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
@@ -93,7 +94,10 @@ def whatever_others_are(
         both = ~free[k, scored:cut] & ~(instances.lower < instances.upper)[k, scored:cut]
         at_low = ~free[k, scored:cut] & ~high[k, scored:cut]
         at_high = ~free[k, scored:cut] & high[k, scored:cut]
-        room = _get_room(form, sp.csc_array(matrix[:, scored:cut]), tight, at_low | both, at_high | both)
+        key = tuple(part.tobytes() for part in (tight, at_low | both, at_high | both))
+        if key not in known or instances.matrix is not None:
+            known[key] = _get_room(form, sp.csc_array(matrix[:, scored:cut]), tight, at_low | both, at_high | both)
+        room = known[key]
         if room is not None:
             free[k, cut + room[0] - form.equalities] = True
             free[k, scored + room[1]] = True
