@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -87,7 +88,7 @@ def check_membership(
 
     A y of 0 and 1 is the only point of the unit cube with the largest :math:`\langle 2y - 1, z \rangle`. So where the
     best vertex is y itself, y is in the polytope, and in polytopes within the cube that is so for all of them. What is
-    left over is projected, to the ``accuracy`` of the projector where that is coarse.
+    left over is projected. A projector of a coarse ``accuracy`` holds its gap to that, which bounds a squared distance.
     """
     y = target.structure
     question = question.without_auxiliary_scores()
@@ -99,7 +100,7 @@ def check_membership(
         if bool((missed <= TOLERANCE).all()):
             return
     distance = per_instance(question.ask(nearest, y).structure - y, batch).norm(dim=-1)
-    allowed = max(TOLERANCE, target.precision, accuracy) * per_instance(y, batch).norm(dim=-1).clamp_min(1.0)
+    allowed = max(TOLERANCE, target.precision, math.sqrt(accuracy)) * per_instance(y, batch).norm(dim=-1).clamp_min(1.0)
     outside = distance > allowed
     if bool(outside.any()):
         where = tuple(torch.nonzero(outside)[0].tolist()) if batch else ()
