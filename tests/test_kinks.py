@@ -298,3 +298,31 @@ def test_many_supplies_of_nothing(sources, seed):
             slope = (direction * (layer(scores, **more) - here.detach())).sum() / 1e-6
             mine = leaves["supply"].grad[source] + leaves["demand"].grad[sink]
             torch.testing.assert_close(mine, slope, atol=1e-4, rtol=1e-4)
+
+
+def test_tangents_that_are_lost_in_the_rounding_of_the_first_try():
+    """Two rows of opposite limits, next to scores of 1e10: both limits can move, together."""
+    x, w = cp.Variable(6, nonneg=True), cp.Variable(3)
+    low, high = cp.Parameter(3, name="low"), cp.Parameter(3, name="high")
+    rows = np.array([[0, -1, 3, -1, 1, -1, 3, 3, 3], [1, 2, 1, -2, 1, 3, 2, 1, 0], [0, -2, -1, 2, -3, -3, -2, -1, -2]])
+    both = rows @ cp.hstack([x, w])
+    constraints = [x <= 128, cp.sum_smallest(x[:4], 2) >= 0, cp.sum(cp.pos(cp.hstack([x[3:], w[:1]]))) <= 358.4]
+    polytope = ol.Polytope(x, [*constraints, -both >= low, both <= high, cp.diff(x, k=2) <= 1e7])
+    large = 11002101065.059645
+    scores, gradient = large * numbers(1, -1, -1, 1, 1, 1), numbers(0.0625, -0.625, 0.0625, 1.4375, 0.9375, -0.25)
+    given = {"low": numbers(196.6875, -385.875, 510.5), "high": numbers(-196.6875, 385.875, -510.5)}
+    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
+    ol.OptLayer(polytope, ol.LPGD(1.5))(scores, **leaves).backward(gradient)
+    compiled = ol.compile_polytope(polytope)
+    for entry in range(3):
+        vertices = []
+        for step in (0.5, -0.5):
+            moved = {name: value.clone() for name, value in given.items()}
+            moved["high"][entry] += step
+            moved["low"][entry] -= step
+            vertices.append([compiled.maximize(s, **moved).check().value for s in (scores, scores - 1.5 * gradient)])
+        # As points, since values have lost the digits: the same vertex is best for both scores.
+        slope = [(ahead - behind).double() for ahead, behind in zip(*vertices, strict=True)]
+        torch.testing.assert_close(slope[0], slope[1])
+        mine = leaves["high"].grad[entry] - leaves["low"].grad[entry]
+        torch.testing.assert_close(mine, gradient @ slope[0], atol=1e-3, rtol=1e-3)
