@@ -55,7 +55,7 @@ def is_bounded(form: StandardForm, instances: Instances, k: int) -> bool:
     It is when no direction that all constraints allow moves a scored column. Of a cone with such a direction some is
     better than none for almost any scores or for their opposite.
     """
-    matrix = _matrix(form, instances, k)
+    matrix = sp.csr_array(instances.matrix_of(form, k))
     limited = np.isfinite(instances.rhs[k])
     low, high = np.isfinite(instances.lower[k]), np.isfinite(instances.upper[k])
     bounds = np.stack([np.where(low, 0.0, -1.0), np.where(high, 0.0, 1.0)], axis=1)
@@ -156,7 +156,7 @@ def is_rounding(
     columns = np.stack([instances.lower[k] - low, instances.upper[k] + high], axis=1)
     found = scipy.optimize.linprog(
         np.zeros(form.columns + len(limited)),
-        A_eq=sp.hstack([_matrix(form, instances, k)[limited], sp.eye_array(len(limited))], format="csc"),
+        A_eq=sp.hstack([sp.csr_array(instances.matrix_of(form, k))[limited], sp.eye_array(len(limited))], format="csc"),
         b_eq=instances.rhs[k, limited],
         bounds=np.concatenate([columns, np.stack([-rhs[limited], rhs[limited]], axis=1)]),
         method="highs",
@@ -164,13 +164,8 @@ def is_rounding(
     return bool(found.status == 0)
 
 
-def _matrix(form: StandardForm, instances: Instances, k: int) -> sp.csr_array:
-    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    return sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
-
-
 def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | None:
-    matrix = _matrix(form, instances, k)
+    matrix = sp.csr_array(instances.matrix_of(form, k))
     limited = np.flatnonzero(np.isfinite(instances.rhs[k]))  # a row without a limit contradicts nothing
     rows, columns, rhs = len(limited), form.columns, instances.rhs[k, limited]
     elastic = sp.hstack([matrix[limited], sp.eye_array(rows), -sp.eye_array(rows)], format="csc")

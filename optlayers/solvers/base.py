@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from optlayers.caches import cached_property
@@ -54,6 +55,11 @@ class Instances:
         """Of the scored columns of the form, gathered when they are first asked for: oracles take the whole."""
         # NumPy takes 5 ns a number, as long as an oracle of small structures; "clip" spares it a copy of the indices.
         return self.whole if self.kept is None else self.whole.take(self.kept, axis=1, mode="clip")
+
+    def matrix_of(self, form: StandardForm, k: int) -> sp.csc_array:
+        """A of instance ``k``, with its slack columns."""
+        data = form.matrix.data if self.matrix is None else self.matrix[k]
+        return sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
 
     def numbers_of(self, k: int) -> bytes:
         """What makes instance ``k`` the same polytope as another one of its form."""

@@ -134,7 +134,7 @@ class _Problem:
 
     @cached_property
     def layer(self) -> CvxpyLayer:
-        """The same as a function that PyTorch differentiates."""
+        """The nearest points as a function of the parameters of this problem that PyTorch can differentiate."""
         with warnings.catch_warnings():
             # cvxpy says which backend it takes for variables of three dimensions; cvxpylayers cannot be told before.
             warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2")

@@ -130,8 +130,7 @@ def _that_stay(
 ) -> Int64[np.ndarray, " some"]:
     """The free columns of instance ``k`` that no direction takes away from the bounds that they meet."""
     cut, meets = form.unslacked, np.flatnonzero(inward)
-    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+    matrix = instances.matrix_of(form, k)
     loose = np.zeros(form.rows, dtype=bool)
     loose[form.equalities :] = free[cut:] & (inward[cut:] == 0.0)
     equal = sp.csr_array(matrix)[~loose]

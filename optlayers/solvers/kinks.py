@@ -319,8 +319,7 @@ class Kinks:
         low, high = self._low[k], self._high[k]
         if whole.forbidden is not None:
             low, high = low & ~whole.forbidden[k], high & ~whole.forbidden[k]
-        data = form.matrix.data if whole.matrix is None else whole.matrix[k]
-        matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+        matrix = whole.matrix_of(form, k)
         change = sp.csc_array(self._sides(np.full(count, k), np.eye(count)).T)
         # Unknowns: the tangent, the direction, and the room of every bound that is met.
         at_low, at_high = np.flatnonzero(low), np.flatnonzero(high)

@@ -27,8 +27,8 @@ def is_vertex_beside_others(
     A constraint that is tight counts when no change of the auxiliary columns alone gives it room.
     """
     plan, scored, cut = plan_of(form), form.scored, form.unslacked
-    data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-    matrix = sp.csr_array(sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape))
+    whole = instances.matrix_of(form, k)
+    matrix = sp.csr_array(whole)
     lower, upper, rhs = instances.lower[k, :cut], instances.upper[k, :cut], instances.rhs[k]
     unit = np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, np.abs(point[:cut])))
     low, high = point[:cut] - lower <= TOUCHES * unit, upper - point[:cut] <= TOUCHES * unit
@@ -42,7 +42,7 @@ def is_vertex_beside_others(
     free, (rows, places) = ~(low | high), room
     tight[rows] = False
     free[scored + places] = True
-    entries = data[: body.nnz]
+    entries = whole.data[: body.nnz]
     return bool(vertex.is_decided(plan.start, plan.row, entries, *plan.by_row, scored, free, tight))
 
 
@@ -87,8 +87,7 @@ def whatever_others_are(
     free, high = free.copy(), instances.upper - point < point - instances.lower
     known: dict[tuple[bytes, ...], tuple[np.ndarray, np.ndarray] | None] = {}  # by what is held, where matrices agree
     for k in changed:
-        data = form.matrix.data if instances.matrix is None else instances.matrix[k]
-        matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+        matrix = instances.matrix_of(form, int(k))
         tight = np.ones(form.rows, dtype=bool)
         tight[form.equalities :] = ~free[k, cut:]
         both = ~free[k, scored:cut] & ~(instances.lower < instances.upper)[k, scored:cut]
