@@ -268,14 +268,19 @@ class _Work:
         used = np.unique(body.indices)
         dense = body[:, used].toarray()
         # Fixed columns are gone, and may have had the largest entries.
-        unit = 1.0 / np.linalg.norm(dense, axis=1)
-        triangle, pivots = scipy.linalg.qr((dense * unit[:, None]).T, mode="r", pivoting=True)
+        unit = np.exp2(-np.round(np.log2(np.linalg.norm(dense, axis=1))))  # by which rows are not rounded
+        scaled = (dense * unit[:, None]).T
+        triangle, pivots = scipy.linalg.qr(scaled, mode="r", pivoting=True)
         rank = int(np.sum(np.abs(np.diag(triangle)) > RANK_TOLERANCE))
         if rank == len(rows):
             return
-        weights = scipy.linalg.solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:])
-        rhs, size = self.rhs[:, rows] * unit, self.size[:, rows] * unit
         basis, rest = pivots[:rank], pivots[rank:]
+        weights = scipy.linalg.solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:])
+        missed = scaled[:, rest] - scaled[:, basis].astype(np.longdouble) @ weights
+        weights += np.linalg.lstsq(scaled[:, basis], missed.astype(float))[0]
+        # The weights of rows that are no part of others are rounding, next to right-hand sides of any size.
+        weights[np.abs(weights) <= NOISE * np.abs(weights).max(axis=0, initial=1.0)] = 0.0
+        rhs, size = self.rhs[:, rows] * unit, self.size[:, rows] * unit
         missing = rhs[:, rest] - rhs[:, basis] @ weights
         terms, noise = size[:, rest] + size[:, basis] @ np.abs(weights), NOISE * (1 + np.abs(weights).sum(axis=0))
         missing[np.abs(missing) <= FEASIBILITY * terms + noise] = 0

@@ -44,6 +44,25 @@ def test_dependent_equalities_go_and_their_condition_on_parameters_stays():
         layer(scores, row=rows, column=columns + torch.tensor([[0.0], [0.5 / 3]], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("repeated", [True, False])
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6])
+def test_dependent_equalities_do_not_contradict_constants_beside_them(size, repeated):
+    """All numbers are exact, so what the weights of the dependent rows are off by is no contradiction."""
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        parts, fixed, told = (int(generator.integers(low, high)) for low, high in ((4, 9), (1, 3), (1, 3)))
+        constant = generator.integers(-200, 200, (fixed, parts)) / 64.0
+        rows = generator.integers(-200, 200, (told, parts)) / 64.0
+        point = generator.integers(0, 64, parts) / 64.0 * size
+        again = np.vstack([np.eye(told)] * 2) if repeated else generator.integers(-3, 4, (told + 1, told)) + 0.0
+        x, p = cp.Variable(parts, nonneg=True), cp.Parameter(told, name="p")
+        polytope = ol.Polytope(x, [x <= size, constant @ x == constant @ point, (again @ rows) @ x == again @ p])
+        compiled, inside = ol.compile_polytope(polytope), torch.tensor(rows @ point)
+        found = compiled.maximize(torch.tensor(generator.standard_normal(parts)), p=inside).check().value.numpy()
+        assert np.abs(rows @ (found - point)).max() <= 1e-6 * size
+        assert np.abs(constant @ (found - point)).max() <= 1e-6 * size
+
+
 def test_blocks_are_counted():
     x = cp.Variable((4, 3), nonneg=True)
     assert standard_form(ol.Polytope(x, [cp.sum(x, axis=1) == 1])).blocks == 4
