@@ -1,5 +1,8 @@
 """Gradients of parameters at the edge of their domain are one-sided; at a kink they are the mean of both sides."""
 
+import itertools
+from fractions import Fraction
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -210,6 +213,15 @@ def test_a_column_of_any_coefficient_hides_no_difference(large):
     assert float(budget.grad) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("common", [1.0, 1e3, 1e6])
+def test_an_auxiliary_variable_hides_no_difference_next_to_what_all_have_in_common(common):
+    x, p = cp.Variable(3, nonneg=True), cp.Parameter(name="p")
+    polytope = ol.Polytope(x, [cp.sum(x) == p, x <= 1, cp.norm1(x - 0.1) <= 3])
+    budget = numbers(0.0)[0].requires_grad_()
+    (ol.OptLayer(polytope, ol.SparseMAP())(numbers(0.0, 1e-3, -1e-3) + common, p=budget) @ numbers(1, 2, 3)).backward()
+    assert float(budget.grad) == pytest.approx(2.0, abs=1e-4)
+
+
 @pytest.mark.parametrize("capacity", [0.5, 0.0])
 def test_a_kink_is_one_beside_an_edge_too(capacity):
     """The budget is spent on whole parts; what another parameter does is no matter of it."""
@@ -326,3 +338,65 @@ def test_tangents_that_are_lost_in_the_rounding_of_the_first_try():
         torch.testing.assert_close(slope[0], slope[1])
         mine = leaves["high"].grad[entry] - leaves["low"].grad[entry]
         torch.testing.assert_close(mine, gradient @ slope[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("projector", [ol.Auto(), ol.Dense(), ol.InteriorPoint(), ol.Clarabel()], ids=repr)
+def test_scores_that_are_a_point_already_pull_nowhere(projector, scale):
+    """What rounding leaves of scores minus point is no difference; of two limits that are met, the smaller one counts.
+
+    When both grow, the point stays; when both shrink, all parts do alike: the mean of the two is half of that.
+    """
+    x, p, q = cp.Variable(4), cp.Parameter(name="p"), cp.Parameter(name="q")
+    box = [x >= -5 * scale, x <= 5 * scale, np.arange(1, 5) @ x <= 100 * scale]
+    layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x) <= p, cp.sum(x) <= q, *box]), ol.SparseMAP(), projector=projector)
+    generator = torch.Generator().manual_seed(0)
+    scores, gradient = (torch.randn(50, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    scores = scale * scores
+    limits = [scores.sum(1).requires_grad_() for _ in range(2)]
+    layer(scores, p=limits[0], q=limits[1]).backward(gradient)
+    torch.testing.assert_close(limits[0].grad + limits[1].grad, gradient.mean(1) / 2)
+
+
+def test_a_row_with_a_price_is_met_though_it_has_room_of_the_size_of_rounding():
+    """At parameters in float32, another vertex is as good as the best one, 1e-8 away."""
+    rows = np.array([[-0.578125, 1.34375], [-1.921875, -0.8125]])
+    last = np.array([1.9461865902097633, -1.1205769490747917])
+    x, p, q = cp.Variable(2), cp.Parameter(2, name="p"), cp.Parameter(2, name="q")
+    r, limit = cp.Parameter(name="r"), cp.Parameter(name="limit")
+    polytope = ol.Polytope(x, [x >= 0, x <= 2, rows @ x <= p, rows @ x <= q, last @ x <= r, cp.sum(x) <= limit])
+    limits = numbers(1.103515625, -0.951171875)
+    given = {"p": limits, "q": limits, "r": numbers(-0.7372314929962158)[0], "limit": numbers(999999986991104.0)[0]}
+    leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
+    gradient = numbers(-2.5625, 0.75)
+    ol.OptLayer(polytope, ol.LPGD(0.5, side="both"))(numbers(0.0, 0.0), **leaves).backward(gradient)
+
+    lines = [[Fraction(entry) for entry in row] for row in [*rows, *rows, last, [-1.0, 0.0], [0.0, -1.0]]]
+
+    def value(scores: list[float], theta: list[Fraction]) -> Fraction | None:
+        """The best of all crossings of two lines that satisfy all others, without rounding."""
+        ends = [*theta, Fraction(0), Fraction(0)]
+        best = None
+        for (a, e), (b, f) in itertools.combinations(zip(lines, ends, strict=True), 2):
+            size = a[0] * b[1] - a[1] * b[0]
+            if size == 0:
+                continue
+            point = ((e * b[1] - a[1] * f) / size, (a[0] * f - e * b[0]) / size)
+            if all(row[0] * point[0] + row[1] * point[1] <= end for row, end in zip(lines, ends, strict=True)):
+                worth = sum(Fraction(s) * part for s, part in zip(scores, point, strict=True))
+                best = worth if best is None else max(best, worth)
+        return best
+
+    theta = [Fraction(number) for number in [*limits.tolist(), *limits.tolist(), given["r"].item()]]
+    mine = torch.cat([leaves["p"].grad, leaves["q"].grad, leaves["r"].grad[None]]).tolist()
+    for entry in range(5):
+        ends = []
+        for scores in ((0.5 * gradient).tolist(), (-0.5 * gradient).tolist()):
+            here, slopes = value(scores, theta), []
+            for step in map(Fraction, (1e-5, -1e-5, 1e-10, -1e-10)):  # beyond the rounding, and within it
+                there = value(scores, [end + step * (k == entry) for k, end in enumerate(theta)])
+                if there is not None:
+                    slopes.append((there - here) / step)
+            ends.append((min(slopes), max(slopes)))
+        (ahead_low, ahead_high), (behind_low, behind_high) = ends
+        assert ahead_low - behind_high - 1e-6 <= mine[entry] <= ahead_high - behind_low + 1e-6

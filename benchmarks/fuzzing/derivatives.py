@@ -87,11 +87,17 @@ def _around(truth: Truth, scores: Point, seed: int, samples: int) -> Iterator[tu
     yield truth, scores
     generator = np.random.default_rng(seed)
     finite = [k for k, value in enumerate(truth.theta) if isinstance(value, Fraction) or math.isfinite(value)]
+    directions = truth.shifts
+    starts = [parameter.start for parameter in truth.declaration.parameters]
+    groups = np.searchsorted(starts, [max(k for k, e in enumerate(way) if e) for way in directions], side="right") - 1
     for shifted in _nearby(scores, _radius(truth, scores), seed, samples):
         yield truth, shifted
-        shifts = generator.integers(-256, 257, len(finite))
+        # Some parameters move far less than others: of many pieces that meet, each is found by some sample.
+        sizes = 2 ** generator.integers(0, 17, max(len(starts), 1))
+        shifts = generator.integers(-256, 257, len(directions)) * sizes[groups]
         for signed in (shifts, abs(shifts), -abs(shifts)):  # at an edge some of these lead out of the domain
-            near = _moved(truth, {k: NEARBY * Fraction(int(e), 256) for k, e in zip(finite, signed, strict=True)})
+            moves = [dot([Fraction(int(s)) for s in signed], entries) for entries in zip(*directions, strict=True)]
+            near = _moved(truth, {k: NEARBY * moves[k] / max(2**24, *map(abs, moves)) for k in finite})
             if not near.empty:
                 yield near, shifted
                 break

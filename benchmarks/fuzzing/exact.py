@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from sympy import QQ
+from sympy.polys.matrices import DomainMatrix
 
-__all__ = ["Empty", "Optimum", "Polyhedron", "Row", "Unbounded", "integers", "rank", "solve"]
+__all__ = ["Empty", "Optimum", "Polyhedron", "Row", "Unbounded", "integers", "nullspace", "rank", "solve"]
 
 Vector = Sequence[Fraction]
 PATIENCE = 20
@@ -277,6 +279,13 @@ def rank(rows: Sequence[Vector]) -> int:
         denominator = pivot
         found += 1
     return found
+
+
+def nullspace(rows: Sequence[Vector], columns: int) -> list[Vector]:
+    """A basis of the directions that no row sees, without rounding."""
+    entries = [[QQ(entry.numerator, entry.denominator) for entry in map(Fraction, row)] for row in rows]
+    basis = DomainMatrix(entries, (len(entries), columns), QQ).nullspace().to_list()
+    return [tuple(Fraction(int(entry.numerator), int(entry.denominator)) for entry in vector) for vector in basis]
 
 
 def solve(matrix: Sequence[Vector], right: Vector) -> list[Fraction]:

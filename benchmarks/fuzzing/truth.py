@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from fuzzing.declarations import Declaration
-from fuzzing.exact import Empty, Optimum, Polyhedron, Row, Unbounded, rank
-from fuzzing.nearest import nearest
+from fuzzing.exact import Empty, Optimum, Polyhedron, Row, Unbounded, nullspace, rank
+from fuzzing.nearest import dot, nearest
 
 __all__ = ["Truth", "fractions_of"]
 
@@ -123,6 +123,22 @@ class Truth:
     @cached_property
     def _nearest(self) -> dict[Point, Point]:
         return {}
+
+    @cached_property
+    def shifts(self) -> list[Point]:
+        """Directions of all parameters along which equalities that depend on each other go on to agree."""
+        lines = [line for line in self.declaration.lines if line.equality]
+        rows, count = [row for row in self.rows if row.equality], self.declaration.parameter_count
+        moves = [[ZERO] * count for _ in rows]
+        for move, line in zip(moves, lines, strict=False):  # rows that forbid parts come last and do not move
+            for place, factor in line.bound.parameters:
+                move[place] += Fraction(factor)
+        columns = list(zip(*(row.coefficients for row in rows), strict=True))
+        apart = [
+            tuple(dot(together, column) for column in zip(*moves, strict=True))
+            for together in nullspace(columns, len(rows))
+        ]
+        return nullspace(apart, count)
 
     def violation(self, structure: Sequence[float], rounding: float = 0.0) -> float:
         """How far a structure is outside: by rows, each divided by its largest coefficient, or in the largest part.

@@ -16,7 +16,7 @@ others (supplies and demands, whose sums must agree) have that of a direction in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
@@ -112,13 +112,34 @@ class Kinks:
         self.form, self.curved = form, curved
         self._agreement = _agreements.get(form, _Agreement)
         self._whole, self._point, self._dual = instances, point, dual
-        unit = np.minimum(np.maximum(np.abs(instances.lower), np.abs(instances.upper)), np.maximum(1.0, np.abs(point)))
-        # What the active set holds is at its bound, though a point next to huge scores may be as exact as HELD alone.
-        near = TOUCHES * unit if free is None else np.where(free, TOUCHES, HELD) * unit
+        unit = self._units()
+        # What is held is at its bound, though a point next to huge scores, or a vertex next to others that are as good,
+        # may be as exact as HELD alone.
+        held = self._dear() if free is None else ~free
+        near = np.where(held, HELD, TOUCHES) * unit
         self._low, self._high = point - instances.lower <= near, instances.upper - point <= near
         self._low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])
         direction = self._agreement.direction
         self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
+
+    def _units(self) -> Float64[np.ndarray, "batch columns"]:
+        """The size of numbers in each column: that of the terms of its row for slack, else 1, or what a column holds if
+        that is more; never more than its bounds allow."""
+        form, whole, cut = self.form, self._whole, self.form.unslacked
+        ends = np.maximum(np.abs(whole.lower), np.abs(whole.upper))
+        unit: np.ndarray = np.minimum(ends, np.maximum(1.0, np.abs(self._point)))
+        unit[:, cut:] = 0.0
+        terms = np.abs(whole.rhs) + self._times(unit, np.abs)
+        unit[:, cut:] = terms[:, form.equalities :]
+        return unit
+
+    def _dear(self) -> Bool[np.ndarray, "batch columns"]:
+        """The columns of best vertices that have a reduced cost."""
+        form, plan, whole = self.form, plan_of(self.form), self._whole
+        reduced = -plan.prices(Batch.of(plan, whole).matrix, self._dual)
+        reduced[:, : form.scored] += whole.scores
+        dear: np.ndarray = np.abs(reduced) > IDLE * np.abs(whole.scores).max(axis=1, initial=0.0)[:, None]
+        return dear
 
     def _opens(self) -> Bool[np.ndarray, " batch"]:
         """Where a column is held by two bounds that parameters move apart."""
@@ -151,10 +172,12 @@ class Kinks:
             np.subtract.at(side.T, form.matrix.indices, entries.T)
         return side if scale is None else side * (scale[index] if len(scale) > 1 else scale)
 
-    def _times(self, columns: Float64[np.ndarray, "batch columns"]) -> Float64[np.ndarray, "batch rows"]:
-        """``A v`` for every instance."""
+    def _times(
+        self, columns: Float64[np.ndarray, "batch columns"], of_entries: Callable[[Any], Any] = np.asarray
+    ) -> Float64[np.ndarray, "batch rows"]:
+        """``A v`` for every instance, or for what is made of the entries of A."""
         form, out = self.form, np.zeros((len(columns), self.form.rows))
-        entries = form.matrix.data if self._whole.matrix is None else self._whole.matrix
+        entries = of_entries(form.matrix.data if self._whole.matrix is None else self._whole.matrix)
         np.add.at(out.T, form.matrix.indices, (entries * columns[:, form.entry_column]).T)
         return out
 
@@ -277,20 +300,38 @@ class Kinks:
         from what all tangents have in common.
         """
         form, scored = self.form, self.form.scored
-        prices = np.where(np.arange(form.rows) < form.equalities, self._dual[index], 0.0)
-        costs = some.scores.copy()
-        costs[:, : self.curved] -= self._point[index][:, : self.curved]
-        if form.auxiliary:  # which prices would give a cost
-            prices = np.zeros_like(prices)
+        theirs = form.matrix.indices[form.matrix.indptr[scored] : form.matrix.indptr[form.unslacked]]
+        apart = np.arange(form.rows) < form.equalities
+        apart[theirs] = False  # auxiliary columns have no scores, and prices would give them a cost
+        prices = np.where(apart, self._dual[index], 0.0)
+        costs, noise, curve = some.scores.copy(), ROUNDING * np.abs(some.scores), self._point[index][:, : self.curved]
+        costs[:, : self.curved] -= curve
+        inexact = np.where((self._low | self._high)[index, : self.curved], 0.0, np.abs(curve))
+        noise[:, : self.curved] += TOUCHES * inexact.max(axis=1, initial=0.0)[:, None] * (inexact > 0.0)
         plan, matrix = plan_of(form), Batch.of(plan_of(form), some).matrix
         prices[~np.isfinite(plan.prices(matrix, prices)).all(axis=1)] = 0.0
         left = costs - plan.prices(matrix, prices)[:, :scored]
-        size = np.abs(costs) + plan.prices(np.abs(matrix), np.abs(prices))[:, :scored]
+        prices, left = self._less(some, prices, left)
+        noise += ROUNDING * plan.prices(np.abs(matrix), np.abs(prices))[:, :scored]
         whole = np.zeros_like(some.whole)
-        whole[:, form.kept] = np.where(np.abs(left) <= ROUNDING * size, 0.0, left)
+        whole[:, form.kept] = np.where(np.abs(left) <= noise, 0.0, left)
         # A column that is held may have a price of any size, next to which others must not vanish.
         ends = [np.abs(part).max(axis=1, initial=0.0)[:, None] for part in (whole, costs)]
         return whole, prices, np.where(ends[0] > 0.0, np.minimum(*ends), 0.0)
+
+    def _less(
+        self, some: Instances, prices: Float64[np.ndarray, "some rows"], left: Float64[np.ndarray, "some size"]
+    ) -> tuple[Float64[np.ndarray, "some rows"], Float64[np.ndarray, "some size"]]:
+        """The prices that leave the least squares of what can move, where these leave less than those given."""
+        form, side = self.form, np.zeros(some.lower.shape)
+        side[:, : form.scored] = left
+        moves = (some.lower < some.upper) & (True if some.forbidden is None else ~some.forbidden)
+        moves[:, form.unslacked :] = True  # the prices of inequalities would give slack a cost
+        _, more, _ = on_face(form, some, moves, side)
+        rest = left - plan_of(form).prices(Batch.of(plan_of(form), some).matrix, more)[:, : form.scored]
+        moving = moves[:, : form.scored]
+        now, then = (np.abs(np.where(moving, part, 0.0)).max(axis=1, initial=0.0)[:, None] for part in (left, rest))
+        return np.where(then < now, prices + more, prices), np.where(then < now, rest, left)
 
     def _unclear(self, tangent: Instances, answer: Answer) -> Bool[np.ndarray, "some columns"]:
         """Columns that are held by less than the largest scores: a tangent of another direction may let go of them."""
