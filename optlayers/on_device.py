@@ -25,7 +25,7 @@ from optlayers.solvers.dense import pieces
 from optlayers.solvers.derivative import PulledBack
 from optlayers.solvers.faces import faces
 from optlayers.solvers.kernels import dense
-from optlayers.solvers.kernels.certificate import AWAY, LEFT, TOUCHES
+from optlayers.solvers.kernels.certificate import AWAY, FLOOR, LEFT, TOUCHES
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.solvers.shadows import IDLE
 from optlayers.standard_form import AffineMap, StandardForm
@@ -186,6 +186,7 @@ class DeviceEvidence(AbstractEvidence):
         touches = (beside != 0.0).any(dim=-1)[..., form.equalities :]
         price[:, form.unslacked :] = torch.where(touches, torch.abs(dual[:, form.equalities :]), torch.inf)
         most = torch.maximum(torch.abs(problem.linear).amax(dim=1), torch.abs(dual).amax(dim=1))
+        most = most.clamp(min=FLOOR / IDLE)
         return (price <= IDLE * most[:, None]) & (problem.lower < problem.upper)
 
     def _of_parameters(

@@ -18,6 +18,7 @@ from optlayers.on_device import DevicePolytope
 TIGHT = 1e-7
 Rows = tuple[np.ndarray, np.ndarray, int]
 """Matrix, right-hand side, and how many of them are equalities."""
+Make = Callable[[int], tuple[ol.Polytope, Rows, np.ndarray]]
 
 
 def degenerate(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
@@ -67,6 +68,23 @@ def lifted(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
     return ol.Polytope(x, constraints), (np.concatenate(rows), np.concatenate(sides), 0), scores
 
 
+def zonotope(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
+    """All sums of parts of some vectors, where 0 may be a corner; the rows are those of their facets."""
+    generator = np.random.default_rng([seed, 2])
+    size = int(generator.integers(2, 5))
+    vectors = generator.integers(-14, 17, (size, size + int(generator.integers(0, 3)))) / 16.0
+    x, w = cp.Variable(size), cp.Variable(vectors.shape[1], nonneg=True)
+    normals = []
+    for some in itertools.combinations(range(vectors.shape[1]), size - 1):
+        across = scipy.linalg.null_space(vectors[:, some].T, rcond=1e-9)
+        normals += [across[:, 0], -across[:, 0]] if across.shape[1] == 1 else []
+    rows = np.stack(normals)
+    choices = generator.integers(0, 2, (6, vectors.shape[1])) @ vectors.T
+    near = choices + generator.integers(-1, 2, choices.shape)
+    scores = np.concatenate([np.zeros((1, size)), choices, near, generator.integers(-1, 3, (6, size)).astype(float)])
+    return ol.Polytope(x, [x == vectors @ w, w <= 1]), (rows, np.maximum(rows @ vectors, 0.0).sum(axis=1), 0), scores
+
+
 def assert_piece(jacobian: np.ndarray, point: np.ndarray, scores: np.ndarray, rows: Rows) -> None:
     """The orthogonal projection onto a face of the directions in which the point can move without loss."""
     matrix, side, equalities = rows
@@ -96,12 +114,13 @@ def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProject
     assert_pieces(projector, *degenerate(seed))
 
 
-@pytest.mark.many(12)
+@pytest.mark.many(24)
 @pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("make", [lifted, zonotope])
 @pytest.mark.parametrize("seed", range(40))
-def test_beside_auxiliary_variables_too(projector: ol.AbstractProjector, seed: int) -> None:
+def test_beside_auxiliary_variables_too(projector: ol.AbstractProjector, seed: int, make: Make) -> None:
     """A face of the lifted polytope may leave the structure a line that is no face of its polytope."""
-    assert_pieces(projector, *lifted(seed))
+    assert_pieces(projector, *make(seed))
 
 
 def assert_pieces(projector: ol.AbstractProjector, polytope: ol.Polytope, rows: Rows, scores: np.ndarray) -> None:
@@ -119,9 +138,9 @@ def assert_pieces(projector: ol.AbstractProjector, polytope: ol.Polytope, rows: 
         assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
 
 
-@pytest.mark.parametrize("make", [degenerate, lifted])
+@pytest.mark.parametrize("make", [degenerate, lifted, zonotope])
 @pytest.mark.parametrize("seed", range(12))
-def test_on_a_device_too(seed: int, make: Callable[[int], tuple[ol.Polytope, Rows, np.ndarray]]) -> None:
+def test_on_a_device_too(seed: int, make: Make) -> None:
     polytope, rows, scores = make(seed)
     theta = torch.zeros(len(scores), 0, dtype=torch.float64)
     device = DevicePolytope(ol.compile_polytope(polytope), theta, None, np.zeros(0))

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import vertex
-from optlayers.solvers.kernels.certificate import TOUCHES
+from optlayers.solvers.kernels.certificate import FLOOR, TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
 from optlayers.standard_form import StandardForm
 
@@ -63,6 +63,7 @@ def idle_beside_others(
     beside = np.zeros(form.columns, dtype=bool)
     beside[scored:cut] = True
     beside[cut:] = np.diff(sp.csr_array(form.matrix[:, scored:cut]).indptr)[form.equalities :] > 0
+    most = np.maximum(most, FLOOR / IDLE)  # next to scores of 0 a point that is one of them has prices of rounding
     idle: np.ndarray = ~free & (price <= IDLE * most[:, None]) & beside & (instances.lower < instances.upper)
     return idle
 
