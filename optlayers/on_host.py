@@ -404,12 +404,13 @@ class BoundPolytope(AbstractBoundPolytope):
         asked[np.flatnonzero(failed & ~asked)[:EXPLAINED]] = True
         told: dict[bytes, tuple[str | None, bool]] = {}  # instances of the same numbers share their linear program
         for k in np.flatnonzero(asked):
-            numbers = source.numbers_of(int(k))
-            if numbers not in told:
-                reason = self._explain_forbidden(rows, int(k)) or explain_infeasible(rows, source, int(k))
-                rounded = reason is not None and is_rounding(rows, source, int(k), self.precision)
-                told[numbers] = reason, rounded
-            reason, by_rounding = told[numbers]
+            reason, by_rounding = self._explain_forbidden(rows, int(k)), False
+            if reason is None:
+                numbers = source.numbers_of(int(k))
+                if numbers not in told:
+                    found = explain_infeasible(rows, source, int(k))
+                    told[numbers] = found, found is not None and is_rounding(rows, source, int(k), self.precision)
+                reason, by_rounding = told[numbers]
             if reason is not None and not known[k] and by_rounding:
                 reasons[int(k)] = (
                     f"{reason}; that is no more than the rounding of its parameters: give them in a higher precision, "

@@ -228,6 +228,17 @@ def test_no_solver_is_believed_that_a_polytope_is_empty_or_not(says, count, ask)
     assert status.tolist() == [ol.Status.INFEASIBLE if b > 3 else otherwise for b in budgets.tolist()]
 
 
+def test_a_forbidden_part_that_is_fixed_is_no_other_polytope_alone():
+    """Next to an instance that has no answer for another reason, and no part that is forbidden."""
+    x = cp.Variable(3, nonneg=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x <= 1, x[2] == 1]), projector=Despairs(ol.Status.FAILED))
+    scores = torch.zeros(3, 3, dtype=torch.float64)
+    scores[1, 2] = -torch.inf
+    found = compiled.project(scores)
+    assert found.status.tolist() == [ol.Status.FAILED, ol.Status.INFEASIBLE, ol.Status.FAILED]
+    assert "the constraints fix it at 1" in found.reasons[1]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_what_contradicts_itself_by_rounding_is_not_called_empty(dtype):
     """Two parts that parameters fix, next to a bound on their sum, which their rounding breaks by half an epsilon."""
