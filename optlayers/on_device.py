@@ -186,7 +186,7 @@ class DeviceEvidence(AbstractEvidence):
         touches = (beside != 0.0).any(dim=-1)[..., form.equalities :]
         price[:, form.unslacked :] = torch.where(touches, torch.abs(dual[:, form.equalities :]), torch.inf)
         most = torch.maximum(torch.abs(problem.linear).amax(dim=1), torch.abs(dual).amax(dim=1))
-        most = most.clamp(min=FLOOR / IDLE)
+        most = most.clamp(min=FLOOR / IDLE)  # prices of rounding, next to scores of 0
         return (price <= IDLE * most[:, None]) & (problem.lower < problem.upper)
 
     def _of_parameters(

@@ -358,6 +358,17 @@ def test_scores_that_are_a_point_already_pull_nowhere(projector, scale):
     torch.testing.assert_close(limits[0].grad + limits[1].grad, gradient.mean(1) / 2)
 
 
+@pytest.mark.parametrize("limit", [1e3, 1e15, np.inf])
+def test_a_kink_is_found_beside_a_limit_of_any_size(limit):
+    """Two limits that are met; of the mean of both sides, where they grow x does, and where they shrink, by half."""
+    x, limits = cp.Variable(2), [cp.Parameter(name=name) for name in "pqr"]
+    layer = ol.OptLayer(ol.Polytope(x, [x >= 0, x <= 2, *(cp.sum(x) <= one for one in limits)]), ol.SparseMAP())
+    given = [numbers(value)[0].requires_grad_() for value in (1.0, 1.0, limit)]
+    layer(numbers(2.0, 1.5), p=given[0], q=given[1], r=given[2]).backward(numbers(1.0, 2.0))
+    assert float(given[0].grad + given[1].grad) == pytest.approx(1.5)
+    assert float(given[2].grad) == 0.0
+
+
 def test_a_row_with_a_price_is_met_though_it_has_room_of_the_size_of_rounding():
     """At parameters in float32, another vertex is as good as the best one, 1e-8 away."""
     rows = np.array([[-0.578125, 1.34375], [-1.921875, -0.8125]])

@@ -16,7 +16,7 @@ others (supplies and demands, whose sums must agree) have that of a direction in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
@@ -123,14 +123,18 @@ class Kinks:
         self.index = np.flatnonzero(ok & (self._opens() | ~self._follows(direction, ok)))
 
     def _units(self) -> Float64[np.ndarray, "batch columns"]:
-        """The size of numbers in each column: that of the terms of its row for slack, else 1, or what a column holds if
-        that is more; never more than its bounds allow."""
+        """The size of numbers in each column: 1, or what it holds if that is more; never more than its bounds allow.
+
+        That of slack is the size of the terms of its row; where they are all 0, of what its columns may hold, or 1.
+        """
         form, whole, cut = self.form, self._whole, self.form.unslacked
+        holds = np.where(np.arange(form.columns) < cut, np.abs(self._point), 0.0)
         ends = np.maximum(np.abs(whole.lower), np.abs(whole.upper))
-        unit: np.ndarray = np.minimum(ends, np.maximum(1.0, np.abs(self._point)))
+        unit: np.ndarray = np.minimum(ends, np.maximum(1.0, holds))
         unit[:, cut:] = 0.0
-        terms = np.abs(whole.rhs) + self._times(unit, np.abs)
-        unit[:, cut:] = terms[:, form.equalities :]
+        sides = np.where(np.isfinite(whole.rhs), np.abs(whole.rhs), 0.0)
+        terms, may_hold = sides + self._times(holds, sizes=True), self._times(unit, sizes=True)
+        unit[:, cut:] = np.maximum(terms, np.minimum(1.0, may_hold))[:, form.equalities :]
         return unit
 
     def _dear(self) -> Bool[np.ndarray, "batch columns"]:
@@ -173,11 +177,12 @@ class Kinks:
         return side if scale is None else side * (scale[index] if len(scale) > 1 else scale)
 
     def _times(
-        self, columns: Float64[np.ndarray, "batch columns"], of_entries: Callable[[Any], Any] = np.asarray
+        self, columns: Float64[np.ndarray, "batch columns"], *, sizes: bool = False
     ) -> Float64[np.ndarray, "batch rows"]:
-        """``A v`` for every instance, or for what is made of the entries of A."""
+        """``A v`` for every instance; with the sizes of its entries, ``|A| v``."""
         form, out = self.form, np.zeros((len(columns), self.form.rows))
-        entries = of_entries(form.matrix.data if self._whole.matrix is None else self._whole.matrix)
+        entries = form.matrix.data if self._whole.matrix is None else self._whole.matrix
+        entries = np.abs(entries) if sizes else entries
         np.add.at(out.T, form.matrix.indices, (entries * columns[:, form.entry_column]).T)
         return out
 
@@ -300,12 +305,13 @@ class Kinks:
         from what all tangents have in common.
         """
         form, scored = self.form, self.form.scored
-        theirs = form.matrix.indices[form.matrix.indptr[scored] : form.matrix.indptr[form.unslacked]]
         apart = np.arange(form.rows) < form.equalities
-        apart[theirs] = False  # auxiliary columns have no scores, and prices would give them a cost
+        beside = slice(form.matrix.indptr[scored], form.matrix.indptr[form.unslacked])
+        apart[form.matrix.indices[beside]] = False  # auxiliary columns have no scores, and prices would give a cost
         prices = np.where(apart, self._dual[index], 0.0)
         costs, noise, curve = some.scores.copy(), ROUNDING * np.abs(some.scores), self._point[index][:, : self.curved]
         costs[:, : self.curved] -= curve
+        # Off its bounds a point is exact to so much, and what that leaves of a score is no difference.
         inexact = np.where((self._low | self._high)[index, : self.curved], 0.0, np.abs(curve))
         noise[:, : self.curved] += TOUCHES * inexact.max(axis=1, initial=0.0)[:, None] * (inexact > 0.0)
         plan, matrix = plan_of(form), Batch.of(plan_of(form), some).matrix
