@@ -259,6 +259,23 @@ def test_what_contradicts_itself_by_rounding_is_not_called_empty(dtype):
     assert (compiled.project(scores, **given).status == ol.Status.INFEASIBLE).all()
 
 
+@pytest.mark.parametrize("limit", [2.0, torch.inf])
+def test_the_rounding_of_sums_counts_beside_an_infinite_limit_too(limit):
+    """Supplies and demands in float16, and scores that leave no verdict, so that the linear program is asked."""
+    x = cp.Variable((3, 2), nonneg=True)
+    supply, demand, most = cp.Parameter(3, name="supply"), cp.Parameter(2, name="demand"), cp.Parameter(name="most")
+    polytope = ol.Polytope(x, [cp.sum(x, axis=1) == supply, cp.sum(x, axis=0) == demand, x <= most])
+    compiled = ol.compile_polytope(polytope, projector=Despairs(ol.Status.FAILED))
+    half = torch.float16
+    given = {"supply": torch.tensor([1.3, 1.8, 1.1], dtype=half), "demand": torch.tensor([1.8, 2.4], dtype=half)}
+    assert given["supply"].double().sum() != given["demand"].double().sum()
+    found = compiled.project(torch.zeros(3, 2, dtype=torch.float64), most=numbers(limit).to(half)[0], **given)
+    assert found.status == ol.Status.FAILED and "no more than the rounding" in found.reasons[0]
+    given["demand"] += 0.25
+    found = compiled.project(torch.zeros(3, 2, dtype=torch.float64), most=numbers(limit).to(half)[0], **given)
+    assert found.status == ol.Status.INFEASIBLE
+
+
 def test_the_rounding_of_an_entry_of_a_row_counts_as_well():
     """A third, in bfloat16, in the row, and in float64 at its right: they contradict each other by rounding."""
     x, entry, most = cp.Variable(2), cp.Parameter(name="entry", nonneg=True), cp.Parameter(name="most")
