@@ -355,6 +355,21 @@ def test_a_mask_excuses_nothing_about_other_parts(mask):
     assert verdict_on(everything, "maximize", [0.5, 0.5]).kind == "wrong"
 
 
+def test_a_tied_vertex_may_be_rounded_in_every_part():
+    """Of two vertices that are 1/64 apart, some parts look in bfloat16 as if they were the same, others not."""
+    moves = [
+        ("x[2] - x[1]", "==", 0.9125),
+        ("x[0] + 2 * x[1]", "==", 0.6625),
+        ("x[1]", ">=", 0.08),
+        ("x[1]", "<=", 0.0875),
+    ]
+    ends = [torch.tensor(end, dtype=torch.bfloat16).double() for end in ([0.5025, 0.08, 0.9925], [0.4875, 0.0875, 1.0])]
+    tied = replace(one_case((3,), moves, [2.0, 2.0, 2.0]), dtype="bfloat16")
+    assert [verdict_on(tied, "maximize", end).kind for end in ends] == ["right", "right"]
+    first = replace(one_case((3,), moves, [4.0, 2.0, 2.0]), dtype="bfloat16")
+    assert [verdict_on(first, "maximize", end).kind for end in ends] == ["right", "wrong"]
+
+
 def test_errors_are_judged_by_whose_words_they_are():
     case = one_case((2,), SIMPLEX, [1.0, 0.0])
     raw = verdict_on(case, "maximize", None, "error", message="IndexError: 3", told=False)

@@ -124,6 +124,18 @@ class Truth:
     def _nearest(self) -> dict[Point, Point]:
         return {}
 
+    def best_that_rounds_to(self, structure: Sequence[float], rounding: float, scores: Point) -> Fraction | None:
+        """The largest value of a point that a relative rounding turns into a structure, if there is one."""
+        columns, rows = self.declaration.columns, list(self.rows)
+        for part, value in enumerate(fractions_of(structure)):
+            for sign in (1, -1):
+                entries = tuple(Fraction(sign * int(j == part)) for j in range(columns))
+                rows.append(Row(entries, sign * value + abs(value) * Fraction(rounding)))
+        try:
+            return Polyhedron(rows, columns).maximize((*scores, *[ZERO] * (columns - len(scores)))).value
+        except Empty:
+            return None
+
     @cached_property
     def shifts(self) -> list[Point]:
         """Directions of all parameters along which equalities that depend on each other go on to agree."""
