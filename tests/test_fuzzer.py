@@ -370,6 +370,15 @@ def test_a_tied_vertex_may_be_rounded_in_every_part():
     assert [verdict_on(first, "maximize", end).kind for end in ends] == ["right", "wrong"]
 
 
+def test_a_part_that_is_the_rounding_of_an_auxiliary_variable_has_no_size_of_its_own():
+    constant = 1.0 + 2.0**-52
+    rows = [("x + w", "==", constant), ("w", ">=", 1.0), ("w", "<=", 2.0)]
+    beside = one_case((1,), rows, [1.0], attributes="1")
+    assert 0.0 < beside.truth(0).best(fractions_of([1.0])).value < 1e-15
+    for answer, kind in ((0.0, "right"), (2.0**-52, "right"), (1e-9, "wrong")):
+        assert verdict_on(beside, "maximize", [answer]).kind == kind
+
+
 def test_errors_are_judged_by_whose_words_they_are():
     case = one_case((2,), SIMPLEX, [1.0, 0.0])
     raw = verdict_on(case, "maximize", None, "error", message="IndexError: 3", told=False)

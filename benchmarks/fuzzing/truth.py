@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -18,6 +18,7 @@ __all__ = ["Truth", "fractions_of"]
 
 Point = tuple[Fraction, ...]
 ZERO = Fraction(0)
+SMALL = Fraction(1, 2**34)
 
 
 def fractions_of(values: Sequence[float] | np.ndarray) -> Point:
@@ -82,8 +83,11 @@ class Truth:
     @cached_property
     def ends(self) -> list[tuple[Fraction, Fraction]]:
         """The least and the largest value of every part."""
+        return self._ends_of(range(self.declaration.size))
+
+    def _ends_of(self, columns: Iterable[int]) -> list[tuple[Fraction, Fraction]]:
         found = []
-        for part in range(self.declaration.size):
+        for part in columns:
             unit = tuple(Fraction(int(j == part)) for j in range(self.declaration.columns))
             most = self.polyhedron.maximize(unit).value
             found.append((-self.polyhedron.maximize(tuple(-u for u in unit)).value, most))
@@ -91,8 +95,18 @@ class Truth:
 
     @cached_property
     def size(self) -> float:
-        """The largest number among the parts of all points, which errors are relative to; 1 when all are 0."""
-        return float(max(max(abs(low), abs(high)) for low, high in self.ends)) or 1.0
+        """The largest number among the parts of all points, which errors are relative to; 1 when all are 0.
+
+        Next to auxiliary variables that are far larger, parts may be nothing but the rounding of these.
+        """
+        size = max(max(abs(low), abs(high)) for low, high in self.ends)
+        if size < SMALL:
+            try:
+                others = self._ends_of(range(self.declaration.size, self.declaration.columns))
+            except Unbounded:
+                others = []
+            size = max([size, *(SMALL * max(abs(low), abs(high)) for low, high in others)])
+        return float(size) or 1.0
 
     def best(self, scores: Point) -> Optimum:
         """The best structure; of several, one. ``unique`` says that no other structure is as good."""
