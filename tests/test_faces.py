@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 
 import optlayers as ol
 import optlayers.solvers.faces
+import polytopes
 from optlayers.on_device import DevicePolytope
 
 TIGHT = 1e-7
@@ -36,7 +37,8 @@ def degenerate(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
     side = np.concatenate([equal @ inside, below @ inside, np.ones(size), np.zeros(size)])
     integers = generator.integers(-1, 3, (6, size)).astype(float)
     near = inside + generator.integers(-1, 2, (6, size))  # the corner itself, and what is next to it
-    return ol.Polytope(x, constraints), (matrix, side, len(equal)), np.concatenate([integers, near, inside[None]])
+    scores = np.concatenate([integers, near, inside[None], np.zeros((1, size)), np.full((1, size), 1e-13)])
+    return ol.Polytope(x, constraints), (matrix, side, len(equal)), scores
 
 
 def lifted(seed: int) -> tuple[ol.Polytope, Rows, np.ndarray]:
@@ -149,6 +151,30 @@ def test_on_a_device_too(seed: int, make: Make) -> None:
     columns = [device.tangent(solution, d.expand(len(scores), -1)).scores.numpy() for d in unit]
     for k, jacobian in enumerate(np.stack(columns, axis=2)):
         assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
+
+
+@pytest.mark.many(20)
+@pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("score", [0.0, 1e-15, 1e-12, 1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_masked_matchings_where_models_start(projector: ol.AbstractProjector, score: float, size: int) -> None:
+    """All scores are equal, and masks leave some parts out of all matchings without a word."""
+    generator = np.random.default_rng(size)
+    masked = generator.random((20, size, size)) < 0.35
+    masked[:, range(size), range(size)] = False
+    compiled = ol.compile_polytope(polytopes.matching(size).without_oracle(), projector=projector)
+    scores = torch.full(masked.shape, score, dtype=torch.float64).masked_fill(torch.from_numpy(masked), -torch.inf)
+    solution = compiled.project(scores).check()
+    directions = torch.eye(size**2, dtype=torch.float64).reshape(-1, size, size)
+    columns = [compiled.tangent(solution, d.expand(masked.shape)).scores.numpy() for d in directions]
+    eye = np.eye(size)
+    sums = np.concatenate([np.kron(eye, np.ones(size)), np.kron(np.ones(size), eye)])
+    for k, mask in enumerate(masked.reshape(len(masked), -1)):
+        equal = np.concatenate([sums, np.eye(size**2)[mask]])
+        side = np.concatenate([np.ones(2 * size), np.zeros(mask.sum() + size**2)])
+        jacobian = np.stack([column[k].reshape(-1) for column in columns], axis=1)
+        rows = np.concatenate([equal, -np.eye(size**2)]), side, len(equal)
+        assert_piece(jacobian, solution.value[k].numpy().reshape(-1), np.where(mask, 0.0, score), rows)
 
 
 def test_a_bound_that_others_imply_leaves_nothing_free_beyond_them() -> None:

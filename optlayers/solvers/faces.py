@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float64, Int64
 
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import active_set, certificate
-from optlayers.solvers.kernels.batches import per_instance
-from optlayers.solvers.kernels.certificate import AWAY, LEFT, TOUCHES
+from optlayers.solvers.kernels.batches import of_each
+from optlayers.solvers.kernels.certificate import ASTRAY, AWAY, LEFT, TOUCHES
 from optlayers.solvers.plan import Batch, plan_of
 from optlayers.solvers.rescue import solve_slowly
 from optlayers.solvers.shadows import whatever_others_are
@@ -45,9 +45,9 @@ def leaving(
         batch.lower,
         batch.upper,
         form.equalities,
-        per_instance(point),
+        of_each(point),
         free,
-        per_instance(direction),
+        of_each(direction),
         moved,
         found,
     )
@@ -95,8 +95,9 @@ def _at_bounds(
     lower, upper = instances.lower, instances.upper
     moves = np.abs(instances.scores).max(axis=1, initial=0.0)[:, None]
     size = np.where(np.isfinite(point), np.abs(point), 0.0)
-    unit = np.minimum(np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, size)), moves)
-    near = np.maximum(TOUCHES * unit, LEFT * np.maximum(size, moves))
+    unit = np.minimum(np.maximum(np.abs(lower), np.abs(upper)), np.maximum(1.0, size))
+    touches = np.maximum(TOUCHES * np.where(moves > 0.0, np.minimum(unit, moves), unit), ASTRAY * unit)
+    near = np.maximum(touches, LEFT * np.maximum(size, moves))
     with np.errstate(invalid="ignore"):  # points of failed instances may be anything
         low, high = point - lower <= near, upper - point <= near
     low[:, form.unslacked :] &= np.isfinite(instances.rhs[:, form.equalities :])

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from optlayers.caches import WeakCache, cached_property
 from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.kernels.batches import of_each, per_instance
 from optlayers.solvers.kernels.lanes import LANES
 from optlayers.solvers.kernels.normal_equations import System, analyze
 from optlayers.solvers.pool import for_each_chunk
@@ -150,7 +150,7 @@ class Batch:
         """Arrays with a row per instance, or a single row where all instances share it."""
         matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
         return cls(
-            per_instance(instances.scores),
+            of_each(instances.scores),
             per_instance(instances.rhs),
             per_instance(instances.lower),
             per_instance(instances.upper),

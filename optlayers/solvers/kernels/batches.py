@@ -11,6 +11,7 @@ from optlayers.solvers.kernels.lanes import LANES, pack, part, stay_apart, store
 __all__ = [
     "Group",
     "group_room",
+    "of_each",
     "per_instance",
     "read",
     "read_entries",
@@ -34,6 +35,11 @@ def per_instance(array: np.ndarray) -> np.ndarray:
     if array.flags.c_contiguous and array.flags.writeable:
         return array
     return np.array(array, order="C")
+
+
+def of_each(array: np.ndarray) -> np.ndarray:
+    """A batch as kernels take it that want a row for every instance, even where memory holds one for all."""
+    return np.require(array, requirements=("C", "W"))
 
 
 @part

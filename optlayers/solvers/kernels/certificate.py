@@ -16,6 +16,8 @@ __all__ = ["certify", "leave_bounds", "missing"]
 EPSILON = 2.220446049250313e-16
 FLOOR = 1e-13
 """What rounding may leave of a 0 in a column, in units of the column."""
+ASTRAY = 1e-12
+"""So far off its bound rounding alone may leave a column, in units of the column, however small the scores are."""
 TOUCHES = 1e-9
 """A column this near to its bound, in units of the column, is at it; a row with so little room, relative to the size of
 its terms, is tight."""
@@ -234,7 +236,9 @@ def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, 
             unlimited = j >= first_slack and np.isinf(rhs[k if len(rhs) > 1 else 0, j - columns])
             if free[k, j] and abs(moved[k, j]) > far and not unlimited:
                 x, l, u = point[k, j], lower[k if len(lower) > 1 else 0, j], upper[k if len(upper) > 1 else 0, j]
-                near = max(TOUCHES * min(_unit(x, l, u), moves), LEFT * max(abs(x), moves))
+                unit = _unit(x, l, u)
+                touches = max(TOUCHES * (min(unit, moves) if moves > 0.0 else unit), ASTRAY * unit)
+                near = max(touches, LEFT * max(abs(x), moves))
                 if np.isfinite(x) and min(x - l, u - x) <= near:
                     found[k] = True
                     break
