@@ -154,6 +154,8 @@ def is_rounding(
     if instances.forbidden is not None:
         low, high = (np.where(instances.forbidden[k], 0.0, moved) for moved in (low, high))
     limited = np.flatnonzero(np.isfinite(instances.rhs[k]))
+    if form.columns + len(limited) == 0:
+        return True  # nothing is left that could contradict anything but the parameters themselves
     columns = np.stack([instances.lower[k] - low, instances.upper[k] + high], axis=1)
     found = scipy.optimize.linprog(
         np.zeros(form.columns + len(limited)),

@@ -276,6 +276,19 @@ def test_the_rounding_of_sums_counts_beside_an_infinite_limit_too(limit):
     assert found.status == ol.Status.INFEASIBLE
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_parameter_that_must_agree_with_a_single_point(dtype):
+    """No column and no row is left, only the condition on the parameter."""
+    x, total = cp.Variable(3, nonneg=True), cp.Parameter(name="total")
+    compiled = ol.compile_polytope(ol.Polytope(x, [x == np.array([0.3, 0.3, 0.3]), cp.sum(x) == total]))
+    for ask in (compiled.maximize, compiled.project):
+        found = ask(torch.zeros(3, 3, dtype=torch.float64), total=torch.tensor([0.9, 0.5, 2.0]).to(dtype).double())
+        rounded = ask(torch.zeros(3, 3, dtype=torch.float64), total=torch.tensor([0.9, 0.5, 2.0], dtype=dtype))
+        assert rounded.status.tolist() == [ol.Status.OPTIMAL, ol.Status.INFEASIBLE, ol.Status.INFEASIBLE]
+        assert found.status.tolist()[1:] == [ol.Status.INFEASIBLE, ol.Status.INFEASIBLE]
+        assert "contradicts other equalities by 0.4" in rounded.reasons[1]
+
+
 def test_the_rounding_of_an_entry_of_a_row_counts_as_well():
     """A third, in bfloat16, in the row, and in float64 at its right: they contradict each other by rounding."""
     x, entry, most = cp.Variable(2), cp.Parameter(name="entry", nonneg=True), cp.Parameter(name="most")
