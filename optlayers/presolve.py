@@ -268,16 +268,18 @@ class _Work:
         used = np.unique(body.indices)
         dense = body[:, used].toarray()
         # Fixed columns are gone, and may have had the largest entries.
-        unit = np.exp2(-np.round(np.log2(np.linalg.norm(dense, axis=1))))  # by which rows are not rounded
-        scaled = (dense * unit[:, None]).T
-        triangle, pivots = scipy.linalg.qr(scaled, mode="r", pivoting=True)
+        norm = np.linalg.norm(dense, axis=1)
+        triangle, pivots = scipy.linalg.qr((dense / norm[:, None]).T, mode="r", pivoting=True)
         rank = int(np.sum(np.abs(np.diag(triangle)) > RANK_TOLERANCE))
         if rank == len(rows):
             return
         basis, rest = pivots[:rank], pivots[rank:]
+        unit = np.exp2(-np.round(np.log2(norm)))  # by which rows are not rounded
+        scaled = (dense * unit[:, None]).T
         weights = scipy.linalg.solve_triangular(triangle[:rank, :rank], triangle[:rank, rank:])
+        weights *= (norm * unit)[rest] / (norm * unit)[basis, None]
         missed = scaled[:, rest] - scaled[:, basis].astype(np.longdouble) @ weights
-        weights += np.linalg.lstsq(scaled[:, basis], missed.astype(float))[0]
+        weights += scipy.linalg.lstsq(scaled[:, basis], missed.astype(float), lapack_driver="gelsy")[0]
         # The weights of rows that are no part of others are rounding, next to right-hand sides of any size.
         weights[np.abs(weights) <= NOISE * np.abs(weights).max(axis=0, initial=1.0)] = 0.0
         rhs, size = self.rhs[:, rows] * unit, self.size[:, rows] * unit
