@@ -1,0 +1,128 @@
+"""Whether points lie in a declared polytope, how far from it, and whether they are vertices of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from optlayers import inputs
+from optlayers.compiled import CompiledPolytope
+from optlayers.polytope import Polytope
+from optlayers.solvers.batch import make_instances
+from optlayers.standard_form import StandardForm, form_without_rows
+
+__all__ = ["are_vertices", "contains", "distance", "distances", "is_vertex"]
+
+
+def contains(
+    polytope: Polytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any
+) -> Bool[Tensor, "*batch"]:
+    """Whether points lie in the polytope, asked of the declaration itself.
+
+    No array of this library is involved: cvxpy looks for values of the auxiliary variables that put a point of the
+    polytope within ``tolerance`` of each given one (in the maximum norm).
+
+    Parameters
+    ----------
+    polytope : the declaration.
+    points : ``(*batch, *shape)``.
+    parameters : as for :meth:`CompiledPolytope.maximize`.
+    """
+    return distance(polytope, points, **parameters) <= tolerance
+
+
+def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
+    """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
+    batch = inputs.batch_shape(points, polytope.shape)
+    flat = inputs.flatten_scores(points, polytope.shape).reshape(-1, *polytope.shape)
+    _, of_the_set = inputs.split_named(form_without_rows(polytope).auxiliaries, parameters)
+    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, of_the_set, batch)
+    values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
+    return distances(polytope, [polytope.variable], [flat], values).reshape(batch)
+
+
+def distances(
+    polytope: Polytope, variables: Sequence[cp.Variable], points: Sequence[Tensor], values: Mapping[str, Tensor]
+) -> Tensor:
+    """Distances of points to the set of values of some variables, ``(points, *shape)`` of each; and of parameters."""
+    centers = [cp.Parameter(variable.shape) for variable in variables]
+    gaps = [cp.max(cp.abs(variable - center)) for variable, center in zip(variables, centers, strict=True)]
+    problem = cp.Problem(cp.Minimize(cp.max(cp.hstack(gaps))), list(polytope.constraints))
+    found = torch.empty(len(points[0]), dtype=torch.float64, device="cpu")
+    for k in range(len(found)):
+        for center, part in zip(centers, points, strict=True):
+            center.value = part[k].numpy()
+        for parameter in polytope.parameters:
+            parameter.value = values[parameter.name()][k].numpy()
+        value = problem.solve(solver=cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND, **_PRECISE)
+        found[k] = float("inf") if value is None else float(value)
+    return found
+
+
+_PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
+
+
+def is_vertex(
+    compiled: CompiledPolytope, points: Float[Tensor, "*batch_and_shape"], *, tolerance: float = 1e-6, **parameters: Any
+) -> Bool[Tensor, "*batch"]:
+    """Whether points of a polytope are vertices of it.
+
+    A point x is no vertex exactly when some d other than 0 has both x + d and x - d in the polytope. The largest such
+    d in three random directions is found by linear programming (SciPy), with auxiliary variables of its own on either
+    side.
+    """
+    form = compiled.form
+    if form is None:
+        raise TypeError("a set that is not polyhedral has no vertices")
+    batch = inputs.batch_shape(points, compiled.shape)
+    flat = inputs.flatten_scores(points, compiled.shape)
+    return are_vertices(form, flat, parameters, batch, tolerance).reshape(batch)
+
+
+def are_vertices(
+    form: StandardForm, flat: Tensor, parameters: Mapping[str, Any], batch: torch.Size, tolerance: float
+) -> Bool[Tensor, " points"]:
+    """Of flat structures, or of whole scored vectors, which may be vertices where structures alone are none."""
+    _, of_the_set = inputs.split_named(form.auxiliaries, parameters)
+    given = inputs.parameter_tensors(form.parameters, of_the_set, batch)
+    theta = np.zeros((len(flat), form.parameter_count))
+    for spec in form.parameters:
+        theta[:, spec.span] = inputs.flatten_parameter(given[spec.name], len(flat), len(batch)).reshape(len(flat), -1)
+    instances = make_instances(form, theta, None)
+    kept = form.kept[form.kept < flat.shape[1]]
+    found = [
+        _longest_step(form, instances.take(slice(k, k + 1)), point[kept]) <= tolerance
+        for k, point in enumerate(flat.numpy())
+    ]
+    return torch.tensor(found, dtype=torch.bool, device="cpu")
+
+
+def _longest_step(form: StandardForm, instances: Any, point: np.ndarray) -> float:
+    size = len(point)
+    if size == 0:
+        return 0.0
+    data = form.matrix.data if instances.matrix is None else instances.matrix[0]
+    body = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
+    pick = sp.eye_array(size, form.columns, format="csc")
+    both = sp.block_array([[body, None], [None, body], [pick, pick]], format="csc")
+    rhs = np.concatenate([instances.rhs[0], instances.rhs[0], 2 * point])
+    # The point itself carries rounding: rows and bounds are met to 1e-9 rather than exactly.
+    bounds = np.stack([np.tile(instances.lower[0], 2) - 1e-9, np.tile(instances.upper[0], 2) + 1e-9], axis=1)
+    generator = np.random.default_rng(0)
+    longest = 0.0
+    for _ in range(3):
+        direction = np.zeros(2 * form.columns)
+        direction[:size] = generator.standard_normal(size)
+        result = scipy.optimize.linprog(-direction, A_eq=both, b_eq=rhs, bounds=bounds, method="highs")
+        if result.status != 0:
+            raise AssertionError(f"the point is not in the polytope: {result.message}")
+        longest = max(longest, float(np.abs(result.x[:size] - point).max(initial=0.0)))
+    return longest
