@@ -1,0 +1,160 @@
+"""What check_rule finds: rules that hide a failed solve, and rules of which others suffer for it."""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import pytest
+import torch
+
+import optlayers as ol
+from optlayers.testing import check_rule
+from polytopes import simplex
+
+OWN = ol.compile_polytope(simplex(3))
+NEAR = ol.compile_polytope(simplex(3).without_oracle())
+
+
+def found_good(solution: ol.Solution) -> ol.Solution:
+    """A solution that says that all is well."""
+    return replace(solution, value=solution.value.nan_to_num(), status=torch.zeros_like(solution.status), reasons={})
+
+
+FORWARD = (
+    r"LiesForward\(.* hides that (maximize|project) of a compiled polytope of its own failed in its forward pass: "
+)
+BACKWARD = r"LiesBackward\(.* hides that project of a compiled polytope of its own failed in its backward pass: "
+
+
+@final
+@dataclass(frozen=True)
+class LiesForward(ol.AbstractVertexRule):
+    """A straight-through rule that decides over a polytope of its own, and hides that it failed."""
+
+    way: str
+
+    def forward(self, polytope, scores, context):
+        free = scores.masked_fill(~polytope.movable, -torch.inf)
+        if self.way == "a verdict of its own":
+            solution = found_good(OWN.maximize(free))
+        elif self.way == "caught":
+            try:
+                solution = OWN.maximize(free).check()
+            except ol.SolveError:
+                solution = polytope.maximize(scores)
+        elif self.way == "projected":
+            solution = found_good(NEAR.project(free))
+        else:
+            value = NEAR.project(free.repeat(2, 1)).value[: len(scores)].nan_to_num()
+            solution = replace(polytope.maximize(scores), value=value)
+        return solution, (scores, solution.value)
+
+    def backward(self, polytope, saved, grad, context):
+        return ol.Gradient(grad)
+
+
+@final
+@dataclass(frozen=True)
+class LiesBackward(ol.AbstractVertexRule):
+    """SPIGOT over a polytope of its own, that hides that it failed."""
+
+    way: str
+
+    def backward(self, polytope, saved, grad, context):
+        _, vertex = saved
+        step = (vertex - grad).nan_to_num()
+        if self.way == "NaN is 0":
+            return ol.Gradient((vertex - NEAR.project(step).value).nan_to_num())
+        if self.way == "the verdict is forgotten":
+            found = NEAR.project(step)
+            return ol.Gradient(vertex - torch.where(found.ok[:, None], found.value, step))
+        if self.way == "twice as many":
+            found = NEAR.project(torch.cat([step, step])).value[len(step) :]
+            return ol.Gradient(torch.where(found.isnan(), grad, vertex - found))
+        try:
+            return ol.Gradient(vertex - NEAR.project(step).check().value)
+        except ol.SolveError:
+            return ol.Gradient(grad)
+
+
+@pytest.mark.parametrize("way", ["a verdict of its own", "caught", "projected", "another's verdict"])
+def test_a_rule_that_hides_a_failed_solve_of_its_forward_pass_is_found(way):
+    with pytest.raises(AssertionError, match=FORWARD):
+        check_rule(LiesForward(way), simplex(3))
+
+
+@pytest.mark.parametrize("way", ["NaN is 0", "the verdict is forgotten", "twice as many", "caught"])
+def test_a_rule_that_hides_a_failed_solve_of_its_backward_pass_is_found(way):
+    with pytest.raises(AssertionError, match=BACKWARD):
+        check_rule(LiesBackward(way), simplex(3))
+
+
+@final
+@dataclass(frozen=True)
+class Honest(ol.AbstractVertexRule):
+    """SPIGOT over a polytope of its own, and forward over one as well, with their verdicts."""
+
+    def forward(self, polytope, scores, context):
+        solution = OWN.maximize(scores.masked_fill(~polytope.movable, -torch.inf))
+        return solution, (scores, solution.value)
+
+    def backward(self, polytope, saved, grad, context):
+        found = NEAR.project((saved[1] - grad).nan_to_num())
+        return ol.Gradient(saved[1] - found.value, solutions=(found,))
+
+
+def test_a_rule_that_tells_of_its_own_solves_keeps_the_contract():
+    check_rule(Honest(), simplex(3))
+
+
+@final
+@dataclass(frozen=True)
+class Spoils(ol.AbstractVertexRule):
+    """SPIGOT of which all instances suffer when one fails."""
+
+    way: str
+
+    def backward(self, polytope, saved, grad, context):
+        found = polytope.project(saved[1] - grad)
+        if self.way == "raises":
+            assert found.all_ok, "some instance has no projection"
+        if self.way == "gives up" and not found.all_ok:
+            return ol.Gradient(torch.zeros_like(grad))
+        return ol.Gradient(saved[1] - found.value)
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("raises", r"Spoils\(way='raises'\) raises AssertionError where a solve of its .* pass fails for an inst"),
+        ("gives up", r"where its .* pass fails for another instance, gives other gradients: they moved by"),
+    ],
+)
+def test_other_instances_must_not_suffer(way, message):
+    with pytest.raises(AssertionError, match=message):
+        check_rule(Spoils(way), simplex(3))
+    check_rule(Spoils("goes on"), simplex(3))
+
+
+def test_solves_fail_in_the_rule_alone():
+    """And not afterwards."""
+    with pytest.raises(AssertionError):
+        check_rule(LiesBackward("NaN is 0"), simplex(3))
+    assert NEAR.project(torch.zeros(4, 3)).all_ok and OWN.maximize(torch.zeros(4, 3)).all_ok
+
+
+@final
+@dataclass(frozen=True)
+class TrustsSums(ol.AbstractVertexRule):
+    """A step along marginals that it makes of the log-partition function, which says by NaN that it has no value."""
+
+    def backward(self, polytope, saved, grad, context):
+        with torch.enable_grad():
+            leaf = saved[0].detach().requires_grad_()
+            total = polytope.log_partition(leaf)
+            (means,) = torch.autograd.grad(total.sum(), leaf)
+        return ol.Gradient(grad * means.nan_to_num())
+
+
+def test_a_value_that_is_nan_is_a_failed_solve():
+    with pytest.raises(AssertionError, match=r"TrustsSums\(\) hides that log_partition failed in its backward pass"):
+        check_rule(TrustsSums(), simplex(3))
