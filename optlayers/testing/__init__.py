@@ -5,6 +5,7 @@ Each function raises ``AssertionError`` with what was broken.
 
 from optlayers.testing.geometry import contains, distance, is_vertex
 from optlayers.testing.log_partition import check_log_partition
+from optlayers.testing.loss import check_loss
 from optlayers.testing.oracle import check_oracle
 from optlayers.testing.polytope import PolytopeReport, check_polytope
 from optlayers.testing.rule import check_rule
@@ -13,6 +14,7 @@ from optlayers.testing.solver import check_solver
 __all__ = [
     "PolytopeReport",
     "check_log_partition",
+    "check_loss",
     "check_oracle",
     "check_polytope",
     "check_rule",
