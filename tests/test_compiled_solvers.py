@@ -26,19 +26,6 @@ def newton_takes(polytope: ol.Polytope) -> bool:
     return ol.DualNewton.takes(ol.compile_polytope(polytope).form)
 
 
-@pytest.mark.many(7)
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-def test_solvers_keep_their_contract_on_the_catalogue(entry, solver):
-    check_solver(solver, entry.polytope, **entry.parameters)
-
-
-@pytest.mark.many(2)
-@pytest.mark.parametrize("entry", [e for e in CATALOGUE if newton_takes(e.polytope)], ids=repr)
-def test_newton_keeps_its_contract_on_the_catalogue(entry):
-    check_solver(ol.DualNewton(), entry.polytope, **entry.parameters)
-
-
 @pytest.mark.many(6)
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("seed", range(25))

@@ -8,13 +8,11 @@ from hypothesis import strategies as st
 
 import optlayers as ol
 from optlayers import enumeration
-from optlayers.testing import check_rule
 from polytopes import arborescence, cube, linear_chain, matching, simplex
 
 entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])
 seeds = st.integers(0, 10_000)
 COMPILED = {e.name: ol.compile_polytope(e.polytope) for e in CATALOGUE}
-RULES = [ol.SpigotCE(0.7), ol.SpigotEG(0.7), ol.Interpolation(2.0), ol.Identity()]
 
 
 def draw(shape, seed, count=3):
@@ -31,13 +29,6 @@ def through(polytope, rule, scores, signal, **given):
 
 def inner(first, second):
     return (first * second).flatten(1).sum(1)
-
-
-@pytest.mark.many(14)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_rules_keep_their_contract(rule, entry):
-    check_rule(rule, entry.polytope, **entry.parameters)
 
 
 def test_step_sizes_and_strengths_are_checked():

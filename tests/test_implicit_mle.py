@@ -4,11 +4,9 @@ import math
 
 import pytest
 import torch
-from catalogue import CATALOGUE
 
 import optlayers as ol
 import polytopes
-from optlayers.testing import check_rule
 
 
 def draw(*shape, seed=0):
@@ -24,17 +22,6 @@ def through(layer, scores, direction, seed=0):
 
 def best(polytope, scores):
     return ol.compile_polytope(polytope).maximize(scores).check().value
-
-
-@pytest.mark.many(7)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-@pytest.mark.parametrize(
-    "rule",
-    [ol.IMLE(samples=2), ol.AdaptiveIMLE(samples=2, symmetric=True)],
-    ids=lambda rule: type(rule).__name__,
-)
-def test_contracts_over_the_catalogue(rule, entry):
-    check_rule(rule, entry.polytope, **entry.parameters)
 
 
 def noise_of(scores, samples, seed):

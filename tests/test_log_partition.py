@@ -118,17 +118,6 @@ def test_what_is_safe_passes_and_forbidden_blocks_have_gradients(function):
     assert scores.grad.isfinite().all()
 
 
-@pytest.mark.many(4)
-@pytest.mark.parametrize("entry", WITH_FORMULA, ids=repr)
-def test_the_catalogue_keeps_the_contract(entry):
-    check_log_partition(entry.polytope, **entry.parameters)
-
-
-def test_chains_with_scored_transitions_keep_the_contract():
-    check_log_partition(polytopes.linear_chain(3, 2))
-    check_log_partition(polytopes.linear_chain(1, 3))
-
-
 def test_what_the_contract_wants():
     with pytest.raises(TypeError, match="takes a declaration with one"):
         check_log_partition(polytopes.matching(3))

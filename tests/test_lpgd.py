@@ -10,7 +10,6 @@ from random_polytopes import random_case
 
 import optlayers as ol
 from optlayers.on_device import DevicePolytope
-from optlayers.testing import check_rule
 from polytopes import linear_chain, matching, subset
 
 entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])
@@ -179,12 +178,6 @@ def test_forbidden_parts_and_failed_instances_give_parameters_nothing():
 
 
 # The rule
-
-
-@pytest.mark.many(4)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-def test_rule_keeps_its_contract(entry):
-    check_rule(ol.LPGD(0.8, smoothing=0.5, side="both"), entry.polytope, **entry.parameters)
 
 
 def through(compiled, rule, scores, signal, **given):

@@ -27,16 +27,6 @@ def over_vertices(polytope):
     return ol.compile_polytope(polytope, projector=ol.ActiveSet())
 
 
-@pytest.mark.many(4)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-def test_oracles_of_the_catalogue_keep_their_contract(entry):
-    check_oracle(entry.polytope, **entry.parameters)
-
-
-def test_chains_with_scored_transitions_keep_the_contract():
-    check_oracle(polytopes.linear_chain(3, 2))
-
-
 @pytest.mark.many(10)
 @each_structure
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])

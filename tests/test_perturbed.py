@@ -4,11 +4,9 @@ import math
 
 import pytest
 import torch
-from catalogue import CATALOGUE
 
 import optlayers as ol
 import polytopes
-from optlayers.testing import check_rule
 
 EULER = 0.5772156649015329
 SIGMAS = 5.0
@@ -31,22 +29,6 @@ def assert_mean(samples, expected):
     error = samples.std(dim=0) / math.sqrt(len(samples))
     assert ((samples.mean(dim=0) - expected).abs() <= SIGMAS * error + 1e-12).all()
     assert error.max() < 0.05  # tight enough to tell
-
-
-@pytest.mark.many(14)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-@pytest.mark.parametrize(
-    "rule",
-    [
-        ol.PerturbedAdditive(samples=2),
-        ol.PerturbedMultiplicative(samples=2),
-        ol.PerturbAndMAP(ol.Spigot(), noise=ol.SumOfGamma(3)),
-        ol.GumbelStraightThrough(temperature=0.5),
-    ],
-    ids=lambda rule: type(rule).__name__,
-)
-def test_contracts_over_the_catalogue(rule, entry):
-    check_rule(rule, entry.polytope, **entry.parameters)
 
 
 @pytest.mark.parametrize("noise", [ol.Gaussian(), ol.Gumbel(), ol.SumOfGamma(3), ol.SumOfGamma(5.0, terms=4)], ids=repr)

@@ -9,7 +9,7 @@ import torch
 
 import optlayers as ol
 import polytopes
-from optlayers.testing import check_polytope, check_rule, check_solver
+from optlayers.testing import check_polytope
 
 CHAIN = polytopes.linear_chain(4, 3)
 BOTH = pytest.mark.parametrize("polytope", [CHAIN, CHAIN.without_oracle()], ids=["oracle", "rows"])
@@ -186,50 +186,6 @@ def test_lifted_points_have_bounds_of_use():
         ol.OptLayer(CHAIN, ol.ScoreFunction()).lifted(scores, transition=transition)
     with pytest.raises(TypeError, match="sizes= is for layers over a Family"):
         layer.lifted(scores, sizes=[1, 2, 3], transition=transition)
-
-
-RULES = [
-    ol.Pipeline(),
-    ol.StraightThrough(),
-    ol.Spigot(),
-    ol.Spigot(0.5, steps=3),
-    ol.Spigot(ol.AdaptiveStep(), clip_norm=2.0),
-    ol.SpigotCE(),
-    ol.SpigotEG(),
-    ol.SparseMAP(),
-    ol.StructuredAttention(),
-    ol.Hard(ol.SparseMAP()),
-    ol.PerturbedAdditive(3),
-    ol.PerturbedMultiplicative(3),
-    ol.PerturbAndMAP(ol.SparseMAP()),
-    ol.GumbelStraightThrough(),
-    ol.Interpolation(1.0),
-    ol.Identity(),
-    ol.IMLE(3),
-    ol.AdaptiveIMLE(3),
-    ol.LPGD(0.8),
-    ol.LPGD(0.8, smoothing=0.5, side="both"),
-    ol.ScoreFunction(samples=2),
-]
-
-
-@pytest.mark.many(5)
-@BOTH
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_rules_keep_their_contract(rule, polytope):
-    check_rule(rule, polytope)
-
-
-@BOTH
-@pytest.mark.parametrize("solver", [ol.Highs(), ol.Clarabel(), ol.InteriorPoint(), ol.Auto()], ids=repr)
-def test_solvers_keep_their_contract(solver, polytope):
-    check_solver(solver, polytope, transition=draw(1, seed=7)[1][0].detach())
-
-
-@BOTH
-def test_declarations_keep_their_contract(polytope):
-    report = check_polytope(polytope, integral=True)
-    assert report.integral and report.largest_violation <= 1e-8
 
 
 def test_a_declaration_with_fractional_vertices_is_found_out():

@@ -42,17 +42,6 @@ def towards(target):
     return lambda z: 0.5 * (z - target).square().flatten(1).sum(1)
 
 
-@pytest.mark.many(4)
-@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-def test_several_steps_keep_the_contract_of_rules(entry):
-    check_rule(ol.Spigot(0.5, steps=3), entry.polytope, **entry.parameters)
-
-
-@pytest.mark.parametrize("polytope", [matching(3), arborescence(3), cube(3)], ids=["matching", "tree", "cube"])
-def test_adaptive_steps_keep_the_contract_of_rules(polytope):
-    check_rule(ol.Spigot(ol.AdaptiveStep(), clip_norm=2.0), polytope)
-
-
 # Relaxations
 
 
