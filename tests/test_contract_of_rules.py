@@ -117,6 +117,8 @@ class Spoils(ol.AbstractVertexRule):
         found = polytope.project(saved[1] - grad)
         if self.way == "raises":
             assert found.all_ok, "some instance has no projection"
+        if self.way == "checks":
+            found.check()
         if self.way == "gives up" and not found.all_ok:
             return ol.Gradient(torch.zeros_like(grad))
         return ol.Gradient(saved[1] - found.value)
@@ -126,6 +128,7 @@ class Spoils(ol.AbstractVertexRule):
     ("way", "message"),
     [
         ("raises", r"Spoils\(way='raises'\) raises AssertionError where a solve of its .* pass fails for an inst"),
+        ("checks", r"Spoils\(way='checks'\) raises SolveError where a solve of its .* pass fails for an instance"),
         ("gives up", r"where its .* pass fails for another instance, gives other gradients: they moved by"),
     ],
 )

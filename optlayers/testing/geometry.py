@@ -34,13 +34,25 @@ def contains(
     ----------
     polytope : the declaration.
     points : ``(*batch, *shape)``.
-    parameters : as for :meth:`CompiledPolytope.maximize`.
+    tolerance : how far from the polytope a point may lie.
+    parameters : a tensor per declared parameter, ``shape`` for all points or ``(*batch, *shape)`` for each its own.
     """
     return distance(polytope, points, **parameters) <= tolerance
 
 
 def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
-    """Distance of points ``(*batch, *shape)`` to the polytope in the maximum norm, ``(*batch,)``."""
+    """Distance of points to the polytope in the maximum norm, asked of the declaration itself, through cvxpy.
+
+    Parameters
+    ----------
+    polytope : the declaration.
+    points : ``(*batch, *shape)``.
+    parameters : a tensor per declared parameter, ``shape`` for all points or ``(*batch, *shape)`` for each its own.
+
+    Returns
+    -------
+    ``(*batch,)``; inf where the polytope is empty.
+    """
     batch = inputs.batch_shape(points, polytope.shape)
     flat = inputs.flatten_scores(points, polytope.shape).reshape(-1, *polytope.shape)
     _, of_the_set = inputs.split_named(form_without_rows(polytope).auxiliaries, parameters)
@@ -78,6 +90,18 @@ def is_vertex(
     A point x is no vertex exactly when some d other than 0 has both x + d and x - d in the polytope. The largest such
     d in three random directions is found by linear programming (SciPy), with auxiliary variables of its own on either
     side.
+
+    Parameters
+    ----------
+    compiled : the compiled polytope.
+    points : points of it, ``(*batch, *shape)``.
+    tolerance : how long d may be, in the maximum norm.
+    parameters : a tensor per declared parameter, ``shape`` for all points or ``(*batch, *shape)`` for each its own.
+
+    Raises
+    ------
+    AssertionError : for a point that is not in the polytope.
+    TypeError : for a set that is not polyhedral.
     """
     form = compiled.form
     if form is None:

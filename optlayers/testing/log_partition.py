@@ -53,6 +53,7 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
     Raises
     ------
     AssertionError : naming the function, what was asked, and what to change.
+    TypeError : for a declaration without a ``log_partition``.
     ValueError : when there are too many vertices; check the function at a smaller size.
 
     Examples

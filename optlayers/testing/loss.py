@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
-import cvxpy as cp
 import torch
 from torch import Tensor, nn
 
 from optlayers.compiled import compile_polytope
 from optlayers.polytope import Family, Polytope
 from optlayers.solution import SolveError
+from optlayers.testing.confined import ROOM, confined
 from optlayers.testing.draws import draw, with_scores
 from optlayers.testing.pickling import check_pickled, is_pickled
 
@@ -22,8 +22,6 @@ __all__ = ["check_loss"]
 
 MARKED = 1
 """The instance that is infeasible."""
-ROOM = "room_of_check_loss"
-"""The parameter that makes it so."""
 STEP = 1e-5
 """Of finite differences."""
 SLOPE = 1e-5
@@ -82,6 +80,7 @@ def check_loss(
     Raises
     ------
     AssertionError : naming the loss, and what it breaks.
+    ValueError : an unknown kind of target, too few samples, or what the loss says of a polytope that it does not take.
 
     Examples
     --------
@@ -367,7 +366,7 @@ def _check_failures(check: _Check, batch: _Batch, polytope: Polytope) -> None:
     rooms = torch.full((len(batch.scores),), most + 1.0, dtype=torch.float64, device="cpu")
     made = replace(
         check,
-        loss=check.make(compile_polytope(_confined(polytope, least)), reduction="none"),
+        loss=check.make(compile_polytope(confined(polytope, least)), reduction="none"),
         parameters={**check.parameters, ROOM: rooms},
     )
     expected = check.value(batch.scores, batch.targets)
@@ -381,21 +380,3 @@ def _check_failures(check: _Check, batch: _Batch, polytope: Polytope) -> None:
         assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but {[(MARKED,)]} is infeasible"
     else:
         raise AssertionError(f"{check.name} hides that an instance is infeasible: no SolveError is raised")
-
-
-def _confined(polytope: Polytope, least: float) -> Polytope:
-    """The polytope where the sum of the structure has room, which a parameter says."""
-    room = cp.Parameter(name=ROOM)
-    rows = [*polytope.constraints, cp.sum(polytope.variable) <= room]
-    function = polytope.log_partition
-    confined = Polytope(polytope.variable, rows, scored=polytope.scored)
-    if function is None:
-        return confined
-    place = [p.name() for p in confined.parameters].index(ROOM) - len(confined.parameters)
-
-    def log_partition(*given: Tensor) -> Tensor:
-        others = list(given)
-        rooms = others.pop(place)
-        return function(*others).masked_fill(rooms < least, -torch.inf)
-
-    return Polytope(polytope.variable, rows, scored=polytope.scored, log_partition=log_partition)

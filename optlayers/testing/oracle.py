@@ -54,6 +54,7 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
     Raises
     ------
     AssertionError : naming the oracle (or the membership function), the sample, and what is wrong with its answer.
+    TypeError : for a declaration without an oracle.
     """
     if polytope.oracle is None:
         raise TypeError("check_oracle takes a declaration with an oracle: Polytope(..., oracle=...)")

@@ -21,7 +21,7 @@ __all__ = ["PolytopeReport", "check_polytope"]
 @final
 @dataclass(frozen=True)
 class PolytopeReport:
-    """What :func:`check_polytope` saw."""
+    """What :func:`optlayers.testing.check_polytope` saw, of how many ``samples`` of scores."""
 
     samples: int
     integral: bool
@@ -50,6 +50,16 @@ def check_polytope(
     integral : whether vertices must be integral; None reports it only, unless the declaration says ``integral=True``.
     parameters : one value for all samples per declared parameter, and scores of scored auxiliary variables, which are
         drawn where they are not given.
+
+    Returns
+    -------
+    PolytopeReport : whether vertices are integral, the largest violation and gap, and how the polytope is solved.
+
+    Raises
+    ------
+    AssertionError : with what is wrong, and by how much.
+    DeclarationError : when the declaration does not compile.
+    SolveError : where an answer is not certified.
     """
     parameters = with_scores(polytope, parameters, seed)
     compiled = compile_polytope(polytope)

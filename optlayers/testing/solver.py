@@ -26,9 +26,24 @@ def check_solver(
 ) -> None:
     """Check a solver on a polytope: certified, equal to the reference solvers, and blind to the rest of the batch.
 
-    A maximizer is compared with HiGHS through SciPy, a projector by the variational inequality; both must give the
-    same answer alone, in a batch, in reverse order, and after other questions. Solvers of limited ``accuracy`` are not
-    asked with large scores. Scores of scored auxiliary variables are drawn where they are not given.
+    The best values of a maximizer are compared with those of HiGHS, to which cvxpy hands the declaration. The answers
+    of a projector must lie in the declared set, asked of cvxpy, and satisfy the variational inequality ``<s - x, v - x>
+    <= 0`` for the best v. Both must be certified, and the same alone, in a batch and in reverse order.
+
+    Parameters
+    ----------
+    solver : a maximizer, a projector, or both. One of limited ``accuracy`` is held to that, and not asked with large
+        scores.
+    polytope : the declaration of a polytope that the solver takes.
+    samples : how many scores are tried: random, tied, all equal and large ones.
+    seed : of the random scores.
+    parameters : one value for all samples per declared parameter, and scores of scored auxiliary variables, which are
+        drawn where they are not given.
+
+    Raises
+    ------
+    AssertionError : naming the solver, and by how much it is wrong.
+    SolveError : where an answer is not certified.
     """
     parameters = with_scores(polytope, parameters, seed)
     scores = draw(polytope.shape, samples, seed)
