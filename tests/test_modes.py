@@ -304,3 +304,4 @@ def test_contracts_hold_beside_any_default_device():
         ol.testing.check_solver(ol.Auto(), simplex(3).without_oracle())
         for rule in (ol.Spigot(), ol.IMLE(), ol.ScoreFunction(), ol.SparseMAP()):
             ol.testing.check_rule(rule, simplex(3))
+        ol.testing.check_loss(ol.SparseMAPLoss, simplex(3))

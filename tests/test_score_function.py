@@ -6,7 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from catalogue import CATALOGUE, Entry, entry, matchings, trees, unit_vectors
+from catalogue import CATALOGUE, Entry, entry, full_matchings, trees, unit_vectors
 
 import optlayers as ol
 import polytopes
@@ -161,9 +161,9 @@ def exact(vertices, scores, losses):
 
 
 EXACT = [
-    entry("simplex", polytopes.simplex, [4], unit_vectors(4)),
-    entry("matching", polytopes.matching, [3], matchings(3, 3, (1,), (1,))),
-    entry("tree", polytopes.arborescence, [3], trees(3, True)),
+    entry("simplex", polytopes.simplex, [4], unit_vectors(4), 4),
+    entry("matching", polytopes.matching, [3], full_matchings(3, 3), 6),
+    entry("tree", polytopes.arborescence, [3], trees(3, True), 9),
 ]
 
 
