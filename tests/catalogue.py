@@ -276,6 +276,9 @@ def solvers_of(entry: Entry) -> Iterator[ol.AbstractSolver]:
         elif isinstance(solver, ol.ActiveSet):
             if oracle is not None and not entry.parameters:
                 yield solver
+        elif isinstance(solver, ol.CvxpyLayers):
+            if not entry.polytope.scored:
+                yield solver
         elif not isinstance(solver, ol.DualNewton) or not entry.name.startswith(HIDDEN):
             yield solver
 

@@ -55,7 +55,7 @@ def test_rules(rule: ol.AbstractRule, entry: Entry):
     check_rule(rule, entry.polytope, **entry.parameters)
 
 
-@pytest.mark.many(24)
+@pytest.mark.many(18)
 @pytest.mark.parametrize(("loss", "entry"), WITH_LOSSES, ids=name)
 def test_losses(loss: LossCase, entry: Entry):
     check_loss(loss.make, entry.polytope, **loss.told, **entry.parameters)
