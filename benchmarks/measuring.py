@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["brief", "limit", "machine", "open_console", "repeats", "seconds", "table", "write_csv"]
+__all__ = ["Row", "brief", "limit", "machine", "open_console", "repeats", "seconds", "table", "write_csv"]
 
 SHORTEST = 0.02
 """A measurement lasts at least so many seconds; shorter calls are repeated."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number."""
+
+    measured: str
+    of: str
+    value: float
+    unit: str
 
 
 def seconds(calls: Sequence[Callable[[], object]]) -> float:

@@ -4,10 +4,13 @@
 - Seconds of the first calls in a fresh process after its imports: compile, project and go back, maximize. For a
   matching 10 x 10 by the general solvers, and for an arborescence of 10 words by its oracle. Once with an empty
   NUMBA_CACHE_DIR (a temporary folder), once again with what the first process left there.
-- Microseconds for one call of a layer over a simplex of 5, one instance: forward, and forward with backward.
 - Peak memory of a fresh process beyond that after its imports: a matching 100 x 100, batch 64, forward with backward.
+- Microseconds of small calls, over simplices of 4 to 6 with one to four instances: of a layer, a loss and a batch of
+  mixed length; next to entmax's sparsemax, and to the solver that they ask. How many functions of the package they
+  enter. (small_calls.py says how.)
 
     python benchmarks/overhead.py --rounds 5
+    python benchmarks/overhead.py --only calls
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -23,12 +27,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from measuring import brief, machine, open_console, seconds, table, write_csv
+from measuring import Row, brief, machine, open_console, seconds, table, write_csv
+from small_calls import small_calls
 
 import optlayers as ol
 from polytopes import (
@@ -63,20 +69,8 @@ WITH_ORACLES: dict[str, Callable[[], ol.Polytope]] = {
     "arborescence 40, with its oracle": partial(arborescence, 40),
     "projective tree 20, with its oracle": partial(projective_tree, 20),
 }
-CALLS = 500
-"""So many calls of the small layer per round; their median is taken."""
 ENOUGH = 1.0
 """A compilation is not repeated any more when it took so many seconds in all."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number."""
-
-    measured: str
-    of: str
-    value: float
-    unit: str
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -134,18 +128,23 @@ def _kibibytes(field: str) -> float:
     return peak / 1024 if sys.platform == "darwin" else peak
 
 
-INSIDE = {
-    "first-calls": lambda: first_calls(matching(10).without_oracle()),
-    "first-calls-of-oracle": lambda: first_calls(arborescence(10)),
-    "memory": memory,
+INSIDE: dict[str, Callable[[int], object]] = {
+    "first-calls": lambda _: first_calls(matching(10).without_oracle()),
+    "first-calls-of-oracle": lambda _: first_calls(arborescence(10)),
+    "memory": lambda _: memory(),
+    "small-calls": lambda rounds: [asdict(row) for row in small_calls(rounds)],
 }
+"""What a fresh process is asked for, with the number of rounds."""
 
 
 def fresh(what: str, cache: Path) -> dict[str, float]:
     """What a fresh process measures, with a folder for what numba compiles."""
-    command = [sys.executable, __file__, "--inside", what]
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return output_of([sys.executable, __file__, "--inside", what], {"NUMBA_CACHE_DIR": str(cache)})
+
+
+def output_of(command: list[str], environment: dict[str, str]) -> Any:
+    """What a process prints as JSON."""
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -166,37 +165,33 @@ def processes(rounds: int) -> Iterator[Row]:
 
 
 def calls(rounds: int) -> Iterator[Row]:
-    """One call of a small layer, one instance."""
-    scores = draw(1, 5)
-    layer = ol.OptLayer(simplex(5), ol.SparseMAP())
+    """Small calls, with one thread."""
+    command = [sys.executable, __file__, "--inside", "small-calls", "--rounds", str(rounds)]
+    yield from (Row(**row) for row in output_of(command, {"OMP_NUM_THREADS": "1"}))
 
-    def forward() -> None:
-        layer(scores)
 
-    def through() -> None:
-        layer(scores.detach().requires_grad_()).sum().backward()
-
-    for name, call in {"forward": forward, "forward + backward": through}.items():
-        seconds([call] * CALLS)
-        times = [seconds([call]) for _ in range(rounds * CALLS)]
-        yield Row("call of a layer, simplex 5, batch 1", name, 1e6 * statistics.median(times), "µs")
+MEASUREMENTS = {"processes": processes, "compilations": compilations, "calls": calls}
 
 
 def main() -> None:
     """Measure, print a table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="REGEX", help=f"of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--output", type=Path, default=Path("out/benchmarks"))
     parser.add_argument("--inside", choices=list(INSIDE), help="print one measurement of this process as JSON")
     options = parser.parse_args()
     if options.inside:
-        print(json.dumps(INSIDE[options.inside]()))
+        print(json.dumps(INSIDE[options.inside](options.rounds)))
         return
+    names = [name for name in MEASUREMENTS if re.search(options.only, name)]
+    if not names:
+        parser.error(f"nothing matches {options.only!r}; there are {', '.join(MEASUREMENTS)}")
     console = open_console()
     rows: list[Row] = []
-    for measure in (processes, compilations, calls):
-        with console.status(f"{measure.__name__} …"):
-            rows += measure(options.rounds)
+    for name in names:
+        with console.status(f"{name} …"):
+            rows += MEASUREMENTS[name](options.rounds)
     lines = [{"measured": r.measured, "of": r.of, "median": brief(r.value), "unit": r.unit} for r in rows]
     console.print(table(f"overhead ({machine()})", ["measured", "of", "median", "unit"], lines))
     write_csv(options.output / "overhead.csv", rows)
