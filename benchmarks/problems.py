@@ -129,10 +129,14 @@ class Arrays:
         """The quadratic term of a projection: 1 for entries of the structure, 0 for auxiliary ones."""
         return sp.csc_matrix(sp.diags(np.repeat([1.0, 0.0], [len(self.kept), self.auxiliary])))
 
-    @cached_property
+    @property
     def less_and_bounds(self) -> tuple[sp.csc_matrix, np.ndarray]:
         """The inequalities with the bounds as further rows, for solvers that know rows only."""
-        below, above = np.isfinite(self.lower), np.isfinite(self.upper)
+        return self.less_and_bounds_but(np.zeros(self.width, dtype=bool))
+
+    def less_and_bounds_but(self, known: np.ndarray) -> tuple[sp.csc_matrix, np.ndarray]:
+        """The inequalities with the bounds as further rows, without the lower bounds that a solver is told apart."""
+        below, above = np.isfinite(self.lower) & ~known, np.isfinite(self.upper)
         unit = sp.eye(self.width, format="csr")
         rows = sp.vstack([self.less, -unit[below], unit[above]], format="csc")
         return sp.csc_matrix(rows), np.concatenate([self.less_rhs, -self.lower[below], self.upper[above]])
