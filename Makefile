@@ -38,8 +38,11 @@ lint: .venv/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+PEERS := $(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])'
+
 .venv/peers: .venv/installed
-	@$(PIP) --constraint constraints.txt --editable '.[bench]'
+	@$(PIP) --constraint constraints.txt --editable '.[bench]' || for peer in $$($(PEERS)); do \
+	  $(PIP) --constraint constraints.txt "$$peer" || echo "$$peer could not be installed; it is left out"; done
 	@$(PIP) --no-deps qpth==0.0.18 || echo "qpth could not be installed; it is left out"  # it says numpy<2, and works with 2
 	@touch $@
 
@@ -48,6 +51,7 @@ bench: .venv/peers
 	$(RUN) benchmarks/compare.py argmax --output out/benchmarks
 	$(RUN) benchmarks/structures.py --output out/benchmarks
 	$(RUN) benchmarks/rules.py --output out/benchmarks
+	$(RUN) benchmarks/decisions.py --output out/benchmarks
 	$(RUN) benchmarks/growth.py --output out/benchmarks
 	$(RUN) benchmarks/overhead.py --output out/benchmarks
 

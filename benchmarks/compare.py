@@ -99,6 +99,10 @@ class Entrant:
             expected += self.repeats[measured] * once
         return expected
 
+    def compared(self, problem: Problem) -> Entrant:
+        """Who answers where answers are compared."""
+        return self if self.peer.compared is None else Entrant(self.peer, self.peer.compared(problem))
+
     def measure(self, draws: Sequence[Draw]) -> None:
         for measured, times in self.times.items():
             times.append(seconds([self.call(measured, draws[k % len(draws)]) for k in range(self.repeats[measured])]))
@@ -150,11 +154,13 @@ def _draws(problem: Problem, generator: torch.Generator) -> list[Draw]:
 def rows(problem: Problem, entrants: Sequence[Entrant], draw: Draw) -> list[Row]:
     """What was measured, and how good the answers to one batch are."""
     ours = entrants[0]
-    value = ours.solve(draw.scores)
-    gradient = ours.through(draw)[1] if BACKWARD in ours.times else None
+    right = ours.compared(problem)
+    value = right.solve(draw.scores)
+    gradient = right.through(draw)[1] if BACKWARD in ours.times else None
     found = []
     for entrant in entrants:
-        answer = entrant.solve(draw.scores)
+        compared = entrant.compared(problem)
+        answer = compared.solve(draw.scores)
         residual, distance = problem.residual(answer), farthest(answer, value)
         for measured, times in entrant.times.items():
             found.append(
@@ -168,7 +174,7 @@ def rows(problem: Problem, entrants: Sequence[Entrant], draw: Draw) -> list[Row]
                     statistics.median(t / o for t, o in zip(times, ours.times[measured], strict=True)),
                     residual,
                     distance,
-                    None if gradient is None or measured == FORWARD else farthest(entrant.through(draw)[1], gradient),
+                    None if gradient is None or measured == FORWARD else farthest(compared.through(draw)[1], gradient),
                     entrant.prepare_seconds,
                     entrant.repeats[measured],
                     len(times),

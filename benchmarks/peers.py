@@ -58,6 +58,8 @@ class Peer:
     prepare: Callable[[Problem], Solve]
     applies: Callable[[Problem], bool] = _always
     has_gradient: bool = False
+    compared: Callable[[Problem], Solve] | None = None
+    """What answers where these are compared, if not what is measured: one that draws what the others draw."""
 
     @property
     def is_installed(self) -> bool:

@@ -1,16 +1,85 @@
-"""Agreement with libraries made for one structure, at sizes that cannot be enumerated."""
+"""Agreement with other libraries: the peers of the benchmarks, and what is made for one structure, at larger sizes."""
 
+from functools import partial
+
+import decisions
 import entmax
+import peers
 import pytest
+import small_calls
 import torch
 import torch_struct
+from problems import Problem
 
 import optlayers as ol
 import polytopes
 
+SMALL = [
+    Problem("simplex", (5,), partial(polytopes.simplex, 5), 3),
+    Problem("matching", (4,), partial(polytopes.matching, 4), 3),
+    Problem("sequence", (3, 3), partial(polytopes.sequence, 3, 3), 3),
+    Problem("2-subset", (5,), partial(polytopes.subset, 5), 3, {"budget": 2.0}),
+    Problem("arborescence", (3,), partial(polytopes.arborescence, 3), 3),
+]
+CLOSE = {"cvxpylayers": 2e-2, "Moreau": 1e-4, "Moreau, interior": 1e-3}
+"""How far answers of peers may be from ours at their own tolerances; 1e-6 where there is nothing else."""
+
 
 def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "problem"),
+    [
+        pytest.param(every[0], peer, problem, id=f"{peer.name}, {problem.name}")
+        for every in (peers.PROJECTORS, peers.MAXIMIZERS)
+        for peer in every[1:]
+        for problem in SMALL
+        if peer.applies(problem)
+    ],
+)
+def test_peers_of_the_benchmarks_solve_our_problems(ours, peer, problem):
+    pytest.importorskip(peer.module)
+    scores = draw(problem.batch, *problem.polytope.shape)
+    found = peer.prepare(problem)(scores)
+    tolerance = CLOSE.get(peer.name, 1e-6)
+    assert (found - ours.prepare(problem)(scores)).abs().max() <= tolerance
+    assert problem.residual(found) <= tolerance
+
+
+@pytest.mark.parametrize("problem", decisions.DECISIONS, ids=lambda problem: problem.kind)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_losses_of_pyepo_are_ours(problem, processes):
+    pytest.importorskip("ortools")
+    pytest.importorskip("pyepo")
+    costs = problem.draw(torch.Generator().manual_seed(0)).requires_grad_()
+    weights = problem.draw(torch.Generator().manual_seed(1))
+    mine = decisions.ours(problem, noise=decisions.TheirNoise())(costs)
+    theirs = decisions.pyepo(problem, processes=processes, same_noise=True)(costs)
+    assert (mine - theirs).abs().max() <= 1e-5  # PyEPO rounds some numbers to float32
+    gradients = [torch.autograd.grad(value, costs, weights)[0] for value in (mine, theirs)]
+    assert gradients[0].abs().max() > 0.05 and (gradients[0] - gradients[1]).abs().max() <= 1e-8
+
+
+def test_arcs_of_grids_are_those_of_pyepo():
+    models = pytest.importorskip("pyepo.model.ort")
+    pytest.importorskip("ortools")
+    assert models.shortestPathModel((4, 3)).arcs == [tuple(arc) for arc in polytopes.grid_arcs(4, 3).tolist()]
+
+
+def test_the_solver_of_small_calls_answers_for_the_layer():
+    scores, layer = draw(4, 5), ol.OptLayer(polytopes.simplex(5), ol.SparseMAP())
+    point = small_calls.solver_alone(layer.compiled(), scores.numpy())().point
+    assert (torch.from_numpy(point) - layer(scores)).abs().max() <= 1e-12
+
+
+def test_functions_that_are_entered_are_those_of_the_package():
+    assert small_calls.entered(lambda: entmax.sparsemax(draw(4, 5))) == small_calls.Way(0, 0, 0)
+    one = small_calls.entered(ol.SparseMAP)
+    assert one.depth == one.modules == one.functions == 0  # made by dataclass, outside of any file
+    way = small_calls.entered(lambda: ol.compile_polytope(polytopes.simplex(2)))
+    assert way.functions > way.modules >= 2 and way.depth >= 2
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
