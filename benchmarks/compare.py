@@ -8,6 +8,9 @@ until a measurement lasts 20 ms. Solvers without a batch are asked instance by i
 as many threads as they are wont to; OMP_NUM_THREADS limits them. (torch.set_num_threads will not do: with torch 2.13, a
 batch of LU factorizations of 150 rows was wrong or never came back after it.)
 
+Where others use the machine, set OMP_WAIT_POLICY=passive (or OMP_NUM_THREADS=1): PyTorch's threads spin while they wait
+for one that has no core, and a call of 0.1 ms then takes 8 ms, which hits peers made of PyTorch's operations most.
+
 The residual is by how much an answer violates the declaration, the distance how far it is from ours (the largest
 difference of an entry), for answers and for gradients. Peers run with their default tolerances.
 
