@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -186,25 +187,18 @@ def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer
     point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
     good = np.flatnonzero(np.isfinite(certificate.error))
 
-    def work(which: np.ndarray) -> None:
-        of_vertices.are_vertices(
-            plan.start,
-            plan.row,
-            batch.matrix,
-            *plan.by_row,
-            form.equalities,
-            form.scored,
-            batch.scores,
-            batch.rhs,
-            batch.lower,
-            batch.upper,
-            good[which],
-            point,
-            dual,
-            vertex,
-        )
+    def judge(kernel: Callable[..., None], some: np.ndarray) -> None:
+        of_all = form.equalities, form.scored, batch.scores, batch.rhs, batch.lower, batch.upper
 
-    plan.spread(work, len(good), solves=1)
+        def work(which: np.ndarray) -> None:
+            kernel(plan.start, plan.row, batch.matrix, *plan.by_row, *of_all, some[which], point, dual, vertex)
+
+        plan.spread(work, len(some), solves=1)
+
+    judge(of_vertices.are_vertices, good)
+    left = np.flatnonzero(vertex == of_vertices.OPEN)
+    if len(left):
+        judge(of_vertices.are_vertices_by_elimination, left)
     for k in np.flatnonzero(vertex != of_vertices.VERTEX).tolist():
         if vertex[k] == of_vertices.UNKNOWN and is_vertex_beside_others(form, instances, k, point[k]):
             continue

@@ -144,7 +144,7 @@ def _solve(
     side = per_instance(direction)
     if plan.separable and form.slack == 0 and form.auxiliary == 0 and (len(side) == count or count == 0):
         plan.spread(
-            lambda which: separable.pull_back(plan.system, plan.varies, matrix, free, side, which, p, q),
+            lambda which: separable.pull_back(plan.system.table, plan.varies, matrix, free, side, which, p, q),
             count,
             solves=1,
         )
@@ -153,7 +153,18 @@ def _solve(
 
     def work(which: np.ndarray) -> None:
         active_set.solve_on_face(
-            plan.system, plan.slack_row, plan.varies, matrix, free, plan.curvature, side, no_rows, which, p, q, left
+            plan.system.table,
+            plan.slack_row,
+            plan.varies,
+            matrix,
+            free,
+            plan.curvature,
+            side,
+            no_rows,
+            which,
+            p,
+            q,
+            left,
         )
 
     plan.spread(work, count, solves=3)

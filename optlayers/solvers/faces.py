@@ -180,7 +180,7 @@ def on_face(
 
     def work(which: np.ndarray) -> None:
         active_set.solve_on_face(
-            plan.system, plan.slack_row, plan.varies, entries, free, bends, *sides, which, p, q, left
+            plan.system.table, plan.slack_row, plan.varies, entries, free, bends, *sides, which, p, q, left
         )
 
     plan.spread(work, count, solves=3)

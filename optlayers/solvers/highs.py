@@ -183,6 +183,8 @@ class _Model:
     def _decided(self, face: _Face, data: np.ndarray) -> bool:
         """Whether a face has one structure, whatever auxiliary columns may do on it."""
         moves, tight = face.lower < face.upper, face.row_lower == self.rhs
+        if np.count_nonzero(moves[: self.form.scored]) > np.count_nonzero(tight):
+            return False  # as many rows do not decide so many columns
         return bool(
             vertex.is_decided(self.plan.start, self.plan.row, data, *self.plan.by_row, self.form.scored, moves, tight)
         )

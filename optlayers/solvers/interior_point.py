@@ -132,7 +132,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
     def _optimize(self, plan: Plan, batch: Batch, curvature: np.ndarray) -> Near:
         found = Near.room(plan, len(batch.scores))
         interior_point.optimize(
-            plan.system,
+            plan.system.table,
             plan.varies,
             batch.matrix,
             batch.scores,

@@ -138,9 +138,9 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         plan = state.plan
         problem = batch.matrix, batch.scores, batch.rhs, batch.lower, batch.upper, which, self.iteration_limit
         if plan.separable:
-            separable.project(plan.system, plan.varies, *problem, point, dual, free, steps)
+            separable.project(plan.system.table, plan.varies, *problem, point, dual, free, steps)
         else:
-            newton.project(plan.system, state.factor, plan.varies, *problem, point, dual, free, steps)
+            newton.project(plan.system.table, state.factor, plan.varies, *problem, point, dual, free, steps)
 
 
 @final
@@ -150,4 +150,4 @@ class _State:
         self.plan = plan_of(form)
         self.factor = np.empty(LANES * factor_size(self.plan.system))
         if not self.plan.separable:
-            newton.unbounded_factor(self.plan.system, self.factor)
+            newton.unbounded_factor(self.plan.system.table, self.factor)

@@ -36,7 +36,7 @@ def polish(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
 
     def work(which: np.ndarray) -> None:
         active_set.polish(
-            plan.system,
+            plan.system.table,
             plan.slack_row,
             plan.varies,
             batch.matrix,
@@ -109,7 +109,7 @@ def refine(
             )
             of_rows[which] = np.where(np.isinf(of_rows[which]), 0.0, of_rows[which])  # rows without limit lack nothing
             active_set.solve_on_face(
-                plan.system,
+                plan.system.table,
                 plan.slack_row,
                 plan.varies,
                 batch.matrix,

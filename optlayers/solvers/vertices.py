@@ -111,7 +111,7 @@ def _optimal_face(plan: Plan, batch: Batch, found: Near) -> _Face:
     count, columns = found.point.shape
     tied, rest, scale = np.zeros(count, dtype=bool), np.zeros((count, columns)), np.ones(count)
     active_set.vertex(
-        plan.system,
+        plan.system.table,
         plan.varies,
         batch.matrix,
         batch.scores,

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.solvers.kernels.batches import (
-    group_room,
+    grouped,
     read,
     read_entries,
     read_flags,
@@ -31,6 +31,7 @@ from optlayers.solvers.kernels.batches import (
     write,
     write_rows,
 )
+from optlayers.solvers.kernels.flat import FlatType, flat, keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -44,7 +45,15 @@ from optlayers.solvers.kernels.lanes import (
     store,
     where_less,
 )
-from optlayers.solvers.kernels.normal_equations import DROPPED, assemble, factor, multiply, multiply_transpose, solve
+from optlayers.solvers.kernels.normal_equations import (
+    DROPPED,
+    assemble,
+    factor,
+    multiply,
+    multiply_transpose,
+    opened,
+    solve,
+)
 
 __all__ = ["polish", "solve_on_face", "vertex"]
 
@@ -75,38 +84,38 @@ RIGID = 1e-6
 class Face(NamedTuple):
     """Room for a system on an active set: its numbers, its factor, and what its steps go through."""
 
-    idle: np.ndarray
+    idle: FlatType
     """1 for rows that bind nothing."""
-    theta: np.ndarray
-    shift: np.ndarray
-    factored: np.ndarray
-    column: np.ndarray
-    first: np.ndarray
+    theta: FlatType
+    shift: FlatType
+    factored: FlatType
+    column: FlatType
+    first: FlatType
     """Residuals of columns, then of rows."""
-    second: np.ndarray
-    pull: np.ndarray
-    step: np.ndarray
-    left: np.ndarray
+    second: FlatType
+    pull: FlatType
+    step: FlatType
+    left: FlatType
     """The residual of the solution, relative to the right-hand sides."""
 
 
 @part
-def _face_room(system):  # type: ignore[no-untyped-def]
-    """Room for a face on which all rows bind."""
-    stay_apart()
-    size, rows = LANES * (len(system.column_start) - 1), LANES * len(system.order)
-    return Face(
-        idle=np.zeros(rows),
-        theta=np.empty(size),
-        shift=np.empty(rows),
-        factored=np.empty(rows + LANES * len(system.factor_row)),
-        column=np.empty(rows),
-        first=np.empty(size),
-        second=np.empty(rows),
-        pull=np.empty(size),
-        step=np.empty(rows),
-        left=np.empty(LANES),
+def _face(wide, tall, few, factored):  # type: ignore[no-untyped-def]
+    """A face on which all rows bind, in the first three rows of ``wide``, five of ``tall`` and one of ``few``."""
+    face = Face(
+        idle=row(tall, 0),
+        theta=row(wide, 0),
+        shift=row(tall, 1),
+        factored=flat(factored),
+        column=row(tall, 2),
+        first=row(wide, 1),
+        second=row(tall, 3),
+        pull=row(wide, 2),
+        step=row(tall, 4),
+        left=row(few, 0),
     )
+    fill(face.idle, 0.0)
+    return face
 
 
 @part
@@ -197,7 +206,7 @@ def _slack(slack_row, first_slack, r2, product, idle, p):  # type: ignore[no-unt
 
 @jit
 def polish(  # type: ignore[no-untyped-def]
-    system, slack_row, varies, matrix, scores, curvature, rhs, lower, upper, which, point, dual, low, high, free, exact
+    table, slack_rows, varies, matrix, scores, bends, rhs, lower, upper, which, point, dual, low, high, free, exact
 ):
     """Move projections onto their exact active set.
 
@@ -205,14 +214,19 @@ def polish(  # type: ignore[no-untyped-def]
     released, and the system solved again. Where that ends, ``exact`` is set, and ``point``, ``dual`` and ``free`` are
     the projection; other instances keep what they came with.
     """
+    system, slack_row, curvature = opened(table), flat(slack_rows), flat(bends)
     rows, columns = len(system.order), len(curvature)
     first_slack = columns - len(slack_row)
     size = LANES * columns
-    face, group = _face_room(system), group_room(system, varies)
+    wide, tall, few = np.empty((8, size)), np.empty((7, LANES * rows)), np.empty((2, LANES))
+    group_wide, group_tall = np.empty((3, size)), np.empty((1, LANES * rows))
+    factor_room = np.empty(LANES * (rows + len(system.factor_row)))
+    entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
+    face, group = _face(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
     s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
     idle, pull, step, left = face.idle, face.pull, face.step, face.left
-    p, held, moving, at_low, at_high = np.empty(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
-    q, r2, margin = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES)
+    p, held, moving, at_low, at_high = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
+    q, r2, margin = row(tall, 5), row(tall, 6), row(few, 1)
     done = np.empty(LANES, np.bool_)
     for start in range(0, len(which), LANES):
         read_group(system, varies, matrix, scores, rhs, lower, upper, which, start, group)
@@ -275,6 +289,13 @@ def polish(  # type: ignore[no-untyped-def]
                 finished = finished and done[w]
             if finished:
                 break
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(group_wide)
+    keep(group_tall)
+    keep(factor_room)
+    keep(entry_room)
 
 
 @part
@@ -326,7 +347,7 @@ def _keep(system, w, l, u, p, q, held, moving, slack_row, first_slack, idle, k, 
 
 @jit
 def vertex(  # type: ignore[no-untyped-def]
-    system, varies, matrix, linear, probe, scored, rhs, lower, upper, which, low, high, point, dual, tied, rest, scale
+    table, varies, matrix, linear, probe, scored, rhs, lower, upper, which, low, high, point, dual, tied, rest, scale
 ):
     """From an interior point near an optimal face, given by ``low`` and ``high``, to the face itself.
 
@@ -335,16 +356,20 @@ def vertex(  # type: ignore[no-untyped-def]
     constant on no face but vertices, can be moved along it. Then ``scale`` times ``rest`` is the objective but for what
     is constant on the face.
     """
+    system = opened(table)
     rows, columns = len(system.order), len(system.column_start) - 1
     size = LANES * columns
-    face, group = _face_room(system), group_room(system, varies)
+    wide, tall, few = np.empty((7, size)), np.empty((10, LANES * rows)), np.empty((2, LANES))
+    group_wide, group_tall = np.empty((3, size)), np.empty((1, LANES * rows))
+    factor_room = np.empty(LANES * (rows + len(system.factor_row)))
+    entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
+    face, group = _face(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
     c, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
     theta, first = face.theta, face.first
-    p, moving, target = np.empty(size), np.empty(size), np.empty(size)
-    q, r2, y = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    whole, exact, meant = np.empty(size), np.empty(LANES * rows), np.empty(LANES * rows)
-    curvature = np.ones(columns)
-    unit = np.empty(LANES)
+    p, moving, target, whole = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
+    q, r2, y, exact, meant = row(tall, 5), row(tall, 6), row(tall, 7), row(tall, 8), row(tall, 9)
+    ones = np.ones(columns)
+    curvature, unit = flat(ones), row(few, 1)
     for start in range(0, len(which), LANES):
         read_group(system, varies, matrix, linear, rhs, lower, upper, which, start, group)
         read(point, which, start, target)
@@ -400,6 +425,14 @@ def vertex(  # type: ignore[no-untyped-def]
             for j in range(columns):
                 along = p[LANES * j + w]
                 rest[which[start + w], j] = along if abs(along) > EVEN else 0.0
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(group_wide)
+    keep(group_tall)
+    keep(factor_room)
+    keep(entry_room)
+    keep(ones)
 
 
 @part
@@ -451,17 +484,20 @@ def _price_out(system, varies, entries, c, moving, face, y):  # type: ignore[no-
 
 @jit
 def solve_on_face(  # type: ignore[no-untyped-def]
-    system, slack_row, varies, matrix, free, curvature, column_side, row_side, which, p_out, q_out, left_over
+    table, slack_rows, varies, matrix, free, bends, column_side, row_side, which, p_out, q_out, left_over
 ):
     """Solve the system above for any right-hand sides; ``free`` says for every instance which columns may move."""
+    system, slack_row, curvature = opened(table), flat(slack_rows), flat(bends)
     rows, columns = len(system.order), len(curvature)
     first_slack = columns - len(slack_row)
     size = LANES * columns
-    face = _face_room(system)
+    wide, tall, few = np.empty((6, size)), np.empty((7, LANES * rows)), np.empty((1, LANES))
+    factor_room = np.empty(LANES * (rows + len(system.factor_row)))
+    entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
+    face, entries = _face(wide, tall, few, factor_room), flat(entry_room)
     idle, step, left = face.idle, face.step, face.left
-    moving, r1, p = np.empty(size), np.zeros(size), np.empty(size)
-    q, r2 = np.empty(LANES * rows), np.empty(LANES * rows)
-    entries = np.empty(LANES * len(system.column_row) if varies else 0)
+    moving, r1, p, q, r2 = row(wide, 3), row(wide, 4), row(wide, 5), row(tall, 5), row(tall, 6)
+    fill(r1, 0.0)
     for start in range(0, len(which), LANES):
         read_flags(free, which, start, moving)
         read(column_side, which, start, r1)
@@ -482,3 +518,8 @@ def solve_on_face(  # type: ignore[no-untyped-def]
         write_rows(system, q, which, start, q_out)
         for w in range(min(LANES, len(which) - start)):
             left_over[which[start + w]] = left[w]
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(factor_room)
+    keep(entry_room)

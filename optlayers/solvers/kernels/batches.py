@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optlayers.solvers.kernels.lanes import LANES, pack, part, stay_apart, store
+from optlayers.solvers.kernels.flat import FlatType, flat, row
+from optlayers.solvers.kernels.lanes import LANES, fill, pack, part, stay_apart, store
 
 __all__ = [
     "Group",
-    "group_room",
+    "grouped",
     "of_each",
     "per_instance",
     "read",
@@ -102,25 +103,19 @@ def read_entries(system, batch, which, first, out):  # type: ignore[no-untyped-d
 class Group(NamedTuple):
     """Room for the numbers of four instances: scores (0 beyond the scored columns), bounds, right-hand sides, A."""
 
-    scores: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    rhs: np.ndarray
-    entries: np.ndarray
+    scores: FlatType
+    lower: FlatType
+    upper: FlatType
+    rhs: FlatType
+    entries: FlatType
 
 
 @part
-def group_room(system, varies):  # type: ignore[no-untyped-def]
-    """A group to be read into."""
-    stay_apart()
-    size = LANES * (len(system.column_start) - 1)
-    return Group(
-        np.zeros(size),
-        np.empty(size),
-        np.empty(size),
-        np.empty(LANES * len(system.order)),
-        np.empty(LANES * len(system.column_row) if varies else 0),
-    )
+def grouped(wide, tall, entries):  # type: ignore[no-untyped-def]
+    """A group to be read into: the first three rows of ``wide``, the first one of ``tall``, and ``entries``."""
+    group = Group(row(wide, 0), row(wide, 1), row(wide, 2), row(tall, 0), flat(entries))
+    fill(group.scores, 0.0)
+    return group
 
 
 @part

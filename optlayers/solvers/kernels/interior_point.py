@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.batches import group_room, read_group
+from optlayers.solvers.kernels.batches import grouped, read_group
+from optlayers.solvers.kernels.flat import flat, keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -28,7 +29,7 @@ from optlayers.solvers.kernels.lanes import (
     store,
     where_less,
 )
-from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, solve
+from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, opened, solve
 
 __all__ = ["optimize"]
 
@@ -42,27 +43,30 @@ SHORTER = 0.995
 
 @jit
 def optimize(  # type: ignore[no-untyped-def]
-    system, varies, matrix, linear, curvature, rhs, lower, upper, which, limit, tolerance, point, dual, low, high, steps
+    table, varies, matrix, linear, curvature, rhs, lower, upper, which, limit, tolerance, point, dual, low, high, steps
 ):
     """Solve the instances ``which``.
 
     ``low`` and ``high`` say which columns end nearer to a bound than their multiplier is to 0. ``steps`` is how many
     it took, negative where neither residual nor gap came below ``tolerance`` within ``limit``.
     """
+    system = opened(table)
     rows, columns = len(system.order), len(system.column_start) - 1
-    size = LANES * columns
-    group = group_room(system, varies)
+    wide, tall, few = np.empty((18, LANES * columns)), np.empty((7, LANES * rows)), np.empty((10, LANES))
+    factor_room = np.empty(LANES * (rows + len(system.factor_row)))
+    entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
+    group, factored = grouped(wide, tall, entry_room), flat(factor_room)
     c, b, entries = group.scores, group.rhs, group.entries
-    l, u, z, h = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
-    has_low, has_high, moves = np.empty(size), np.empty(size), np.empty(size)
-    wl, wu, theta, g, pull = np.empty(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
-    dz, dl, du = np.empty(size), np.empty(size), np.empty(size)
-    y, left, dy, side = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    nothing, room = np.zeros(LANES * rows), np.empty(LANES * rows)
-    factored = np.empty(LANES * (rows + len(system.factor_row)))
-    unit, pairs, mean, aim = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
-    verdict = np.empty(4 * LANES)  # primal residual, dual residual, sum of products, value
-    primal, both = np.empty(LANES), np.empty(LANES)
+    l, u, z, h = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
+    has_low, has_high, moves = row(wide, 7), row(wide, 8), row(wide, 9)
+    wl, wu, theta, g, pull = row(wide, 10), row(wide, 11), row(wide, 12), row(wide, 13), row(wide, 14)
+    dz, dl, du = row(wide, 15), row(wide, 16), row(wide, 17)
+    y, left, dy = row(tall, 1), row(tall, 2), row(tall, 3)
+    side, nothing, room = row(tall, 4), row(tall, 5), row(tall, 6)
+    fill(nothing, 0.0)
+    unit, pairs, mean = row(few, 0), row(few, 1), row(few, 2)
+    aim, primal, both = row(few, 3), row(few, 4), row(few, 5)
+    verdict = row(few, 6)  # primal residual, dual residual, sum of products, value: a row each
     done = np.empty(LANES, np.bool_)
     quadratic = False
     for j in range(columns):
@@ -142,6 +146,11 @@ def optimize(  # type: ignore[no-untyped-def]
                 store(wu, j, load(wu, j) + other * load(du, j))
             for i in range(rows):
                 store(y, i, load(y, i) + other * load(dy, i))
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(factor_room)
+    keep(entry_room)
 
 
 @part

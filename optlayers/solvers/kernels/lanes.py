@@ -17,10 +17,11 @@ from typing import Any, cast
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from optlayers.kernel_cache import cached_njit
+from optlayers.solvers.kernels.flat import ASKED_FIRST
 
 __all__ = [
     "LANES",
@@ -77,12 +78,13 @@ def _spread(builder: Any, value: Any) -> Any:
 def _define_operator(function: Any, instruction: str) -> None:
     """Vectors with vectors, and with numbers that are the same for all lanes."""
 
-    class Template(ConcreteTemplate):
-        cases = [  # noqa: RUF012
-            signature(_LANES, _LANES, _LANES),
-            signature(_LANES, _LANES, types.float64),
-            signature(_LANES, types.float64, _LANES),
-        ]
+    class Template(AbstractTemplate):
+        metadata = ASKED_FIRST
+
+        def generic(self, args: Any, kws: Any) -> Any:
+            if not any(isinstance(kind, LanesType) for kind in args):
+                return None
+            return signature(_LANES, *(kind if isinstance(kind, LanesType) else types.float64 for kind in args))
 
     infer_global(function)(Template)
 
@@ -104,7 +106,7 @@ for _function, _instruction in (
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, width: int) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
+    data = cgutils.create_struct_proxy(kind)(context, builder, array).data
     return builder.gep(data, [builder.mul(index, ir.Constant(index.type, width))])
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.batches import group_room, read_group, write, write_flags, write_rows
+from optlayers.solvers.kernels.batches import grouped, read_group, write, write_flags, write_rows
+from optlayers.solvers.kernels.flat import flat, keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -29,7 +30,7 @@ from optlayers.solvers.kernels.lanes import (
     store,
     where_less,
 )
-from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, solve
+from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, opened, solve
 
 __all__ = ["project", "unbounded_factor"]
 
@@ -53,36 +54,40 @@ CORRECTIONS = 3
 
 
 @jit
-def unbounded_factor(system, factored):  # type: ignore[no-untyped-def]
+def unbounded_factor(table, factored):  # type: ignore[no-untyped-def]
     """``A Aᵀ + δ``, factored: the system of the first step, when all columns are free."""
+    system = opened(table)
     rows, columns = len(system.order), len(system.column_start) - 1
-    theta, shift = np.empty(LANES * columns), np.empty(LANES * rows)
+    wide, tall = np.empty((1, LANES * columns)), np.empty((2, LANES * rows))
+    theta, shift = row(wide, 0), row(tall, 0)
     fill(theta, 1.0)
     fill(shift, LEAST_SHIFT)
-    assemble(system, False, shift, theta, shift, factored)
-    factor(system, factored, np.empty(LANES * rows), 0.0)
+    assemble(system, False, shift, theta, shift, flat(factored))
+    factor(system, flat(factored), row(tall, 1), 0.0)
+    keep(wide)
+    keep(tall)
 
 
 @jit
 def project(  # type: ignore[no-untyped-def]
-    system, start_factor, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
+    table, start_factor, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
 ):
     """Project the instances ``which``; ``steps`` is how many it took, negative where ``limit`` was not enough."""
+    system = opened(table)
     rows, columns = len(system.order), len(system.column_start) - 1
-    group = group_room(system, varies)
+    wide, tall, few = np.empty((8, LANES * columns)), np.empty((6, LANES * rows)), np.empty((10, LANES))
+    factor_room, entry_room = np.empty(len(start_factor)), np.empty(LANES * len(system.column_row) if varies else 0)
+    group, factored = grouped(wide, tall, entry_room), flat(factor_room)
     s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
-    v, z, theta = np.empty(LANES * columns), np.empty(LANES * columns), np.empty(LANES * columns)
-    pull, trial = np.empty(LANES * columns), np.empty(LANES * columns)
-    y, r, d = np.empty(LANES * rows), np.empty(LANES * rows), np.empty(LANES * rows)
-    shift, room = np.empty(LANES * rows), np.empty(LANES * rows)
-    factored = np.empty(len(start_factor))
-    best, goal, length, worse = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
-    old, new = np.empty(3 * LANES), np.empty(3 * LANES)  # ψ, the largest residual, the slope along the step
+    v, z, theta, pull, trial = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
+    y, r, d, shift, room = row(tall, 1), row(tall, 2), row(tall, 3), row(tall, 4), row(tall, 5)
+    best, goal, length, worse = row(few, 0), row(few, 1), row(few, 2), row(few, 3)
+    old, new = row(few, 4), row(few, 7)  # ψ, the largest residual, the slope along the step: a row each
     taken = np.empty(LANES, np.int64)
     done, grows = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_)
     for first in range(0, len(which), LANES):
         read_group(system, varies, matrix, scores, rhs, lower, upper, which, first, group)
-        _start(system, start_factor, varies, entries, s, b, y, z)
+        _start(system, flat(start_factor), varies, entries, s, b, y, z)
         _goals(s, b, goal)
         _target(system, varies, entries, s, y, v)
         for i in range(rows):
@@ -142,6 +147,11 @@ def project(  # type: ignore[no-untyped-def]
         write_flags(theta, which, first, free)
         for w in range(min(LANES, len(which) - first)):
             steps[which[first + w]] = taken[w]
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(factor_room)
+    keep(entry_room)
 
 
 @part

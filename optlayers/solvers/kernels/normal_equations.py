@@ -11,22 +11,38 @@ order by :attr:`System.order` and :attr:`System.scale`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, final
 
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
+from numba import types
 
+from optlayers.solvers.kernels.flat import opening, table
 from optlayers.solvers.kernels.lanes import jit, load, part, spread, stay_apart, store, where_less
 
-__all__ = ["System", "analyze", "assemble", "factor", "factor_size", "multiply", "multiply_transpose", "solve"]
+__all__ = [
+    "System",
+    "analyze",
+    "assemble",
+    "factor",
+    "factor_size",
+    "multiply",
+    "multiply_transpose",
+    "opened",
+    "solve",
+]
 
 DROPPED = 1e128
 """Pivot of a dependent row: its unknown becomes 0 to rounding."""
 
 
-class System(NamedTuple):
-    """A matrix with the plan of its normal equations; rows are permuted and scaled."""
+@final
+@dataclass(frozen=True, eq=False)
+class System:
+    """A matrix with the plan of its normal equations; rows are permuted and scaled. Kernels get its ``table``."""
 
     order: np.ndarray
     """``(rows,)`` original row of every row here."""
@@ -53,6 +69,25 @@ class System(NamedTuple):
     """For every row j of L its entries, as places in ``factor_row``, and their columns."""
     update_entry: np.ndarray
     update_column: np.ndarray
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Where its arrays lie, in their order here; of a copy they lie elsewhere."""
+        return table([getattr(self, field.name) for field in fields(self)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+_FLOATS = ("scale", "column_value", "row_value", "product_value")
+opened = opening(
+    "System",
+    {
+        field.name: types.int64 if field.name == "order" else types.float64 if field.name in _FLOATS else types.int32
+        for field in fields(System)
+    },
+)
+"""In kernels, the system of a table."""
 
 
 def analyze(matrix: sp.csc_array) -> System:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.batches import group_room, read_group, write, write_flags, write_rows
+from optlayers.solvers.kernels.batches import grouped, read_group, write, write_flags, write_rows
+from optlayers.solvers.kernels.flat import keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -26,6 +27,7 @@ from optlayers.solvers.kernels.lanes import (
     store,
     where_less,
 )
+from optlayers.solvers.kernels.normal_equations import opened
 
 __all__ = ["project", "pull_back"]
 
@@ -34,16 +36,18 @@ EPSILON = 2.220446049250313e-16
 
 @jit
 def project(  # type: ignore[no-untyped-def]
-    system, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
+    table, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
 ):
     """Project the instances ``which``; ``steps`` is how many it took, negative where ``limit`` was not enough."""
+    system = opened(table)
     rows, columns = len(system.order), len(system.column_start) - 1
-    group = group_room(system, varies)
+    wide, tall, few = np.empty((5, LANES * columns)), np.empty((2, LANES * rows)), np.empty((6, LANES))
+    row_room = np.empty((1, LANES * len(system.row_column)))
+    entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
+    group = grouped(wide, tall, entry_room)
     s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
-    z, flags, y = np.empty(LANES * columns), np.empty(LANES * columns), np.empty(LANES * rows)
-    a = np.empty(LANES * len(system.row_column))
-    found = np.empty(3 * LANES)
-    previous, low, high = np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    z, flags, y, a = row(wide, 3), row(wide, 4), row(tall, 1), row(row_room, 0)
+    previous, low, high, found = row(few, 0), row(few, 1), row(few, 2), row(few, 3)  # the latter has three rows
     taken = np.empty(LANES, np.int64)
     done = np.empty(LANES, np.bool_)
     for t in range(len(a) // LANES):
@@ -87,6 +91,11 @@ def project(  # type: ignore[no-untyped-def]
         write_flags(flags, which, first, free)
         for w in range(min(LANES, len(which) - first)):
             steps[which[first + w]] = taken[w]
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(row_room)
+    keep(entry_room)
 
 
 @part
@@ -173,8 +182,9 @@ def _finish(system, start, stop, a, s, l, u, b, y, z, flags):  # type: ignore[no
 
 
 @jit
-def pull_back(system, varies, matrix, free, side, which, p, q):  # type: ignore[no-untyped-def]
+def pull_back(table, varies, matrix, free, side, which, p, q):  # type: ignore[no-untyped-def]
     """The derivative, ``p = D (g - a aᵀDg / aᵀDa)`` row by row, and the multipliers q; the slope divides exactly."""
+    system = opened(table)
     columns = len(system.column_start) - 1
     for k in which:
         for j in range(columns):

@@ -17,9 +17,9 @@ import numpy as np
 from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
-__all__ = ["NO_VERTEX", "UNKNOWN", "VERTEX", "are_vertices", "is_decided"]
+__all__ = ["NO_VERTEX", "OPEN", "UNKNOWN", "VERTEX", "are_vertices", "are_vertices_by_elimination", "is_decided"]
 
-NO_VERTEX, VERTEX, UNKNOWN = 0, 1, 2
+NO_VERTEX, VERTEX, UNKNOWN, OPEN = 0, 1, 2, 3
 
 CLEAR = 1e-6
 """A price above this, next to the largest score, is one."""
@@ -46,9 +46,54 @@ def are_vertices(  # type: ignore[no-untyped-def]
     dual,
     vertex,
 ):
-    """Fill in ``vertex`` for the instances ``which``, whose dual points are certified.
+    """Fill in ``vertex`` for the instances ``which``, whose dual points are certified, as far as peeling tells.
 
-    It is UNKNOWN where the constraints that are tight make a vertex of a point, but not those with a price.
+    It is UNKNOWN where the constraints that are tight make a vertex of a point, but not those with a price; and OPEN
+    where columns have to be eliminated, which :func:`are_vertices_by_elimination` does.
+    """
+    rows = rhs.shape[1]
+    columns = point.shape[1] - rows + equalities
+    moves, left, tight = np.empty(columns, np.bool_), np.empty(columns, np.bool_), np.empty(rows, np.bool_)
+    activity, size = np.empty(rows), np.empty(rows)
+    open_ones, waiting = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    for k in which:
+        entries = matrix[k if len(matrix) > 1 else 0]
+        b = rhs[k if len(rhs) > 1 else 0]
+        l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
+        _look(start, row, entries, equalities, b, l, u, point[k], activity, size, moves, tight)
+        vertex[k] = _peeled(
+            start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
+        )
+        if vertex[k] == VERTEX and scored < columns:
+            _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight)
+            told = _peeled(
+                start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
+            )
+            vertex[k] = UNKNOWN if told == NO_VERTEX else told
+
+
+@jit
+def are_vertices_by_elimination(  # type: ignore[no-untyped-def]
+    start,
+    row,
+    matrix,
+    row_start,
+    row_column,
+    row_entry,
+    equalities,
+    scored,
+    scores,
+    rhs,
+    lower,
+    upper,
+    which,
+    point,
+    dual,
+    vertex,
+):
+    """Fill in ``vertex`` for the instances ``which``, whose dual points are certified; none stays OPEN.
+
+    Few instances need it, and it takes long to compile.
     """
     rows = rhs.shape[1]
     columns = point.shape[1] - rows + equalities
@@ -58,24 +103,31 @@ def are_vertices(  # type: ignore[no-untyped-def]
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
-        for i in range(rows):
-            activity[i], size[i] = 0.0, abs(b[i])
-        for j in range(columns):
-            x = point[k, j]
-            unit = min(max(abs(l[j]), abs(u[j])), max(1.0, abs(x)))
-            moves[j] = x - l[j] > TOUCHES * unit and u[j] - x > TOUCHES * unit
-            for t in range(start[j], start[j + 1]):
-                activity[row[t]] += entries[t] * x
-                size[row[t]] += abs(entries[t] * x)
-        for i in range(rows):
-            tight[i] = i < equalities or (not np.isinf(b[i]) and b[i] - activity[i] <= TOUCHES * size[i])
+        _look(start, row, entries, equalities, b, l, u, point[k], activity, size, moves, tight)
         vertex[k] = NO_VERTEX
-        if is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
+        if _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
             vertex[k] = VERTEX
             if scored < columns:
                 _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight)
-                if not is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
+                if not _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
                     vertex[k] = UNKNOWN
+
+
+@part
+def _look(start, row, entries, equalities, b, l, u, point, activity, size, moves, tight):  # type: ignore[no-untyped-def]
+    """Which columns are at no bound, and which rows are tight."""
+    stay_apart()
+    for i in range(len(tight)):
+        activity[i], size[i] = 0.0, abs(b[i])
+    for j in range(len(moves)):
+        x = point[j]
+        unit = min(max(abs(l[j]), abs(u[j])), max(1.0, abs(x)))
+        moves[j] = x - l[j] > TOUCHES * unit and u[j] - x > TOUCHES * unit
+        for t in range(start[j], start[j + 1]):
+            activity[row[t]] += entries[t] * x
+            size[row[t]] += abs(entries[t] * x)
+    for i in range(len(tight)):
+        tight[i] = i < equalities or (not np.isinf(b[i]) and b[i] - activity[i] <= TOUCHES * size[i])
 
 
 @part
@@ -99,23 +151,38 @@ def _keep_priced(start, row, entries, equalities, scored, scores, lower, upper, 
 @jit
 def is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):  # type: ignore[no-untyped-def]
     """Whether tight rows leave no direction in which scored ones among the columns that move could move."""
-    open_ones, waiting = np.empty(len(tight), np.int64), np.empty(len(tight), np.int64)
-    for i in range(len(tight)):
-        open_ones[i] = 0 if tight[i] else -1
-    for j in range(len(moves)):
-        for t in range(start[j], start[j + 1]):
-            if moves[j] and open_ones[row[t]] >= 0 and abs(entries[t]) > NOTHING:
-                open_ones[row[t]] += 1
-    return _decided(start, row, entries, row_start, row_column, row_entry, scored, moves.copy(), open_ones, waiting)
+    return _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight)
 
 
 @part
-def _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, open_ones, waiting):  # type: ignore[no-untyped-def]
-    """See above. ``open_ones`` counts the columns of every row that move, -1 for rows that are not tight."""
+def _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):  # type: ignore[no-untyped-def]
+    stay_apart()
+    left, waiting = np.empty(len(moves), np.bool_), np.empty(len(tight), np.int64)
+    open_ones = np.empty(len(tight), np.int64)
+    told = _peeled(
+        start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
+    )
+    return told == VERTEX or (told == OPEN and _independent(start, row, entries, scored, left, open_ones))
+
+
+@part
+def _peeled(  # type: ignore[no-untyped-def]
+    start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
+):
+    """What peeling tells: VERTEX, NO_VERTEX, or OPEN, where the columns that are ``left`` have to be eliminated.
+
+    ``open_ones`` counts the columns of every row that are left, -1 for rows that are not tight.
+    """
     stay_apart()
     undecided, ready = 0, 0
-    for j in range(scored):
-        undecided += 1 if moves[j] else 0
+    for i in range(len(tight)):
+        open_ones[i] = 0 if tight[i] else -1
+    for j in range(len(moves)):
+        left[j] = moves[j]
+        undecided += 1 if moves[j] and j < scored else 0
+        for t in range(start[j], start[j + 1]):
+            if moves[j] and open_ones[row[t]] >= 0 and abs(entries[t]) > NOTHING:
+                open_ones[row[t]] += 1
     for i in range(len(open_ones)):
         if open_ones[i] == 1:
             waiting[ready] = i
@@ -127,8 +194,8 @@ def _decided(start, row, entries, row_start, row_column, row_entry, scored, move
             continue
         for e in range(row_start[i], row_start[i + 1]):
             j = row_column[e]
-            if j < len(moves) and moves[j] and abs(entries[row_entry[e]]) > NOTHING:
-                moves[j] = False
+            if j < len(left) and left[j] and abs(entries[row_entry[e]]) > NOTHING:
+                left[j] = False
                 undecided -= 1 if j < scored else 0
                 for t in range(start[j], start[j + 1]):
                     if open_ones[row[t]] > 0 and abs(entries[t]) > NOTHING:
@@ -137,11 +204,16 @@ def _decided(start, row, entries, row_start, row_column, row_entry, scored, move
                             waiting[ready] = row[t]
                             ready += 1
                 break
-    return undecided == 0 or _independent(start, row, entries, scored, moves, open_ones, undecided)
+    height = 0
+    for i in range(len(open_ones)):
+        height += 1 if open_ones[i] > 0 else 0
+    if undecided == 0:
+        return VERTEX
+    return NO_VERTEX if height < undecided else OPEN
 
 
 @part
-def _independent(start, row, entries, scored, moves, open_ones, undecided):  # type: ignore[no-untyped-def]
+def _independent(start, row, entries, scored, moves, open_ones):  # type: ignore[no-untyped-def]
     """Whether the rest of the tight rows leaves no direction in which an undecided scored column moves."""
     stay_apart()
     place, height = np.full(len(open_ones), -1), 0
@@ -149,12 +221,10 @@ def _independent(start, row, entries, scored, moves, open_ones, undecided):  # t
         if open_ones[i] > 0:
             place[i] = height
             height += 1
-    width, beside = 0, 0
+    width, beside, nothing = 0, 0, 0
     for j in range(len(moves)):
         width += 1 if moves[j] else 0
         beside += 1 if moves[j] and j >= scored else 0
-    if height < undecided:
-        return False
     rest, column = np.zeros((width, height)), 0  # a row for every column; auxiliary ones come first
     for both in range(2):
         for j in range(len(moves)):
@@ -163,8 +233,8 @@ def _independent(start, row, entries, scored, moves, open_ones, undecided):  # t
                     if place[row[t]] >= 0:
                         rest[column, place[row[t]]] = entries[t]
                 column += 1
-    done = _eliminate(rest, 0, beside, 0)
-    return _eliminate(rest, beside, width, done) - done == undecided
+    done = _eliminate(rest, nothing, beside, nothing)
+    return _eliminate(rest, beside, width, done) - done == width - beside
 
 
 @part
