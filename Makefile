@@ -21,6 +21,7 @@ help:
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once; some minutes) ..."
 	@$(PIP) --constraint constraints.txt --editable '.[test,lint]'
+	@$(RUN) -m optlayers.warm
 	@touch $@
 
 demo: .venv/installed

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
 
-__all__ = ["cached_njit"]
+__all__ = ["NOTICE", "cached_functions", "cached_njit", "is_on_disk"]
+
+NOTICE = (
+    "optlayers compiles what it needs for this machine, once (some seconds); "
+    "python -m optlayers.warm does all of it ahead, OPTLAYERS_QUIET=1 hides this line"
+)
 
 # A fork waits until no other thread compiles: its child would find the compiler half way through, and locked for ever.
 os.register_at_fork(
@@ -20,22 +27,65 @@ os.register_at_fork(
     after_in_child=global_compiler_lock.release,
 )
 
+_functions: dict[Any, tuple[str, ...]] = {}
 
-def cached_njit(folder: Path, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+
+def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
     """``numba.njit(cache=True)`` for functions that call others in the modules of ``folder``.
 
     numba compiles a cached function again when its own file changes, but not when that of a function changes which it
     calls and has taken in: after an upgrade, machine code of both versions would meet. So the stamp by which it knows
     its files is that of the whole folder. Where numba keeps no such stamp, nothing is cached.
+
+    The decorator takes the signatures, written as numba reads them, for which :mod:`optlayers.warm` compiles a
+    function. Functions that are only called by others have none.
     """
     stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any], signatures: tuple[str, ...]) -> Callable[..., Any]:
         dispatcher: Any = numba.njit(cache=True, **options)(function)
         index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
         if not hasattr(index, "_source_stamp"):
             return numba.njit(**options)(function)
         index._source_stamp = stamp
+        _functions[dispatcher] = signatures
         return dispatcher
 
-    return decorate
+    def decorator(*given: Any) -> Any:
+        if len(given) == 1 and callable(given[0]):
+            return decorate(given[0], ())
+        return lambda function: decorate(function, given)
+
+    return decorator
+
+
+def cached_functions() -> dict[Any, tuple[str, ...]]:
+    """The functions whose machine code is kept on disk, of all modules that are imported, with their signatures."""
+    return dict(_functions)
+
+
+def is_on_disk(function: Any) -> bool:
+    """Whether the disk has machine code of a cached function, as it is written now."""
+    return bool(function._cache._cache_file._load_index())
+
+
+class _Notice(event.Listener):
+    """Says once in a process that there is something to compile that the disk does not have.
+
+    numba tells it when it compiles, and only then: to call a kernel costs nothing more. It compiles in one thread at a
+    time.
+    """
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        if self.said or event.data["dispatcher"] not in _functions or os.environ.get("OPTLAYERS_QUIET", "0") != "0":
+            return
+        self.said = True
+        print(NOTICE, file=sys.stderr, flush=True)
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing more is said."""
+
+
+event.register("numba:compile", _Notice())

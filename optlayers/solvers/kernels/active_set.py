@@ -204,7 +204,11 @@ def _slack(slack_row, first_slack, r2, product, idle, p):  # type: ignore[no-unt
         store(p, first_slack + k, load(idle, i) * (load(r2, i) - load(product, i)))
 
 
-@jit
+@jit(
+    "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1], "
+    "float64[:, ::1], float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], boolean[:, ::1], "
+    "boolean[:, ::1], boolean[:, ::1], boolean[::1])"
+)
 def polish(  # type: ignore[no-untyped-def]
     table, slack_rows, varies, matrix, scores, bends, rhs, lower, upper, which, point, dual, low, high, free, exact
 ):
@@ -345,7 +349,11 @@ def _keep(system, w, l, u, p, q, held, moving, slack_row, first_slack, idle, k, 
         dual[k, system.order[i]] = q[LANES * i + w] * system.scale[i]
 
 
-@jit
+@jit(
+    "(int64[:, ::1], boolean, float64[:, ::1], float64[:, ::1], Array(float64,1,'C',readonly=True), int64, "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], boolean[:, ::1], boolean[:, ::1], "
+    "float64[:, ::1], float64[:, ::1], boolean[::1], float64[:, ::1], float64[::1])"
+)
 def vertex(  # type: ignore[no-untyped-def]
     table, varies, matrix, linear, probe, scored, rhs, lower, upper, which, low, high, point, dual, tied, rest, scale
 ):
@@ -482,7 +490,10 @@ def _price_out(system, varies, entries, c, moving, face, y):  # type: ignore[no-
             store(y, i, load(y, i) + load(step, i))
 
 
-@jit
+@jit(
+    "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], boolean[:, ::1], float64[::1], float64[:, ::1], "
+    "float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
+)
 def solve_on_face(  # type: ignore[no-untyped-def]
     table, slack_rows, varies, matrix, free, bends, column_side, row_side, which, p_out, q_out, left_over
 ):

@@ -74,7 +74,12 @@ def _score_scale(cost, own, largest, least):  # type: ignore[no-untyped-def]
     return min(scale, LOST / TOLERANCE * (abs(cost) if cost != 0.0 else least)) if largest > HUGE else scale
 
 
-@jit
+@jit(
+    "(int32[::1], int32[::1], float64[:, ::1], int64, float64[:, ::1], int32[::1], int32[::1], int64, "
+    "float64[:, ::1], int64, float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], boolean, "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], boolean[:, ::1], float64[::1], float64[::1], "
+    "float64[::1], boolean[::1])"
+)
 def certify(  # type: ignore[no-untyped-def]
     start,
     row,
@@ -218,7 +223,10 @@ def certify(  # type: ignore[no-untyped-def]
         exact[k] = fits and valid
 
 
-@jit
+@jit(
+    "(float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], int64, float64[:, ::1], "
+    "boolean[:, ::1], float64[:, ::1], float64[:, ::1], boolean[::1])"
+)
 def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, moved, found):  # type: ignore[no-untyped-def]
     """Where ``moved``, a direction projected onto what is free, moves free columns that are at a bound, next to what
     the scores move: ``found`` says for which instances."""
@@ -244,7 +252,10 @@ def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, 
                     break
 
 
-@jit
+@jit(
+    "(int32[::1], int32[::1], float64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1], int64[::1], "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1])"
+)
 def missing(  # type: ignore[no-untyped-def]
     start, row, matrix, scores, curvature, rhs, which, point, dual, dual_low, of_rows, of_columns
 ):

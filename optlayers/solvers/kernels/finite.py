@@ -12,7 +12,7 @@ __all__ = ["all_finite", "any_below"]
 _reordering = cached_njit(Path(__file__).parent, nogil=True, no_cfunc_wrapper=True, fastmath={"reassoc", "nsz"})
 
 
-@_reordering
+@_reordering("(float64[::1],)", "(float32[::1],)")
 def all_finite(values):  # type: ignore[no-untyped-def]
     """Of a flat array of floats."""
     total = 0.0
@@ -21,7 +21,7 @@ def all_finite(values):  # type: ignore[no-untyped-def]
     return total == 0.0
 
 
-@_reordering
+@_reordering("(float64[::1], float64)")
 def any_below(values, limit):  # type: ignore[no-untyped-def]
     """Whether some number of a flat array of floats is at most ``limit``."""
     count = 0

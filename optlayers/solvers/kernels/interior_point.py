@@ -41,7 +41,11 @@ SHORTER = 0.995
 """Share of the way to the nearest bound."""
 
 
-@jit
+@jit(
+    "(int64[:, ::1], boolean, float64[:, ::1], float64[:, ::1], float64[::1], float64[:, ::1], float64[:, ::1], "
+    "float64[:, ::1], int64[::1], int64, float64, float64[:, ::1], float64[:, ::1], boolean[:, ::1], "
+    "boolean[:, ::1], int64[::1])"
+)
 def optimize(  # type: ignore[no-untyped-def]
     table, varies, matrix, linear, curvature, rhs, lower, upper, which, limit, tolerance, point, dual, low, high, steps
 ):

@@ -53,7 +53,7 @@ CORRECTIONS = 3
 """Steps on the final active set that remove the rounding of large scores."""
 
 
-@jit
+@jit("(int64[:, ::1], float64[::1])")
 def unbounded_factor(table, factored):  # type: ignore[no-untyped-def]
     """``A Aᵀ + δ``, factored: the system of the first step, when all columns are free."""
     system = opened(table)
@@ -68,7 +68,10 @@ def unbounded_factor(table, factored):  # type: ignore[no-untyped-def]
     keep(tall)
 
 
-@jit
+@jit(
+    "(int64[:, ::1], float64[::1], boolean, float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], "
+    "float64[:, ::1], int64[::1], int64, float64[:, ::1], float64[:, ::1], boolean[:, ::1], int64[::1])"
+)
 def project(  # type: ignore[no-untyped-def]
     table, start_factor, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
 ):

@@ -34,7 +34,10 @@ __all__ = ["project", "pull_back"]
 EPSILON = 2.220446049250313e-16
 
 
-@jit
+@jit(
+    "(int64[:, ::1], boolean, float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], "
+    "float64[:, ::1], int64[::1], int64, float64[:, ::1], float64[:, ::1], boolean[:, ::1], int64[::1])"
+)
 def project(  # type: ignore[no-untyped-def]
     table, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
 ):
@@ -181,7 +184,10 @@ def _finish(system, start, stop, a, s, l, u, b, y, z, flags):  # type: ignore[no
         store(z, j, minimum(maximum(moved, load(l, j)), load(u, j)))
 
 
-@jit
+@jit(
+    "(int64[:, ::1], boolean, float64[:, ::1], boolean[:, ::1], float64[:, ::1], int64[::1], float64[:, ::1], "
+    "float64[:, ::1])"
+)
 def pull_back(table, varies, matrix, free, side, which, p, q):  # type: ignore[no-untyped-def]
     """The derivative, ``p = D (g - a aᵀDg / aᵀDa)`` row by row, and the multipliers q; the slope divides exactly."""
     system = opened(table)

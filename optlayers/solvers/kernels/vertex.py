@@ -27,7 +27,10 @@ NOTHING = 1e-9
 """Entries below this, next to rows whose largest entry is about 1, decide nothing."""
 
 
-@jit
+@jit(
+    "(int32[::1], int32[::1], float64[:, ::1], int32[::1], int32[::1], int32[::1], int64, int64, float64[:, ::1], "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], int8[::1])"
+)
 def are_vertices(  # type: ignore[no-untyped-def]
     start,
     row,
@@ -72,7 +75,10 @@ def are_vertices(  # type: ignore[no-untyped-def]
             vertex[k] = UNKNOWN if told == NO_VERTEX else told
 
 
-@jit
+@jit(
+    "(int32[::1], int32[::1], float64[:, ::1], int32[::1], int32[::1], int32[::1], int64, int64, float64[:, ::1], "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], int8[::1])"
+)
 def are_vertices_by_elimination(  # type: ignore[no-untyped-def]
     start,
     row,
@@ -148,7 +154,7 @@ def _keep_priced(start, row, entries, equalities, scored, scores, lower, upper, 
         tight[i] = tight[i] and (not beside[i] or dual[i] > clear)
 
 
-@jit
+@jit("(int32[::1], int32[::1], float64[::1], int32[::1], int32[::1], int32[::1], int64, boolean[::1], boolean[::1])")
 def is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):  # type: ignore[no-untyped-def]
     """Whether tight rows leave no direction in which scored ones among the columns that move could move."""
     return _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight)
