@@ -16,6 +16,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
+from numba.core.sigutils import normalize_signature
+
 from optlayers.kernel_cache import cached_functions, is_on_disk
 from optlayers.solvers import kernels
 
@@ -63,7 +65,8 @@ def run(task: str) -> None:
         return
     function, signatures = _functions()[task]
     for signature in signatures:
-        function.compile(signature)
+        arguments, _ = normalize_signature(signature)
+        function.compile(arguments)  # a text would be another key on disk than the kinds that a call has
 
 
 def missing() -> list[str]:
