@@ -1,8 +1,11 @@
 """Declare a polytope in cvxpy; find its best vertex or nearest point for a batch; differentiate by a rule."""
 
 from optlayers import testing
-from optlayers.bound import AbstractBoundPolytope, Tangent
-from optlayers.compiled import BoundPolytope, CompiledPolytope, compile_polytope
+from optlayers.bound.base import AbstractBoundPolytope, Tangent
+from optlayers.bound.polytope import BoundPolytope
+from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compiled_oracle import CompiledOracle
+from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.layer import OptLayer
 from optlayers.logspace import log_add, log_sum
 from optlayers.losses import (
@@ -17,7 +20,6 @@ from optlayers.losses import (
     StructuredPerceptronLoss,
     regret,
 )
-from optlayers.oracle import CompiledOracle
 from optlayers.polytope import Family, Polytope
 from optlayers.rules import (
     IMLE,
@@ -67,7 +69,6 @@ from optlayers.solvers import (
     InteriorPoint,
     Oracle,
 )
-from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = [
     "AbstractNoise",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64, Int8
 
+from optlayers.form.compile import Forms
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers import Auto, Oracle
 from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer
 from optlayers.solvers.batch import make_instances
-from optlayers.standard_form import Forms, StandardForm
 
 __all__ = ["beyond_oracle"]
 

@@ -10,11 +10,11 @@ import scipy.optimize
 import scipy.sparse as sp
 from jaxtyping import Float64
 
+from optlayers.form.standard import AffineMap, StandardForm, entry_name
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import CONSISTENT, rounding_of
 from optlayers.solvers.highs import Highs
-from optlayers.standard_form import AffineMap, StandardForm, entry_name
 
 __all__ = ["explain_infeasible", "improper_set", "is_bounded", "is_rounding", "unbounded_entry"]
 

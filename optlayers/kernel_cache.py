@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
         if not hasattr(index, "_source_stamp"):
             return numba.njit(**options)(function)
         index._source_stamp = stamp
+        index._load_index = partial(_loaded, index._load_index)
         _functions[dispatcher] = signatures
         return dispatcher
 
@@ -57,6 +59,14 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
         return lambda function: decorate(function, given)
 
     return decorator
+
+
+def _loaded(load: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+    """What an index on disk lists; nothing where it names modules of another version, which are no more."""
+    try:
+        return load()
+    except (ImportError, AttributeError):
+        return {}
 
 
 def cached_functions() -> dict[Any, tuple[str, ...]]:

@@ -12,21 +12,25 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from optlayers import inputs
-from optlayers.autograd import Call, OnFailure, structures_of
 from optlayers.caches import Cache
-from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
+from optlayers.differentiate import LayerCall, OnFailure, Part, Plain, applied
+from optlayers.entries import CPU, batch_of
+from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule, Context
-from optlayers.solution import Failure, Solution, SolveError
+from optlayers.sizes import Share, corner, named_corners, rows_by_size, size_table
+from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.standard_form import ScoredSpec, StandardForm
+from optlayers.tensors import check_generator, check_scores
 from optlayers.warn import warn_caller
 
 __all__ = ["OptLayer"]
+
+NO_STATE: Mapping[str, Tensor] = {}
 
 
 @final
@@ -118,7 +122,7 @@ class OptLayer(nn.Module):
             raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
 
         takes = partial(self._takes.get, make=family.takes)
-        return inputs.size_table(sizes, scores, takes, lambda size: len(self.compiled(size).shape))
+        return size_table(sizes, scores, takes, lambda size: len(self.compiled(size).shape))
 
     @property
     def family(self) -> Family | None:
@@ -129,7 +133,6 @@ class OptLayer(nn.Module):
         """The compiled polytope; of a family, the one for a size."""
         return self._of_size(*size).compiled
 
-    @outside_graphs
     def forward(
         self,
         scores: Float[Tensor, "*batch_and_shape"],
@@ -169,38 +172,120 @@ class OptLayer(nn.Module):
         TypeError, ValueError : see :meth:`CompiledPolytope.maximize`; sizes that are missing, not asked for, or do
             not fit.
         """
-        if self.rule.needs_objective and objective is None:
+        if torch.compiler.is_compiling():  # solves cannot be traced: a break in the graph
+            return torch.compiler.disable(self.forward)(
+                scores, sizes=sizes, objective=objective, generator=generator, **parameters
+            )
+        if objective is not None:
+            return self._losses(scores, sizes, objective, generator, parameters)
+        if self.rule.needs_objective:
             raise TypeError(
                 f"{self.rule!r} works with losses: call layer(scores, objective=f), where f takes structures and gives "
                 "one loss per instance"
             )
-        batch, solve = self._solver(scores, sizes, generator, parameters)
-        if objective is None:
-            return solve(_Wishes(generator))
-        recorded = Objective(objective, batch, scores)
-        if not transforms_active():
-            return recorded(solve(_Wishes(generator, recorded)), self.rule.apart)
-        if self.rule.needs_objective:
+        call, tensors = self._call(scores, sizes, generator, parameters)
+        if torch._C._are_functorch_transforms_active():
+            return applied(call, *tensors)
+        return Plain.apply(call, *tensors)
+
+    def _losses(
+        self,
+        scores: Tensor,
+        sizes: Any,
+        objective: Callable[[Tensor], Tensor],
+        generator: torch.Generator | None,
+        parameters: Mapping[str, Any],
+    ) -> Tensor:
+        transformed = transforms_active()
+        if transformed and self.rule.needs_objective:
             raise NotImplementedError(
                 f"{self.rule!r} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
                 "backward() or torch.autograd.grad, and give the layer the whole batch"
             )
-        return recorded.mean(solve(_Wishes(generator)), self.rule.apart)
+        batch = self._batch(scores, sizes)
+        recorded = Objective(objective, batch, scores)
+        call, tensors = self._call(scores, sizes, generator, parameters, None if transformed else recorded)
+        structures = applied(call, *tensors)
+        return recorded.mean(structures, self.rule.apart) if transformed else recorded(structures, self.rule.apart)
 
-    def _solver(
-        self, scores: Tensor, sizes: Any, generator: torch.Generator | None, parameters: Mapping[str, Any]
-    ) -> tuple[torch.Size, Callable[[_Wishes], Tensor]]:
-        """The shape of the batch, and what answers for all of it."""
-        inputs.check_scores(scores)
-        inputs.check_generator(generator)
-        if self._family is not None:
-            table, batch = self.sizes_of(sizes, scores)
-            return batch, partial(self._structures_of_sizes, scores, table, batch, parameters)
-        if sizes is not None:
-            raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-        ready = self._of_size()
-        batch = inputs.batch_shape(scores, ready.compiled.shape)
-        return batch, partial(self._solve, ready, scores, batch, parameters)
+    def _batch(self, scores: Tensor, sizes: Any) -> torch.Size:
+        check_scores(scores)
+        return batch_of(scores, self.compiled().shape) if self._family is None else self.sizes_of(sizes, scores)[1]
+
+    def _call(
+        self,
+        scores: Tensor,
+        sizes: Any,
+        generator: torch.Generator | None,
+        parameters: Mapping[str, Any],
+        objective: Objective | None = None,
+        *,
+        kept: bool = False,
+    ) -> tuple[LayerCall, Sequence[Tensor]]:
+        """A call, and its tensors; ``kept`` whether what it finds is looked at."""
+        if generator is not None:
+            check_generator(generator)
+        batch, tensors, shares = self.shares(scores, sizes, parameters)
+        state, recorded, parts = self._state() if self._buffers else NO_STATE, torch.is_grad_enabled(), []
+        for share in shares:
+            entries, needs_gradient, flat = share.entries, recorded and scores.requires_grad, None
+            waiting: tuple[str, ...] = ()
+            rule = self.rule if self._only is not None else self._of_size(*share.size).rule
+            if recorded and not entries.alone:
+                wishes = [t.requires_grad for t in tensors[share.named]]
+                needs_gradient |= any(wishes)
+                ask = zip(entries.parameters, wishes[len(entries.auxiliaries) :], strict=True)
+                waiting = tuple(spec.name for spec, wish in ask if wish)
+                if waiting and rule.differentiates_parameters is False:
+                    self._warn_of_no_gradient(waiting)
+            if objective is not None:
+                flat = FlatObjective(objective, share.rows, share.corner, entries.structure_size, share.home)
+            kept |= needs_gradient
+            context = Context(generator, state, flat, needs_gradient, bool(waiting))
+            parts.append(Part(share, rule, context, waiting))
+        if kept and len(tensors) > 1:  # autograd does not save what was made for inference
+            tensors = [t.clone() if t.is_inference() else t for t in tensors]
+        room, warn = scores.shape[len(batch) :], self._warn_of_no_gradient
+        return LayerCall(parts, batch, room, self.rule.apart, self.on_failure, kept, warn), tensors
+
+    def shares(
+        self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores"
+    ) -> tuple[torch.Size, Sequence[Tensor], Sequence[Share]]:
+        """The shape of a batch, its tensors (scores, then what is given by name, for each polytope), and its polytopes.
+
+        What does not fit is refused; nobody has looked at the numbers.
+        """
+        if self._only is not None:
+            if sizes is not None:
+                check_scores(scores, name)
+                raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
+            compiled = self._only.compiled
+            arrived = compiled.entries.arrive(scores, parameters, name)
+            home = CPU if scores.is_cpu else compiled.home(scores.device)
+            return (
+                arrived.batch,
+                arrived.tensors,
+                (Share(compiled, compiled.entries, arrived.batch, home, arrived.once),),
+            )
+        check_scores(scores, name)
+        table, batch = self.sizes_of(sizes, scores)
+        room, tensors, shares = scores.shape[len(batch) :], [scores], []
+        for size, rows in rows_by_size(table):
+            if 0 in size:
+                continue
+            compiled = self._of_size(*size).compiled
+            entries, count = compiled.entries, torch.Size([len(rows)])
+            place = corner(compiled.shape, room, size)
+            specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
+            mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
+            named, once = entries.arrive_named(mine, count)
+            span = slice(len(tensors), len(tensors) + len(named))
+            tensors += named
+            home = CPU if scores.is_cpu else compiled.home(scores.device)
+            shares.append(Share(compiled, entries, count, home, once, span, rows, place, batch, size))
+        if not shares:  # no polytope says what is scored; what wants a gradient gets 0
+            tensors += [value for value in parameters.values() if isinstance(value, Tensor) and value.requires_grad]
+        return batch, tensors, shares
 
     @outside_graphs
     def lifted(
@@ -224,23 +309,27 @@ class OptLayer(nn.Module):
         """
         if self.rule.needs_objective:
             raise TypeError(f"{self.rule!r} works with losses, which lifted() does not take")
-        batch, solve = self._solver(scores, sizes, generator, parameters)
+        check_scores(scores)
         if transforms_active():
             raise NotImplementedError(
                 "lifted() cannot be transformed by torch.func (vmap, grad, ...): call the layer itself, or lifted() "
                 "outside of transforms with the whole batch"
             )
-        found: list[_Found] = []
-        value = solve(_Wishes(generator, found=found.append))
+        call, tensors = self._call(scores, sizes, generator, parameters, kept=True)
+        value, batch = applied(call, *tensors), call.batch
         apart = () if self.rule.apart is None else (self.rule.apart,)
         flat: dict[str, Tensor] = {}
-        for part in found:
-            for spec in part.form.auxiliaries:
-                mine = part.values(spec).to(scores.device, scores.dtype)
+        for part in call.parts:
+            solution = part.verdict
+            for spec in part.share.entries.auxiliaries:
+                mine = solution.value[..., spec.span]
+                if not solution.all_ok:
+                    mine = mine.masked_fill(~solution.ok[:, None], torch.nan)
+                mine = mine.reshape(*mine.shape[:-1], *spec.shape).to(scores.device, scores.dtype)
                 given = parameters[spec.name]
                 room = given.shape[given.ndim - len(spec.shape) :]
                 whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(batch), *room))
-                rows = slice(None) if part.rows is None else part.rows.to(whole.device)
+                rows = slice(None) if part.share.rows is None else part.share.rows_on(whole)
                 whole[(..., rows, *(slice(0, length) for length in spec.shape))] = mine
         first = len(apart) + 1
         return value, {n: whole.reshape((*apart, *batch, *whole.shape[first:])) for n, whole in flat.items()}
@@ -261,7 +350,7 @@ class OptLayer(nn.Module):
 
         Arguments and errors are those of :meth:`forward`, but for families, whose instances have different polytopes.
         """
-        inputs.check_scores(scores)
+        check_scores(scores)
         if self._family is not None:
             raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")
         if transforms_active():
@@ -271,81 +360,22 @@ class OptLayer(nn.Module):
             )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
-        found: list[_Found] = []
-        _, solve = self._solver(scores, None, generator, parameters)
-        value = solve(_Wishes(generator, found=found.append))
-        return self._with_gradients(found[0].solution, value, scores, parameters)
-
-    def _with_gradients(self, flat: Solution, value: Tensor, scores: Tensor, parameters: Mapping[str, Any]) -> Solution:
-        form = self.compiled().projection_form
-        batch = inputs.batch_shape(scores, form.shape)
-        shaped = replace(
-            flat,
-            value=value,
-            status=flat.status.reshape(batch).clone(),
-            primal_residual=flat.primal_residual.reshape(batch).clone(),
-            gap=flat.gap.reshape(batch).clone(),
-            scored={
-                spec.name: inputs.owned(flat.value[:, spec.span], (*batch, *spec.shape), scores.dtype, scores.device)
-                for spec in form.auxiliaries
-            },
-        )
+        call, tensors = self._call(scores, None, generator, parameters, kept=True)
+        value, (part,), batch = applied(call, *tensors), call.parts, call.batch
+        flat, entries = part.verdict, part.share.entries
+        shaped = solution_of(entries, flat, batch, scores)
+        verdicts = {name: getattr(shaped, name).clone() for name in ("status", "primal_residual", "gap")}
+        shaped = replace(shaped, value=value, **verdicts)
         decomposition = None if flat.evidence is None else flat.evidence.decomposition
         if decomposition is None:
             return shaped
-        further, _ = inputs.split_named(form.auxiliaries, parameters)
-        auxiliary, _ = inputs.auxiliary_tensors(form.auxiliaries, further, batch)
-        count = len(flat.value)
-        parts = [scores.reshape(count, form.structure_size)]
-        parts += [auxiliary[spec.name].reshape(count, math.prod(spec.shape)) for spec in form.auxiliaries]
-        vector = torch.cat([part.to("cpu", torch.float64) for part in parts], dim=1)
+        vector, _ = entries.packed_with_graph(tensors, batch, CPU, None)
         vector = torch.where(torch.isneginf(vector), 0.0, vector)
-        vertices, weights = differentiable_weights(decomposition, vector, form.structure_size)
+        vertices, weights = differentiable_weights(decomposition, vector, entries.structure_size)
         most = weights.shape[1]
-        structures = vertices[:, :, : form.structure_size]
-        structures = inputs.owned(structures, (*batch, most, *form.shape), value.dtype, value.device)
+        structures = vertices[:, :, : entries.structure_size].reshape((*batch, most, *entries.shape))
+        structures = structures.to(value.device, value.dtype, copy=True)
         return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
-
-    def _solve(
-        self, ready: _Ready, scores: Tensor, batch: torch.Size, parameters: Mapping[str, Any], wishes: _Wishes
-    ) -> Tensor:
-        """One polytope."""
-        compiled = ready.compiled
-        form = compiled.projection_form
-        further, parameters = inputs.split_named(form.auxiliaries, parameters)
-        auxiliary, once = inputs.auxiliary_tensors(form.auxiliaries, further, batch)
-        given = inputs.parameter_shapes(form.parameters, parameters, batch)
-        home = compiled.home(scores.device)
-        objective = None
-        if wishes.objective is not None:
-            objective = FlatObjective(wishes.objective, wishes.rows, wishes.corner, form.structure_size, home)
-        recorded = torch.is_grad_enabled()
-        waiting = tuple(n for n, value in given.items() if value.requires_grad) if recorded and given else ()
-        if waiting and ready.rule.differentiates_parameters is False:
-            self._warn_of_no_gradient(waiting)
-        needs_gradient = bool(waiting) or (recorded and scores.requires_grad)
-        if auxiliary:
-            needs_gradient |= recorded and any(value.requires_grad for value in auxiliary.values())
-        found = wishes.finder(form)
-        call = Call(
-            compiled,
-            ready.rule,
-            self.on_failure,
-            batch,
-            once,
-            wishes.positions,
-            inputs.precision(given),
-            home,
-            found,
-            Context(wishes.generator, self._state(), objective, needs_gradient, bool(waiting)),
-            needs_gradient or found is not None,
-            waiting,
-            self._warn_of_no_gradient,
-        )
-        named = [*auxiliary.values(), *given.values()]
-        if named and needs_gradient:  # autograd does not save what was made for inference
-            scores, *named = (t.clone() if t.is_inference() else t for t in (scores, *named))
-        return structures_of(call, scores, *named)
 
     def _warn_of_no_gradient(self, parameters: Sequence[str]) -> None:
         """Say once that parameters which wait for a gradient get none from this rule."""
@@ -362,43 +392,6 @@ class OptLayer(nn.Module):
     def _state(self) -> dict[str, Tensor]:
         return {name.removeprefix("rule_"): value for name, value in self._buffers.items() if value is not None}
 
-    def _structures_of_sizes(
-        self, scores: Tensor, table: Tensor, batch: torch.Size, parameters: Mapping[str, Any], wishes: _Wishes
-    ) -> Tensor:
-        flat = scores.reshape(len(table), *scores.shape[len(batch) :])
-        apart = () if self.rule.apart is None else (self.rule.apart,)
-        if len(table) == 0:
-            return (scores * 0.0).expand(*apart, *scores.shape)  # empty, and part of the graph
-        parts, order = [], []
-        failures: list[Failure] = []
-        for size in torch.unique(table, dim=0):
-            rows = torch.nonzero((table == size).all(dim=1)).flatten()
-            order.append(rows)
-            if not bool(size.all()):
-                nothing = flat[rows.to(flat.device)]
-                nothing = nothing.masked_fill(torch.ones_like(nothing, dtype=torch.bool), 0.0)  # part of the graph
-                parts.append(nothing.expand(*apart, *nothing.shape))
-                continue
-            ready = self._of_size(*size.tolist())
-            compiled = ready.compiled
-            corner = inputs.corner(compiled.shape, flat.shape[1:], tuple(size.tolist()))
-            form = compiled.projection_form
-            mine = inputs.parameter_corners((*form.parameters, *form.auxiliaries), parameters, rows, batch)
-            positions = inputs.positions(rows, batch)
-            padded = flat.new_zeros(*apart, len(rows), *flat.shape[1:])
-            place: tuple[Any, ...] = (..., *corner)
-            mine_alone = replace(wishes, positions=positions, rows=rows, corner=corner)
-            try:
-                asked = flat[rows.to(flat.device)][place]
-                padded[place] = self._solve(ready, asked, rows.shape, mine, mine_alone)
-            except SolveError as error:
-                failures += error.failures  # of this size; the others are looked at before the batch is given up
-            parts.append(padded)
-        if failures:
-            raise SolveError(sorted(failures, key=lambda f: f.index), len(table))
-        back = torch.argsort(torch.cat(order)).to(flat.device)
-        return torch.cat(parts, dim=len(apart)).index_select(len(apart), back).reshape(*apart, *scores.shape)
-
     def extra_repr(self) -> str:
         what = self._family if self._family is not None else self.compiled().polytope
         return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}"
@@ -410,40 +403,3 @@ class _Ready:
 
     compiled: CompiledPolytope
     rule: AbstractRule
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A flat solution, the form of its polytope, and the rows that it answers for, None for all."""
-
-    form: StandardForm
-    rows: Tensor | None
-    solution: Solution
-
-    def values(self, spec: ScoredSpec) -> Float[Tensor, "*apart instances *shape"]:
-        """The values of an auxiliary variable, NaN for instances without an answer."""
-        flat = self.solution.value[..., spec.span]
-        if not self.solution.all_ok:
-            flat = flat.masked_fill(~self.solution.ok[:, None], torch.nan)
-        return flat.reshape(*flat.shape[:-1], *spec.shape)
-
-
-@dataclass(slots=True)
-class _Wishes:
-    """What a call asks for besides structures.
-
-    Of a part of a batch: ``positions`` are its indices in the batch, ``rows`` its flat ones, ``corner`` its place in
-    the room of an instance.
-    """
-
-    generator: torch.Generator | None = None
-    objective: Objective | None = None
-    found: Callable[[_Found], None] | None = None
-    positions: Tensor | None = None
-    rows: Tensor | None = None
-    corner: tuple[slice, ...] = ()
-
-    def finder(self, form: StandardForm) -> Callable[[Solution], None] | None:
-        """Who wants to see the flat solution."""
-        found, rows = self.found, self.rows
-        return None if found is None else lambda solution: found(_Found(form, rows, solution))

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.bound import Marginals
+from optlayers.bound.base import Marginals
+from optlayers.compiled_oracle import name_of
 from optlayers.enumeration import Unsolved
-from optlayers.inputs import all_finite, of_structure
-from optlayers.oracle import name_of
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import distance_from_rows
-from optlayers.standard_form import StandardForm
+from optlayers.tensors import all_finite, of_structure
 from optlayers.vertex_sums import log_sum_over
 
 __all__ = ["LogPartition", "Reasons", "by_value", "derivative_failures", "judge_marginals"]

@@ -9,17 +9,15 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.inputs import any_below
+from optlayers.bound.polytope import BoundPolytope
+from optlayers.entries import MASK, Packed
 from optlayers.solution import Solution, Status, any_of
 
-__all__ = ["MASK", "answered"]
+__all__ = ["answered"]
 
-MASK = -1e8
-"""A finite score may be a mask from here on,"""
 BEYOND = 1e5
-"""if it is so many times larger than all scores of its instance that are none. The lowest number of a dtype, in which
-scores were given, is a mask"""
+"""A finite score as low as :data:`optlayers.entries.MASK` is a mask if it is so many times larger than all scores of
+its instance that are none. The lowest number of a dtype, in which scores were given, is a mask"""
 BEYOND_LOWEST = 1e2
 """if it is so many times larger: that of float16 is -65504."""
 
@@ -27,13 +25,11 @@ T = TypeVar("T")
 
 
 def answered(
-    bind: Callable[[Bool[Tensor, "batch size"] | None], AbstractBoundPolytope],
-    scores: Float64[Tensor, "batch size"],
-    forbidden: Bool[Tensor, "batch size"] | None,
-    ask: Callable[[AbstractBoundPolytope, Float64[Tensor, "batch size"]], tuple[Solution, T]],
-    dtype: torch.dtype,
+    bind: Callable[[Bool[Tensor, "batch size"] | None], BoundPolytope],
+    packed: Packed,
+    ask: Callable[[BoundPolytope, Float64[Tensor, "batch size"]], tuple[Solution, T]],
     remember: Callable[[], Callable[[], None]] | None = None,
-) -> tuple[AbstractBoundPolytope, Bool[Tensor, "batch size"] | None, Solution, T]:
+) -> tuple[BoundPolytope, Bool[Tensor, "batch size"] | None, Float64[Tensor, "batch size"], Solution, T]:
     """Ask with masks for forbidden parts; where no structure does without them, they are the numbers that they are.
 
     Next to scores of ordinary size a part that scores -1e9 is in no structure that is looked for, as long as there is
@@ -43,41 +39,39 @@ def answered(
     Parameters
     ----------
     bind : makes the polytopes of the batch, for the parts that are forbidden.
-    scores : finite; 0 for parts that are forbidden already.
-    forbidden : parts with a score of -inf; None for none.
+    packed : the numbers of the batch.
     ask : the question, of polytopes and scores.
-    dtype : in which the scores were given.
     remember : gives a function that takes random numbers back to where they are now: a second question meets the same
         ones, or the masks of one instance would change what is drawn for others.
 
     Returns
     -------
-    The polytopes and the forbidden parts of the last question, and its answer.
+    The polytopes, the forbidden parts and the scores of the last question, and its answer.
     """
-    masks = _masks(scores, forbidden, torch.finfo(dtype).min)
+    scores, forbidden = packed.scores, packed.forbidden
+    masks = _masks(scores, forbidden, packed.lowest) if packed.low else None
     if masks is None:
         bound = bind(forbidden)
-        return bound, forbidden, *ask(bound, scores)
+        return bound, forbidden, scores, *ask(bound, scores)
     hidden = masks if forbidden is None else masks | forbidden
     bound, take_back = bind(hidden), None if remember is None else remember()
-    solution, more = ask(bound, scores.masked_fill(masks, 0.0))
+    asked = scores.masked_fill(masks, 0.0)
+    solution, more = ask(bound, asked)
     without = (solution.status == Status.INFEASIBLE).to(masks.device) & masks.any(dim=1)
     if any_of(without):
         masks = masks & ~without[:, None]
         hidden = masks if forbidden is None else masks | forbidden
-        bound = bind(hidden)
+        bound, asked = bind(hidden), scores.masked_fill(masks, 0.0)
         if take_back is not None:
             take_back()
-        solution, more = ask(bound, scores.masked_fill(masks, 0.0))
-    return bound, hidden, solution, more
+        solution, more = ask(bound, asked)
+    return bound, hidden, asked, solution, more
 
 
 def _masks(
     scores: Float64[Tensor, "batch size"], forbidden: Bool[Tensor, "batch size"] | None, lowest: float
 ) -> Bool[Tensor, "batch size"] | None:
     """Which parts are masked; None for none. Scores that are all as low are no masks, but scores of that size."""
-    if not any_below(scores, max(MASK, lowest)):
-        return None
     low = scores <= max(MASK, lowest)
     others = ~low if forbidden is None else ~(low | forbidden)
     largest = torch.where(others, scores.abs(), 0.0).amax(dim=1, keepdim=True)

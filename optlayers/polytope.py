@@ -12,7 +12,7 @@ import numpy as np
 from cvxpy.lin_ops import lin_utils
 from torch import Tensor
 
-from optlayers.oracle import name_of
+from optlayers.compiled_oracle import name_of
 
 __all__ = ["ARGUMENTS", "Family", "Polytope"]
 

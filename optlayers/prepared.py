@@ -12,22 +12,25 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.agreement import beyond_oracle
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.caches import Cache
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.caches import Cache, cached_property
+from optlayers.entries import CPU, DOUBLE, Entries
 from optlayers.enumeration import enumerate_vertices
-from optlayers.inputs import DOUBLE
+from optlayers.form.compile import Forms
+from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
+from optlayers.solvers.ask import Lineup
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
-from optlayers.standard_form import DeclarationError, Forms, NotPolyhedral, StandardForm
 from optlayers.unimodular import blocks_of
 
-__all__ = ["CPU", "AbstractPrepared"]
+__all__ = ["AbstractPrepared"]
 
-CPU = torch.device("cpu")
+KEPT_BATCHES = 4
+"""Of so many sizes are batches without parameters and forbidden parts kept: a rule that draws samples has two."""
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
 COMPARED = 4
@@ -57,11 +60,23 @@ class AbstractPrepared(ABC):
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[Polytope, Polytope] = Cache()
         self._signs: dict[bool, Signs] = {True: Cache(KEPT), False: Cache(KEPT)}
+        self.plain: Cache[int, Any] = Cache(KEPT_BATCHES)
+        self.last_plain: Any = None
+        """The batch without parameters and forbidden parts that was asked for last."""
         self.maximizer_form = self._rows_for(self.maximizer)
         rows = self._rows_for(self.projector) if self.projector.polyhedral_only else None
         self.projection_form = self.forms.bare if rows is None else rows
+        self.entries = Entries(self.projection_form)
         self.projector_state = self.projector.prepare(self.projection_form)
         self.maximizer_state = None if self.maximizer_form is None else self.maximizer.prepare(self.maximizer_form)
+        self.projecting = Lineup(
+            self.projection_form, self.projector, self.projector_state, projection=True, tolerance=self.tolerance
+        )
+        self.maximizing: Lineup | None = None
+        """Who is asked for best vertices; None where the declared set is not polyhedral."""
+        if self.maximizer_form is not None:
+            form, state = self.maximizer_form, self.maximizer_state
+            self.maximizing = Lineup(form, self.maximizer, state, projection=False, tolerance=self.tolerance)
 
     def _rows_for(self, solver: AbstractSolver) -> StandardForm | None:
         """The form that a solver works on; None where the declared set is not polyhedral."""
@@ -82,7 +97,7 @@ class AbstractPrepared(ABC):
         except NotPolyhedral:
             return None
 
-    @property
+    @cached_property
     def rows(self) -> StandardForm | None:
         """The most complete of the forms that the solvers work on; None where the declared set is not polyhedral."""
         return self.projection_form if self.projects_on_rows else self.maximizer_form
@@ -154,6 +169,21 @@ class AbstractPrepared(ABC):
                 'rows="relaxation" in the declaration, both come from the oracle by default, and without_oracle() both '
                 "are those of the constraints; or declare the constraints that are missing"
             )
+
+    @cached_property
+    def rows_say_all(self) -> bool:
+        """Whether the rows that are built are all that is known of the polytope: what satisfies them is in it."""
+        polytope = self.polytope
+        by_rows = polytope.oracle is None or polytope.rows == "exact" or (polytope.rows is None and polytope.integral)
+        asked = isinstance(self.maximizer, Oracle) and isinstance(self.projector, ActiveSet)
+        return by_rows and not asked and self.rows is not None and not self.leaves_rows_to_oracle
+
+    @cached_property
+    def membership_says_all(self) -> bool:
+        """Whether rows of scored variables and the membership function say together what a structure is."""
+        polytope = self.polytope
+        said = polytope.membership is not None and polytope.integral and isinstance(self.maximizer, Oracle)
+        return said and self.leaves_rows_to_oracle
 
     @property
     def has_vertices(self) -> bool:

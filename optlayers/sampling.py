@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from optlayers.form.standard import StandardForm
 from optlayers.marginals import LogPartition, Reasons, by_value
 from optlayers.solution import Solution
-from optlayers.standard_form import StandardForm
 from optlayers.vertex_sums import log_weights, pieces
 
 __all__ = ["sample", "uniform"]

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool
 
 from optlayers.caches import Cache
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Solution, Status
 from optlayers.solvers import Oracle
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.kernels.structures import FEASIBLE
-from optlayers.standard_form import StandardForm
 
 __all__ = ["KEPT", "beside", "refused", "without_a_face"]
 

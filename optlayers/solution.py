@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Float64, Int8
 from torch import Tensor
 
 from optlayers.caches import cached_property
+from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
-from optlayers.standard_form import StandardForm
 
 __all__ = ["AbstractEvidence", "Failure", "Proof", "Solution", "SolveError", "Status", "all_of", "any_of"]
 
@@ -134,12 +134,12 @@ class AbstractEvidence(ABC):
 
     @abstractmethod
     def tangent(
-        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
     ) -> tuple[
         Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
     ]:
         """For a gradient of the answers that of the scores, what works out that of θ, and for which of the instances
-        ``ok`` these are right; 0 for the others."""
+        ``ok`` (None for all) these are right; 0 for the others."""
 
     @abstractmethod
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:

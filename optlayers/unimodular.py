@@ -9,8 +9,8 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
-from optlayers.standard_form import StandardForm
 
 __all__ = ["Block", "blocks_of"]
 

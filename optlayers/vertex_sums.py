@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["log_sum_over", "log_weights", "pieces"]
 
@@ -37,7 +36,7 @@ def log_weights(
 def log_sum_over(
     vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
 ) -> Float64[Tensor, " batch"]:
-    """Log of the sum of ``exp <scores, v>``, differentiable three times.
+    """Log of the sum of ``exp <scores, v>``, differentiable to any order.
 
     Vertices that use a part of score -inf have none. Where none is left the sum is -inf, with derivatives of 0.
     """
@@ -95,18 +94,26 @@ class _Covariance(torch.autograd.Function):
         return turned
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         """The third derivative: the mean of products of three deviations from the mean."""
         scores, vertices, direction = ctx.saved_tensors
-        bent, along = torch.zeros_like(scores), torch.zeros_like(scores)
+        bent, along = [torch.zeros_like(scores[:0])], [torch.zeros_like(scores[:0])]
         for piece in pieces(len(scores), len(vertices)):
-            share = _shares(vertices, scores[piece])
+            share = _shares_with_graph(vertices, scores[piece])
             one = _centred(share, direction[piece] @ vertices.T)
             other = _centred(share, grad[piece] @ vertices.T)
-            along[piece] = (share * other) @ vertices
-            bent[piece] = (share * _centred(share, one * other)) @ vertices
-        return bent, None, along
+            along.append((share * other) @ vertices)
+            bent.append((share * _centred(share, one * other)) @ vertices)
+        if len(bent) == 1:
+            return torch.zeros_like(scores), None, torch.zeros_like(scores)
+        return torch.cat(bent), None, torch.cat(along)
+
+
+def _shares_with_graph(vertices: Tensor, scores: Tensor) -> Tensor:
+    """The shares, as operations that torch differentiates."""
+    weights = log_weights(vertices, scores)
+    nothing = torch.isneginf(weights.detach().amax(dim=1, keepdim=True))
+    return torch.softmax(weights.masked_fill(nothing, 0.0), dim=1).masked_fill(nothing, 0.0)
 
 
 def _centred(share: Tensor, values: Tensor) -> Tensor:

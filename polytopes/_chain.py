@@ -72,7 +72,7 @@ def best_states(unary, transition):  # type: ignore[no-untyped-def]
 
 
 def chain_log_partition(first: Tensor, edges: Tensor) -> Tensor:
-    """The log of the sum over all paths, ``(*batch,)``, differentiable three times; -inf where there is no path."""
+    """The log of the sum over all paths, ``(*batch,)``, differentiable to any order; -inf where there is no path."""
     result: Tensor = _LogPartition.apply(first, edges)
     return result
 

@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "optlayers.diagnosis",
-        "optlayers.presolve",
+        "optlayers.form.presolve",
         "optlayers.rules.base",
         "optlayers.rules.pipeline",
         "optlayers.rules.sparsemap",
@@ -22,9 +22,9 @@ install_import_hook(
         "optlayers.solvers.certify",
         "optlayers.solvers.derivative",
         "optlayers.solvers.polish",
-        "optlayers.solvers.rescue",
+        "optlayers.solvers.slow_systems",
         "optlayers.solvers.vertices",
-        "optlayers.standard_form",
+        "optlayers.form.standard",
     ],
     "beartype.beartype",
 )

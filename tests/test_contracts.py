@@ -74,7 +74,8 @@ def exported(kind: type) -> dict[str, object]:
 def declarations() -> dict[str, object]:
     """The functions of ``polytopes`` that return a polytope."""
     found = {name: getattr(polytopes, name) for name in polytopes.__all__}
-    return {name: f for name, f in found.items() if inspect.signature(f).return_annotation in (ol.Polytope, ol.Family)}
+    kinds = (ol.Polytope, ol.Family)
+    return {name: f for name, f in found.items() if inspect.signature(f, eval_str=True).return_annotation in kinds}
 
 
 def refuse_missing(what: str, exports: dict[str, object], crossed: Iterable[object]) -> None:

@@ -68,7 +68,7 @@ def dense_problem(compiled: CompiledPolytope, scores: Tensor, parameters: dict, 
     form, batch = compiled.form, len(scores)
     flat = scores.reshape(batch, -1)
     theta = {s.name: torch.as_tensor(parameters[s.name]).double().expand(batch, *s.shape) for s in form.parameters}
-    instances = compiled.bind(theta, flat == -torch.inf, batch).instances
+    instances = compiled.bind(theta, flat == -torch.inf, batch).numbers.instances
 
     def full(array: np.ndarray, width: int) -> Tensor:
         return torch.tensor(np.broadcast_to(array, (batch, width)))

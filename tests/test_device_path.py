@@ -10,7 +10,7 @@ from random_polytopes import random_case
 from torch import Tensor
 
 import optlayers as ol
-from optlayers.on_device import DevicePolytope
+from optlayers.bound.device import DevicePolytope
 from optlayers.solvers.kernels import dense
 
 BFLOAT16 = float(torch.finfo(torch.bfloat16).eps)

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 import optlayers as ol
 import optlayers.solvers.faces
 import polytopes
-from optlayers.on_device import DevicePolytope
+from optlayers.bound.device import DevicePolytope
 
 TIGHT = 1e-7
 Rows = tuple[np.ndarray, np.ndarray, int]

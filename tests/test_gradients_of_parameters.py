@@ -178,3 +178,39 @@ def test_threads_may_share_a_layer_that_warns():
             thread.join()
 
     assert 1 <= len(told(both)) <= 4
+
+
+def test_gradients_of_optimal_values_have_a_derivative_by_the_scores():
+    """Which is that of the points by the parameters, as second derivatives are symmetric."""
+    compiled = ol.compile_polytope(subset(4).without_oracle())
+    budget = torch.tensor([[1.3], [2.0], [0.4]], dtype=torch.float64)
+    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def slope(s: torch.Tensor) -> torch.Tensor:
+        bound = compiled.bind({"budget": budget}, None, 3)
+        return bound.value_gradient(bound.project(s))["budget"]
+
+    leaf = scores.clone().requires_grad_()
+    assert torch.autograd.gradcheck(slope, leaf, eps=1e-6, atol=1e-6)
+    assert torch.autograd.functional.jacobian(slope, leaf).abs().sum() > 0.5
+    bound = compiled.bind({"budget": budget}, None, 3)
+    with pytest.raises(NotImplementedError, match="gradients of optimal values"):
+        bound.value_gradient(bound.maximize(leaf))["budget"].sum().backward()
+
+
+def test_a_loss_has_mixed_second_derivatives_by_scores_and_parameters():
+    made, target = ol.SparseMAPLoss(subset(4).without_oracle(), validate=False), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    scores, budget = torch.tensor([0.3, 0.1, -0.4, 0.5]).double(), torch.tensor(1.6).double()
+
+    def slopes(s: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(made(s, target, budget=b), (s, b), create_graph=True)
+
+    leaves = scores.clone().requires_grad_(), budget.clone().requires_grad_()
+    of_scores, of_budget = slopes(*leaves)
+    (mixed,) = torch.autograd.grad(of_scores @ torch.arange(4.0).double(), leaves[1], retain_graph=True)
+    step = 1e-6
+    moved = [slopes(leaves[0], (budget + t).requires_grad_())[0].detach() for t in (step, -step)]
+    expected = (moved[0] - moved[1]) @ torch.arange(4.0).double() / (2 * step)
+    assert abs(mixed.item() - expected.item()) <= 1e-7 and abs(expected.item()) > 0.1
+    with pytest.raises(NotImplementedError, match="SparseMAPLoss has no second derivative here: gradients of optimal"):
+        torch.autograd.grad(of_budget, leaves)

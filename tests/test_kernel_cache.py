@@ -1,11 +1,13 @@
 """Compiled functions on disk are compiled again when a file beside them changes."""
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import numba
 import pytest
 
 import polytopes
@@ -44,3 +46,16 @@ def test_kernels_and_oracles_are_cached_in_this_way():
         kernel._cache._cache_file._source_stamp for kernel in (min_norm_point.decompose, polytopes.simplex(3).oracle)
     }
     assert len(stamps) == 2 and all(len(stamp) == 64 for stamp in stamps)
+
+
+def test_an_index_of_a_version_with_other_modules_counts_for_nothing(tmp_path):
+    """Such as one that an upgrade leaves behind: it is written anew."""
+    (tmp_path / "part.py").write_text(PART.format(1))
+    (tmp_path / "whole.py").write_text(textwrap.dedent(WHOLE))
+    assert ask(tmp_path) == "10 0"
+    (index,) = (tmp_path / "__pycache__").glob("whole.*.nbi")
+    version = pickle.dumps(numba.__version__)
+    gone = b"cmodule_that_is_gone\nKind\n."
+    index.write_bytes(version + gone)
+    assert ask(tmp_path) == "10 0"
+    assert ask(tmp_path) == "10 1"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.on_host import BoundPolytope
+from optlayers.bound.host import HostPolytope
 from polytopes import (
     arborescence,
     linear_chain,
@@ -290,8 +290,8 @@ def test_instances_that_failed_forward_are_solved_for_once_backward(rule, monkey
     """Their value is NaN, and so is what a loss makes of it; nothing is new in that."""
     asked = []
     for name in ("maximize", "project"):
-        plain = getattr(BoundPolytope, name)
-        monkeypatch.setattr(BoundPolytope, name, lambda *a, _f=plain, **k: (asked.append(0), _f(*a, **k))[1])
+        plain = getattr(HostPolytope, name)
+        monkeypatch.setattr(HostPolytope, name, lambda *a, _f=plain, **k: (asked.append(0), _f(*a, **k))[1])
     x, load = cp.Variable(4, bounds=[0, 1]), cp.Parameter(name="load")
     layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x) == load]), rule, on_failure="nan")
     leaf = scores_for(3, 4).requires_grad_()

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from typing import final
 
 import cvxpy as cp
 import entmax
@@ -535,12 +536,80 @@ def test_parameters_of_instances():
             alone = [loss(subset)(scores[k], target[k], budget=budget[k]) for k in range(4)]
             assert (each - torch.stack(alone)).abs().max() <= 1e-9
         wanted = budget.clone().requires_grad_()
-        with pytest.raises(ValueError, match=r"losses have no gradient for parameters, but budget requires one"):
-            loss(subset)(scores, target, budget=wanted)
+        if loss is ol.SparseMAPLoss:
+            assert loss(subset)(scores, target, budget=wanted).requires_grad
+        else:
+            message = {ol.CRFLoss: "CRFLoss has no gradient for parameters, but budget requires one"}
+            with pytest.raises(ValueError, match=message.get(loss, "gradients of parameters need the dual point")):
+                loss(subset)(scores, target, budget=wanted)
         with torch.no_grad():
             loss(subset)(scores, target, budget=wanted)
     with pytest.raises(ol.SolveError, match="instance 3 is INFEASIBLE"):
         ol.SparseMAPLoss(subset)(scores, target, budget=torch.tensor([1.0, 2.0, 3.0, 6.0]))
+
+
+def stock() -> ol.Polytope:
+    """What of four goods goes out, of which no more than ``supply`` is there, on no more trips than ``trips`` allow."""
+    x = cp.Variable(4, nonneg=True)
+    supply, weight, trips = cp.Parameter(4, name="supply"), cp.Parameter(4, name="weight"), cp.Parameter(name="trips")
+    return ol.Polytope(x, [x <= supply, weight @ x <= trips])
+
+
+def stock_of(count: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(27)
+    supply = 0.5 + torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    weight = 0.5 + torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    return {"supply": supply, "weight": weight, "trips": torch.linspace(0.6, 1.4, count, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["structure", "mask"])
+@pytest.mark.parametrize(
+    "loss", [ol.StructuredPerceptronLoss, ol.SparseMAPLoss, ol.StructuredHingeLoss, ol.PerturbedFenchelYoungLoss]
+)
+def test_losses_have_the_gradient_of_their_optimal_value_for_parameters(loss, masked):
+    """By finite differences; PyEPO#51 asks for it."""
+    if masked and loss is ol.StructuredHingeLoss:
+        pytest.skip("counts parts that are not admissible, in the unit cube alone")
+    made, given = loss(stock(), validate=False), stock_of(5)
+    scores = scores_for((4,), 5, seed=28).abs() + 0.2
+    target = ol.OptLayer(stock(), ol.SparseMAP())(-scores, **given) * 0.5
+    if masked:
+        target = torch.tensor([True, True, False, True]).expand(5, 4)
+    more = {"cost": torch.ones(5, 4)} if loss is ol.StructuredHingeLoss and not masked else {}
+
+    def value(**parameters: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return made(scores, target, **parameters, **more)
+
+    leaves = {name: v.clone().requires_grad_() for name, v in given.items()}
+    found = torch.autograd.grad(value(**leaves), list(leaves.values()))
+    step = 1e-6
+    for name, slope in zip(given, found, strict=True):
+        assert slope.abs().sum() > 0.01
+        for index in np.ndindex(*slope.shape):
+            moved = given[name].clone()
+            moved[index] += step
+            above = value(**{**given, name: moved})
+            moved[index] -= 2 * step
+            below = value(**{**given, name: moved})
+            assert abs((above - below).item() / (2 * step) - slope[index].item()) <= 1e-7
+
+
+def test_a_loss_learns_the_parameters_of_a_family_in_part():
+    """Where only some sizes have the part of a parameter that is waited for; and beside the gradient of the scores."""
+    family, sizes = ol.Family(polytopes.subset), [4, 3, 2]
+    made = ol.SparseMAPLoss(family, reduction="none")
+    scores, budget = scores_for((4,), 3, seed=29), torch.tensor([1.0, 2.0, 1.5], dtype=torch.float64)
+    target = ol.OptLayer(ol.Family(lambda n: polytopes.subset(n)), ol.SparseMAP())(
+        -scores, sizes=[4, 3, 2], budget=budget
+    )
+    leaf, wanted = scores.clone().requires_grad_(), budget.clone().requires_grad_()
+    together = torch.autograd.grad(made(leaf, target, sizes=sizes, budget=wanted).sum(), (leaf, wanted))
+    for k, size in enumerate(sizes):
+        one, its = scores[k, :size].clone().requires_grad_(), budget[k].clone().requires_grad_()
+        loss = ol.SparseMAPLoss(polytopes.subset(size))(one, target[k, :size], budget=its)
+        alone = torch.autograd.grad(loss, (one, its))
+        assert torch.equal(together[0][k, :size], alone[0]) and torch.equal(together[1][k], alone[1])
 
 
 def test_sets_that_are_not_polyhedral_have_a_sparsemap_loss():
@@ -642,3 +711,55 @@ def test_padding_of_targets_is_0_and_sizes_are_asked_for():
         loss(SCORES, GOLD, sizes=[2, 1])
     with pytest.raises(ValueError, match="target of instance 1 is not in the polytope"):
         loss(SCORES, changed(GOLD, (1, 0, 2), 1.0), sizes=[2, 2])
+
+
+@final
+class MarginSparseMAPLoss(ol.AbstractFenchelYoungLoss):
+    """SparseMAPLoss with the Hamming distance from the target as a margin: a loss of a user's own."""
+
+    def margin(self, target):
+        """But for a constant, the Hamming distance."""
+        return 1.0 - 2.0 * target
+
+    def predict(self, polytope, scores, context):
+        """The nearest points."""
+        solution = polytope.project(scores)
+        z = solution.value.detach()
+        square = polytope.structure(z).square().sum(dim=1)
+        return ol.Prediction(solution, (scores.detach() * z).sum(dim=1) - 0.5 * square)
+
+    def regularizer(self, structure):
+        """Half of the squared norm."""
+        return 0.5 * structure.square().sum(dim=1)
+
+
+def pairs() -> ol.Polytope:
+    """Three parts, and pairs of neighbours, with scores of their own, whose sum differs from structure to structure."""
+    x, pair = cp.Variable(3), cp.Variable(2, name="pair")
+    return ol.Polytope(x, [x >= 0, x <= 1, pair >= 0, pair <= x[:2], pair <= x[1:]], scored=[pair])
+
+
+def test_a_margin_leaves_auxiliary_variables_and_forbidden_parts_alone():
+    made, plain = MarginSparseMAPLoss(pairs()), ol.SparseMAPLoss(pairs())
+    scores, pair = torch.tensor([0.3, -0.2, 0.1]).double(), torch.tensor([-0.2, -0.5]).double()
+    target = torch.tensor([1.0, 1.0, 0.0])
+    raised = scores + (1.0 - 2.0 * target)
+    assert torch.equal(made(scores, target, pair=pair), plain(raised, target, pair=pair))
+    ol.testing.check_loss(MarginSparseMAPLoss, pairs())
+    forbidding = scores.clone()
+    forbidding[2] = -torch.inf
+    raised[2] = -torch.inf
+    assert torch.equal(made(forbidding, target, pair=pair), plain(raised, target, pair=pair))
+
+
+@pytest.mark.parametrize("entry", [e for e in SOME if e.name != "ranking"], ids=repr)
+def test_a_loss_of_a_users_own_is_a_short_file(entry):
+    scores = scores_for(entry.polytope.shape, 4, seed=30)
+    target = some_vertices(entry, 4)
+    made = MarginSparseMAPLoss(entry.polytope, reduction="none")
+    value, slope = gradient(made, scores, target, **entry.parameters)
+    raised = scores + (1.0 - 2.0 * target)
+    expected, its = gradient(ol.SparseMAPLoss(entry.polytope, reduction="none"), raised, target, **entry.parameters)
+    assert torch.allclose(value, expected, atol=1e-12) and torch.equal(slope, its)
+    leaf = scores.clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda s: made(s, target, **entry.parameters), leaf, eps=1e-6, atol=1e-5)

@@ -299,6 +299,11 @@ def test_second_derivatives_of_structures_alone_and_a_clear_error_for_the_rest(l
         return torch.autograd.grad(made(s, target, transition=t).sum(), s, create_graph=True)[0]
 
     assert torch.autograd.gradcheck(slope, (scores, further), eps=1e-6, atol=1e-5)
+    if loss is ol.CRFLoss:  # marginals have a derivative, those of transitions too
+        assert torch.autograd.gradgradcheck(
+            lambda s, t: made(s, target, transition=t), (scores, further), eps=1e-6, atol=1e-5
+        )
+        return
     (of_further,) = torch.autograd.grad(made(scores, target, transition=further).sum(), further, create_graph=True)
     with pytest.raises(NotImplementedError, match="no second derivatives by way of the gradient of transition"):
         torch.autograd.grad(of_further.square().sum(), scores)

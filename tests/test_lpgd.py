@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_polytopes import random_case
 
 import optlayers as ol
-from optlayers.on_device import DevicePolytope
+from optlayers.bound.device import DevicePolytope
 from polytopes import linear_chain, matching, subset
 
 entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])
@@ -60,7 +60,7 @@ each_polytope = pytest.mark.parametrize("name", POLYTOPES)
 
 
 def bound(compiled, parameters, count, forbidden=None):
-    return compiled.bind({n: v.reshape(count, -1) for n, v in parameters.items()}, forbidden, count)
+    return compiled.bind({n: v.reshape(count, -1) for n, v in parameters.items()}, forbidden, count).numbers
 
 
 def value_of(solution, scores, smooth):

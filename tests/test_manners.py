@@ -8,8 +8,9 @@ import pytest
 import torch
 from catalogue import CATALOGUE
 from torch import nn
+from torch.autograd import forward_ad as fwAD
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad, jacfwd, jacrev, vjp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 import optlayers as ol
@@ -146,10 +147,55 @@ def test_vjp_outlives_its_transform():
     torch.testing.assert_close(pull_back(weights)[0], expected)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_forward_mode_is_refused(rule):
+LINEAR = [rule for rule in RULES if rule.has_jacobian]
+
+
+@pytest.mark.parametrize("rule", [ol.Spigot(0.7), ol.Interpolation(1.0), ol.IMLE()], ids=repr)
+def test_forward_mode_is_refused_where_backward_is_no_matrix(rule):
     with pytest.raises(NotImplementedError, match=r"has a backward derivative only: use torch.func.vjp or jacrev"):
-        jacfwd(ol.OptLayer(simplex(3), rule))(scores_for(3))
+        jacfwd(ol.OptLayer(simplex(3), rule), randomness="different")(scores_for(3))
+
+
+@pytest.mark.many(6)
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("rule", [*LINEAR, ol.Identity()], ids=repr)
+def test_forward_mode_is_the_transpose_of_backward(rule, name):
+    layer, shape = ol.OptLayer(SMALL[name], rule), SMALL[name].shape
+    scores, direction = scores_for(2, *shape), scores_for(2, *shape, seed=1)
+    leaf = scores.clone().requires_grad_()
+    rows = torch.stack([torch.autograd.grad(layer(leaf)[0].flatten()[k], leaf)[0][0] for k in range(leaf[0].numel())])
+    expected = (rows * direction[0]).flatten(1).sum(1).reshape(shape)
+    value, moved = jvp(layer, (scores,), (direction,))
+    torch.testing.assert_close(value, layer(scores), atol=0.0, rtol=0.0)
+    torch.testing.assert_close(moved[0], expected)
+    torch.testing.assert_close(jacfwd(layer)(scores[0]), jacrev(layer)(scores[0]))
+    with fwAD.dual_level():
+        dual = fwAD.unpack_dual(layer(fwAD.make_dual(scores, direction)))
+    torch.testing.assert_close(dual.tangent, moved)
+    torch.testing.assert_close(vmap(lambda s, d: jvp(layer, (s,), (d,))[1])(scores, direction), moved)
+
+
+def test_forward_mode_goes_through_parameters():
+    layer, scores = ol.OptLayer(review(), ol.SparseMAP()), scores_for(2, 3, 4)
+    loads, along = torch.full((2, 4), 1.6, dtype=torch.float64), scores_for(2, 4, seed=1)
+    _, moved = jvp(lambda load: layer(scores, load=load), (loads,), (along,))
+    step = 1e-5 * along
+    expected = (layer(scores, load=loads + step) - layer(scores, load=loads - step)) / 2e-5
+    assert expected.abs().sum() > 0.1
+    torch.testing.assert_close(moved, expected, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", SMOOTH, ids=repr)
+def test_second_derivatives_in_all_modes_agree(rule):
+    layer, scores, target = ol.OptLayer(matching(3), rule), scores_for(3, 3), scores_for(3, 3, seed=1)
+
+    def loss(s: torch.Tensor) -> torch.Tensor:
+        return ((layer(s) - target) ** 4).sum()
+
+    expected = jacrev(jacrev(loss))(scores)
+    assert expected.abs().sum() > 0.1
+    for mixed in (jacfwd(jacrev(loss)), jacrev(jacfwd(loss)), jacfwd(jacfwd(loss)), hessian(loss)):
+        torch.testing.assert_close(mixed(scores), expected)
 
 
 def test_wrong_scores_under_vmap_are_named():
@@ -387,29 +433,82 @@ def cube_of_three() -> ol.Polytope:
 
 @final
 @dataclass(frozen=True)
-class First(AbstractVertexRule):
-    """The square of the gradient, without a second derivative."""
+class Squared(AbstractVertexRule):
+    """The square of the gradient."""
 
     def backward(self, polytope, saved, grad, context):
         return ol.Gradient(grad**2)
 
 
-@pytest.mark.parametrize("rule", [First(), ol.Hard(First())], ids=repr)
-def test_a_missing_second_derivative_is_said_when_it_is_taken(rule):
+@final
+@dataclass(frozen=True)
+class ByNumPy(AbstractVertexRule):
+    """The square of the gradient, out of sight of autograd."""
+
+    def backward(self, polytope, saved, grad, context):
+        return ol.Gradient(torch.from_numpy(grad.detach().numpy() ** 2))
+
+
+@pytest.mark.parametrize("rule", [Squared(), ol.Hard(Squared())], ids=repr)
+def test_rules_have_derivatives_of_higher_order_though_they_say_nothing_of_them(rule):
+    layer, leaf = ol.OptLayer(simplex(3), rule), scores_for(2, 3).requires_grad_()
+    weights = scores_for(2, 3, seed=1).requires_grad_()
+    (slope,) = torch.autograd.grad(layer(leaf), leaf, weights, create_graph=True)
+    assert torch.equal(slope.detach(), weights.detach() ** 2)
+    (second,) = torch.autograd.grad((slope**2).sum(), weights, create_graph=True)
+    torch.testing.assert_close(second.detach(), 4 * weights.detach() ** 3)
+    (third,) = torch.autograd.grad(second.sum(), weights)
+    torch.testing.assert_close(third, 12 * weights.detach() ** 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (ByNumPy(), "its backward leaves autograd, by detach"),
+        (ol.Interpolation(5.0), "best vertices and drawn structures jump"),
+        (ol.LPGD(5.0), "best vertices and drawn structures jump"),
+        (ol.IMLE(strength=50.0), "it draws, adapts or works with losses"),
+        (ol.Spigot(ol.AdaptiveStep()), "it draws, adapts or works with losses"),
+    ],
+    ids=repr,
+)
+def test_a_missing_second_derivative_is_said_when_it_is_taken(rule, reason):
     layer = ol.OptLayer(simplex(3), rule)
     leaf = scores_for(2, 3).requires_grad_()
     (slope,) = torch.autograd.grad((layer(leaf) ** 2).sum(), leaf, create_graph=True)
     assert slope.requires_grad
-    with pytest.raises(NotImplementedError, match=r"First\(\) has no second derivative; SparseMAP\(\)"):
-        slope.sum().backward()
+    with pytest.raises(NotImplementedError, match=rf"no second derivative.*: {reason}"):
+        slope.square().sum().backward()
 
 
-def test_a_third_derivative_is_refused():
-    layer, leaf = ol.OptLayer(simplex(3), ol.StructuredAttention()), scores_for(3).requires_grad_()
-    (first,) = torch.autograd.grad(layer(leaf)[0], leaf, create_graph=True)
-    (second,) = torch.autograd.grad(first[0], leaf, create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"StructuredAttention\(\) has no third derivative"):
-        second[0].backward()
+def test_a_rule_that_says_its_second_derivative_is_still_asked_for_it():
+    @final
+    @dataclass(frozen=True)
+    class Twice(AbstractVertexRule):
+        def backward(self, polytope, saved, grad, context):
+            return ol.Gradient(3.0 * grad)
+
+        def second_backward(self, polytope, saved, grad, direction, context):
+            return ol.SecondGradient(7.0 * direction.scores)
+
+    leaf, weights = scores_for(2, 3).requires_grad_(), scores_for(2, 3, seed=1).requires_grad_()
+    (slope,) = torch.autograd.grad(ol.OptLayer(simplex(3), Twice())(leaf), leaf, weights, create_graph=True)
+    with pytest.warns(DeprecationWarning, match="Twice.second_backward is deprecated"):
+        (second,) = torch.autograd.grad(slope.sum(), weights)
+    assert (second == 7.0).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_third_derivatives_are_those_of_finite_differences(name):
+    layer, shape = ol.OptLayer(SMALL[name], ol.StructuredAttention()), SMALL[name].shape
+    leaf, weights = scores_for(1, *shape, seed=3).requires_grad_(), scores_for(1, *shape, seed=4)
+
+    def second(s: torch.Tensor) -> torch.Tensor:
+        (first,) = torch.autograd.grad(layer(s), s, weights, create_graph=True)
+        return torch.autograd.grad((first**2).sum(), s, create_graph=True)[0]
+
+    assert second(leaf).abs().sum() > 1e-3
+    assert gradcheck(second, leaf, eps=1e-5, atol=1e-6)
 
 
 def test_parameters_in_the_matrix_have_no_second_derivative():

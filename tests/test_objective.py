@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.compiled import KEPT_BATCHES
+from optlayers.prepared import KEPT_BATCHES
 from polytopes import arborescence, simplex, subset
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -157,14 +157,14 @@ def test_batches_without_parameters_and_forbidden_parts_are_kept_for_a_few_sizes
     compiled = ol.compile_polytope(simplex(3))
     small = compiled.bind({}, None, 2)
     many = small.repeated(5)
-    assert compiled.bind({}, None, 10) is many
-    assert small.repeated(5) is many
-    assert compiled.bind({}, torch.zeros(2, 3, dtype=torch.bool), 2) is not small
+    assert compiled.bind({}, None, 10).numbers is many.numbers
+    assert small.repeated(5).numbers is many.numbers
+    assert compiled.bind({}, torch.zeros(2, 3, dtype=torch.bool), 2).numbers is not small.numbers
     scores = torch.eye(3, dtype=torch.float64).repeat(4, 1)[:10]
     assert many.maximize(scores).value.equal(scores)
     for batch in range(20, 40):
-        assert len(compiled.bind({}, None, batch).theta) == batch
-    assert len(compiled._plain) == KEPT_BATCHES
+        assert compiled.bind({}, None, batch).numbers.batch == batch
+    assert len(compiled.plain) == KEPT_BATCHES
 
 
 def test_a_repeated_batch_has_the_parameters_and_forbidden_parts_of_every_instance():

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import optlayers as ol
 import polytopes
-from optlayers.solvers.kernels import oracles
 from optlayers.testing import check_oracle, check_polytope
 
 OVER_VERTICES = [e for e in CATALOGUE if not e.parameters]
@@ -220,12 +219,11 @@ def test_python_and_numba_answer_alike_and_get_parameters():
 
 
 def test_no_row_with_auxiliary_variables_is_built_unless_asked_for(monkeypatch):
-    from optlayers import standard_form
 
     def refuse(polytope):
         raise AssertionError("the full constraint matrix was built")
 
-    monkeypatch.setattr(standard_form, "standard_form", refuse)
+    monkeypatch.setattr("optlayers.form.compile.standard_form", refuse)
     compiled = ol.compile_polytope(polytopes.arborescence(60))
     scores = scores_for((61, 61), 2)
     assert compiled.project(scores).check().value[:, :, 1:].sum(1).allclose(torch.ones(2, 60, dtype=torch.float64))
@@ -560,10 +558,10 @@ def test_declarations_with_oracles_pass_the_general_contract():
 
 
 def test_codes_of_kernels_do_not_collide():
-    from optlayers.solvers import oracle_call
-    from optlayers.solvers.kernels import min_norm_point
+    from optlayers.solvers import addresses
+    from optlayers.solvers.kernels import calling, min_norm_point
 
-    codes = [oracles.FOUND, oracles.NOTHING, oracles.RAISED, oracles.WRONG_SHAPE]
-    codes += [oracles.OUTSIDE, oracles.FRACTIONAL, oracles.MISSED, oracles.UNSTEADY, oracles.NO_AMOUNT]
+    codes = [calling.FOUND, calling.NOTHING, calling.RAISED, calling.WRONG_SHAPE]
+    codes += [calling.OUTSIDE, calling.FRACTIONAL, calling.MISSED, calling.UNSTEADY, calling.NO_AMOUNT]
     codes += [min_norm_point.LIMIT, min_norm_point.NOT_MAXIMAL, min_norm_point.INEXACT]
-    assert len(set(codes)) == len(codes) and max(codes) < oracle_call.FIRST_COMPLAINT
+    assert len(set(codes)) == len(codes) and max(codes) < addresses.FIRST_COMPLAINT

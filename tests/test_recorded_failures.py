@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.recording import Recording
+from optlayers.bound.host import HostEvidence
 from optlayers.rules import AbstractVertexRule
 from polytopes import cube, simplex
 
@@ -181,33 +181,26 @@ class ForgetfulOfTangents(AbstractVertexRule):
 
 
 @pytest.mark.parametrize("rule", [ForgetfulOfTangents(), ol.SparseMAP(), ol.Hard(ol.SparseMAP())], ids=repr)
-def test_a_derivative_that_does_not_exist_is_a_failed_solve(rule):
+def test_a_derivative_that_does_not_exist_is_a_failed_solve(rule, monkeypatch):
     """However it comes about that a solver has none."""
+    plain = HostEvidence.tangent
 
-    @final
-    class Blind(ol.AbstractBoundPolytope):
-        """A polytope whose derivative of the second instance is unknown."""
+    def blind(self, direction, ok):
+        """The derivative of the second instance is unknown."""
+        scores, of_parameters, right = plain(self, direction, ok)
+        right = right.clone()
+        right[1] = False
+        return scores, of_parameters, right
 
-        def __init__(self, bound):
-            self.bound = bound
-
-        def tangent(self, solution, direction):
-            found = self.bound.tangent(solution, direction)
-            ok = found.ok.clone()
-            ok[1] = False
-            return ol.Tangent(found.scores, found.parameters, ok)
-
-    for name in ol.AbstractBoundPolytope.__abstractmethods__ - {"tangent"}:
-        setattr(Blind, name, property(lambda self, name=name: getattr(self.bound, name)))
-    Blind.__abstractmethods__ = frozenset()
+    expected = ol.OptLayer(simplex(3).without_oracle(), rule)
     compiled = ol.compile_polytope(simplex(3).without_oracle())
-    bind = compiled.bind
-    compiled.bind = lambda *given, **named: Blind(bind(*given, **named))
+    monkeypatch.setattr(HostEvidence, "tangent", blind)
     leaf = draw(3, 3).requires_grad_()
     with pytest.raises(ol.SolveError, match="instance 1 is FAILED: its active constraints are too nearly dependent"):
         ol.OptLayer(compiled, rule)(leaf)[:, 0].sum().backward()
     ol.OptLayer(compiled, rule, on_failure="nan")(leaf)[:, 0].sum().backward()
-    expected = torch.autograd.grad(ol.OptLayer(simplex(3).without_oracle(), rule)(leaf)[:, 0].sum(), leaf)[0]
+    monkeypatch.undo()
+    expected = torch.autograd.grad(expected(leaf)[:, 0].sum(), leaf)[0]
     expected[1] = 0.0
     torch.testing.assert_close(leaf.grad, expected, atol=0.0, rtol=0.0)
 
@@ -230,10 +223,46 @@ def test_second_derivatives_are_watched_as_well():
         slope.backward(torch.tensor([[0.0] * 3, [1.0] * 3], dtype=torch.float64))
 
 
+def blind(self, direction, ok):
+    """A derivative that the second instance has not."""
+    scores, of_parameters, right = PLAIN(self, direction, ok)
+    right = right.clone()
+    right[1] = False
+    return scores.masked_fill(~right[:, None], 0.0), of_parameters, right
+
+
+PLAIN = HostEvidence.tangent
+
+
+def test_a_derivative_that_only_a_second_one_needs_is_watched_too(monkeypatch):
+    """SPIGOT solves for its first derivative, and differentiates the solve for the second one."""
+    scores, weights = draw(3, 3), 0.1 * draw(3, 3, seed=1)
+    monkeypatch.setattr(HostEvidence, "tangent", blind)
+    for on_failure in ("raise", "nan"):
+        leaf, along = scores.clone().requires_grad_(), weights.clone().requires_grad_()
+        layer = ol.OptLayer(simplex(3).without_oracle(), ol.Spigot(0.5), on_failure=on_failure)
+        (slope,) = torch.autograd.grad(layer(leaf), leaf, along, create_graph=True)
+        if on_failure == "raise":
+            with pytest.raises(ol.SolveError, match="instance 1 is FAILED: its active constraints are too nearly"):
+                torch.autograd.grad(slope.sum(), along)
+        else:
+            (found,) = torch.autograd.grad(slope.square().sum(), along)
+            assert (found[1] == 0).all() and found[0].abs().sum() > 0
+
+
+def test_a_loss_watches_derivatives_of_its_gradient(monkeypatch):
+    made, target = ol.SparseMAPLoss(simplex(3).without_oracle()), torch.eye(3, dtype=torch.float64)
+    leaf = draw(3, 3).requires_grad_()
+    (slope,) = torch.autograd.grad(made(leaf, target), leaf, create_graph=True)
+    monkeypatch.setattr(HostEvidence, "tangent", blind)
+    with pytest.raises(ol.SolveError, match="instance 1 is FAILED: its active constraints are too nearly dependent"):
+        torch.autograd.grad(slope.square().sum(), leaf)
+
+
 def test_a_shared_polytope_has_a_record_for_every_call():
     compiled = ol.compile_polytope(simplex(3))
-    first, second = (Recording(compiled.bind({}, None, 2)) for _ in range(2))
-    assert first._bound is second._bound
+    first, second = (compiled.bind({}, None, 2) for _ in range(2))
+    assert first.numbers is second.numbers
     first.maximize(torch.full((2, 3), torch.nan, dtype=torch.float64))
     assert len(first.failed) == 1 and second.failed == []
 

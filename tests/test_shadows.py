@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.on_device import DevicePolytope
+from optlayers.bound.device import DevicePolytope
 from optlayers.solvers.base import Answer
 from optlayers.testing import is_vertex
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.standard_form import standard_form
+from optlayers.form.compile import standard_form
 from polytopes import arborescence, matching
 
 

@@ -11,7 +11,7 @@ from numba.core.sigutils import normalize_signature
 from optlayers import kernel_cache, warm
 
 FOLDER = Path(__file__).parent.parent
-ORACLES = ("min_norm_point", "oracles", "structures")
+ORACLES = ("min_norm_point", "calling", "structures")
 """Kernels whose arguments are no plain arrays: calls of the catalogue bring them."""
 CALLS = """
 import optlayers as ol, torch
@@ -74,11 +74,11 @@ def test_nothing_is_done_where_all_is_on_disk(monkeypatch, capsys):
 
 def test_what_fails_is_named(monkeypatch, capsys):
     monkeypatch.setattr(warm, "tasks", lambda: ["optlayers.no_such_kernel"])
-    monkeypatch.setattr(warm, "is_on_disk", lambda function: "all_finite" not in function.py_func.__name__)
+    monkeypatch.setattr(warm, "is_on_disk", lambda function: "leave_bounds" not in function.py_func.__name__)
     assert warm.main() == 1
     said = capsys.readouterr().err
     assert "optlayers.no_such_kernel: KeyError" in said
-    assert "optlayers.solvers.kernels.finite.all_finite: it is not on disk" in said
+    assert "optlayers.solvers.kernels.optimality.leave_bounds: it is not on disk" in said
 
 
 @pytest.mark.slow

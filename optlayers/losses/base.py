@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from optlayers.compiled import CompiledPolytope
+from optlayers.differentiate import applied
 from optlayers.layer import OptLayer
-from optlayers.losses.cube import Cube
+from optlayers.losses.call import Check, LossCall, LossPart, parts_of
+from optlayers.losses.cube import Cube, exceeds
 from optlayers.losses.known import in_whole_numbers, infeasible_because, not_one_of
-from optlayers.losses.question import Question, question_of
-from optlayers.losses.targets import Target, check_membership
+from optlayers.losses.prediction import Contrast
+from optlayers.losses.question import Question
+from optlayers.losses.targets import check_membership, check_numbers
+from optlayers.modes import transforms_active
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.rules.pipeline import Pipeline
-from optlayers.rules.sparsemap import SparseMAP
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+from optlayers.tensors import check_scores
 
 __all__ = ["AbstractLoss", "Reduction"]
 
@@ -34,18 +39,24 @@ class AbstractLoss(nn.Module, ABC):
     polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
     reduction : ``"mean"`` or ``"sum"`` over instances (the mean of an empty batch is NaN, as in torch), or ``"none"``
         for one loss per instance.
-    validate : whether targets that are no points of the polytope are refused. This costs a best vertex per instance,
-        and a projection for those batches that hold targets of other numbers than 0 and 1. Where auxiliary variables
+    validate : whether targets that are no points of the polytope are refused. They are held to the constraints, or to
+        the ``membership`` function; where neither says all, it costs a best vertex per instance, and a projection for
+        those batches that hold targets of other numbers than 0 and 1. Where auxiliary variables
         have scores, targets cost another prediction in any case, and a best vertex per part: once for a polytope, in
         every call where it has parameters and the loss predicts means (CRFLoss, PerturbedFenchelYoungLoss).
     maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
     """
 
     rule: AbstractRule = Pipeline()
-    """What gives the structures of predictions; one that has hyperparameters is set before the rest."""
+    """A rule that asks polytopes for the same as the loss: what it refuses to work with is refused here."""
     predicts_means: bool = False
     """Whether predictions are means of structures. One may be the target though none of these is, where parts exceed 1.
     """
+    differentiates_parameters: bool = True
+    """Whether parameters of the polytope get a gradient: that of the optimal value, by the envelope theorem."""
+    knows_auxiliary_scores: bool = False
+    """Whether scores of auxiliary variables are taken as known, and so have no gradient."""
+    name_of_scores: str = "scores"
 
     def __init__(
         self,
@@ -62,37 +73,73 @@ class AbstractLoss(nn.Module, ABC):
         self.reduction: Reduction = reduction
         self.validate = validate
         self.layer = OptLayer(polytope, self.rule, maximizer=maximizer, projector=projector)
-        polyhedral = projector is None or projector.polyhedral_only
-        if self.layer.family is None:
-            compiled = self.layer.compiled()
-            polyhedral = compiled.has_vertices
-            projector = compiled.projector
-        self._nearest = self.layer.with_rule(SparseMAP())
-        self._accuracy = 0.0 if projector is None else projector.accuracy
-        self._best = self.layer.with_rule(Pipeline()) if polyhedral else None
-        self._cube = Cube(self.layer if self._best is None else self._best)
+        self._cube = Cube()
 
-    def question(self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores") -> Question:
-        """The polytopes of a batch of scores; what does not fit is refused."""
-        return question_of(self.layer, scores, sizes, parameters, name)
+    @abstractmethod
+    def contrast(self, question: Question) -> Contrast:
+        """What is found for some scores, and what is known of them."""
 
-    def check_membership(self, question: Question, target: Target, name: str = "target") -> None:
-        """Refuse targets outside the polytope, where they are to be validated."""
+    def check(self, question: Question) -> None:
+        """Refuse what was given with the scores, before anything is solved."""
+
+    def losses(
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        sizes: Any,
+        parameters: Mapping[str, Any],
+        given: Mapping[str, tuple[Any, Check]],
+        generator: torch.Generator | None = None,
+    ) -> Float64[Tensor, "*batch"]:
+        """One loss per instance, from scores and what else is given for every part, each with what checks it."""
+        if transforms_active():
+            check_scores(scores, self.name_of_scores)
+            raise NotImplementedError(
+                "losses cannot be transformed by torch.func (vmap, grad, ...); use backward() or torch.autograd.grad, "
+                "and give the loss the whole batch"
+            )
+        batch, tensors, parts = parts_of(self.layer, scores, sizes, parameters, given, self.name_of_scores)
+        for part in parts:
+            self._check_wishes(part, tensors)
+        room, name = scores.shape[len(batch) :], type(self).__name__
+        call = LossCall(parts, batch, room, name, self.check, self.contrast, self.name_of_scores, generator)
+        return applied(call, *tensors)
+
+    def _check_wishes(self, part: LossPart, tensors: Sequence[Tensor]) -> None:
+        """Refuse to be asked for gradients that this loss has not."""
+        if part.waiting and not self.differentiates_parameters:
+            name = part.waiting[0]
+            raise ValueError(
+                f"{type(self).__name__} has no gradient for parameters, but {name} requires one; pass {name}.detach(), "
+                "take SparseMAPLoss or StructuredHingeLoss, or learn it through OptLayer with SparseMAP()"
+            )
+        if self.knows_auxiliary_scores and torch.is_grad_enabled():
+            for spec, values in zip(part.share.entries.auxiliaries, tensors[part.share.named], strict=False):
+                if values.requires_grad:
+                    raise ValueError(
+                        f"the scores of {spec.name} are taken as known, the same for predicted and true scores, but "
+                        f"they require a gradient; pass {spec.name}.detach(), or declare what is predicted as the "
+                        "structure itself"
+                    )
+
+    def check_structure(self, question: Question, name: str) -> None:
+        """Refuse structures that are not finite, have forbidden parts, or lie outside of the polytope."""
+        structure = question.given[name]
+        check_numbers(question, structure, name)
         if self.validate:
-            check_membership(question, self._best, self._nearest, target, self._accuracy, name)
+            check_membership(question, structure, question.precision[name], name)
 
     def completable(
-        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"], name: str = "target"
-    ) -> Float64[Tensor, "*batch_and_shape"]:
+        self, question: Question, structure: Float64[Tensor, "batch structure_size"], name: str = "target"
+    ) -> Float64[Tensor, "batch structure_size"]:
         """A structure of whole numbers, in polytopes where :func:`best_completed` is right; others are refused."""
         structure = in_whole_numbers(question, structure, name)
-        reach = self._cube.leaves(question, below=False)
-        if not reach and question.parameters and self.predicts_means:
+        reach = self._cube.leaves(question.share.compiled, below=False)
+        if not reach and question.share.entries.parameters and self.predicts_means:
             with infeasible_because(not_one_of(name)):
-                reach = self._cube.exceeds(question, structure)
+                reach = exceeds(question, structure)
         if reach:
             raise ValueError(
-                f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), a {name} that is no mask is "
+                f"where auxiliary variables have scores ({question.auxiliary_names}), a {name} that is no mask is "
                 f"for polytopes whose parts are at most 1, but {reach}"
             )
         return structure
@@ -103,7 +150,7 @@ class AbstractLoss(nn.Module, ABC):
             losses = losses.mean()
         elif self.reduction == "sum":
             losses = losses.sum()
-        return losses.to(like.dtype)
+        return losses if losses.dtype == like.dtype else losses.to(like.dtype)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}, validate={self.validate}"

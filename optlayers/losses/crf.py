@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
-from optlayers.losses.prediction import Prediction, split_value, with_value
-from optlayers.losses.question import Question
-from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.losses.prediction import Prediction
+from optlayers.rules.base import Context
 from optlayers.rules.structured_attention import StructuredAttention
-from optlayers.solution import Solution
 
 __all__ = ["CRFLoss"]
-
-
-@final
-@dataclass(frozen=True)
-class _Marginals(AbstractRule):
-    """Structured attention that also gives log Z, as a second structure that holds it in its first part."""
-
-    maximizes = False
-    apart = 2
-
-    def forward(
-        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
-    ) -> tuple[Solution, Any]:
-        """The marginals and log Z."""
-        _, total, solution = polytope.marginals(scores)
-        return with_value(solution, total), (None, scores)
-
-    def backward(
-        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context
-    ) -> Gradient:
-        """The covariance applied to the gradient of the marginals; log Z is used without one."""
-        return StructuredAttention().backward(polytope, saved, grad[0], context)
 
 
 @final
@@ -67,15 +41,13 @@ class CRFLoss(AbstractFenchelYoungLoss):
     (0.4076, tensor([-0.3348,  0.2447,  0.0900]))
     """
 
-    rule = _Marginals()
+    rule = StructuredAttention()
     predicts_means = True
+    differentiates_parameters = False
 
-    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
-        """The marginals."""
-        return split_value(question, scores, question.ask(self.layer, scores))
-
-    def regularizer(
-        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
-    ) -> Float64[Tensor, "*batch"]:
-        """Zero, which is right for vertices."""
-        return torch.zeros(question.batch, dtype=structure.dtype, device=structure.device)
+    def predict(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> Prediction:
+        """The marginals and log Z."""
+        _, total, solution = polytope.marginals(scores)
+        return Prediction(solution, total, differentiates_auxiliary=True)

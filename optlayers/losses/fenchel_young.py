@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from jaxtyping import Float, Float64
+import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.losses.base import AbstractLoss
-from optlayers.losses.known import best_admitted, best_completed
-from optlayers.losses.prediction import Prediction, between, scored
-from optlayers.losses.question import Lifted, Question
-from optlayers.losses.targets import read_target
+from optlayers.losses.known import best_admitted, best_completed, given
+from optlayers.losses.prediction import Contrast, Prediction
+from optlayers.losses.question import Question
+from optlayers.losses.targets import check_target
 from optlayers.modes import outside_graphs
+from optlayers.rules.base import Context
 
 __all__ = ["AbstractFenchelYoungLoss"]
 
@@ -33,6 +34,11 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     :math:`\Omega^*(s, t) + \Omega(y) - \langle s, y \rangle - \langle t, v \rangle`. The gradient of t is the
     difference of the two v, and has no derivative of its own in losses whose structures have one.
 
+    A loss of your own says how scores are predicted (:meth:`predict`), what Ω of a target is where that is not 0
+    (:meth:`regularizer`), and what is added to the scores where it has a margin (:meth:`margin`). Numbers arrive
+    flat, as rules get them. Gradients follow: of scores, of parameters where predictions are optimal values, and of
+    higher order. Hold it to :func:`optlayers.testing.check_loss`.
+
     References
     ----------
     Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR. With masks: Stewart, Bach, Llinares-
@@ -42,32 +48,54 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     """
 
     @abstractmethod
-    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
-        """The structures of finite or forbidding scores; ``draws`` is what the loss drew, None for most."""
+    def predict(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> Prediction:
+        """The points z of some scores, and :math:`\\Omega^*`, by questions to the polytope, as a rule asks them."""
 
-    @abstractmethod
-    def regularizer(
-        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
-    ) -> Float64[Tensor, "*batch"]:
+    def regularizer(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"] | float:
         """Ω of points of the polytope."""
+        return 0.0
 
-    def losses(
-        self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], target: Tensor, draws: Any = None
-    ) -> Float64[Tensor, "*batch"]:
-        """One loss per instance, with the gradient of the scores."""
-        against = read_target(question, target, scores)
-        self.check_membership(question, against)
-        found = self.predict(question, scores, draws)
-        predict = partial(self.predict, question, draws=draws)
-        if against.structure is None:
-            known = best_admitted(scores, against, predict)
-        elif question.auxiliary:
-            structure = self.completable(question, against.structure)
-            known = best_completed(question, scores, structure, predict)
+    def margin(
+        self, target: Float64[Tensor, "batch structure_size"] | Bool[Tensor, "batch structure_size"]
+    ) -> Float64[Tensor, "batch structure_size"] | None:
+        """What is added to the scores of a structure, for a target or for a boolean mask of admissible parts; None for
+        nothing. Scores of auxiliary variables stay as they are, and forbidden parts stay forbidden."""
+        return None
+
+    def contrast(self, question: Question) -> Contrast:
+        """The prediction, and the target or the best of what it admits."""
+        target, scores = question.given["target"], question.scores
+        margin = self.margin(target)
+        if margin is not None:
+            scores = scores + question.whole(margin)
+            scores = scores if question.forbidden is None else scores.masked_fill(question.forbidden, 0.0)
+        found = question.ask(self.predict, scores, question.forbidden)
+        if target.dtype == torch.bool:
+            known = best_admitted(question, scores, target, self.predict)
+        elif question.has_auxiliaries:
+            known = best_completed(question, scores, self.completable(question, target), self.predict)
         else:
-            known = scored(question, scores, Lifted(against.structure))
-            known = replace(known, value=known.value - self.regularizer(question, against.structure))
-        return between(question, scores, found, known)
+            known = given(question, scores, target, self.regularizer(target))
+        return Contrast(found, known)
+
+    def check(self, question: Question) -> None:
+        """Refuse a target that is no point of the polytope."""
+        if question.given["target"].dtype != torch.bool:
+            self.check_structure(question, "target")
+
+    def against(
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        target: Tensor,
+        sizes: Any,
+        parameters: dict[str, Any],
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The reduced loss of scores against a target."""
+        given = {"target": (target, check_target)}
+        return self.reduced(self.losses(scores, sizes, parameters, given, generator), scores)
 
     @outside_graphs
     def forward(
@@ -83,13 +111,13 @@ class AbstractFenchelYoungLoss(AbstractLoss):
             of admissible parts. It has no gradient. Where auxiliary variables have scores, structures are of 0 and
             1, in polytopes whose parts are at most 1.
         sizes : for a family, the size of every instance.
-        parameters : what the polytope declares; losses have no gradient for them, so that none may require it. The
-            scores of auxiliary variables by their names; these have a gradient.
+        parameters : what the polytope declares; the gradient of a parameter is that of the optimal value, for which
+            the solver must give a dual point (an oracle gives none). The scores of auxiliary variables by their names;
+            these have a gradient.
 
         Raises
         ------
         SolveError : an instance without a certified answer, or whose mask admits no structure.
         TypeError, ValueError : see :meth:`optlayers.OptLayer.forward`; targets that are not in the polytope.
         """
-        question = self.question(scores, sizes, parameters)
-        return self.reduced(self.losses(question, question.double(scores), target), scores)
+        return self.against(scores, target, sizes, parameters)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, final
 
 import torch
@@ -11,16 +9,17 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.inputs import check_dense
 from optlayers.losses.base import AbstractLoss, Reduction
+from optlayers.losses.call import Check
 from optlayers.losses.cube import WHOLE
-from optlayers.losses.known import best_admitted, best_completed
-from optlayers.losses.prediction import Prediction, between, decide, scored
-from optlayers.losses.question import Lifted, Question, dot, per_instance
-from optlayers.losses.targets import Target, of_instance, read_target
+from optlayers.losses.known import best_admitted, best_completed, given
+from optlayers.losses.prediction import Contrast, Prediction, best_vertices
+from optlayers.losses.question import Question
+from optlayers.losses.targets import check_target
 from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+from optlayers.tensors import check_dense
 
 __all__ = ["StructuredHingeLoss"]
 
@@ -101,56 +100,67 @@ class StructuredHingeLoss(AbstractLoss):
         TypeError, ValueError : a cost that is missing, not finite or of a wrong shape, or that is given with a mask;
             Hamming costs where structures are not 0/1.
         """
-        question = self.question(scores, sizes, parameters)
-        double = question.double(scores)
-        against = read_target(question, target, double)
-        slope = self._slope(question, against, cost, double)
-        self.check_membership(question, against)
-        augmented = double + slope
-        found = decide(self.layer, question, augmented)
-        if cost is None:
-            _refuse_outside(question, found, against)
-        predict = partial(decide, self.layer, question)
-        if against.structure is None:
-            known = best_admitted(augmented, against, predict)
-        elif question.auxiliary:
-            structure = self.completable(question, against.structure)
-            known = best_completed(question, augmented, structure, predict)
-        else:
-            y = against.structure
-            known = scored(question, augmented, Lifted(y))
-            if cost is None:  # the linear form charges a fractional y itself
-                known = replace(known, value=known.value - 2.0 * dot(y, 1.0 - y, question.batch))
-        return self.reduced(between(question, augmented, found, known), scores)
-
-    def _slope(self, question: Question, target: Target, cost: Tensor | None, scores: Tensor) -> Tensor:
-        """The cost as a linear form, without its constant."""
+        given: dict[str, tuple[Any, Check]] = {"target": (target, check_target)}
         if cost is not None:
-            return _given(question, target, cost, scores)
-        if self.cost is None:
+            given["cost"] = (cost, check_cost)
+        elif self.cost is None:
             raise TypeError("this loss has no cost of its own: call loss(scores, target, cost=c)")
-        leaves = self._cube.leaves(question, below=True) if self.validate else ""
-        if leaves:
-            raise ValueError(f"the Hamming cost is for parts between 0 and 1, but {leaves}; {ADVICE}")
-        if target.structure is not None:
-            return 1.0 - 2.0 * target.structure
-        assert target.admissible is not None
-        return (~target.admissible).to(scores.dtype)
+        return self.reduced(self.losses(scores, sizes, parameters, given), scores)
+
+    def check(self, question: Question) -> None:
+        """Refuse costs that are no numbers or go with a mask, and what the Hamming cost is not for."""
+        target, cost = question.given["target"], question.given.get("cost")
+        if cost is not None:
+            if target.dtype == torch.bool:
+                raise TypeError(
+                    "a linear cost <c, z - y> needs a target structure y, but the target is a mask; leave out cost= "
+                    "for the number of parts that are not admissible"
+                )
+            bad = ~torch.isfinite(cost)
+            if bool(bad.any()):
+                k, entry = torch.nonzero(bad)[0].tolist()
+                raise ValueError(
+                    f"cost must be finite, but entry {question.entry(entry)} {question.instance(k)} is "
+                    f"{cost[k, entry].item()}"
+                )
+        elif self.validate:
+            leaves = self._cube.leaves(question.share.compiled, below=True)
+            if leaves:
+                raise ValueError(f"the Hamming cost is for parts between 0 and 1, but {leaves}; {ADVICE}")
+        if target.dtype != torch.bool:
+            self.check_structure(question, "target")
+
+    def contrast(self, question: Question) -> Contrast:
+        """The best vertex with its cost, and the target."""
+        target, cost = question.given["target"], question.given.get("cost")
+        admits = target.dtype == torch.bool
+        slope = cost
+        if slope is None:  # the Hamming cost as a linear form, without its constant
+            slope = (~target).to(torch.float64) if admits else 1.0 - 2.0 * target
+        scores = question.scores + question.whole(slope)
+        if question.forbidden is not None:
+            scores = scores.masked_fill(question.forbidden, 0.0)
+        found = question.ask(best_vertices, scores, question.forbidden)
+        if cost is None:
+            _refuse_outside(question, found, None if admits else target)
+        if admits:
+            return Contrast(found, best_admitted(question, scores, target, best_vertices))
+        if question.has_auxiliaries:
+            return Contrast(found, best_completed(question, scores, self.completable(question, target), best_vertices))
+        # The linear form charges a fractional y itself.
+        charge = 2.0 * (target * (1.0 - target)).sum(dim=1) if cost is None else 0.0
+        return Contrast(found, given(question, scores, target, charge))
 
 
 ADVICE = "give a linear cost with the target: loss(scores, target, cost=c)"
 
 
-def _given(question: Question, target: Target, cost: Tensor, scores: Tensor) -> Float64[Tensor, "*batch_and_shape"]:
-    if target.structure is None:
-        raise TypeError(
-            "a linear cost <c, z - y> needs a target structure y, but the target is a mask; leave out cost= for the "
-            "number of parts that are not admissible"
-        )
+def check_cost(cost: Any, scores: Tensor, batch: torch.Size, name: str) -> Tensor:
+    """A linear cost ``(*batch, *shape)``, or ``shape`` for all instances."""
     if not isinstance(cost, Tensor) or cost.is_complex() or cost.dtype == torch.bool:
         raise TypeError(f"cost must be a tensor of real numbers, but got {getattr(cost, 'dtype', type(cost).__name__)}")
-    check_dense(cost, "cost")
-    shape = scores.shape[len(question.batch) :]
+    check_dense(cost, name)
+    shape = scores.shape[len(batch) :]
     if cost.shape not in (scores.shape, shape):
         raise ValueError(
             f"cost has shape {tuple(cost.shape)}: give {tuple(shape)} for all instances or {tuple(scores.shape)} for "
@@ -158,39 +168,30 @@ def _given(question: Question, target: Target, cost: Tensor, scores: Tensor) -> 
         )
     if cost.requires_grad and torch.is_grad_enabled():
         raise ValueError("losses have no gradient for costs, but cost requires one; pass cost.detach()")
-    whole = cost.to(scores.device, torch.float64).expand(scores.shape)
-    if question.inside is not None:
-        whole = whole.masked_fill(~question.inside, 0.0)
-    bad = ~torch.isfinite(whole)
-    if bool(bad.any()):
-        where = tuple(torch.nonzero(bad)[0].tolist())
-        head = len(question.batch)
-        raise ValueError(
-            f"cost must be finite, but entry {list(where[head:])} {of_instance(where[:head])} is {whole[where].item()}"
-        )
-    return whole
+    return cost.detach().expand(scores.shape)
 
 
-def _refuse_outside(question: Question, found: Prediction, target: Target) -> None:
+def _refuse_outside(
+    question: Question, found: Prediction, target: Float64[Tensor, "batch structure_size"] | None
+) -> None:
     """What the linear form of the Hamming cost needs of targets and best vertices."""
-    vertex = found.structure.detach()
+    vertex = question.structure(found.solution.value.detach())
     points = [("a best vertex", vertex)]
-    if target.structure is not None:
-        points.append(("the target", target.structure))
-        fractional = per_instance((target.structure != 0) & (target.structure != 1), question.batch).any(-1)
-        near = per_instance((vertex - vertex.round()).abs(), question.batch).amax(-1) <= WHOLE
+    if target is not None:
+        points.append(("the target", target))
+        fractional = ((target != 0) & (target != 1)).any(dim=1)
+        near = (vertex - vertex.round()).abs().amax(dim=1) <= WHOLE
         if bool((fractional & ~near).any()):
-            where = tuple(torch.nonzero(fractional & ~near)[0].tolist())
+            k = int(torch.nonzero(fractional & ~near)[0, 0])
             raise ValueError(
                 f"the Hamming cost is linear where target or structures are 0/1, but both are fractional "
-                f"{of_instance(where)}; {ADVICE}"
+                f"{question.instance(k)}; {ADVICE}"
             )
     for what, values in points:
         bad = (values > 1 + WHOLE) | (values < -WHOLE)
         if bool(bad.any()):
-            where = tuple(torch.nonzero(bad)[0].tolist())
-            head = len(question.batch)
+            k, entry = torch.nonzero(bad)[0].tolist()
             raise ValueError(
-                f"the Hamming cost is for parts between 0 and 1, but entry {list(where[head:])} of {what} "
-                f"{of_instance(where[:head])} is {values[where].item():g}; {ADVICE}"
+                f"the Hamming cost is for parts between 0 and 1, but entry {question.entry(entry)} of {what} "
+                f"{question.instance(k)} is {values[k, entry].item():g}; {ADVICE}"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.losses.prediction import Prediction
-from optlayers.losses.question import Question, beside, dot, finite, per_instance
-from optlayers.losses.targets import TOLERANCE, Target, of_instance
-from optlayers.solution import SolveError, Status
+from optlayers.losses.question import Predict, Question
+from optlayers.losses.targets import TOLERANCE
+from optlayers.solution import Solution, SolveError, Status
 
-__all__ = ["best_admitted", "best_completed", "in_whole_numbers", "infeasible_because", "not_one_of"]
+__all__ = ["best_admitted", "best_completed", "given", "in_whole_numbers", "infeasible_because", "not_one_of"]
 
 EXACT = 1e-9
 """So near a prediction without a bonus has no structure but the target among its own."""
@@ -24,20 +24,49 @@ BONUS = 40.0
 GROWTH, TRIES = 64.0, 5
 
 
+def given(
+    question: Question,
+    scores: Float64[Tensor, "batch size"],
+    structure: Float64[Tensor, "batch structure_size"],
+    charge: Float64[Tensor, " batch"] | float,
+) -> Prediction:
+    """A structure that is known, worth its scores less a ``charge``."""
+    point = question.whole(structure)
+    nothing = torch.zeros(len(point), dtype=torch.int8, device=point.device)
+    number = torch.full((len(point),), torch.nan, dtype=torch.float64, device=point.device)
+    worth = (scores.detach() * point).sum(dim=1) - charge
+    return Prediction(Solution(point, nothing, number, number), worth)
+
+
 def best_admitted(
-    scores: Float64[Tensor, "*batch_and_shape"], target: Target, predict: Callable[[Tensor], Prediction]
+    question: Question,
+    scores: Float64[Tensor, "batch size"],
+    admissible: Bool[Tensor, "batch structure_size"],
+    predict: Predict,
 ) -> Prediction:
     """The prediction for scores that forbid all parts which a mask does not admit."""
-    assert target.admissible is not None
     with infeasible_because("no structure has parts that its mask admits and nothing else"):
-        return predict(scores.masked_fill(~target.admissible, -torch.inf))
+        return _without(question, scores, ~admissible, predict)
+
+
+def _without(
+    question: Question,
+    scores: Float64[Tensor, "batch size"],
+    parts: Bool[Tensor, "batch structure_size"],
+    predict: Predict,
+) -> Prediction:
+    """The prediction where these parts are forbidden, too."""
+    hidden = torch.nn.functional.pad(parts, (0, scores.shape[1] - parts.shape[1]))
+    if question.forbidden is not None:
+        hidden = hidden | question.forbidden
+    return question.ask(predict, scores.masked_fill(hidden, 0.0), hidden)
 
 
 def best_completed(
     question: Question,
-    scores: Float64[Tensor, "*batch_and_shape"],
-    structure: Float64[Tensor, "*batch_and_shape"],
-    predict: Callable[[Tensor], Prediction],
+    scores: Float64[Tensor, "batch size"],
+    structure: Float64[Tensor, "batch structure_size"],
+    predict: Predict,
     name: str = "target",
 ) -> Prediction:
     """The prediction among the points that have this structure of 0 and 1, for scores of auxiliary variables.
@@ -54,39 +83,40 @@ def best_completed(
     ValueError : where no bonus leads to the structure.
     """
     with infeasible_because(not_one_of(name)):
-        known = predict(scores.masked_fill(structure == 0, -torch.inf))
-        missed = _distance(known, structure, question.batch) > EXACT
+        known = _without(question, scores, structure == 0, predict)
+        missed = _distance(question, known, structure) > EXACT
         if bool(missed.any()):
             known = _best_with_bonus(question, scores, structure, predict, name, known, missed)
-    return replace(known, structure=structure)
+    point = torch.cat([structure, known.solution.value[:, question.structure_size :]], dim=1)
+    return replace(known, solution=replace(known.solution, value=point))
 
 
 def _best_with_bonus(
     question: Question,
     scores: Tensor,
     structure: Tensor,
-    predict: Callable[[Tensor], Prediction],
+    predict: Predict,
     name: str,
     known: Prediction,
-    missed: Bool[Tensor, "*batch"],
+    missed: Bool[Tensor, " batch"],
 ) -> Prediction:
     """What is ``known``, and for the instances that are ``missed`` what a bonus for their parts leads to."""
-    zeros, batch = structure == 0, question.batch
+    whole = question.whole(structure)
     bonus = _more_than_all(question, scores, structure)
     for _ in range(TRIES):
         mine = torch.where(missed, bonus, 0.0)
-        found = predict((scores + beside(mine, structure) * structure).masked_fill(zeros, -torch.inf))
-        found = replace(found, value=found.value - mine * per_instance(structure, batch).sum(-1))
+        found = _without(question, scores + mine[:, None] * whole, structure == 0, predict)
+        found = replace(found, value=found.value - mine * structure.sum(dim=1))
         known = _where(missed, found, known)
-        missed = missed & (_distance(known, structure, batch) > TOLERANCE)
+        missed = missed & (_distance(question, known, structure) > TOLERANCE)
         if not bool(missed.any()):
             return known
         bonus = GROWTH * bonus  # more than noise, and than auxiliary variables that exceed 1
-    where = tuple(torch.nonzero(missed)[0].tolist()) if batch else ()
+    k = int(torch.nonzero(missed)[0, 0])
     raise ValueError(
-        f"no bonus up to {mine[where].item():.3g} for its parts leads to the {name} {of_instance(where)}: "
-        f"the prediction is still {_distance(known, structure, batch)[where].item():.3g} away from it. Either it is "
-        f"not in the polytope, or auxiliary variables ({', '.join(question.auxiliary)}) gain more than that"
+        f"no bonus up to {mine[k].item():.3g} for its parts leads to the {name} {question.instance(k)}: "
+        f"the prediction is still {_distance(question, known, structure)[k].item():.3g} away from it. Either it is "
+        f"not in the polytope, or auxiliary variables ({question.auxiliary_names}) gain more than that"
     )
 
 
@@ -96,44 +126,40 @@ def not_one_of(name: str) -> str:
 
 
 def in_whole_numbers(
-    question: Question, structure: Float64[Tensor, "*batch_and_shape"], name: str
-) -> Float64[Tensor, "*batch_and_shape"]:
+    question: Question, structure: Float64[Tensor, "batch structure_size"], name: str
+) -> Float64[Tensor, "batch structure_size"]:
     """A structure of 0 and 1 without what it is off by rounding: completions are known of these alone."""
     whole = structure.round()
     structure = torch.where((structure - whole).abs() <= TOLERANCE, whole, structure)
     bad = (structure != 0) & (structure != 1)
     if bool(bad.any()):
-        where, head = tuple(torch.nonzero(bad)[0].tolist()), len(question.batch)
+        k, entry = torch.nonzero(bad)[0].tolist()
         raise ValueError(
-            f"where auxiliary variables have scores ({', '.join(question.auxiliary)}), {name} must have parts of 0 and "
-            f"1, but entry {list(where[head:])} {of_instance(where[:head])} is {structure[where].item():g}; the loss "
+            f"where auxiliary variables have scores ({question.auxiliary_names}), {name} must have parts of 0 and "
+            f"1, but entry {question.entry(entry)} {question.instance(k)} is {structure[k, entry].item():g}; the loss "
             "of a mixture is the mean of the losses of its structures"
         )
     return structure
 
 
-def _more_than_all(question: Question, scores: Tensor, structure: Tensor) -> Float64[Tensor, "*batch"]:
+def _more_than_all(question: Question, scores: Tensor, structure: Tensor) -> Float64[Tensor, " batch"]:
     """More than others gain by scores, and e to its power more than they weigh together, for vertices of 0 and 1.
 
     Of these there are no more than 2 to the number of all entries. Others are seen by their distance.
     """
-    bonus = BONUS + 2.0 * dot(finite(scores.detach()).abs(), structure, question.batch)
-    bonus = bonus + per_instance(torch.ones_like(structure), question.batch).sum(-1)
-    for values in question.auxiliary.values():
-        bonus = bonus + per_instance(1.0 + 2.0 * finite(values.detach()).abs(), question.batch).sum(-1)
-    return bonus
+    size = structure.shape[1]
+    values = scores.detach().abs()
+    bonus = BONUS + 2.0 * torch.linalg.vecdot(values[:, :size], structure) + float(size)
+    return bonus + (1.0 + 2.0 * values[:, size:]).sum(dim=1)
 
 
-def _distance(known: Prediction, structure: Tensor, batch: torch.Size) -> Float64[Tensor, "*batch"]:
-    return per_instance((known.structure.detach() - structure).abs(), batch).amax(-1)
+def _distance(question: Question, known: Prediction, structure: Tensor) -> Float64[Tensor, " batch"]:
+    return (question.structure(known.solution.value.detach()) - structure).abs().amax(dim=1)
 
 
-def _where(chosen: Bool[Tensor, "*batch"], these: Prediction, others: Prediction) -> Prediction:
-    return Prediction(
-        torch.where(beside(chosen, these.structure), these.structure, others.structure),
-        torch.where(chosen, these.value, others.value),
-        {n: torch.where(beside(chosen, v), v, others.auxiliary[n]) for n, v in these.auxiliary.items()},
-    )
+def _where(chosen: Bool[Tensor, " batch"], these: Prediction, others: Prediction) -> Prediction:
+    value = torch.where(chosen[:, None], these.solution.value, others.solution.value)
+    return Prediction(replace(these.solution, value=value), torch.where(chosen, these.value, others.value))
 
 
 @contextmanager

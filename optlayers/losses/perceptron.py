@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
-from optlayers.losses.prediction import Prediction, decide
-from optlayers.losses.question import Question
+from optlayers.losses.prediction import Prediction, best_vertices
+from optlayers.rules.base import Context
 
 __all__ = ["StructuredPerceptronLoss"]
 
@@ -37,12 +37,8 @@ class StructuredPerceptronLoss(AbstractFenchelYoungLoss):
     (1.0, [-1.0, 1.0, 0.0])
     """
 
-    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
+    def predict(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> Prediction:
         """The best vertices."""
-        return decide(self.layer, question, scores)
-
-    def regularizer(
-        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
-    ) -> Float64[Tensor, "*batch"]:
-        """Zero."""
-        return torch.zeros(question.batch, dtype=structure.dtype, device=structure.device)
+        return best_vertices(polytope, scores, context)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
-from optlayers.inputs import check_generator
 from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
-from optlayers.losses.prediction import Prediction, split_value, with_value
-from optlayers.losses.question import Question
+from optlayers.losses.prediction import Prediction
 from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
-from optlayers.rules.base import AbstractRule, Context, Gradient
+from optlayers.rules.base import Context
 from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
 from optlayers.rules.samples import mean_of_samples, with_one_verdict
-from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+from optlayers.tensors import check_generator
 
 __all__ = ["PerturbedFenchelYoungLoss"]
 
@@ -77,8 +74,12 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         maximizer: AbstractMaximizer | None = None,
         projector: AbstractProjector | None = None,
     ) -> None:
-        self.rule = _PerturbedMaximum(samples, scale, Gaussian() if noise is None else noise)
+        at_least_one(samples=samples)
+        positive(scale=scale)
+        noise = Gaussian() if noise is None else noise
+        check_noise(noise)
         super().__init__(polytope, reduction=reduction, validate=validate, maximizer=maximizer, projector=projector)
+        self.samples, self.scale, self.noise = samples, scale, noise
 
     @outside_graphs
     def forward(
@@ -95,56 +96,22 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         The other arguments and the errors are those of :meth:`AbstractFenchelYoungLoss.forward`.
         """
         check_generator(generator)
-        question = self.question(scores, sizes, parameters)
-        double = question.double(scores)
         home = "cpu" if generator is None else generator.device
         # A seed, so that both terms of a masked loss see the same noise.
         seed = int(torch.randint(2**62, (), generator=generator, device=home))
-        return self.reduced(self.losses(question, double, target, (home, seed)), scores)
+        return self.against(scores, target, sizes, parameters, torch.Generator(home).manual_seed(seed))
 
-    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
-        """The mean of best vertices under noise."""
-        home, seed = draws
-        generator = torch.Generator(home).manual_seed(seed)
-        return split_value(question, scores, question.ask(self.layer, scores, generator))
-
-    def regularizer(
-        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
-    ) -> Float64[Tensor, "*batch"]:
-        """Not known, and left out."""
-        return torch.zeros(question.batch, dtype=structure.dtype, device=structure.device)
-
-
-@final
-@dataclass(frozen=True)
-class _PerturbedMaximum(AbstractRule):
-    """The mean of best vertices under noise, and the mean of their values. It goes forward only."""
-
-    samples: int
-    scale: float
-    noise: AbstractNoise
-
-    draws = True
-    apart = 2
-
-    def __post_init__(self) -> None:
-        at_least_one(samples=self.samples)
-        positive(scale=self.scale)
-        check_noise(self.noise)
-
-    def forward(
+    def predict(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
-    ) -> tuple[Solution, Any]:
-        """The means over samples."""
+    ) -> Prediction:
+        """The mean of best vertices under noise, and the mean of their values."""
+        if scores.requires_grad:
+            raise NotImplementedError(
+                "PerturbedFenchelYoungLoss has no second derivatives; SparseMAPLoss and CRFLoss have"
+            )
         noise = self.noise.draw((self.samples, *scores.shape), context.generator, scores.device)
         perturbed = scores + self.scale * noise
         best = polytope.repeated(self.samples).maximize(perturbed.flatten(0, 1))
         solution = with_one_verdict(best, self.samples)
         values = (perturbed * solution.value).sum(-1).mean(0)
-        return with_value(mean_of_samples(solution), values), None
-
-    def backward(
-        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "two batch size"], context: Context
-    ) -> Gradient:
-        """Asked for by second derivatives alone, since the loss has its gradient in closed form."""
-        raise NotImplementedError("PerturbedFenchelYoungLoss has no second derivatives; SparseMAPLoss and CRFLoss have")
+        return Prediction(mean_of_samples(solution), values, behind=best)

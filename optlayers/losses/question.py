@@ -1,238 +1,173 @@
-"""What every layer of a loss is asked with, checked at the door."""
+"""What losses ask: the instances of one polytope, as flat numbers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from functools import partial
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers import inputs
-from optlayers.layer import OptLayer
-from optlayers.modes import transforms_active
-from optlayers.standard_form import ScoredSpec, StandardForm
+from optlayers.bound.base import by_name
+from optlayers.bound.host import HostPolytope
+from optlayers.bound.polytope import BoundPolytope, failed_instances, first_failures
+from optlayers.entries import MASK, Packed
+from optlayers.losses.prediction import Prediction
+from optlayers.masks import answered
+from optlayers.rules.base import Context
+from optlayers.sizes import Share
+from optlayers.solution import Solution, SolveError
 
-__all__ = [
-    "Lifted",
-    "Question",
-    "beside",
-    "dot",
-    "finite",
-    "per_instance",
-    "question_of",
-    "refuse_gradients_of_known",
-    "true_values",
-]
+__all__ = ["Predict", "Question"]
 
-TAKEN = frozenset({"target", "cost", "decisions", "predicted", "true_scores", "normalized"})
-"""Names that losses and metrics have for their own arguments, besides those of the layer."""
-
-
-@final
-@dataclass(frozen=True)
-class Lifted:
-    """A structure, and the values of the auxiliary variables that have scores, by name."""
-
-    structure: Float64[Tensor, "*batch_and_shape"]
-    auxiliary: Mapping[str, Float64[Tensor, "*batch_and_shape"]] = field(default_factory=dict)
+Predict = Callable[[BoundPolytope, Float64[Tensor, "batch size"], Context], Prediction]
 
 
 @final
 @dataclass(frozen=True)
 class Question:
-    """The polytopes of a batch: what every layer of a loss is asked with.
+    """The instances of one polytope in a call of a loss: scores, and what else was given, flat and in float64.
 
-    ``inside`` is False in the padding of a family, and None where there is none. ``auxiliary`` are the scores of
-    auxiliary variables, an instance each, as losses compute with them.
+    Attributes
+    ----------
+    scores : ``(batch, size)``, finite, 0 for parts that are ``forbidden``; behind the structure the scores of auxiliary
+        variables. With a graph where a derivative of higher order is asked for.
+    given : other tensors of the call like the structure, ``(batch, structure_size)``, and the ``precision`` of the
+        dtypes that they came in.
     """
 
-    batch: torch.Size
-    inside: Bool[Tensor, "*batch_and_shape"] | None = None
-    sizes: Tensor | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    auxiliary: Mapping[str, Float64[Tensor, "*batch_and_shape"]] = field(default_factory=dict)
+    share: Share
+    packed: Packed
+    scores: Float64[Tensor, "batch size"]
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    precision: Mapping[str, float] = field(default_factory=dict)
+    theta: Float64[Tensor, "batch parameters"] | None = None
+    """The parameters, where they are to be differentiated."""
+    generator: torch.Generator | None = None
+    drawn_from: Tensor | None = None
+    """The state of the generator: every question meets the same random numbers."""
+    asked: list[BoundPolytope] = field(default_factory=list)
+    """The polytopes that were asked with a graph; what fails later is in their records."""
 
-    def ask(self, layer: OptLayer, scores: Tensor, generator: torch.Generator | None = None) -> Lifted:
-        """Structures for scores; the values of auxiliary variables have no graph."""
-        sizes = {} if self.sizes is None else {"sizes": self.sizes}
-        if not self.auxiliary:
-            return Lifted(layer(scores, generator=generator, **sizes, **self.parameters))
-        structure, found = layer.lifted(scores, generator=generator, **sizes, **self.parameters, **self.auxiliary)
-        apart = structure.shape[: structure.ndim - scores.ndim]
-        for name, values in self.auxiliary.items():
-            if name not in found:  # all instances are of size 0
-                found[name] = values.new_zeros((*apart, *values.shape))
-        return Lifted(structure, found)
+    def __len__(self) -> int:
+        return len(self.scores)
 
-    def without_auxiliary_scores(self) -> Question:
-        """This question, where auxiliary variables score 0."""
-        return replace(self, auxiliary={n: torch.zeros_like(values) for n, values in self.auxiliary.items()})
+    @property
+    def forbidden(self) -> Bool[Tensor, "batch size"] | None:
+        """Parts with a score of -inf."""
+        return self.packed.forbidden
 
-    def product(self, scores: Tensor, point: Lifted) -> Float64[Tensor, "*batch"]:
-        """What points score, with their auxiliary variables."""
-        total = dot(finite(scores.detach()), point.structure.detach(), self.batch)
-        for name, values in point.auxiliary.items():
-            total = total + dot(finite(self.auxiliary[name].detach()), values.detach(), self.batch)
-        return total
+    @property
+    def structure_size(self) -> int:
+        """How many entries a structure has."""
+        return self.share.entries.structure_size
 
-    def double(self, scores: Tensor, name: str = "scores") -> Float64[Tensor, "*batch_and_shape"]:
-        """Scores as losses compute with them: float64, 0 in the padding, finite or -inf."""
-        inputs.check_scores(scores, name)
-        return _double(scores, self.inside, self.batch, name)
+    @property
+    def has_auxiliaries(self) -> bool:
+        """Whether auxiliary variables have scores."""
+        return bool(self.share.entries.auxiliaries)
 
+    @property
+    def auxiliary_names(self) -> str:
+        """Of those."""
+        return ", ".join(spec.name for spec in self.share.entries.auxiliaries)
 
-def question_of(
-    layer: OptLayer, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores"
-) -> Question:
-    """The polytopes of a batch of scores, for a layer over one polytope or a family."""
-    inputs.check_scores(scores, name)
-    if transforms_active():
-        raise NotImplementedError(
-            "losses cannot be transformed by torch.func (vmap, grad, ...); use backward() or torch.autograd.grad, and "
-            "give the loss the whole batch"
-        )
-    for argument in ("generator", "objective"):
-        if argument in parameters:
-            raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
-    if layer.family is not None:
-        return _question_of_sizes(layer, scores, sizes, parameters)
-    if sizes is not None:
-        raise TypeError("sizes= is for losses over a Family; this one has one polytope")
-    compiled = layer.compiled()
-    _refuse_taken(compiled.projection_form)
-    batch = inputs.batch_shape(scores, compiled.shape)
-    specs = compiled.projection_form.auxiliaries
-    further, parameters = inputs.split_named(specs, parameters)
-    _refuse_gradients(parameters)
-    found, once = inputs.auxiliary_tensors(specs, further, batch)
-    for name, values in found.items():
-        inputs.check_auxiliary(name, values, len(batch), name in once)
-    auxiliary = {name: values.to(scores.device, torch.float64) for name, values in found.items()}
-    return Question(batch, None, None, parameters, auxiliary)
+    def ask(
+        self,
+        predict: Predict,
+        scores: Float64[Tensor, "batch size"],
+        forbidden: Bool[Tensor, "batch size"] | None = None,
+    ) -> Prediction:
+        """A prediction for scores of these polytopes.
 
+        Raises
+        ------
+        SolveError : for instances without a certified answer.
+        """
+        packed = replace_scores(self.packed, scores, forbidden)
+        bind = partial(self._bind, packed)
 
-def _question_of_sizes(layer: OptLayer, scores: Tensor, sizes: Any, parameters: Mapping[str, Any]) -> Question:
-    table, batch = layer.sizes_of(sizes, scores)
-    room = scores.shape[len(batch) :]
-    inside = torch.zeros(len(table), *room, dtype=torch.bool, device="cpu")
-    specs: dict[str, ScoredSpec] = {}
-    further: dict[str, Bool[Tensor, "instances *shape"]] = {}
-    for row in torch.unique(table, dim=0):
-        if not bool(row.all()):
-            continue
-        size = tuple(row.tolist())
-        compiled = layer.compiled(*size)
-        _refuse_taken(compiled.projection_form)
-        rows = torch.nonzero((table == row).all(dim=1)).flatten()
-        place: tuple[Any, ...] = (rows, *inputs.corner(compiled.shape, room, size))
-        inside[place] = True
-        for spec in compiled.projection_form.auxiliaries:
-            name = spec.name
-            whole = specs.setdefault(name, _in_room(spec, parameters))
-            mine = further.setdefault(name, torch.zeros(len(table), *whole.shape, dtype=torch.bool, device="cpu"))
-            place = (rows, *inputs.corner(spec.shape, whole.shape, size, name))
-            mine[place] = True
-    known = bool(inside.any())
-    inside = inside.reshape(scores.shape).to(scores.device)
-    sizes = table.reshape(*batch, table.shape[1])
-    if not known:
-        return Question(batch, inside, sizes, {}, _without_influence(parameters, scores, batch))
-    given, parameters = inputs.split_named(list(specs.values()), parameters)
-    _refuse_gradients(parameters)
-    found, _ = inputs.auxiliary_tensors(list(specs.values()), given, batch)
-    auxiliary = {
-        n: _double(values.to(scores.device), further[n].reshape(values.shape).to(scores.device), batch, n)
-        for n, values in found.items()
-    }
-    return Question(batch, inside, sizes, parameters, auxiliary)
+        def ask(polytope: BoundPolytope, asked: Tensor) -> tuple[Solution, Prediction]:
+            if self.generator is not None and self.drawn_from is not None:
+                self.generator.set_state(self.drawn_from)
+            found = predict(polytope, asked, Context(self.generator, needs_gradient=asked.requires_grad))
+            return found.solution, found
 
+        if packed.low:
+            polytope, _, _, solution, found = answered(bind, packed, ask)
+        else:
+            polytope = bind(forbidden)
+            solution, found = ask(polytope, scores)
+        if polytope.failed or not solution.all_ok:
+            self.refuse_failed([solution, *polytope.failed])
+        return replace(found, gradients=partial(_gradients, polytope, found))
 
-def _without_influence(parameters: Mapping[str, Any], scores: Tensor, batch: torch.Size) -> dict[str, Tensor]:
-    """For instances that are all of size 0: no polytope says what is scored, so what wants a gradient gets 0."""
-    wanting = {n: v for n, v in parameters.items() if isinstance(v, Tensor) and v.requires_grad}
-    return {
-        n: (v.to(scores.device, torch.float64).flatten() * 0.0).nan_to_num().expand((*batch, v.numel()))
-        for n, v in wanting.items()
-    }
+    def knows(self, structure: Float64[Tensor, "batch structure_size"]) -> bool:
+        """Whether all structures are known to be in their polytopes, by what is declared of these."""
+        if self.has_auxiliaries:
+            return False
+        numbers = BoundPolytope.of(self.share.compiled, self.packed, None).numbers
+        return isinstance(numbers, HostPolytope) and numbers.holds(structure)
 
+    def _bind(self, packed: Packed, forbidden: Tensor | None) -> BoundPolytope:
+        polytope = BoundPolytope.of(self.share.compiled, packed, forbidden)
+        if packed.scores.requires_grad or self.theta is not None:
+            polytope = BoundPolytope(polytope.numbers, self.theta)
+            self.asked.append(polytope)
+        return polytope
 
-def _in_room(spec: ScoredSpec, given: Mapping[str, Any]) -> ScoredSpec:
-    """The spec in the room that the scores of all instances have; what is no tensor is refused later on."""
-    scores = given.get(spec.name)
-    if not isinstance(scores, Tensor) or scores.ndim < len(spec.shape):
-        return spec
-    return replace(spec, shape=tuple(scores.shape[scores.ndim - len(spec.shape) :]))
+    def refuse_failed(self, solutions: list[Solution]) -> None:
+        """Raise for the instances that failed in some of these solves."""
+        solutions = [solution for solution in solutions if not solution.all_ok]
+        if solutions:
+            failures, bad = first_failures(solutions, len(self)), failed_instances(solutions, len(self))
+            rows = torch.nonzero(bad).flatten().tolist()
+            raise SolveError([replace(failures[k], index=self.share.index(k)) for k in rows], len(self))
+
+    def whole(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, "batch size"]:
+        """Structures with 0 for auxiliary variables."""
+        missing = self.scores.shape[1] - structure.shape[1]
+        return torch.nn.functional.pad(structure, (0, missing)) if missing else structure
+
+    def structure(self, point: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch structure_size"]:
+        """Points without auxiliary variables."""
+        return point if point.shape[1] == self.structure_size else point[:, : self.structure_size]
+
+    def instance(self, k: int) -> str:
+        """An instance in words."""
+        index = self.share.index(k)
+        if not index:
+            return "of the instance"
+        return f"of instance {index[0] if len(index) == 1 else index}"
+
+    def entry(self, flat: int) -> list[int]:
+        """An entry of the structure by its indices."""
+        shape = self.share.entries.shape
+        found = []
+        for length in reversed(shape):
+            flat, index = divmod(flat, length)
+            found.append(index)
+        return found[::-1]
 
 
-def _double(
-    scores: Tensor, inside: Bool[Tensor, "*batch_and_shape"] | None, batch: torch.Size, name: str
-) -> Float64[Tensor, "*batch_and_shape"]:
-    double = scores.to(torch.float64)
-    if inside is not None:
-        double = double.masked_fill(~inside, 0.0)
-    inputs.check_finite(double.detach(), len(batch), name=name)
-    return double
+def _gradients(polytope: BoundPolytope, found: Prediction) -> Mapping[str, Tensor]:
+    """The gradients of the values by parameters, by the envelope theorem; means over several solutions."""
+    if found.behind is None:
+        return polytope.value_gradient(found.solution)
+    evidence, count = found.behind.evidence, len(found.value)
+    if evidence is None:
+        raise RuntimeError("solutions behind a prediction have evidence")
+    theta = evidence.value_gradient(found.behind.ok.reshape(-1))
+    return by_name(polytope.parameters, theta.reshape(-1, count, theta.shape[1]).mean(dim=0))
 
 
-def _refuse_taken(form: StandardForm) -> None:
-    names = {spec.name for spec in form.parameters} | {spec.name for spec in form.auxiliaries}
-    taken = sorted(names & TAKEN)
-    if taken:
-        raise TypeError(
-            f"the polytope declares {', '.join(taken)}, which is an argument of losses or metrics: give it another name"
-        )
-
-
-def _refuse_gradients(parameters: Mapping[str, Any]) -> None:
-    for name, value in parameters.items():
-        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"losses have no gradient for parameters, but {name} requires one; pass {name}.detach(), or learn it "
-                "through OptLayer with SparseMAP()"
-            )
-
-
-def refuse_gradients_of_known(question: Question) -> None:
-    """Losses of decisions take the scores of auxiliary variables as known, the same ones for predictions and truth."""
-    for name, values in question.auxiliary.items():
-        if values.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"the scores of {name} are taken as known, the same for predicted and true scores, but they require a "
-                f"gradient; pass {name}.detach(), or declare what is predicted as the structure itself"
-            )
-
-
-def true_values(question: Question, true_scores: Tensor, predicted: Tensor) -> Float64[Tensor, "*batch_and_shape"]:
-    """The true scores of predicted ones, as losses compute with them."""
-    inputs.check_scores(true_scores, "true_scores")
-    if true_scores.shape != predicted.shape:
-        raise ValueError(
-            f"true_scores have shape {tuple(true_scores.shape)}, but the predicted ones {tuple(predicted.shape)}"
-        )
-    if true_scores.requires_grad and torch.is_grad_enabled():
-        raise ValueError("there is no gradient for true scores, but true_scores require one; detach() them")
-    return question.double(true_scores.detach().to(predicted.device), "true_scores")
-
-
-def finite(scores: Tensor) -> Tensor:
-    """Scores with 0 for forbidden parts, in which structures have 0."""
-    return scores if inputs.all_finite(scores) else scores.masked_fill(scores == -torch.inf, 0.0)
-
-
-def per_instance(values: Tensor, batch: torch.Size) -> Tensor:
-    """All entries of an instance in a row, ``(*batch, entries)``, also where there is a single one without a shape."""
-    return values.reshape((*batch, math.prod(values.shape[len(batch) :])))
-
-
-def beside(values: Float64[Tensor, "*batch"], like: Tensor) -> Tensor:
-    """A number for every instance, to be multiplied with all its entries."""
-    return values.reshape((*values.shape, *[1] * (like.ndim - values.ndim)))
-
-
-def dot(first: Tensor, second: Tensor, batch: torch.Size) -> Float64[Tensor, "*batch"]:
-    """The product of every instance."""
-    return per_instance(first * second, batch).sum(-1)
+def replace_scores(
+    packed: Packed, scores: Float64[Tensor, "batch size"], forbidden: Bool[Tensor, "batch size"] | None
+) -> Packed:
+    """Other scores for the same polytopes; parts may be forbidden by a mask, see :mod:`optlayers.masks`."""
+    limit = max(MASK, packed.lowest)
+    low = bool(scores.numel()) and float(scores.detach().amin()) <= limit
+    return Packed(scores, forbidden, packed.theta, packed.precision, low, packed.lowest)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
-from optlayers.losses.question import dot, finite, question_of, true_values
+from optlayers.losses.call import Check, LossPart, parts_of
+from optlayers.losses.prediction import best_vertices
+from optlayers.losses.question import Question
+from optlayers.losses.targets import check_true_scores
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.pipeline import Pipeline
 
@@ -66,19 +71,37 @@ def regret(
     tensor([3., 0.])
     """
     layer = polytope.with_rule(Pipeline()) if isinstance(polytope, OptLayer) else OptLayer(polytope, Pipeline())
-    question = question_of(layer, predicted, sizes, parameters, "predicted")
-    guess = question.double(predicted, "predicted")
-    truth = true_values(question, true_scores, predicted)
-    best = question.ask(layer, truth)
-    decided = question.ask(layer, guess)
-    missed = best.structure - decided.structure
-    # A product of 0 and -inf is nothing; that of -1 and -inf is all there is to lose.
-    losses = dot(torch.where(missed == 0, 0.0, truth), missed, question.batch)
-    for name, known in question.auxiliary.items():
-        losses = losses + dot(finite(known), best.auxiliary[name] - decided.auxiliary[name], question.batch)
+    given: dict[str, tuple[Any, Check]] = {"true_scores": (true_scores, check_true_scores)}
+    batch, tensors, parts = parts_of(layer, predicted, sizes, parameters, given, "predicted")
+    lost, best = (torch.zeros(math.prod(batch), dtype=torch.float64, device=predicted.device) for _ in range(2))
+    for part in parts:
+        rows = slice(None) if part.share.rows is None else part.share.rows_on(lost)
+        mine = [part.share.of(predicted, batch), *tensors[part.share.named]]
+        lost[rows], best[rows] = (values.to(lost.device) for values in _regret(part, mine))
     if not normalized:
-        return losses.to(predicted.dtype)
-    scale = question.product(truth, best).abs().sum()
+        return lost.reshape(batch).to(predicted.dtype)
+    scale = best.abs().sum()
     if float(scale) == 0.0:
         raise ValueError("the optimal values of the batch sum to 0: there is nothing to normalize the regret by")
-    return (losses.sum() / scale).to(predicted.dtype)
+    return (lost.sum() / scale).to(predicted.dtype)
+
+
+def _regret(part: LossPart, tensors: Sequence[Tensor]) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+    """What is lost by instances of one polytope, and what could be had."""
+    share, entries = part.share, part.share.entries
+    guess = entries.pack(tensors, share.batch, share.home, share.once, share.positions, "predicted")
+    true_scores = part.given["true_scores"].reshape(*share.batch, *entries.shape)
+    truth = entries.pack(
+        [true_scores, *tensors[1:]], share.batch, share.home, share.once, share.positions, "true_scores"
+    )
+    best, decided = (
+        Question(share, packed, packed.scores).ask(best_vertices, packed.scores, packed.forbidden).solution.value
+        for packed in (truth, guess)
+    )
+    # A product of 0 and -inf is nothing; that of -1 and -inf is all there is to lose.
+    missed, known = best - decided, truth.scores
+    if truth.forbidden is not None:
+        known = known.masked_fill(truth.forbidden, -torch.inf)
+        known[:, entries.structure_size :] = truth.scores[:, entries.structure_size :]
+    lost = (torch.where(missed == 0, 0.0, known) * missed).sum(dim=1)
+    return lost, (truth.scores * best).sum(dim=1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
-from optlayers.losses.prediction import Prediction, constant_auxiliary
-from optlayers.losses.question import Question, dot
+from optlayers.losses.prediction import Prediction
+from optlayers.rules.base import Context
 from optlayers.rules.sparsemap import SparseMAP
 
 __all__ = ["SparseMAPLoss"]
@@ -44,15 +45,15 @@ class SparseMAPLoss(AbstractFenchelYoungLoss):
 
     rule = SparseMAP()
 
-    def predict(self, question: Question, scores: Float64[Tensor, "*batch_and_shape"], draws: Any) -> Prediction:
+    def predict(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> Prediction:
         """The nearest points."""
-        point = question.ask(self.layer, scores)
-        there = point.structure.detach()
-        value = question.product(scores, point) - 0.5 * dot(there, there, question.batch)
-        return Prediction(point.structure, value, constant_auxiliary(point, question, scores))
+        solution = polytope.project(scores)
+        point = solution.value.detach()
+        structure = polytope.structure(point)
+        return Prediction(solution, (scores.detach() * point).sum(dim=1) - 0.5 * (structure * structure).sum(dim=1))
 
-    def regularizer(
-        self, question: Question, structure: Float64[Tensor, "*batch_and_shape"]
-    ) -> Float64[Tensor, "*batch"]:
+    def regularizer(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
         """Half of the squared norm."""
-        return 0.5 * dot(structure, structure, question.batch)
+        return 0.5 * (structure * structure).sum(dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -11,11 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optlayers.losses.base import AbstractLoss
+from optlayers.losses.call import Check
 from optlayers.losses.known import best_completed
-from optlayers.losses.prediction import Prediction, between, decide, scored
-from optlayers.losses.question import Lifted, Question, finite, refuse_gradients_of_known, true_values
-from optlayers.losses.targets import read_target
+from optlayers.losses.known import given as given_point
+from optlayers.losses.prediction import Contrast, Prediction, best_vertices
+from optlayers.losses.question import Question
+from optlayers.losses.targets import check_target, check_true_scores
 from optlayers.modes import outside_graphs
+from optlayers.tensors import check_finite
 
 __all__ = ["SPOPlusLoss"]
 
@@ -47,6 +49,10 @@ class SPOPlusLoss(AbstractLoss):
     (3.0, [-2.0, 2.0])
     """
 
+    differentiates_parameters = False
+    knows_auxiliary_scores = True
+    name_of_scores = "predicted"
+
     @outside_graphs
     def forward(
         self,
@@ -71,28 +77,46 @@ class SPOPlusLoss(AbstractLoss):
         ------
         SolveError, TypeError, ValueError : see :meth:`AbstractFenchelYoungLoss.forward`.
         """
-        question = self.question(predicted, sizes, parameters, "predicted")
-        refuse_gradients_of_known(question)
-        guess = question.double(predicted, "predicted")
-        truth = true_values(question, true_scores, predicted)
-        forbidden = (guess.detach() == -torch.inf) | (truth == -torch.inf)
-        # The lowest number of float64, which masks may hold, has no double.
-        doubled = torch.nan_to_num(2.0 * finite(guess) - finite(truth)).masked_fill(forbidden, -torch.inf)
-        if decisions is None:
-            best = question.ask(self.layer, truth.masked_fill(forbidden, -torch.inf))
-            known = scored(question, doubled, replace(best, structure=best.structure.detach()))
-        else:
-            known = self._known(question, decisions, doubled)
-        found = decide(self.layer, question, doubled)
-        return self.reduced(between(question, doubled, found, known), predicted)
+        given: dict[str, tuple[Any, Check]] = {"true_scores": (true_scores, check_true_scores)}
+        if decisions is not None:
+            given["decisions"] = (decisions, check_target)
+        return self.reduced(self.losses(predicted, sizes, parameters, given), predicted)
 
-    def _known(self, question: Question, decisions: Tensor, scores: Tensor) -> Prediction:
-        given = read_target(question, decisions, scores, "decisions")
-        if given.structure is None:
+    def check(self, question: Question) -> None:
+        """Refuse true scores and decisions that cannot be what they are called."""
+        truth, decisions = question.given["true_scores"], question.given.get("decisions")
+        if bool(torch.isnan(truth).any() | torch.isposinf(truth).any()):
+            shaped = truth.reshape(*question.share.batch, *question.share.entries.shape)
+            check_finite(shaped, len(question.share.batch), question.share.positions(), "true_scores")
+        if decisions is None:
+            return
+        if decisions.dtype == torch.bool:
             raise TypeError("decisions must be structures, but got a boolean mask; pass decisions.float()")
-        self.check_membership(question, given, "decisions")
-        if question.auxiliary:
-            predict = partial(decide, self.layer, question)
-            structure = self.completable(question, given.structure, "decisions")
-            return best_completed(question, scores, structure, predict, "decisions")
-        return scored(question, scores, Lifted(given.structure))
+        self.check_structure(question, "decisions")
+
+    def contrast(self, question: Question) -> Contrast:
+        """The best vertex of twice the predicted less the true scores, and that of the true ones."""
+        truth, decisions = question.given["true_scores"], question.given.get("decisions")
+        entries, predicted, forbidden = question.share.entries, question.scores, question.forbidden
+        hidden = truth == -torch.inf
+        if bool(hidden.any()):
+            hidden = torch.nn.functional.pad(hidden, (0, entries.size - entries.structure_size))
+            forbidden = hidden if forbidden is None else forbidden | hidden
+            truth = truth.masked_fill(truth == -torch.inf, 0.0)
+        # Auxiliary variables score the same for predictions and truth.
+        auxiliary = predicted[:, entries.structure_size :]
+        known = torch.cat([truth, auxiliary.detach()], dim=1) if entries.auxiliaries else truth
+        # The lowest number of float64, which masks may hold, has no double.
+        doubled = torch.nan_to_num(2.0 * predicted - known)
+        if forbidden is not None:
+            doubled, known = (scores.masked_fill(forbidden, 0.0) for scores in (doubled, known))
+        found = question.ask(best_vertices, doubled, forbidden)
+        if decisions is None:
+            best = question.ask(best_vertices, known, forbidden).solution
+            worth = (doubled.detach() * best.value).sum(dim=1)
+            return Contrast(found, Prediction(best, worth), factor=2.0)
+        if entries.auxiliaries:
+            structure = self.completable(question, decisions, "decisions")
+            barred = replace(question, packed=replace(question.packed, forbidden=forbidden))
+            return Contrast(found, best_completed(barred, doubled, structure, best_vertices, "decisions"), factor=2.0)
+        return Contrast(found, given_point(question, doubled, decisions, 0.0), factor=2.0)

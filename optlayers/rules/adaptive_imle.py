@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gumbel, check_noise

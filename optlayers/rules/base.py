@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.objective import FlatObjective
 from optlayers.solution import Solution
 
@@ -91,6 +91,9 @@ class AbstractRule(ABC):
     for them and it may be asked again, as it changes no state. To other rules, and in second derivatives, such an
     instance comes as 0, and what it gets back is NaN.
     """
+    has_jacobian: bool = False
+    """Whether ``backward`` is the transpose of a matrix that depends on the scores alone, so that there is forward mode
+    (``torch.func.jvp``, ``jacfwd``) too."""
     differentiates_parameters: bool | None = None
     """Whether parameters of the polytope get a gradient too: a layer warns where one waits for it in vain. None leaves
     it open until ``backward`` gives one, or does not.
@@ -129,27 +132,12 @@ class AbstractRule(ABC):
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
-        """From the gradient of the loss with respect to the structures to that of the scores, in new tensors.
+        """From the gradient of the loss with respect to the structures to that of the scores.
 
-        What is saved may be asked for again, and what goes back is the caller's to change.
+        What is saved may be asked for again: what goes back is no part of it, as it is the caller's to change. Written
+        in torch operations and questions to the polytope, it has derivatives of any order by autograd: for these the
+        rule goes forward and backward once more.
         """
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """The derivative of ``backward``, pulled back from a direction in the space of its gradients.
-
-        It is asked for by ``create_graph=True`` and a second backward pass. Most rules have none and say so.
-        """
-        raise NotImplementedError(
-            f"{self!r} has no second derivative; SparseMAP(), StructuredAttention(), Spigot() and Hard(...) of these "
-            "have one"
-        )
 
 
 class AbstractVertexRule(AbstractRule):
@@ -158,6 +146,6 @@ class AbstractVertexRule(AbstractRule):
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
-        """The best vertex."""
-        solution = polytope.maximize(scores)
+        """The best vertex, which stays the same nearby: derivatives of higher order take it for a constant."""
+        solution = polytope.maximize(scores.detach() if scores.requires_grad else scores)
         return solution, (scores, solution.value)

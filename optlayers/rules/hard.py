@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
@@ -51,6 +51,11 @@ class Hard(AbstractVertexRule):
         return self.rule.needs_objective
 
     @property
+    def has_jacobian(self) -> bool:  # type: ignore[override]
+        """Whether the wrapped rule has one."""
+        return self.rule.has_jacobian
+
+    @property
     def differentiates_parameters(self) -> bool | None:  # type: ignore[override]
         """Whether the wrapped rule has a gradient for parameters."""
         return self.rule.differentiates_parameters
@@ -81,16 +86,3 @@ class Hard(AbstractVertexRule):
         now = replace(context, needs_gradient=True)
         _, soft = self.rule.forward(polytope, scores, now)
         return self.rule.backward(polytope, soft, grad, now)
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """That of the wrapped rule."""
-        scores, _ = saved
-        _, soft = self.rule.forward(polytope, scores, context)
-        return self.rule.second_backward(polytope, soft, grad, direction, context)

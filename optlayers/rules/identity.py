@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, all_of
 
@@ -50,6 +50,7 @@ class Identity(AbstractRule):
     normalize: bool = True
 
     takes_any_gradient = True
+    has_jacobian = True
     differentiates_parameters = False
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.hyperparameters import not_negative, positive
 from optlayers.solution import Solution
@@ -73,7 +73,7 @@ class LPGD(AbstractRule):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The best vertex."""
-        solution = polytope.maximize(scores)
+        solution = polytope.maximize(scores.detach() if scores.requires_grad else scores)  # constant nearby
         # Also for the central difference, so that a solver without dual points is refused before a loss is computed.
         slope = polytope.value_gradient(solution) if context.needs_parameters else {}
         return solution, (scores, solution.value, slope)

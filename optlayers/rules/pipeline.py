@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 
 __all__ = ["Pipeline"]
 
@@ -24,6 +24,7 @@ class Pipeline(AbstractVertexRule):
     """
 
     takes_any_gradient = True
+    has_jacobian = True
     differentiates_parameters = False
 
     def backward(
@@ -31,14 +32,3 @@ class Pipeline(AbstractVertexRule):
     ) -> Gradient:
         """Zero, whatever arrives."""
         return Gradient(torch.zeros_like(grad))
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """Zero."""
-        return SecondGradient(torch.zeros_like(grad))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
 __all__ = ["SparseMAP"]
@@ -32,6 +30,7 @@ class SparseMAP(AbstractRule):
     """
 
     maximizes = False
+    has_jacobian = True
     differentiates_parameters = True
 
     def forward(
@@ -47,43 +46,3 @@ class SparseMAP(AbstractRule):
         """The derivative of the projection, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
         return Gradient(tangent.scores, tangent.parameters)
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """J is constant nearby and symmetric, so the gradient depends on g alone, by J."""
-        if not polytope.polyhedral:
-            raise NotImplementedError(f"{self!r} has a second derivative on polyhedral sets only")
-        structure = polytope.structure(direction.scores)
-        found, auxiliary = polytope.tangent(saved, structure).scores, direction.scores - structure
-        if direction.parameters or auxiliary.any():
-            found = found + self._row_by_row(polytope, saved, auxiliary, direction.parameters)
-        return SecondGradient(found, depends_on_parameters=not polytope.parameters_shift)
-
-    def _row_by_row(
-        self,
-        polytope: AbstractBoundPolytope,
-        solution: Solution,
-        auxiliary: Float64[Tensor, "batch size"],
-        parameters: Mapping[str, Tensor],
-    ) -> Float64[Tensor, "batch size"]:
-        """How the projection moves with parameters and auxiliary scores; solvers pull directions back only."""
-        if parameters and not polytope.parameters_shift:
-            raise NotImplementedError(
-                f"{self!r} has no second derivative through the gradients of parameters that enter the constraint "
-                "matrix or a curved constraint; detach them, or take one derivative only"
-            )
-        moved = torch.zeros_like(solution.value)
-        for part in range(solution.value.shape[1]):
-            row = torch.zeros_like(solution.value)
-            row[:, part] = 1.0
-            pulled_back = polytope.tangent(solution, row)
-            moved[:, part] = (pulled_back.scores * auxiliary).sum(1)
-            for name, along in parameters.items():
-                moved[:, part] += (pulled_back.parameters[name] * along).flatten(1).sum(1)
-        return moved

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.inputs import all_finite
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.objective import FlatObjective
 from optlayers.polytope import Family, Polytope
-from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.solution import Solution
+from optlayers.tensors import all_finite
 
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
@@ -214,25 +214,3 @@ class Spigot(AbstractVertexRule):
             return grad
         norm = grad.norm(dim=1, keepdim=True).clamp_min(self.clip_norm)
         return grad * (self.clip_norm / norm)
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """The decision is constant nearby, and the pulled back step moves by the derivative of the projection."""
-        if self.steps > 1 or isinstance(self.step_size, AdaptiveStep):
-            raise NotImplementedError(f"{self!r} has no second derivative; with one step of a fixed size it has")
-        _, vertex = saved
-        structure = polytope.structure(vertex)
-        with torch.enable_grad():
-            leaf = grad.detach().requires_grad_()
-            step = self.step_size * self._clipped(leaf)
-        pulled_back = self._projection(polytope, vertex)(structure - step.detach())
-        onto = polytope.relaxed(self.relaxation) if isinstance(self.relaxation, Polytope) else polytope
-        tangent = onto.tangent(pulled_back, polytope.structure(direction.scores))
-        (found,) = torch.autograd.grad(step, leaf, polytope.structure(tangent.scores))
-        return SecondGradient(found, depends_on_parameters=True)

@@ -8,7 +8,7 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
 from optlayers.rules.structured_attention import marginals

@@ -8,8 +8,8 @@ from typing import Any, final
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
-from optlayers.rules.base import AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 
 __all__ = ["StraightThrough"]
 
@@ -28,6 +28,7 @@ class StraightThrough(AbstractVertexRule):
     """
 
     takes_any_gradient = True
+    has_jacobian = True
     differentiates_parameters = False
 
     def backward(
@@ -35,14 +36,3 @@ class StraightThrough(AbstractVertexRule):
     ) -> Gradient:
         """The gradient as it arrived."""
         return Gradient(grad)
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """The direction: the gradient is the identity."""
-        return SecondGradient(direction.scores)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.marginals import derivative_failures
-from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
+from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
 __all__ = ["StructuredAttention", "marginals"]
@@ -40,6 +40,7 @@ class StructuredAttention(AbstractRule):
     """
 
     maximizes = False
+    has_jacobian = True
     differentiates_parameters = False
 
     def forward(
@@ -48,7 +49,7 @@ class StructuredAttention(AbstractRule):
         """The marginals; where a gradient may be asked for, with the graph of how they came about."""
         if not context.needs_gradient:
             return marginals(polytope, scores), (None, scores)
-        leaf = scores.detach().requires_grad_()
+        leaf = _leaf(scores)
         means, _, solution = polytope.marginals(leaf, differentiable=True)
         return solution, (means, leaf)
 
@@ -59,32 +60,14 @@ class StructuredAttention(AbstractRule):
         means, leaf = _with_graph(polytope, saved)
         if not means.requires_grad:  # one structure, or none: marginals do not depend on the scores
             return Gradient(torch.zeros_like(grad))
-        (product,) = torch.autograd.grad(means, leaf, grad, retain_graph=True)
-        return Gradient(product, solutions=derivative_failures(product))
-
-    def second_backward(
-        self,
-        polytope: AbstractBoundPolytope,
-        saved: Any,
-        grad: Float64[Tensor, "batch size"],
-        direction: Gradient,
-        context: Context,
-    ) -> SecondGradient:
-        """The covariance applied to the direction, and the third derivative of the log-partition function."""
-        means, leaf = _with_graph(polytope, saved)
-        if not means.requires_grad:
-            return SecondGradient(torch.zeros_like(grad), depends_on_parameters=True)
-        with torch.enable_grad():
-            # A function that is differentiable just twice says so when its direction has a gradient.
-            along = direction.scores.detach().requires_grad_()
-            (product,) = torch.autograd.grad(means, leaf, along, create_graph=True)
-            (bent,) = torch.autograd.grad((product * grad).sum(), leaf, allow_unused=True, retain_graph=True)
-        if bent is None:
+        graph = torch.is_grad_enabled()
+        (product,) = torch.autograd.grad(means, leaf, grad, retain_graph=True, create_graph=graph)
+        if graph and leaf.requires_grad and not _depends_on(product, leaf):
             raise NotImplementedError(
                 f"{self!r} has a second derivative where the log-partition function is differentiable three times, "
                 "but that of this polytope is not"
             )
-        return SecondGradient(product.detach(), bent, depends_on_parameters=True)
+        return Gradient(product, solutions=derivative_failures(product))
 
 
 def _with_graph(
@@ -94,5 +77,18 @@ def _with_graph(
     means, scores = saved
     if means is not None:
         return means, scores
-    leaf = scores.detach().requires_grad_()
+    leaf = _leaf(scores)
     return polytope.marginals(leaf, differentiable=True).means, leaf
+
+
+def _leaf(scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+    """Scores that marginals are differentiated by: these themselves where autograd asks for a higher derivative."""
+    return scores if torch.is_grad_enabled() and scores.requires_grad else scores.detach().requires_grad_()
+
+
+def _depends_on(product: Tensor, leaf: Tensor) -> bool:
+    """Whether there is a graph between them."""
+    if not product.requires_grad:
+        return False
+    (found,) = torch.autograd.grad(product.sum(), leaf, allow_unused=True, retain_graph=True)
+    return found is not None

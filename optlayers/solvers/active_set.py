@@ -9,20 +9,25 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float64
 
+from optlayers.compiled_oracle import name_of
+from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.mixture import Decomposition
 from optlayers.solution import Status
+from optlayers.solvers.addresses import ADVICE, FIRST_COMPLAINT, OracleCall
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
-from optlayers.solvers.kernels import min_norm_point, oracles
+from optlayers.solvers.kernels import calling, min_norm_point
 from optlayers.solvers.oracle import Oracle, explain, verified
-from optlayers.solvers.oracle_batch import OracleBatch
-from optlayers.solvers.oracle_call import ADVICE, FIRST_COMPLAINT, OracleCall
-from optlayers.standard_form import DeclarationError, StandardForm
+from optlayers.solvers.scored_rows import OracleBatch
 
 __all__ = ["ActiveSet"]
 
 
+LIMIT = 10_000
+"""Iterations, by default."""
+
+
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ActiveSet(AbstractProjector):
     """Project by an active set of vertices that an oracle brings; no constraint matrix is needed.
 
@@ -46,7 +51,7 @@ class ActiveSet(AbstractProjector):
         called, and whether projections are verified.
     """
 
-    iteration_limit: int = 10_000
+    iteration_limit: int = LIMIT
     function: Callable[..., Any] | None = None
     manner = "an active set of vertices from the oracle, exact"
 
@@ -58,6 +63,11 @@ class ActiveSet(AbstractProjector):
     def reads_declaration(self) -> bool:  # type: ignore[override]
         """Whether rows with further auxiliary variables are not needed."""
         return not (isinstance(self.function, Oracle) and self.function.verify)
+
+    def __repr__(self) -> str:
+        options = [] if self.iteration_limit == LIMIT else [f"iteration_limit={self.iteration_limit}"]
+        options += [] if self.function is None else [f"function={name_of(self.function)}"]
+        return f"ActiveSet({', '.join(options)})"
 
     def prepare(self, form: StandardForm) -> _State:
         function = form.polytope.oracle if self.function is None else self.function
@@ -104,7 +114,7 @@ class ActiveSet(AbstractProjector):
 
     def _explain(self, call: OracleCall, codes: np.ndarray, gaps: np.ndarray, answer: Answer) -> None:
         ended = (codes >= min_norm_point.LIMIT) & (codes < FIRST_COMPLAINT)
-        explain(call, np.where(ended, oracles.FOUND, codes), answer)
+        explain(call, np.where(ended, calling.FOUND, codes), answer)
         for k in np.flatnonzero(ended).tolist():
             if codes[k] == min_norm_point.LIMIT:
                 answer.status[k] = Status.LIMIT

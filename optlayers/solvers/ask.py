@@ -10,21 +10,23 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Bool, Int8, Int64
 
+from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractSolver, Answer, Instances, Pullback
-from optlayers.solvers.certify import Certificate, certify
-from optlayers.solvers.moderate import LARGE, may_be_extreme, moderated
+from optlayers.solvers.certify import Certificate, certify, certify_points
+from optlayers.solvers.moderate import LARGE, has_large_constants, may_be_extreme, moderated
 from optlayers.solvers.offsets import without_offsets
+from optlayers.solvers.plan import Plan, plan_of
 from optlayers.solvers.polish import polish, refine
-from optlayers.standard_form import StandardForm
 
-__all__ = ["Verdict", "ask"]
+__all__ = ["Lineup", "Verdict", "ask"]
 
 NEAR = 0.1
 """A polished projection may be so far from what its solver proposed, relative to its largest entry, if that is above 1.
 """
 
+Begun = tuple[Answer, Certificate | None]
 NOBODY = np.empty(0, dtype=np.int64)
 NO_CERTIFICATE = Certificate.of_nothing(0)
 
@@ -62,6 +64,63 @@ class Verdict:
         return cls(answer, certificate, status.astype(np.int8), reasons)
 
 
+@final
+class Lineup:
+    """A solver, and those that it names for what it leaves open, prepared for questions of one kind about one form.
+
+    What is the same for all batches is worked out here: as a rule no instance is infeasible by its numbers, none has
+    extreme ones, and the first solver answers all of them.
+    """
+
+    def __init__(
+        self, form: StandardForm, solver: AbstractSolver, state: Any, *, projection: bool, tolerance: float
+    ) -> None:
+        self.form, self.solver, self.state = form, solver, state
+        self.projection, self.tolerance = projection, max(tolerance, solver.accuracy)
+        by_rows = projection and solver.polyhedral_only and not solver.reads_declaration
+        self.plan: Plan | None = plan_of(form) if by_rows else None
+        """Of nearest points by rows."""
+        self._first: tuple[Any, Any] | None = None
+        self._straight = (
+            form.parameter_count == 0
+            and bool(form.unslacked)
+            and (solver.reads_declaration or (projection and not has_large_constants(form)))
+        )
+
+    def answer(self, instances: Instances, infeasible: Bool[np.ndarray, " batch"] | None = None) -> Verdict:
+        """What is answered, and what is to be thought of it; ``infeasible`` instances are seen by no solver."""
+        if not self._straight or infeasible is not None or instances.forbidden is not None:
+            return self._ask(instances, infeasible, None)
+        solver: Any
+        if self._first is None:
+            in_turn = self.solver.projectors_in_turn if self.projection else self.solver.maximizers_in_turn
+            self._first = next(iter(in_turn(self.state)))
+        solver, state = self._first
+        answer: Answer = solver.project(state, instances) if self.projection else solver.maximize(state, instances)
+        if self.projection and answer.free is None and answer.pullback is None and answer.whole is None:
+            return self._ask(instances, None, (answer, None))
+        if self.plan is not None and answer.pullback is None and answer.whole is None:
+            certificate = certify_points(self.plan, self.form, instances, answer, True)
+        else:
+            certificate = certify(self.form, instances, answer, projection=self.projection)
+        settled = (certificate.error <= self.tolerance) & certificate.exact
+        if np.count_nonzero(settled) == len(settled) and not (not self.projection and answer.status.any()):
+            return Verdict(answer, certificate, np.zeros(len(settled), dtype=np.int8), {})
+        return self._ask(instances, None, (answer, certificate))
+
+    def _ask(self, instances: Instances, infeasible: np.ndarray | None, begun: Begun | None) -> Verdict:
+        return ask(
+            self.form,
+            instances,
+            self.solver,
+            self.state,
+            projection=self.projection,
+            tolerance=self.tolerance,
+            infeasible=infeasible,
+            begun=begun,
+        )
+
+
 @np.errstate(over="ignore", invalid="ignore")  # next to 1e308 sums are no numbers, which certificates refuse
 def ask(
     form: StandardForm,
@@ -72,10 +131,12 @@ def ask(
     projection: bool,
     tolerance: float,
     infeasible: Bool[np.ndarray, " batch"] | None = None,
+    begun: Begun | None = None,
 ) -> Verdict:
     """What a solver, and those that it names for what it leaves open, answer, and what is to be thought of it.
 
-    ``infeasible`` are instances that no solver need see, None for none.
+    ``infeasible`` are instances that no solver need see, None for none. ``begun`` is what the first solver has answered
+    to all instances already, and its certificate if there is one.
     """
     reduced = None if projection or solver.reads_declaration else without_offsets(form, instances)
     if reduced is not None:
@@ -85,7 +146,7 @@ def ask(
         verdict.answer.dual += reduced[1]
         return verdict
     if form.bounds_are_constant and instances.forbidden is None and form.unslacked and infeasible is None:
-        return _of_feasible(form, instances, solver, state, projection, tolerance)
+        return _of_feasible(form, instances, solver, state, projection, tolerance, begun)
     crossed = (instances.lower > instances.upper).any(axis=1)
     aside = crossed if infeasible is None else crossed | infeasible
     rest = np.flatnonzero(~aside)
@@ -98,7 +159,13 @@ def ask(
 
 
 def _of_feasible(
-    form: StandardForm, instances: Instances, solver: AbstractSolver, state: Any, projection: bool, tolerance: float
+    form: StandardForm,
+    instances: Instances,
+    solver: AbstractSolver,
+    state: Any,
+    projection: bool,
+    tolerance: float,
+    begun: Begun | None = None,
 ) -> Verdict:
     """Ask one solver after the other about what is open. Of two answers the one with less error stays, or that which
     can be differentiated."""
@@ -109,7 +176,9 @@ def _of_feasible(
         for below in (LARGE, np.inf, None) if extreme else (None,):
             asked = race.open_instances if below is None else moderated(form, race.open_instances, below=below)
             if asked is not None:
-                race.enter(propose(asked), asked)
+                proposed, certificate = (propose(asked), None) if begun is None else begun
+                begun = None
+                race.enter(proposed, asked, certificate)
             if race.over:
                 return race.verdict
     return race.verdict
@@ -154,16 +223,16 @@ class _Race:
             raise RuntimeError("no solver was asked")
         return Verdict.of(self._answer, self._certificate, self.tolerance)
 
-    def enter(self, proposed: Answer, asked: Instances) -> None:
+    def enter(self, proposed: Answer, asked: Instances, certificate: Certificate | None) -> None:
         """Certify an answer to the open instances. Projections that are not certified are polished, then refined."""
         self._asked = asked
         if proposed.pullback is not None or proposed.whole is not None or not self.projection:
-            self._offer(proposed)
+            self._offer(proposed, known=certificate)
             return
         if proposed.free is None:
             self._offer(self._polished(proposed))
         else:
-            self._offer(proposed)
+            self._offer(proposed, known=certificate)
             if not self.over:
                 self._offer(self._polished(self._open_answer))
         if not self.over:
@@ -205,8 +274,10 @@ class _Race:
             raise RuntimeError("no solver was asked")
         return self._answer.take(self._open)
 
-    def _offer(self, answer: Answer, dual_low: np.ndarray | None = None) -> None:
-        certificate = certify(self.form, self.open_instances, answer, projection=self.projection, dual_low=dual_low)
+    def _offer(self, answer: Answer, dual_low: np.ndarray | None = None, *, known: Certificate | None = None) -> None:
+        certificate = known
+        if certificate is None:
+            certificate = certify(self.form, self.open_instances, answer, projection=self.projection, dual_low=dual_low)
         settled = self._settled(certificate, answer)
         if self._answer is None or self._open is None:
             self._answer, self._certificate = answer, certificate

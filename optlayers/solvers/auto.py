@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from optlayers.caches import Cache
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.clarabel import Clarabel
@@ -15,7 +16,6 @@ from optlayers.solvers.highs import Highs
 from optlayers.solvers.interior_point import InteriorPoint
 from optlayers.solvers.newton import DualNewton
 from optlayers.solvers.plan import plan_of
-from optlayers.standard_form import StandardForm
 
 __all__ = ["Auto"]
 

@@ -5,21 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from optlayers.caches import cached_property
+from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
-from optlayers.solvers.oracle_call import OracleCall
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.addresses import OracleCall
+from optlayers.solvers.kernels.batches import per_instance
 
 __all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Instances", "Pullback"]
 
 Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """From a direction ``(batch, scored)`` to gradients of scores and of parameters, and for which instances."""
+
+
+class Shared(NamedTuple):
+    """Right-hand sides, bounds and entries of A (None where these are the form's), as kernels take them: a row for each
+    instance, or a single one that all share."""
+
+    rhs: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    matrix: np.ndarray | None
 
 
 @final
@@ -56,6 +67,12 @@ class Instances:
         # NumPy takes 5 ns a number, as long as an oracle of small structures; "clip" spares it a copy of the indices.
         return self.whole if self.kept is None else self.whole.take(self.kept, axis=1, mode="clip")
 
+    @cached_property
+    def shared(self) -> Shared:
+        """The numbers besides scores as kernels take them."""
+        matrix = None if self.matrix is None else per_instance(self.matrix)
+        return Shared(per_instance(self.rhs), per_instance(self.lower), per_instance(self.upper), matrix)
+
     def matrix_of(self, form: StandardForm, k: int) -> sp.csc_array:
         """A of instance ``k``, with its slack columns."""
         data = form.matrix.data if self.matrix is None else self.matrix[k]
@@ -70,18 +87,15 @@ class Instances:
         self, whole: Float64[np.ndarray, "batch size"], starts: Float64[np.ndarray, "batch size"] | None = None
     ) -> Instances:
         """These problems with other scores."""
-        return Instances(
-            whole,
-            self.kept,
-            self.rhs,
-            self.lower,
-            self.upper,
-            self.matrix,
-            self.forbidden,
-            self.parameters,
-            self.row_scale,
-            starts,
-        )
+        shared = self.shared  # made here, once for all scores
+        other = object.__new__(Instances)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(whole=whole, starts=starts, shared=shared)
+        if self.kept is None:
+            other.__dict__["scores"] = whole
+        else:
+            other.__dict__.pop("scores", None)
+        return other
 
     def take(self, index: np.ndarray | slice) -> Instances:
         """A part of the batch."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from optlayers.form.standard import AffineMap, StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import structures as kernel
-from optlayers.solvers.oracle_batch import ScoredRows
-from optlayers.standard_form import AffineMap, StandardForm
+from optlayers.solvers.scored_rows import ScoredRows
 
 __all__ = [
     "balancing",

@@ -10,22 +10,23 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from optlayers.caches import WeakCache
+from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
+from optlayers.solvers.addresses import OracleCall
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.declared import WORD as DECLARED
 from optlayers.solvers.declared import judge_declared
-from optlayers.solvers.kernels import certificate as of_rows
+from optlayers.solvers.kernels import optimality
 from optlayers.solvers.kernels import structures as of_structures
 from optlayers.solvers.kernels import vertex as of_vertices
-from optlayers.solvers.kernels.oracles import FOUND, NOTHING
-from optlayers.solvers.oracle_batch import OracleBatch
-from optlayers.solvers.oracle_call import OracleCall
-from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.kernels.batches import of_each
+from optlayers.solvers.kernels.calling import FOUND, NOTHING
+from optlayers.solvers.plan import KernelInput, Plan, plan_of
+from optlayers.solvers.scored_rows import OracleBatch
 from optlayers.solvers.shadows import is_vertex_beside_others
-from optlayers.standard_form import StandardForm
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "certify", "certify_points"]
 
 WORTH_A_THREAD = 64
 """Structures; to look at one takes microseconds."""
@@ -132,7 +133,7 @@ def certify(
         return _of_declared(form, instances, answer)
     if answer.whole is not None:
         return _of_mixtures(form, instances, answer) if projection else _of_structures(form, instances, answer)
-    certificate = _of_points(form, instances, answer, projection, dual_low)
+    certificate = certify_points(plan_of(form), form, instances, answer, projection, dual_low)
     if not projection and form.scored:
         _refuse_no_vertices(form, instances, answer, certificate)
     if answer.pullback is not None:
@@ -140,50 +141,57 @@ def certify(
     return certificate
 
 
-def _of_points(
-    form: StandardForm, instances: Instances, answer: Answer, projection: bool, dual_low: np.ndarray | None
+def certify_points(
+    plan: Plan,
+    form: StandardForm,
+    instances: Instances,
+    answer: Answer,
+    projection: bool,
+    dual_low: Float64[np.ndarray, "batch rows"] | None = None,
 ) -> Certificate:
-    plan = plan_of(form)
-    certificate, batch = Certificate.to_fill(len(instances)), Batch.of(plan, instances)
+    """The certificate of points of the standard form, of nearest points or of best ones; see :func:`certify`."""
+    count = len(instances.whole)
+    certificate = Certificate(np.empty(count), np.empty(count), np.empty(count), np.ones(count, dtype=bool))
+    rhs, lower, upper, matrix = instances.shared
+    scores = instances.scores
     point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
-    scale = plan.row_scale if instances.row_scale is None else plan.row_scale * instances.row_scale
-    free = NOT_TOLD if answer.free is None else answer.free
-
-    def work(which: np.ndarray) -> None:
-        of_rows.certify(
-            plan.start,
-            plan.row,
-            batch.matrix,
-            form.equalities,
-            scale,
-            plan.column_block,
-            plan.row_block,
-            plan.blocks,
-            batch.scores,
-            form.curved if projection else 0,
-            batch.rhs,
-            batch.lower,
-            batch.upper,
-            which,
-            dual_low is not None,
-            point,
-            dual,
-            dual if dual_low is None else dual_low,
-            free,
-            certificate.residual,
-            certificate.gap,
-            certificate.error,
-            certificate.exact,
-        )
-
-    plan.spread(work, len(instances), solves=1)
+    numbers = (
+        plan.start,
+        plan.row,
+        plan.entries if matrix is None else matrix,
+        form.equalities,
+        plan.row_scale if instances.row_scale is None else plan.row_scale * instances.row_scale,
+        plan.column_block,
+        plan.row_block,
+        plan.blocks,
+        scores if scores.flags.carray else of_each(scores),
+        form.curved if projection else 0,
+        rhs,
+        lower,
+        upper,
+    )
+    found = (
+        dual_low is not None,
+        point,
+        dual,
+        dual if dual_low is None else dual_low,
+        NOT_TOLD if answer.free is None else answer.free,
+        certificate.residual,
+        certificate.gap,
+        certificate.error,
+        certificate.exact,
+    )
+    if count < plan.certified_alone:
+        optimality.certify(*numbers, np.arange(count), *found)
+    else:
+        plan.spread(lambda which: optimality.certify(*numbers, which, *found), count, solves=1)
     answer.point = point
     return certificate
 
 
 def _refuse_no_vertices(form: StandardForm, instances: Instances, answer: Answer, certificate: Certificate) -> None:
     plan = plan_of(form)
-    batch, vertex = Batch.of(plan, instances), np.full(len(instances), of_vertices.VERTEX, dtype=np.int8)
+    batch, vertex = KernelInput.of(plan, instances), np.full(len(instances), of_vertices.VERTEX, dtype=np.int8)
     point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
     good = np.flatnonzero(np.isfinite(certificate.error))
 

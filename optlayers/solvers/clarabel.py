@@ -11,10 +11,10 @@ import clarabel
 import numpy as np
 import scipy.sparse as sp
 
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
-from optlayers.solvers.kept import KeptModels, check_limits
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.models import ThreadModels, check_limits
 
 __all__ = ["Clarabel"]
 
@@ -45,13 +45,13 @@ class Clarabel(AbstractProjector):
             raise ValueError(f"tolerance must be between 0 and 1, but got {self.tolerance}")
         check_limits(self.iteration_limit, self.time_limit)
 
-    def prepare(self, form: StandardForm) -> KeptModels:
-        return KeptModels(form, partial(_Model, form, self))
+    def prepare(self, form: StandardForm) -> ThreadModels:
+        return ThreadModels(form, partial(_Model, form, self))
 
-    def project(self, state: KeptModels, instances: Instances) -> Answer:
+    def project(self, state: ThreadModels, instances: Instances) -> Answer:
         return state.solve(instances)
 
-    def projectors_in_turn(self, state: KeptModels) -> Iterator[tuple[AbstractProjector, KeptModels]]:
+    def projectors_in_turn(self, state: ThreadModels) -> Iterator[tuple[AbstractProjector, ThreadModels]]:
         yield self, state
         yield self, state.afresh()
 

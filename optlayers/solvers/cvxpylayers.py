@@ -16,12 +16,12 @@ from cvxpylayers.torch import CvxpyLayer
 from jaxtyping import Bool
 
 from optlayers.caches import Cache, cached_property
+from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.modes import outside_inference_mode
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
 from optlayers.solvers.declared import declaration_alone, solve
-from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["CvxpyLayers"]
 

@@ -14,10 +14,10 @@ import scipy.sparse as sp
 from jaxtyping import Float64
 
 from optlayers.caches import Cache, WeakCache
+from optlayers.form.standard import StandardForm
 from optlayers.locks import ForkSafeLock
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Answer, Instances
-from optlayers.standard_form import StandardForm
 
 __all__ = ["WORD", "declaration_alone", "judge_declared", "solve"]
 

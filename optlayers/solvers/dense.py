@@ -9,10 +9,10 @@ from typing import final
 import numpy as np
 import torch
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
-from optlayers.standard_form import StandardForm
 
 __all__ = ["Dense", "pieces", "polish_densely", "solve_densely"]
 

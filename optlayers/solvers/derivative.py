@@ -9,18 +9,19 @@ answer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.dense import solve_densely
 from optlayers.solvers.kernels import active_set, separable
-from optlayers.solvers.kernels.batches import per_instance
+from optlayers.solvers.kernels.batches import of_each, per_instance
 from optlayers.solvers.plan import plan_of
-from optlayers.solvers.rescue import solve_slowly
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.slow_systems import solve_slowly
 
 __all__ = ["PulledBack", "value_gradient"]
 
@@ -140,15 +141,16 @@ def _solve(
     if plan.dense:
         return solve_densely(form, instances, free, direction)
     p, q = np.empty((count, form.columns)), np.empty((count, form.rows))
-    matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
-    side = per_instance(direction)
-    if plan.separable and form.slack == 0 and form.auxiliary == 0 and (len(side) == count or count == 0):
-        plan.spread(
-            lambda which: separable.pull_back(plan.system.table, plan.varies, matrix, free, side, which, p, q),
-            count,
-            solves=1,
-        )
+    matrix = plan.entries if instances.matrix is None else instances.shared.matrix
+    if plan.separable and form.slack == 0 and form.auxiliary == 0:
+        each = direction if direction.flags.carray else of_each(direction)
+        if count < plan.certified_alone:
+            separable.pull_back(plan.system.table, plan.varies, matrix, free, each, np.arange(count), p, q)
+        else:
+            by_row = partial(separable.pull_back, plan.system.table, plan.varies, matrix, free, each)
+            plan.spread(lambda which: by_row(which, p, q), count, solves=1)
         return p, q, np.ones(count, dtype=bool)
+    side = per_instance(direction)
     left, no_rows = np.empty(count), np.zeros((1, form.rows))
 
     def work(which: np.ndarray) -> None:

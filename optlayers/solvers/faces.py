@@ -14,14 +14,14 @@ import scipy.optimize
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels import active_set, certificate
+from optlayers.solvers.kernels import active_set, optimality
 from optlayers.solvers.kernels.batches import of_each
-from optlayers.solvers.kernels.certificate import ASTRAY, AWAY, LEFT, TOUCHES
-from optlayers.solvers.plan import Batch, plan_of
-from optlayers.solvers.rescue import solve_slowly
+from optlayers.solvers.kernels.optimality import ASTRAY, AWAY, LEFT, TOUCHES
+from optlayers.solvers.plan import KernelInput, plan_of
 from optlayers.solvers.shadows import whatever_others_are
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.slow_systems import solve_slowly
 
 __all__ = ["faces", "leaving", "on_face"]
 
@@ -38,19 +38,9 @@ def leaving(
     moved: Float64[np.ndarray, "batch columns"],
 ) -> Bool[np.ndarray, " batch"]:
     """Where a derivative moves columns that are free and at a bound. Elsewhere it is that of all faces alike."""
-    batch, found = Batch.of(plan_of(form), instances), np.empty(len(point), dtype=np.bool_)
-    certificate.leave_bounds(
-        batch.scores,
-        batch.rhs,
-        batch.lower,
-        batch.upper,
-        form.equalities,
-        of_each(point),
-        free,
-        of_each(direction),
-        moved,
-        found,
-    )
+    (rhs, lower, upper, _), found = instances.shared, np.empty(len(point), dtype=np.bool_)
+    scores, point, direction = (a if a.flags.carray else of_each(a) for a in (instances.scores, point, direction))
+    optimality.leave_bounds(scores, rhs, lower, upper, form.equalities, point, free, direction, moved, found)
     return found
 
 
@@ -111,7 +101,7 @@ def _leave_together(
     plan, count = plan_of(form), len(free)
     if plan.dense:
         return np.zeros(count, dtype=bool)
-    batch, cut = Batch.of(plan, instances), form.unslacked
+    batch, cut = KernelInput.of(plan, instances), form.unslacked
     of_rows = np.zeros((count, form.rows))
     of_rows[:, form.equalities :] = inward[:, cut:]
     push, anything = -plan.prices(batch.matrix, of_rows), np.zeros(free.shape)
@@ -175,7 +165,7 @@ def on_face(
         for k, (mine, prices, _) in enumerate(found):
             p[k], q[k] = mine, prices
         return p, q, np.array([solved for *_, solved in found], dtype=bool)
-    entries, bends = Batch.of(plan, instances).matrix, plan.curvature if curvature is None else curvature
+    entries, bends = KernelInput.of(plan, instances).matrix, plan.curvature if curvature is None else curvature
     sides = sides[0], np.ascontiguousarray(sides[1])
 
     def work(which: np.ndarray) -> None:

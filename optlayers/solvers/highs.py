@@ -11,13 +11,13 @@ import highspy
 import numpy as np
 from highspy import _core
 
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
-from optlayers.solvers.kept import KeptModels, check_limits
 from optlayers.solvers.kernels import ties, vertex
+from optlayers.solvers.models import ThreadModels, check_limits
 from optlayers.solvers.plan import plan_of
 from optlayers.solvers.vertices import ROUNDING
-from optlayers.standard_form import StandardForm
 
 __all__ = ["Highs"]
 
@@ -60,13 +60,13 @@ class Highs(AbstractMaximizer):
             raise ValueError(f"tolerance must be in [1e-10, 1e-3], the range of HiGHS, but got {self.tolerance}")
         check_limits(self.iteration_limit, self.time_limit)
 
-    def prepare(self, form: StandardForm) -> KeptModels:
-        return KeptModels(form, partial(_Model, form, self))
+    def prepare(self, form: StandardForm) -> ThreadModels:
+        return ThreadModels(form, partial(_Model, form, self))
 
-    def maximize(self, state: KeptModels, instances: Instances) -> Answer:
+    def maximize(self, state: ThreadModels, instances: Instances) -> Answer:
         return state.solve(instances)
 
-    def maximizers_in_turn(self, state: KeptModels) -> Iterator[tuple[AbstractMaximizer, KeptModels]]:
+    def maximizers_in_turn(self, state: ThreadModels) -> Iterator[tuple[AbstractMaximizer, ThreadModels]]:
         yield self, state
         yield self, state.afresh()
 

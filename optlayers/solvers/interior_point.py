@@ -7,12 +7,12 @@ from typing import final
 
 import numpy as np
 
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
 from optlayers.solvers.kernels import interior_point
-from optlayers.solvers.plan import Batch, Plan, plan_of
+from optlayers.solvers.plan import KernelInput, Plan, plan_of
 from optlayers.solvers.vertices import Near, best_vertices
-from optlayers.standard_form import StandardForm
 
 __all__ = ["InteriorPoint"]
 
@@ -68,7 +68,8 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
 
     def project(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
-        batch, answer, steps = Batch.of(plan, instances), Answer.to_fill(form, count), np.zeros(count, dtype=np.int64)
+        batch, answer = KernelInput.of(plan, instances), Answer.to_fill(form, count)
+        steps = np.zeros(count, dtype=np.int64)
         low, high = np.empty(answer.point.shape, dtype=bool), np.empty(answer.point.shape, dtype=bool)
 
         def work(which: np.ndarray) -> None:
@@ -81,7 +82,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         answer.status[steps < 0] = Status.LIMIT
         return answer
 
-    def _near(self, plan: Plan, batch: Batch, stages: int = STAGES) -> Near:
+    def _near(self, plan: Plan, batch: KernelInput, stages: int = STAGES) -> Near:
         """Interior solutions, scale by scale.
 
         Next to scores of 1e9 (finite masks, say) others vanish below the tolerance. What large scores decide beyond
@@ -115,7 +116,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
 
     def maximize(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
-        batch, answer = Batch.of(plan, instances), Answer.to_fill(form, count)
+        batch, answer = KernelInput.of(plan, instances), Answer.to_fill(form, count)
 
         def work(which: np.ndarray) -> None:
             found = best_vertices(
@@ -129,7 +130,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         plan.spread(work, count, GUESSED_STEPS)
         return answer
 
-    def _optimize(self, plan: Plan, batch: Batch, curvature: np.ndarray) -> Near:
+    def _optimize(self, plan: Plan, batch: KernelInput, curvature: np.ndarray) -> Near:
         found = Near.room(plan, len(batch.scores))
         interior_point.optimize(
             plan.system.table,

@@ -26,15 +26,15 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
 from optlayers.caches import WeakCache
+from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.ask import ask
 from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.faces import faces, on_face
-from optlayers.solvers.kernels.certificate import TOUCHES
-from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.kernels.optimality import TOUCHES
+from optlayers.solvers.plan import KernelInput, plan_of
 from optlayers.solvers.vertices import ROUNDING
-from optlayers.standard_form import StandardForm
 
 __all__ = ["Kinks", "Piece", "mean_over_pieces"]
 
@@ -140,7 +140,7 @@ class Kinks:
     def _dear(self) -> Bool[np.ndarray, "batch columns"]:
         """The columns of best vertices that have a reduced cost."""
         form, plan, whole = self.form, plan_of(self.form), self._whole
-        reduced = -plan.prices(Batch.of(plan, whole).matrix, self._dual)
+        reduced = -plan.prices(KernelInput.of(plan, whole).matrix, self._dual)
         reduced[:, : form.scored] += whole.scores
         dear: np.ndarray = np.abs(reduced) > IDLE * np.abs(whole.scores).max(axis=1, initial=0.0)[:, None]
         return dear
@@ -314,7 +314,7 @@ class Kinks:
         # Off its bounds a point is exact to so much, and what that leaves of a score is no difference.
         inexact = np.where((self._low | self._high)[index, : self.curved], 0.0, np.abs(curve))
         noise[:, : self.curved] += TOUCHES * inexact.max(axis=1, initial=0.0)[:, None] * (inexact > 0.0)
-        plan, matrix = plan_of(form), Batch.of(plan_of(form), some).matrix
+        plan, matrix = plan_of(form), KernelInput.of(plan_of(form), some).matrix
         prices[~np.isfinite(plan.prices(matrix, prices)).all(axis=1)] = 0.0
         left = costs - plan.prices(matrix, prices)[:, :scored]
         prices, left = self._less(some, prices, left)
@@ -334,7 +334,7 @@ class Kinks:
         moves = (some.lower < some.upper) & (True if some.forbidden is None else ~some.forbidden)
         moves[:, form.unslacked :] = True  # the prices of inequalities would give slack a cost
         _, more, _ = on_face(form, some, moves, side)
-        rest = left - plan_of(form).prices(Batch.of(plan_of(form), some).matrix, more)[:, : form.scored]
+        rest = left - plan_of(form).prices(KernelInput.of(plan_of(form), some).matrix, more)[:, : form.scored]
         moving = moves[:, : form.scored]
         now, then = (np.abs(np.where(moving, part, 0.0)).max(axis=1, initial=0.0)[:, None] for part in (left, rest))
         return np.where(then < now, prices + more, prices), np.where(then < now, rest, left)
@@ -342,7 +342,7 @@ class Kinks:
     def _unclear(self, tangent: Instances, answer: Answer) -> Bool[np.ndarray, "some columns"]:
         """Columns that are held by less than the largest scores: a tangent of another direction may let go of them."""
         form, plan = self.form, plan_of(self.form)
-        reduced = -plan.prices(Batch.of(plan, tangent).matrix, answer.dual)
+        reduced = -plan.prices(KernelInput.of(plan, tangent).matrix, answer.dual)
         reduced[:, : form.scored] += tangent.scores
         reduced[:, : self.curved] -= answer.point[:, : self.curved]
         if answer.free is None:
@@ -354,7 +354,7 @@ class Kinks:
     ) -> Float64[np.ndarray, "some rows"]:
         """The dual points near those given that leave free columns no reduced cost, as for M without limit."""
         form, plan = self.form, plan_of(self.form)
-        side = -plan.prices(Batch.of(plan, tangent).matrix, dual)
+        side = -plan.prices(KernelInput.of(plan, tangent).matrix, dual)
         side[:, : form.scored] += costs[:, form.kept]
         _, q, _ = on_face(form, tangent, free, side)
         return dual + q

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from optlayers.caches import WeakCache
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
-from optlayers.standard_form import StandardForm
 
-__all__ = ["LARGE", "may_be_extreme", "moderated"]
+__all__ = ["LARGE", "has_large_constants", "may_be_extreme", "moderated"]
 
 LARGE = 1e6
 """Right-hand sides and bounds beyond this may be without limit."""
@@ -53,7 +53,7 @@ def _reach(form: StandardForm, instances: Instances) -> Float64[np.ndarray, "bat
 
 def may_be_extreme(form: StandardForm, instances: Instances) -> bool:
     """Whether there may be numbers to make smaller; to look at them all takes longer."""
-    if _large_constants.get(form, _has_large_constants) or instances.row_scale is not None:
+    if has_large_constants(form) or instances.row_scale is not None:
         return True
     if form.parameter_count == 0:
         return False
@@ -66,6 +66,11 @@ def may_be_extreme(form: StandardForm, instances: Instances) -> bool:
         not part.is_constant and bool((np.abs(numbers[:, np.diff(part.matrix.indptr) > 0]) > LARGE).any())
         for part, numbers in varying
     )
+
+
+def has_large_constants(form: StandardForm) -> bool:
+    """Whether numbers that no parameter enters are large."""
+    return _large_constants.get(form, _has_large_constants)
 
 
 def _has_large_constants(form: StandardForm) -> bool:

@@ -8,14 +8,15 @@ from typing import final
 
 import numpy as np
 
+from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
 from optlayers.solvers.kernels import newton, separable
+from optlayers.solvers.kernels.batches import of_each
 from optlayers.solvers.kernels.lanes import LANES
 from optlayers.solvers.kernels.normal_equations import factor_size
-from optlayers.solvers.plan import Batch, plan_of
+from optlayers.solvers.plan import KernelInput, plan_of
 from optlayers.solvers.vertices import Near, best_vertices
-from optlayers.standard_form import DeclarationError, StandardForm
 
 __all__ = ["DualNewton"]
 
@@ -68,14 +69,18 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         return _State(form)
 
     def project(self, state: _State, instances: Instances) -> Answer:
-        plan, count = state.plan, len(instances)
-        batch, answer, steps = Batch.of(plan, instances), Answer.to_fill(state.form, count), np.zeros(count, np.int64)
-        free = answer.free = np.empty(answer.point.shape, dtype=bool)
-
-        def work(which: np.ndarray) -> None:
-            self._solve(state, batch, which, answer.point, answer.dual, free, steps)
-
-        plan.spread(work, count, 1 if plan.separable else GUESSED_STEPS)
+        plan, form, count = state.plan, state.form, len(instances.whole)
+        rhs, lower, upper, matrix = instances.shared
+        scores = instances.scores if instances.scores.flags.carray else of_each(instances.scores)
+        batch = KernelInput(scores, rhs, lower, upper, plan.entries if matrix is None else matrix)
+        steps, free = np.zeros(count, np.int64), np.empty((count, form.columns), dtype=bool)
+        point, dual = np.empty((count, form.columns)), np.empty((count, form.rows))
+        answer = Answer(point, dual, np.zeros(count, dtype=np.int8), free)
+        if count < state.worth_threads:
+            self._solve(state, batch, np.arange(count), point, dual, free, steps)
+        else:
+            solve = partial(self._solve, state, batch, point=point, dual=dual, free=free, steps=steps)
+            plan.spread(solve, count, state.solves)
         late = steps < 0
         if np.count_nonzero(late):
             answer.status[late] = Status.LIMIT
@@ -83,7 +88,7 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
 
     def maximize(self, state: _State, instances: Instances) -> Answer:
         plan, count = state.plan, len(instances)
-        batch, answer = Batch.of(plan, instances), Answer.to_fill(state.form, count)
+        batch, answer = KernelInput.of(plan, instances), Answer.to_fill(state.form, count)
 
         def work(which: np.ndarray) -> None:
             found = best_vertices(plan, batch.take(which), partial(self._near, state))
@@ -93,7 +98,7 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         plan.spread(work, count, 3 * GUESSED_STEPS)
         return answer
 
-    def _near(self, state: _State, batch: Batch) -> Near:
+    def _near(self, state: _State, batch: KernelInput) -> Near:
         """Linear programs by proximal steps: a point that is the projection of ``point + STEP * costs`` is optimal.
 
         There are finitely many such steps (Rockafellar, 1976; Ferris, 1991), and usually two. The multipliers of the
@@ -128,7 +133,7 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
     def _solve(
         self,
         state: _State,
-        batch: Batch,
+        batch: KernelInput,
         which: np.ndarray,
         point: np.ndarray,
         dual: np.ndarray,
@@ -148,6 +153,8 @@ class _State:
     def __init__(self, form: StandardForm) -> None:
         self.form = form
         self.plan = plan_of(form)
+        self.solves = 1 if self.plan.separable else GUESSED_STEPS
+        self.worth_threads = self.plan.worth_threads(self.solves)
         self.factor = np.empty(LANES * factor_size(self.plan.system))
         if not self.plan.separable:
             newton.unbounded_factor(self.plan.system.table, self.factor)

@@ -7,10 +7,10 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 from jaxtyping import Float64
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels import certificate as kernel
-from optlayers.solvers.plan import Batch, plan_of
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.kernels import optimality as kernel
+from optlayers.solvers.plan import KernelInput, plan_of
 
 __all__ = ["without_offsets"]
 
@@ -66,7 +66,7 @@ def _left(form: StandardForm, instances: Instances, k: int, prices: np.ndarray) 
     kernel.missing(
         plan.start,
         plan.row,
-        Batch.of(plan, one).matrix,
+        KernelInput.of(plan, one).matrix,
         np.ascontiguousarray(one.scores),
         np.zeros(form.columns),
         np.ascontiguousarray(one.rhs),

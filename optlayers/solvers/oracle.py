@@ -8,16 +8,16 @@ from typing import Any, final
 
 import numpy as np
 
-from optlayers.oracle import name_of
+from optlayers.compiled_oracle import name_of
+from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
+from optlayers.solvers.addresses import ADVICE, OracleCall
 from optlayers.solvers.base import AbstractMaximizer, Answer, Instances
 from optlayers.solvers.highs import Highs
-from optlayers.solvers.kernels import oracles
+from optlayers.solvers.kernels import calling
 from optlayers.solvers.kernels.structures import FEASIBLE
-from optlayers.solvers.oracle_batch import OracleBatch
-from optlayers.solvers.oracle_call import ADVICE, OracleCall
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.scored_rows import OracleBatch
 
 __all__ = ["Oracle", "explain", "verified"]
 
@@ -28,7 +28,7 @@ WORTH_ASKING_TWICE = 8
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Oracle(AbstractMaximizer):
     """Maximize by calling a function that knows the structure, in compiled code where it is compiled by numba.
 
@@ -82,6 +82,10 @@ class Oracle(AbstractMaximizer):
     def __name__(self) -> str:
         return name_of(self.function)
 
+    def __repr__(self) -> str:
+        options = [f"{name}=True" for name in ("verify", "serial") if getattr(self, name)]
+        return f"Oracle({', '.join([name_of(self.function), *options])})"
+
     def call(self, polytope: Polytope) -> OracleCall:
         """The function as kernels call it."""
         return OracleCall(self.function, polytope, serial=self.serial)
@@ -106,7 +110,7 @@ class Oracle(AbstractMaximizer):
         twice = 0 if count >= WORTH_ASKING_TWICE else -1
 
         def work(which: np.ndarray) -> None:
-            oracles.maximize(*batch.arguments, which, twice, answer.whole, codes)
+            calling.maximize(*batch.arguments, which, twice, answer.whole, codes)
 
         call.spread(work, count, smallest=WORTH_A_THREAD)
         call.interrupt()
@@ -118,7 +122,7 @@ def explain(call: OracleCall, codes: np.ndarray, answer: Answer) -> None:
     """Status and reason of every instance for which an oracle did not answer."""
     if np.count_nonzero(codes) == 0:
         return
-    for k in np.flatnonzero(codes != oracles.FOUND).tolist():
+    for k in np.flatnonzero(codes != calling.FOUND).tolist():
         answer.status[k], answer.reasons[k] = call.explain(int(codes[k]), np.nan)
 
 

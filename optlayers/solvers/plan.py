@@ -10,14 +10,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from optlayers.caches import WeakCache, cached_property
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
-from optlayers.solvers.kernels.batches import of_each, per_instance
+from optlayers.solvers.kernels.batches import of_each
 from optlayers.solvers.kernels.lanes import LANES
 from optlayers.solvers.kernels.normal_equations import System, analyze
 from optlayers.solvers.pool import for_each_chunk
-from optlayers.standard_form import StandardForm
 
-__all__ = ["Batch", "Plan", "plan_of"]
+__all__ = ["KernelInput", "Plan", "plan_of"]
 
 WORTH_A_THREAD = 1e6
 """Arithmetic operations below which handing work to another thread costs more than it saves."""
@@ -123,6 +123,15 @@ class Plan:
         below = 1.0 + np.diff(self.system.factor_start)
         return 1.0 + float((below**2).sum()) + 2.0 * len(self.system.product_column) + 20.0 * entries
 
+    @cached_property
+    def certified_alone(self) -> int:
+        """The smallest batch that several threads certify."""
+        return self.worth_threads(1)
+
+    def worth_threads(self, solves: int) -> int:
+        """The smallest batch that several threads work on, where an instance takes so many systems."""
+        return 2 * max(LANES, int(WORTH_A_THREAD / (self.operations * solves)))
+
     def spread(self, work: Callable[[np.ndarray], None], count: int, solves: int) -> None:
         """Call ``work`` on pieces of the batch, in threads where that pays; an instance takes ``solves`` systems."""
         smallest = max(LANES, int(WORTH_A_THREAD / (self.operations * solves)))
@@ -136,7 +145,7 @@ def plan_of(form: StandardForm) -> Plan:
 
 @final
 @dataclass(frozen=True)
-class Batch:
+class KernelInput:
     """Instances in the one memory layout that kernels are compiled for."""
 
     scores: np.ndarray
@@ -146,20 +155,16 @@ class Batch:
     matrix: np.ndarray
 
     @classmethod
-    def of(cls, plan: Plan, instances: Instances) -> Batch:
+    def of(cls, plan: Plan, instances: Instances) -> KernelInput:
         """Arrays with a row per instance, or a single row where all instances share it."""
-        matrix = plan.entries if instances.matrix is None else per_instance(instances.matrix)
-        return cls(
-            of_each(instances.scores),
-            per_instance(instances.rhs),
-            per_instance(instances.lower),
-            per_instance(instances.upper),
-            matrix,
-        )
+        rhs, lower, upper, matrix = instances.shared
+        scores = instances.scores
+        scores = scores if scores.flags.carray else of_each(scores)
+        return cls(scores, rhs, lower, upper, plan.entries if matrix is None else matrix)
 
-    def take(self, index: np.ndarray) -> Batch:
+    def take(self, index: np.ndarray) -> KernelInput:
         """A part of the batch."""
-        return Batch(
+        return KernelInput(
             self.scores[index],
             *(a[index] if len(a) > 1 else a for a in (self.rhs, self.lower, self.upper, self.matrix)),
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.dense import polish_densely
 from optlayers.solvers.kernels import active_set
-from optlayers.solvers.kernels import certificate as kernel
+from optlayers.solvers.kernels import optimality as kernel
 from optlayers.solvers.kernels.batches import per_instance
-from optlayers.solvers.plan import Batch, plan_of
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.plan import KernelInput, plan_of
 
 __all__ = ["polish", "refine"]
 
@@ -29,7 +29,7 @@ def polish(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
     plan = plan_of(form)
     if plan.dense:
         return polish_densely(form, instances, answer)
-    batch, point, dual = Batch.of(plan, instances), answer.point.copy(), answer.dual.copy()
+    batch, point, dual = KernelInput.of(plan, instances), answer.point.copy(), answer.dual.copy()
     low, high = _guess(form, instances, answer)
     free, exact = ~(low | high), np.zeros(len(instances), dtype=bool)
     finite = np.flatnonzero(np.isfinite(point).all(axis=1) & np.isfinite(dual).all(axis=1))
@@ -86,7 +86,7 @@ def refine(
     plan = plan_of(form)
     if plan.dense or answer.free is None:
         return None
-    batch, free, count = Batch.of(plan, instances), answer.free, len(instances)
+    batch, free, count = KernelInput.of(plan, instances), answer.free, len(instances)
     point, dual, low = answer.point.copy(), answer.dual.copy(), np.zeros_like(answer.dual)
     of_rows, of_columns = np.empty_like(dual), np.empty_like(point)
     p, q, left = np.empty_like(point), np.empty_like(dual), np.empty(count)

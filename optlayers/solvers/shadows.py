@@ -7,11 +7,11 @@ import scipy.optimize
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import vertex
-from optlayers.solvers.kernels.certificate import FLOOR, TOUCHES
-from optlayers.solvers.plan import Batch, plan_of
-from optlayers.standard_form import StandardForm
+from optlayers.solvers.kernels.optimality import FLOOR, TOUCHES
+from optlayers.solvers.plan import KernelInput, plan_of
 
 __all__ = ["idle_beside_others", "is_vertex_beside_others", "whatever_others_are"]
 
@@ -57,7 +57,9 @@ def idle_beside_others(
     if cut == scored:
         return np.zeros(free.shape, dtype=bool)
     plan = plan_of(form)
-    of_columns = np.abs(plan.prices(Batch.of(plan, instances).matrix, dual))[:, :cut]  # auxiliary ones have no score
+    of_columns = np.abs(plan.prices(KernelInput.of(plan, instances).matrix, dual))[
+        :, :cut
+    ]  # auxiliary ones have no score
     price = np.concatenate([of_columns, np.abs(dual[:, form.equalities :])], axis=1)
     most = np.maximum(np.abs(instances.scores).max(axis=1, initial=0.0), np.abs(dual).max(axis=1, initial=0.0))
     beside = np.zeros(form.columns, dtype=bool)

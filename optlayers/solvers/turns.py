@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, final
 from weakref import WeakValueDictionary
 
-from optlayers.oracle import CompiledOracle
+from optlayers.compiled_oracle import CompiledOracle
 from optlayers.solvers.pool import within_this_thread
 
 __all__ = ["Turns", "turns_of"]

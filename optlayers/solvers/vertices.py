@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from optlayers.solvers.kernels import active_set, ties
 from optlayers.solvers.kernels.ties import ROUNDS
-from optlayers.solvers.plan import Batch, Plan
+from optlayers.solvers.plan import KernelInput, Plan
 
 __all__ = ["Near", "best_vertices"]
 
@@ -60,7 +60,7 @@ class _Face:
     scale: Float64[np.ndarray, " batch"]
 
 
-def best_vertices(plan: Plan, batch: Batch, near: Callable[[Batch], Near]) -> Near:
+def best_vertices(plan: Plan, batch: KernelInput, near: Callable[[KernelInput], Near]) -> Near:
     """A best vertex per instance, decided by the instance alone; NaN where none could be made out.
 
     ``near`` solves linear programs. Columns with a multiplier are at their bounds all over the optimal face
@@ -75,8 +75,8 @@ def best_vertices(plan: Plan, batch: Batch, near: Callable[[Batch], Near]) -> Ne
 
 def _best(
     plan: Plan,
-    batch: Batch,
-    near: Callable[[Batch], Near],
+    batch: KernelInput,
+    near: Callable[[KernelInput], Near],
     noise: Float64[np.ndarray, " batch"],
     rounds: Int64[np.ndarray, " batch"],
     stages: int,
@@ -107,7 +107,7 @@ def _best(
     return found
 
 
-def _optimal_face(plan: Plan, batch: Batch, found: Near) -> _Face:
+def _optimal_face(plan: Plan, batch: KernelInput, found: Near) -> _Face:
     count, columns = found.point.shape
     tied, rest, scale = np.zeros(count, dtype=bool), np.zeros((count, columns)), np.ones(count)
     active_set.vertex(
@@ -132,7 +132,9 @@ def _optimal_face(plan: Plan, batch: Batch, found: Near) -> _Face:
     return _Face(found, found.low | found.high, np.where(found.low, batch.lower, batch.upper), tied, rest, scale)
 
 
-def _held(batch: Batch, held: np.ndarray, bound: np.ndarray, costs: Float64[np.ndarray, "batch scored"]) -> Batch:
+def _held(
+    batch: KernelInput, held: np.ndarray, bound: np.ndarray, costs: Float64[np.ndarray, "batch scored"]
+) -> KernelInput:
     """Problems on the faces where columns are held at bounds, with other costs."""
     lower, upper = np.where(held, bound, batch.lower), np.where(held, bound, batch.upper)
     return replace(batch, scores=costs, lower=lower, upper=upper)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from optlayers.bound import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
 from optlayers.rules.base import AbstractRule, Context, Gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from optlayers import inputs
+from optlayers.bound.base import by_name
 from optlayers.compiled import CompiledPolytope
+from optlayers.entries import CPU, Entries, batch_of
+from optlayers.form.compile import form_without_rows
+from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solvers.batch import make_instances
-from optlayers.standard_form import StandardForm, form_without_rows
+from optlayers.tensors import moved
 
 __all__ = ["are_vertices", "contains", "distance", "distances", "is_vertex"]
 
@@ -53,11 +57,9 @@ def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
     -------
     ``(*batch,)``; inf where the polytope is empty.
     """
-    batch = inputs.batch_shape(points, polytope.shape)
-    flat = inputs.flatten_scores(points, polytope.shape).reshape(-1, *polytope.shape)
-    _, of_the_set = inputs.split_named(form_without_rows(polytope).auxiliaries, parameters)
-    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, of_the_set, batch)
-    values = {n: inputs.flatten_parameter(v, len(flat), len(batch)) for n, v in given.items()}
+    batch, entries = batch_of(points, polytope.shape), Entries(form_without_rows(polytope))
+    flat = moved(points.detach(), (math.prod(batch), *polytope.shape), torch.float64, CPU)
+    values = by_name(entries.parameters, entries.theta(parameters, batch))
     return distances(polytope, [polytope.variable], [flat], values).reshape(batch)
 
 
@@ -106,8 +108,8 @@ def is_vertex(
     form = compiled.form
     if form is None:
         raise TypeError("a set that is not polyhedral has no vertices")
-    batch = inputs.batch_shape(points, compiled.shape)
-    flat = inputs.flatten_scores(points, compiled.shape)
+    batch = batch_of(points, compiled.shape)
+    flat = compiled.entries.flat_structure(points.detach(), CPU)[:, : compiled.entries.structure_size]
     return are_vertices(form, flat, parameters, batch, tolerance).reshape(batch)
 
 
@@ -115,12 +117,7 @@ def are_vertices(
     form: StandardForm, flat: Tensor, parameters: Mapping[str, Any], batch: torch.Size, tolerance: float
 ) -> Bool[Tensor, " points"]:
     """Of flat structures, or of whole scored vectors, which may be vertices where structures alone are none."""
-    _, of_the_set = inputs.split_named(form.auxiliaries, parameters)
-    given = inputs.parameter_tensors(form.parameters, of_the_set, batch)
-    theta = np.zeros((len(flat), form.parameter_count))
-    for spec in form.parameters:
-        theta[:, spec.span] = inputs.flatten_parameter(given[spec.name], len(flat), len(batch)).reshape(len(flat), -1)
-    instances = make_instances(form, theta, None)
+    instances = make_instances(form, Entries(form).theta(parameters, batch).numpy(), None)
     kept = form.kept[form.kept < flat.shape[1]]
     found = [
         _longest_step(form, instances.take(slice(k, k + 1)), point[kept]) <= tolerance

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers import inputs
 from optlayers.compiled import compile_polytope
-from optlayers.oracle import name_of
+from optlayers.compiled_oracle import name_of
+from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
-from optlayers.standard_form import StandardForm
 from optlayers.vertex_sums import log_weights
 
 __all__ = ["check_log_partition"]
@@ -73,11 +72,8 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
         raise TypeError("check_log_partition takes a declaration with one: Polytope(..., log_partition=...)")
     compiled = compile_polytope(polytope.without_oracle())
     form = compiled.projection_form
-    given = inputs.parameter_tensors(form.parameters, parameters, torch.Size([]))
-    theta = torch.cat(
-        [given[spec.name].to(torch.float64).reshape(-1) for spec in form.parameters] or [torch.zeros(0, device="cpu")]
-    )
-    vertices = torch.from_numpy(compiled.vertices(theta.to(torch.float64).numpy()))
+    theta = compiled.entries.theta(parameters, torch.Size([]))[0]
+    vertices = torch.from_numpy(compiled.vertices(theta.numpy()))
     asked = list(_questions(form, vertices, samples, seed))
     scores = torch.stack([one.scores for one in asked])
     direction = torch.randn(
@@ -100,14 +96,14 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
 
 @final
 @dataclass(frozen=True)
-class _Question:
+class _Case:
     """A scored vector, and what is special about it."""
 
     scores: Float64[Tensor, " size"]
     what: str
 
 
-def _questions(form: StandardForm, vertices: Tensor, samples: int, seed: int) -> Iterator[_Question]:
+def _questions(form: StandardForm, vertices: Tensor, samples: int, seed: int) -> Iterator[_Case]:
     generator = torch.Generator("cpu").manual_seed(seed)
     size = form.size
 
@@ -115,24 +111,24 @@ def _questions(form: StandardForm, vertices: Tensor, samples: int, seed: int) ->
         return torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
 
     for _ in range(samples):
-        yield _Question(drawn(), "at random scores")
-    yield _Question(torch.zeros(size, dtype=torch.float64, device="cpu"), "at scores of 0")
-    yield _Question(torch.full((size,), -0.7, dtype=torch.float64, device="cpu"), "at equal scores")
-    yield _Question(drawn().round(), "at tied scores")
-    yield _Question(1e-8 * drawn(), "at tiny scores")
+        yield _Case(drawn(), "at random scores")
+    yield _Case(torch.zeros(size, dtype=torch.float64, device="cpu"), "at scores of 0")
+    yield _Case(torch.full((size,), -0.7, dtype=torch.float64, device="cpu"), "at equal scores")
+    yield _Case(drawn().round(), "at tied scores")
+    yield _Case(1e-8 * drawn(), "at tiny scores")
     for scale in (1e4, -1e4):
-        yield _Question(scale * (1.0 + drawn().abs()), f"at scores of size {scale:g}")
-        yield _Question(torch.where(drawn() < 0.0, scale * drawn().abs(), drawn()), f"at some scores of size {scale:g}")
-        yield _Question(torch.full((size,), scale, dtype=torch.float64, device="cpu"), f"at equal scores of {scale:g}")
+        yield _Case(scale * (1.0 + drawn().abs()), f"at scores of size {scale:g}")
+        yield _Case(torch.where(drawn() < 0.0, scale * drawn().abs(), drawn()), f"at some scores of size {scale:g}")
+        yield _Case(torch.full((size,), scale, dtype=torch.float64, device="cpu"), f"at equal scores of {scale:g}")
     for mask, what in _masks(form, vertices, samples, generator):
-        yield _Question(drawn().masked_fill(mask, -torch.inf), f"where {what} forbidden")
+        yield _Case(drawn().masked_fill(mask, -torch.inf), f"where {what} forbidden")
         kind = int(torch.randint(4, (1,), generator=generator, device="cpu"))
         if kind == 0:
             large = (1e4 * drawn()).masked_fill(mask, -torch.inf)
-            yield _Question(large, f"at scores of size 1e4, where {what} forbidden")
+            yield _Case(large, f"at scores of size 1e4, where {what} forbidden")
         if kind == 1 and bool((vertices[:, mask] == 0.0).all(dim=1).any()):
             low = torch.finfo(torch.float32).min
-            yield _Question(drawn().masked_fill(mask, low), f"where {what} at a score of {low:.2g}")
+            yield _Case(drawn().masked_fill(mask, low), f"where {what} at a score of {low:.2g}")
 
 
 def _masks(
@@ -181,7 +177,7 @@ class _Check:
         self.name = f"log_partition {name_of(self.function)}"
         self.form, self.theta, self.vertices = form, theta, vertices
 
-    def answers(self, asked: Sequence[_Question], scores: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def answers(self, asked: Sequence[_Case], scores: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values, gradients, and second derivatives in a direction, of flat scored vectors."""
         form, count, name = self.form, len(scores), self.name
         leaf = scores.clone().requires_grad_()
@@ -219,7 +215,7 @@ class _Check:
 
     def compare(
         self,
-        asked: Sequence[_Question],
+        asked: Sequence[_Case],
         scores: Tensor,
         direction: Tensor,
         found: tuple[Tensor, Tensor, Tensor],

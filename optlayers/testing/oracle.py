@@ -12,14 +12,15 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from optlayers import inputs
+from optlayers.bound.base import by_name
 from optlayers.compiled import CompiledPolytope, compile_polytope
-from optlayers.oracle import name_of
+from optlayers.compiled_oracle import name_of
+from optlayers.entries import Entries
+from optlayers.form.compile import form_without_rows
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status
 from optlayers.solvers import Highs, Oracle
 from optlayers.solvers.batch import make_instances
-from optlayers.standard_form import form_without_rows
 from optlayers.testing.answers import in_a_row
 from optlayers.testing.draws import extreme_scores
 from optlayers.testing.geometry import distance, distances
@@ -110,16 +111,12 @@ def _best_in_whole_numbers(
 ) -> Solution:
     """The best points whose scored entries are whole, by branch and bound over the rows."""
     form = declared.forms.full
-    batch = inputs.batch_shape(scores, form.shape)
-    further, of_the_set = inputs.split_named(form.auxiliaries, given)
-    auxiliary, _ = inputs.auxiliary_scores(form.auxiliaries, further, batch)
-    flat, forbidden = inputs.split_forbidden(
-        inputs.flatten_scored(scores, (len(scores), form.structure_size), auxiliary.values(), 1, torch.device("cpu"))
-    )
-    values = inputs.parameter_tensors(form.parameters, of_the_set, batch)
-    theta = [inputs.flatten_parameter(values[spec.name], len(scores), 1).flatten(1) for spec in form.parameters]
-    parameters = torch.cat([torch.zeros(len(scores), 0, device="cpu"), *theta], dim=1).to(torch.float64)
-    instances = make_instances(form, parameters.numpy(), forbidden.numpy()).with_scores(flat.numpy())
+    entries = Entries(form)
+    arrived = entries.arrive(scores, given)
+    packed = entries.pack(arrived.tensors, arrived.batch, once=arrived.once)
+    theta = np.zeros((len(scores), 0)) if packed.theta is None else packed.theta.numpy()
+    forbidden = None if packed.forbidden is None else packed.forbidden.numpy()
+    instances = make_instances(form, theta, forbidden).with_scores(packed.scores.numpy())
     whole = np.zeros(form.columns)
     whole[: form.scored] = 1.0
     points, status = np.zeros((len(scores), form.size)), best.status.clone()
@@ -160,8 +157,8 @@ def _check_membership(
     generator = torch.Generator("cpu").manual_seed(seed)
     some = new[torch.randperm(len(new), generator=generator, device="cpu")[: 2 * samples]]
     variables = [polytope.variable, *polytope.scored]
-    given = inputs.parameter_tensors(form_without_rows(polytope).parameters, dict(parameters), torch.Size([len(some)]))
-    values = {n: inputs.flatten_parameter(v, len(some), 1) for n, v in given.items()}
+    entries = Entries(form_without_rows(polytope))
+    values = by_name(entries.parameters, entries.theta(parameters, torch.Size([len(some)])))
     outside = distances(polytope, variables, _parts(polytope, some), values)
     for point, far in zip(some, outside.tolist(), strict=True):
         assert far <= 1e-6, f"{what} accepts {point.tolist()}, which lies {far:.3g} outside of the polytope"

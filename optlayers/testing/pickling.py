@@ -6,7 +6,7 @@ import pickle
 import warnings
 from typing import Any
 
-from optlayers.oracle import name_of
+from optlayers.compiled_oracle import name_of
 from optlayers.polytope import Polytope
 
 __all__ = ["check_pickled", "is_pickled"]

@@ -8,12 +8,13 @@ import cvxpy as cp
 import torch
 from torch import Tensor
 
-from optlayers import inputs
+from optlayers.bound.base import by_name
 from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.entries import Entries
+from optlayers.form.compile import form_without_rows
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver
-from optlayers.standard_form import form_without_rows
 from optlayers.testing.answers import check_projection, total
 from optlayers.testing.draws import draw, with_scores
 from optlayers.testing.geometry import distance
@@ -76,9 +77,8 @@ def _reference_values(compiled: CompiledPolytope, scores: Tensor, parameters: di
     for variable in polytope.scored:
         gain = gain + cp.sum(cp.multiply(parameters[variable.name()].numpy(), variable))
     problem = cp.Problem(cp.Maximize(gain), list(polytope.constraints))
-    declared = form_without_rows(polytope)
-    _, of_the_set = inputs.split_named(declared.auxiliaries, parameters)
-    given = inputs.parameter_tensors(declared.parameters, of_the_set, torch.Size([len(scores)]))
+    entries = Entries(form_without_rows(polytope))
+    given = by_name(entries.parameters, entries.theta(parameters, torch.Size([len(scores)])))
     values = []
     for k in range(len(scores)):
         direction.value = scores[k].numpy()

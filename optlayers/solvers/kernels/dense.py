@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.solvers.kernels import ties
-from optlayers.solvers.kernels.certificate import (
+from optlayers.solvers.kernels.optimality import (
     FAR,
     FLOOR,
     HELD,
@@ -225,7 +225,7 @@ def are_exact(
     free: Bool[Tensor, "batch columns"],
 ) -> Bool[Tensor, " batch"]:
     """Whether active sets are those of the points: the columns that are not ``free`` are at a bound, and no bound holds
-    those that are. The twin of ``exact`` in :mod:`optlayers.solvers.kernels.certificate`.
+    those that are. The twin of ``exact`` in :mod:`optlayers.solvers.kernels.optimality`.
     """
     unit, reduced = _units(problem, point), _reduced(problem, point, dual).abs()
     own = problem.linear.abs() + problem.curvature * point.abs() + _times_transpose(problem.matrix.abs(), dual.abs())
@@ -242,7 +242,7 @@ def _smallest(problem: DenseProblem, unit: Tensor) -> Float64[Tensor, " batch"]:
 
 
 def _score_scale(problem: DenseProblem, own: Tensor, largest: Tensor) -> Tensor:
-    """What reduced costs are relative to; the twin of the function in :mod:`optlayers.solvers.kernels.certificate`."""
+    """What reduced costs are relative to; the twin of the function in :mod:`optlayers.solvers.kernels.optimality`."""
     cost = problem.linear.abs()
     some = (cost > 0) & problem.movable
     inverse = _largest(torch.where(some, 1.0 / cost, 0.0))[:, None]

@@ -30,8 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import (
+from optlayers.solvers.kernels.calling import (
     FOUND,
     MEMBERSHIP,
     NO_AMOUNT,
@@ -41,12 +40,13 @@ from optlayers.solvers.kernels.oracles import (
     missed,
     rooms,
 )
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 from optlayers.solvers.kernels.structures import judged, stands, violation
 
 __all__ = ["DONE", "INEXACT", "LIMIT", "NOT_MAXIMAL", "decompose", "pull_back"]
 
 DONE, LIMIT, NOT_MAXIMAL, INEXACT = 0, 9, 10, 11
-"""Ends of an instance, besides the codes of :mod:`optlayers.solvers.kernels.oracles`."""
+"""Ends of an instance, besides the codes of :mod:`optlayers.solvers.kernels.calling`."""
 DEPENDENT = 1e-11
 """A squared pivot below this part of its diagonal entry belongs to a vertex in the affine hull of the others."""
 ROUNDING = 4e-15

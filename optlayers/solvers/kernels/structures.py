@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.certificate import FAR, FLOOR
-from optlayers.solvers.kernels.extended import add_product
-from optlayers.solvers.kernels.lanes import jit, part, stay_apart
-from optlayers.solvers.kernels.oracles import (
+from optlayers.solvers.kernels.calling import (
     FOUND,
     FRACTIONAL,
     MEMBERSHIP,
@@ -27,6 +24,9 @@ from optlayers.solvers.kernels.oracles import (
     missed,
     rooms,
 )
+from optlayers.solvers.kernels.extended import add_product
+from optlayers.solvers.kernels.lanes import jit, part, stay_apart
+from optlayers.solvers.kernels.optimality import FAR, FLOOR
 
 __all__ = ["FEASIBLE", "certify", "certify_mixtures", "judged", "stands", "violation", "violations"]
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.certificate import TOUCHES
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
+from optlayers.solvers.kernels.optimality import TOUCHES
 
 __all__ = ["NO_VERTEX", "OPEN", "UNKNOWN", "VERTEX", "are_vertices", "are_vertices_by_elimination", "is_decided"]
 

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
+from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of, theta_of
+from optlayers.bound.host import HostEvidence
 from optlayers.caches import cached_property
+from optlayers.form.standard import AffineMap, ParameterSpec, StandardForm
 from optlayers.marginals import LogPartition
-from optlayers.on_host import HostEvidence, theta_of
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
@@ -25,10 +26,9 @@ from optlayers.solvers.dense import pieces
 from optlayers.solvers.derivative import PulledBack
 from optlayers.solvers.faces import faces
 from optlayers.solvers.kernels import dense
-from optlayers.solvers.kernels.certificate import AWAY, FLOOR, LEFT, TOUCHES
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
+from optlayers.solvers.kernels.optimality import AWAY, FLOOR, LEFT, TOUCHES
 from optlayers.solvers.shadows import IDLE
-from optlayers.standard_form import AffineMap, StandardForm
 
 __all__ = ["DevicePolytope"]
 
@@ -90,7 +90,7 @@ class DeviceEvidence(AbstractEvidence):
     """What belongs to answers that were found on a device.
 
     Gradients of scores are worked out there. Those of parameters are worked out on the CPU by
-    :class:`optlayers.on_host.HostEvidence`, which knows of kinks and edges, and come back to the device.
+    :class:`optlayers.bound.host.HostEvidence`, which knows of kinks and edges, and come back to the device.
     """
 
     polytope: DevicePolytope
@@ -125,7 +125,7 @@ class DeviceEvidence(AbstractEvidence):
         return HostEvidence.of_proof(self.form, instances, self.proof, solver, certified=_on_cpu(self.certified))
 
     def tangent(
-        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
     ) -> tuple[
         Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
     ]:
@@ -133,7 +133,7 @@ class DeviceEvidence(AbstractEvidence):
         arrays, form, problem = self.polytope.arrays, self.form, self.problem
         if not self.projects and form.curved:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-        good = ok & self.exact
+        good = self.exact if ok is None else ok & self.exact
         side = torch.zeros_like(problem.linear)
         side[:, : form.scored] = torch.where(good[:, None], direction[:, arrays.kept], 0.0)
         answer = replace(self.answer, free=self.answer.free & good[:, None])
@@ -206,7 +206,7 @@ class DeviceEvidence(AbstractEvidence):
 
 @final
 class DevicePolytope(AbstractBoundPolytope):
-    """Polytopes of one batch on the device of their scores; the twin of :class:`optlayers.BoundPolytope`.
+    """Polytopes of one batch on the device of their scores; the twin of :class:`optlayers.bound.host.HostPolytope`.
 
     Nothing leaves the device but the instances that are not certified there; the solvers of the CPU have the last word
     on these.
@@ -371,6 +371,11 @@ class DevicePolytope(AbstractBoundPolytope):
         return replace(solution, reasons=reasons)
 
     @property
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """What has numbers besides scores; see :class:`AbstractBoundPolytope`."""
+        return self.form.parameters
+
+    @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
         parts = torch.zeros_like(self.arrays.fixed, dtype=torch.bool)[None]
@@ -395,7 +400,7 @@ class DevicePolytope(AbstractBoundPolytope):
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
         other = self.prepared.relaxation(relaxation)
-        theirs = theta_of(self.form, other.projection_form)
+        theirs = theta_of(self.parameters, other.projection_form.parameters)
         return DevicePolytope(other, self.theta[:, theirs], self.forbidden, self.precision[theirs])
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from optlayers.caches import WeakCache
+from optlayers.form.standard import StandardForm
+from optlayers.solvers.addresses import OracleCall
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels.batches import per_instance
-from optlayers.solvers.oracle_call import OracleCall
-from optlayers.standard_form import StandardForm
 
 __all__ = ["OracleBatch", "ScoredRows"]
 

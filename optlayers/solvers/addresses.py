@@ -15,10 +15,10 @@ from numba import types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 
-from optlayers.oracle import CompiledOracle, name_of
+from optlayers.compiled_oracle import CompiledOracle, name_of
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
-from optlayers.solvers.kernels.oracles import (
+from optlayers.solvers.kernels.calling import (
     CONSTANT,
     FOUND,
     FRACTIONAL,
@@ -39,7 +39,7 @@ from optlayers.solvers.kernels.oracles import (
 from optlayers.solvers.pool import for_each_chunk
 from optlayers.solvers.turns import Turns, turns_of
 
-__all__ = ["ADVICE", "Call", "OracleCall"]
+__all__ = ["ADVICE", "Addresses", "OracleCall"]
 
 ADVICE = "see optlayers.testing.check_oracle"
 
@@ -47,11 +47,11 @@ FIRST_COMPLAINT = 16
 """The first number of what Python oracles complain of."""
 _WORD, _ANYWHERE = ctypes.c_int64, ctypes.c_void_p
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(_WORD), _ANYWHERE, _WORD, _WORD, _WORD, _WORD, _ANYWHERE)
-"""The signature of a trampoline; see :mod:`optlayers.solvers.kernels.oracles`."""
+"""The signature of a trampoline; see :mod:`optlayers.solvers.kernels.calling`."""
 
 
-class Call(NamedTuple):
-    """An oracle, and perhaps a membership function, as kernels see them; see :mod:`optlayers.solvers.kernels.oracles`.
+class Addresses(NamedTuple):
+    """An oracle, and perhaps a membership function, as kernels see them; see :mod:`optlayers.solvers.kernels.calling`.
 
     Arguments and shapes of the one stand in front of those of the other.
     """
@@ -148,7 +148,7 @@ def _oracle_call(function: Callable[..., Any] | None, polytope: Polytope, serial
     return OracleCall(function, polytope, serial=serial)
 
 
-def _joined(functions: Sequence[_Function | None]) -> Call:
+def _joined(functions: Sequence[_Function | None]) -> Addresses:
     """Arguments and shapes of functions, one after the other; None has neither."""
     table: list[tuple[int, int, int, int]] = []
     arguments: list[tuple[int, int, tuple[int, ...]]] = []
@@ -160,7 +160,7 @@ def _joined(functions: Sequence[_Function | None]) -> Call:
         table.append((*one.addresses, len(arguments) + len(one.arguments), len(lengths)))
         arguments += one.arguments
         lengths += [length for _, _, shape in one.arguments for length in shape]
-    return Call(
+    return Addresses(
         np.array(table, dtype=np.int64),
         np.array([source for source, _, _ in arguments], dtype=np.int64),
         np.array([place for _, place, _ in arguments], dtype=np.int64),

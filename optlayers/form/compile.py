@@ -1,235 +1,31 @@
-"""cvxpy in, arrays out, and the way back: the one room that knows how cvxpy compiles."""
+"""cvxpy in, arrays out: the one room that knows how cvxpy compiles."""
 
 from __future__ import annotations
 
-import keyword
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float64, Int8
+from jaxtyping import Int8
 
 from optlayers.caches import cached_property
-from optlayers.polytope import ARGUMENTS, Polytope
-from optlayers.presolve import AffineRows, Infeasible, Presolved, presolve
+from optlayers.form.declaration import (
+    check_convex,
+    check_declaration,
+    check_variables,
+    constraint_name,
+    is_set,
+    parameter_specs,
+)
+from optlayers.form.presolve import AffineRows, Infeasible, Presolved, presolve
+from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm, scored_name
+from optlayers.polytope import Polytope
 
-__all__ = [
-    "AffineMap",
-    "DeclarationError",
-    "Forms",
-    "NotPolyhedral",
-    "ParameterSpec",
-    "ScoredSpec",
-    "StandardForm",
-    "check_declaration",
-    "entry_name",
-    "form_without_rows",
-    "scored_form",
-    "standard_form",
-]
-
-
-class DeclarationError(ValueError):
-    """A polytope is declared in a way that cannot be compiled; the message says what to change."""
-
-
-@final
-class NotPolyhedral(DeclarationError):
-    """The declared set is convex, but it has no standard form."""
-
-
-@final
-@dataclass(frozen=True)
-class ParameterSpec:
-    """Name, shape and place of one cvxpy parameter in the vector of all parameters (C order)."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    sign: str | None
-    """The sign that was declared (``nonneg``, ``nonpos``, ``pos``, ``neg``), which values have to keep."""
-    limitless: tuple[int, ...] = ()
-    """Per entry 1 where inf, -1 where -inf takes a limit away, 0 where values are finite; empty stands for zeros."""
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def span(self) -> slice:
-        """The parameter's entries in the vector of all parameters."""
-        return slice(self.start, self.start + self.size)
-
-
-@final
-@dataclass(frozen=True)
-class ScoredSpec:
-    """Name, shape and place of an auxiliary variable in the scored vector, behind the structure."""
-
-    name: str
-    shape: tuple[int, ...]
-    span: slice
-
-
-@final
-@dataclass(frozen=True)
-class AffineMap:
-    """``constant + matrix @ parameters``."""
-
-    constant: Float64[np.ndarray, " entries"]
-    matrix: sp.csr_array
-
-    @cached_property
-    def is_constant(self) -> bool:
-        return bool(self.matrix.nnz == 0)
-
-    def __call__(self, parameters: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch entries"]:
-        """The values for every instance; one row again and again, not to be written to, when no parameter enters."""
-        if self.is_constant and len(self.constant):
-            # np.broadcast_to says the same, in ten times the time.
-            return np.ndarray((len(parameters), len(self.constant)), buffer=self.constant, strides=(0, 8))
-        return self.constant + (self.matrix @ parameters.T).T
-
-    def transposed(self, gradient: Float64[np.ndarray, "batch entries"]) -> Float64[np.ndarray, "batch parameters"]:
-        """The gradient that reaches the parameters."""
-        return (self.matrix.T @ gradient.T).T
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class StandardForm:
-    r"""``A z = b(θ)``, ``lower(θ) <= z <= upper(θ)`` with ``z = (scored, auxiliary, slack)``.
-
-    The scored vector is the flattened structure (C order), then the flattened auxiliary variables that are scored too.
-    The first ``scored`` columns are those of its entries that presolve did not fix: entry ``i`` is ``fixed[i]`` unless
-    it is in ``kept``, and ``z[j]`` is entry ``kept[j]``. Distances count the first ``curved`` columns alone, which
-    belong to the structure.
-    The first ``equalities`` rows have no slack; row ``equalities + k`` has slack column ``scored + auxiliary + k``.
-    θ is the vector of all parameters, each flattened in C order. Rows are the declared ones times ``row_scale``, powers
-    of two that bring their largest entries to about 1; consistency is in the units of the declaration.
-    """
-
-    polytope: Polytope
-    kept: np.ndarray
-    fixed: Float64[np.ndarray, " size"]
-    scored: int
-    auxiliary: int
-    equalities: int
-    matrix: sp.csc_array
-    matrix_map: sp.csr_array
-    """``(entries of A, parameters)``: what the parameters add to ``matrix.data``."""
-    rhs: AffineMap
-    row_scale: Float64[np.ndarray, " rows"]
-    lower: AffineMap
-    upper: AffineMap
-    consistency: AffineMap
-    """Values that must be 0: what the parameters must satisfy for dropped rows to hold."""
-    parameters: tuple[ParameterSpec, ...]
-    row_names: tuple[str, ...]
-    bound_names: tuple[tuple[str, str], ...]
-    """Per column, the constraints behind its lower and its upper bound."""
-    consistency_names: tuple[str, ...]
-    blocks: int
-    notes: tuple[str, ...]
-    """What presolve did, in words."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the structure."""
-        return self.polytope.shape
-
-    @property
-    def size(self) -> int:
-        """Number of entries of the scored vector."""
-        return len(self.fixed)
-
-    @cached_property
-    def structure_size(self) -> int:
-        """Number of entries of the structure, which come first."""
-        return math.prod(self.shape)
-
-    @cached_property
-    def auxiliaries(self) -> tuple[ScoredSpec, ...]:
-        """The auxiliary variables that are scored too."""
-        ends = np.cumsum([self.structure_size, *(v.size for v in self.polytope.scored)]).tolist()
-        return tuple(
-            ScoredSpec(v.name(), tuple(v.shape), slice(start, end))
-            for v, start, end in zip(self.polytope.scored, ends[:-1], ends[1:], strict=True)
-        )
-
-    @cached_property
-    def curved(self) -> int:
-        """Number of scored columns that belong to the structure; the others count for nothing in distances."""
-        return int(np.searchsorted(self.kept, self.structure_size))
-
-    @property
-    def rows(self) -> int:
-        return self.matrix.shape[0]
-
-    @property
-    def columns(self) -> int:
-        return self.matrix.shape[1]
-
-    @property
-    def slack(self) -> int:
-        """Number of inequality rows, one slack column each."""
-        return self.rows - self.equalities
-
-    @property
-    def unslacked(self) -> int:
-        """Number of columns that are not slack; they come first."""
-        return self.scored + self.auxiliary
-
-    @property
-    def uncurved(self) -> int:
-        """Number of columns that count for nothing in distances, slack columns left out."""
-        return self.unslacked - self.curved
-
-    @cached_property
-    def parameter_count(self) -> int:
-        """Length of θ."""
-        return sum(p.size for p in self.parameters)
-
-    @cached_property
-    def matrix_is_constant(self) -> bool:
-        return bool(self.matrix_map.nnz == 0)
-
-    @cached_property
-    def bounds_are_constant(self) -> bool:
-        """Whether no parameter enters a bound."""
-        return self.lower.is_constant and self.upper.is_constant
-
-    @cached_property
-    def keeps_all(self) -> bool:
-        """Whether presolve fixed no entry of the scored vector."""
-        return self.scored == self.size
-
-    @cached_property
-    def entry_column(self) -> np.ndarray:
-        """The column of every stored entry of A; ``matrix.indices`` are the rows."""
-        return np.repeat(np.arange(self.columns), np.diff(self.matrix.indptr))
-
-    @cached_property
-    def slack_entries(self) -> slice:
-        """The entries of slack columns, which come last."""
-        return slice(int(self.matrix.indptr[self.unslacked]), self.matrix.nnz)
-
-    def entry_name(self, flat: int) -> str:
-        """The name of an entry of the scored vector, as a user would index it."""
-        return scored_name(self.polytope, flat)
-
-    def expand(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[np.ndarray, "batch size"]:
-        """Flat scored vectors from their kept entries, in an array of their own."""
-        if self.keeps_all:
-            return scored.copy()
-        full = np.broadcast_to(self.fixed, (len(scored), self.size)).copy()
-        full[:, self.kept] = scored
-        return full
+__all__ = ["Forms", "form_without_rows", "scored_form", "standard_form"]
 
 
 @final
@@ -268,7 +64,7 @@ def standard_form(polytope: Polytope) -> StandardForm:
     DeclarationError : when the declaration is not a polyhedron, or is empty by inspection.
     """
     check_declaration(polytope)
-    specs = _parameter_specs(polytope)
+    specs = parameter_specs(polytope)
     raw = _canonical_rows(polytope, specs)
     try:
         reduced = presolve(raw)
@@ -289,14 +85,14 @@ def scored_form(polytope: Polytope) -> StandardForm:
     scored = {v.id for v in (polytope.variable, *polytope.scored)}
     inside = [c for c in polytope.constraints if {v.id for v in c.variables()} <= scored]
     variables = {v.id for c in inside for v in c.variables()}
-    attributes = any(_is_set(v) for v in polytope.variable.attributes.values())
+    attributes = any(is_set(v) for v in polytope.variable.attributes.values())
     if polytope.variable.id not in variables and not attributes:
         return form_without_rows(polytope)
-    _check_variables(polytope)
+    check_variables(polytope)
     for position, constraint in enumerate(polytope.constraints):
         if any(constraint is c for c in inside):
-            _check_convex(constraint, position)
-    specs = _parameter_specs(polytope)
+            check_convex(constraint, position)
+    specs = parameter_specs(polytope)
     try:
         reduced = presolve(_canonical_rows(polytope, specs, inside))
     except Infeasible as error:
@@ -307,7 +103,7 @@ def scored_form(polytope: Polytope) -> StandardForm:
 def form_without_rows(polytope: Polytope) -> StandardForm:
     """The whole scored vector, all parameters, and no constraint: for solvers that read the declaration."""
     check_declaration(polytope)
-    specs = _parameter_specs(polytope)
+    specs = parameter_specs(polytope)
     size, count = sum(v.size for v in (polytope.variable, *polytope.scored)), sum(s.size for s in specs)
     nothing = sp.csr_array((0, count))
 
@@ -335,111 +131,6 @@ def form_without_rows(polytope: Polytope) -> StandardForm:
         blocks=0,
         notes=(),
     )
-
-
-def check_declaration(polytope: Polytope) -> None:
-    """Refuse what is not convex, not continuous, not parametrized as cvxpy's DPP rules want, or not named."""
-    _check_variables(polytope)
-    for position, constraint in enumerate(polytope.constraints):
-        _check_convex(constraint, position)
-    _parameter_specs(polytope)
-
-
-def _check_convex(constraint: cp.Constraint, position: int) -> None:
-    if not constraint.is_dcp():
-        raise DeclarationError(
-            f"{constraint_name(constraint, position)} is not convex by cvxpy's rules (DCP); "
-            "a polytope is declared by ==, <= and >= between affine expressions"
-        )
-    if not constraint.is_dcp(dpp=True):
-        raise DeclarationError(
-            f"{constraint_name(constraint, position)} uses its parameters in a product of parameters or in another "
-            "way that is not affine (cvxpy's DPP rules); give the product as one parameter of its own"
-        )
-
-
-def constraint_name(constraint: cp.Constraint, position: int) -> str:
-    """How messages call a constraint: its label, else its position and its text."""
-    label = getattr(constraint, "label", None)
-    if label:
-        return f"constraint {position} ({label})"
-    text = " ".join(str(constraint).split())
-    return f"constraint {position} ({text if len(text) <= 60 else text[:57] + '…'})"
-
-
-def _is_set(attribute: Any) -> bool:
-    return attribute is not None and attribute is not False
-
-
-def entry_name(shape: tuple[int, ...], flat: int) -> str:
-    """How messages call an entry of the scored variable."""
-    return f"variable{[int(i) for i in np.unravel_index(flat, shape)]}" if shape else "variable"
-
-
-def scored_name(polytope: Polytope, flat: int) -> str:
-    """How messages call an entry of the scored vector: of the scored variable, or of a named auxiliary one."""
-    if flat < polytope.variable.size:
-        return entry_name(polytope.shape, flat)
-    flat -= polytope.variable.size
-    for variable in polytope.scored:
-        if flat < variable.size:
-            return f"{variable.name()}{[int(i) for i in np.unravel_index(flat, variable.shape)]}"
-        flat -= variable.size
-    raise IndexError("an entry beyond the scored vector")
-
-
-def _check_variables(polytope: Polytope) -> None:
-    mentioned = {v.id: v for c in polytope.constraints for v in c.variables()}
-    for variable in polytope.variables:
-        for attribute in ("integer", "boolean"):
-            if variable.attributes[attribute]:
-                raise DeclarationError(
-                    f"variable {variable.name()} is {attribute}; declare the relaxation instead (for a 0/1 variable "
-                    "x >= 0 and x <= 1): maximize returns its vertices, which are integral for integral polytopes"
-                )
-        if variable.is_complex():
-            raise DeclarationError(f"variable {variable.name()} is complex; polytopes are real")
-    if polytope.variable.size == 0:
-        raise DeclarationError(f"the scored variable has shape {polytope.shape} and so no entry")
-    if polytope.variable.id not in mentioned and not any(_is_set(v) for v in polytope.variable.attributes.values()):
-        raise DeclarationError(
-            f"no constraint mentions the scored variable {polytope.variable.name()}; the constraints mention "
-            f"{[v.name() for v in mentioned.values()] or 'no variable at all'}"
-        )
-
-
-_SIGNS = ("pos", "neg", "nonneg", "nonpos")
-_REFUSED = ("sparsity", "symmetric", "diag", "PSD", "NSD", "hermitian", "integer", "boolean", "complex", "imag")
-
-
-def _parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
-    specs: list[ParameterSpec] = []
-    start = 0
-    for parameter in polytope.parameters:
-        name = parameter.name()
-        if name == f"param{parameter.id}":
-            raise DeclarationError(
-                f"a parameter of shape {parameter.shape} has no name; callers give parameters by name: "
-                f'cp.Parameter({parameter.shape or ""}{", " if parameter.shape else ""}name="…")'
-            )
-        if not name.isidentifier() or keyword.iskeyword(name):
-            raise DeclarationError(f"parameter name {name!r} cannot be a keyword argument; choose an identifier")
-        if name in {*ARGUMENTS, *(v.name() for v in polytope.scored)}:
-            raise DeclarationError(
-                f"parameter name {name!r} is taken by an argument of the layer or a scored variable; choose another"
-            )
-        if name in {s.name for s in specs}:
-            raise DeclarationError(f"two different parameters are named {name!r}; give each its own name")
-        refused = [a for a in _REFUSED if parameter.attributes.get(a)]
-        if refused:
-            raise DeclarationError(
-                f"parameter {name} is declared {', '.join(refused)}; only the sign of a parameter may be "
-                "declared: give the full array"
-            )
-        sign = next((s for s in _SIGNS if parameter.attributes.get(s)), None)
-        specs.append(ParameterSpec(name, tuple(parameter.shape), start, sign))
-        start += parameter.size
-    return tuple(specs)
 
 
 _SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")

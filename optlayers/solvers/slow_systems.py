@@ -8,9 +8,9 @@ import scipy.sparse.linalg
 import torch
 from jaxtyping import Bool, Float64
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels.active_set import CONVERGED
-from optlayers.standard_form import StandardForm
 
 __all__ = ["solve_slowly"]
 

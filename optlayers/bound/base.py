@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, all_of
-from optlayers.standard_form import ParameterSpec, StandardForm
 
-__all__ = ["AbstractBoundPolytope", "Marginals", "Tangent", "tangent_of"]
+__all__ = ["AbstractBoundPolytope", "Marginals", "Tangent", "by_name", "tangent_of", "theta_of"]
 
 NO_REASONS: Mapping[int, str] = {}
 
@@ -51,6 +52,12 @@ class Tangent:
         """Whether every instance is right."""
         return all_of(self.ok)
 
+    def theta(self) -> Float64[Tensor, "batch parameters"]:
+        """The gradients of all parameters as one vector for each instance, of flat ones."""
+        if isinstance(self.parameters, _OfParameters):
+            return self.parameters.theta
+        return self.scores.new_zeros(len(self.scores), 0)
+
 
 def tangent_of(form: StandardForm, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
     """The derivative of a projection onto a polytope of this form, for directions on the device of the solution."""
@@ -59,7 +66,7 @@ def tangent_of(form: StandardForm, solution: Solution, direction: Float64[Tensor
         raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
     if evidence.form is not form:
         raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
-    scores, of_parameters, ok = evidence.tangent(direction, solution.ok.reshape(-1))
+    scores, of_parameters, ok = evidence.tangent(direction, None if solution.all_ok else solution.ok.reshape(-1))
     return Tangent(scores, _OfParameters(form.parameters, of_parameters) if form.parameters else {}, ok)
 
 
@@ -73,10 +80,15 @@ class _OfParameters(Mapping[str, Tensor]):
         self._theta = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
 
     def __getitem__(self, name: str) -> Tensor:
-        spec = self._specs[name]
+        theta, spec = self.theta, self._specs[name]
+        return theta[:, spec.span].contiguous().reshape(len(theta), *spec.shape)
+
+    @property
+    def theta(self) -> Float64[Tensor, "batch parameters"]:
+        """All of them as one vector for each instance."""
         if self._work_out is not None:
             self._theta, self._work_out = self._work_out(), None
-        return self._theta[:, spec.span].contiguous().reshape(len(self._theta), *spec.shape)
+        return self._theta
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._specs)
@@ -85,12 +97,26 @@ class _OfParameters(Mapping[str, Tensor]):
         return len(self._specs)
 
 
+def by_name(parameters: Sequence[ParameterSpec], theta: Float64[Tensor, "batch parameters"]) -> dict[str, Tensor]:
+    """The parameters, or their gradients, ``(batch, *shape)`` by their names."""
+    return {spec.name: theta[:, spec.span].reshape(len(theta), *spec.shape) for spec in parameters}
+
+
+def theta_of(parameters: Sequence[ParameterSpec], others: Sequence[ParameterSpec]) -> Int64[np.ndarray, " others"]:
+    """The entries of θ that are the parameters of another polytope, by their names."""
+    spans = {spec.name: np.arange(spec.start, spec.start + spec.size) for spec in parameters}
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(spans[spec.name] for spec in others)])
+
+
 class AbstractBoundPolytope(ABC):
     """A compiled polytope with the parameters and the forbidden parts of a batch filled in.
 
     Everything is flat: scores and values are ``(batch, size)`` float64 in C order of the structure, all on one device.
     Parts that are forbidden stay forbidden in every question asked of it.
     """
+
+    form: StandardForm
+    """The standard form that projections are of."""
 
     @abstractmethod
     def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
@@ -104,6 +130,11 @@ class AbstractBoundPolytope(ABC):
 
         ``starts`` are vertices near the answers, if some are known: a solver may begin there, where they are near.
         """
+
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """The declared parameters: name, shape and place in the vector θ of all of them."""
 
     @property
     @abstractmethod
@@ -134,8 +165,9 @@ class AbstractBoundPolytope(ABC):
 
     @abstractmethod
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
-        """Log of the sum of ``exp <scores, v>`` over the vertices v, differentiable twice, those of
-        the catalogue three times; -inf where there are none, and NaN for instances that it cannot be worked out for.
+        """Log of the sum of ``exp <scores, v>`` over the vertices v; -inf where there are none, and NaN for instances
+        that it cannot be worked out for. It is differentiable as often as the function of the declaration is; those of
+        the catalogue to any order.
 
         By the function of the declaration, else by enumeration; ValueError where there are too many vertices.
         """

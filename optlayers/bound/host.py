@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers import inputs
-from optlayers.bound import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of
+from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of, theta_of
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
+from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
@@ -22,18 +22,27 @@ from optlayers.prepared import AbstractPrepared
 from optlayers.sampling import sample
 from optlayers.sections import beside, refused
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
-from optlayers.solvers.ask import Verdict, ask
+from optlayers.solvers.ask import Lineup, Verdict
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
-from optlayers.solvers.batch import broken_conditions, in_scaled_rows, infeasible_instances, make_instances
+from optlayers.solvers.batch import (
+    broken_conditions,
+    distance_from_rows,
+    in_scaled_rows,
+    infeasible_instances,
+    make_instances,
+)
+from optlayers.solvers.certify import certify
 from optlayers.solvers.derivative import PulledBack, value_gradient
 from optlayers.solvers.faces import faces, leaving
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.solvers.shadows import idle_beside_others
-from optlayers.standard_form import StandardForm
+from optlayers.tensors import all_finite_in
 
-__all__ = ["BoundPolytope", "movable_parts"]
+__all__ = ["HostEvidence", "HostPolytope", "movable_parts"]
 
 OPTIMAL = int(Status.OPTIMAL)
+SURE = 1e-9
+"""Points that miss constraints by less, relative to their terms, are in the polytope for sure."""
 SAME = 1e-9
 """Gradients that differ by less, next to the direction that is pulled back, are the same."""
 EXPLAINED = 3
@@ -78,12 +87,12 @@ class HostEvidence(AbstractEvidence):
         return self.answer.decomposition
 
     def tangent(
-        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"]
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
     ) -> tuple[
         Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
     ]:
         """By the solver's own derivative, else by that of the active set; see :class:`AbstractEvidence`."""
-        form, answer, good = self.form, self.answer, ok.numpy() & self.exact
+        form, answer, good = self.form, self.answer, self.exact if ok is None else ok.numpy() & self.exact
         mine = direction.numpy() if form.keeps_all else direction.numpy()[:, form.kept]
         if answer.pullback is not None:
             scored, theta, right = answer.pullback(mine if good.all() else np.where(good[:, None], mine, 0.0))
@@ -95,9 +104,12 @@ class HostEvidence(AbstractEvidence):
             )
         if answer.free is None:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-        pulled_back = self.at_ties(PulledBack.of(form, self.instances, answer.free, mine, good), answer.free)
+        pulled_back = PulledBack.of(form, self.instances, answer.free, mine, good)
+        doubtful = leaving(form, self.instances, answer.point, answer.free, pulled_back.direction, pulled_back.p)
+        if form.unslacked > form.scored or np.count_nonzero(doubtful):
+            pulled_back = self.at_ties(pulled_back, answer.free, doubtful)
         return (
-            self._whole(pulled_back.scores),
+            self._whole(pulled_back.p[:, : form.scored]),
             lambda: torch.from_numpy(self.of_parameters(pulled_back, mine)),
             torch.from_numpy(pulled_back.right),
         )
@@ -129,13 +141,15 @@ class HostEvidence(AbstractEvidence):
         """Infinite parameters are limits that do not bind: their gradient is 0."""
         return np.where(np.isinf(self.instances.parameters), 0.0, theta)
 
-    def at_ties(self, pulled_back: PulledBack, free: Bool[np.ndarray, "batch columns"]) -> PulledBack:
-        """Gradients of projections; at a tie those that move a column from its bound, or that hold one for nothing, are
-        worked out on a face."""
+    def at_ties(
+        self, pulled_back: PulledBack, free: Bool[np.ndarray, "batch columns"], doubtful: Bool[np.ndarray, " batch"]
+    ) -> PulledBack:
+        """Gradients of projections; at a tie those that move a column from its bound (``doubtful`` ones), or that hold
+        one for nothing, are worked out on a face."""
         form, instances, direction = self.form, self.instances, pulled_back.direction
         point, dual = self.answer.point, self.answer.dual
-        doubtful = leaving(form, instances, point, free, direction, pulled_back.p)
-        doubtful |= self._held_for_nothing(pulled_back, free)
+        if form.unslacked > form.scored:
+            doubtful = doubtful | self._held_for_nothing(pulled_back, free)
         index = np.flatnonzero(doubtful & pulled_back.right)
         if len(index) == 0:
             return pulled_back
@@ -194,7 +208,7 @@ class HostEvidence(AbstractEvidence):
 
 
 @final
-class BoundPolytope(AbstractBoundPolytope):
+class HostPolytope(AbstractBoundPolytope):
     """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
 
     ``instances`` are the numbers of the projector's form, ``vertex_instances`` those of the maximizer's,
@@ -209,7 +223,11 @@ class BoundPolytope(AbstractBoundPolytope):
         precision: Float64[np.ndarray, " parameters"],
     ) -> None:
         self.prepared = prepared
+        self.form = prepared.projection_form
         self.theta = theta
+        self.batch = len(theta)
+        self.compared = False
+        """Whether vertices and projections are known to be those of one polytope."""
         self.forbidden = forbidden
         self.precision = precision
         rows = prepared.rows or prepared.projection_form
@@ -225,17 +243,20 @@ class BoundPolytope(AbstractBoundPolytope):
         self.broken = None if broken is None else broken[0]
         self.infeasible = infeasible_instances(rows, None if broken is None else broken[1], forbidden)
 
-    def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
-        """A vertex per instance; see :meth:`CompiledPolytope.maximize`."""
+    def maximize(self, scores: Float64[Tensor, "batch size"], *, finite: bool = False) -> Solution:
+        """A vertex per instance; see :meth:`CompiledPolytope.maximize`. Scores may be known to be ``finite``."""
         prepared = self.prepared
-        if prepared.maximizer_form is None:
+        lineup = prepared.maximizing
+        if lineup is None:
             raise TypeError(
                 "maximize needs a polyhedral set: this one is not, so it has no vertices; use a rule that projects, "
                 "such as SparseMAP()"
             )
-        form, instances = prepared.maximizer_form, self.vertex_instances.with_scores(_in_memory(scores))
-        solution = self._answered(form, instances, prepared.maximizer, prepared.maximizer_state, projection=False)
-        section = prepared.without_a_face(form, prepared.maximizer, instances)
+        instances = self.vertex_instances.with_scores(np.ascontiguousarray(scores.numpy()))
+        solution = self._answered(lineup, instances, finite)
+        if instances.forbidden is None:
+            return solution
+        section = prepared.without_a_face(lineup.form, prepared.maximizer, instances)
         return solution if section is None else self._of_section(solution, section, scores)
 
     def _of_section(
@@ -248,17 +269,38 @@ class BoundPolytope(AbstractBoundPolytope):
         return beside(solution, index, self._bound_to(other, index).maximize(scores[torch.from_numpy(index)]))
 
     def project(
-        self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
+        self,
+        scores: Float64[Tensor, "batch size"],
+        starts: Float64[Tensor, "batch size"] | None = None,
+        *,
+        finite: bool = False,
     ) -> Solution:
-        """The nearest point per instance; see :meth:`CompiledPolytope.project`."""
+        """The nearest point; see :meth:`CompiledPolytope.project`. Scores may be known to be ``finite``."""
         prepared = self.prepared
-        if len(self.theta):
+        if len(self.theta) and not self.compared:
             prepared.refuse_two_polytopes(self.theta[0])
-        form, solver, state = prepared.projection_form, prepared.projector, prepared.projector_state
-        instances = self.instances.with_scores(_in_memory(scores), None if starts is None else _in_memory(starts))
-        solution = self._answered(form, instances, solver, state, projection=True)
-        section = prepared.without_a_face(form, solver, instances)
+            self.compared = True
+        begin = None if starts is None else np.ascontiguousarray(starts.numpy())
+        instances = self.instances.with_scores(np.ascontiguousarray(scores.numpy()), begin)
+        solution = self._answered(prepared.projecting, instances, finite)
+        if instances.forbidden is None:
+            return solution
+        section = prepared.without_a_face(prepared.projection_form, prepared.projector, instances)
         return solution if section is None else refused(solution, section)
+
+    def holds(self, points: Float64[Tensor, "batch size"]) -> bool:
+        """Whether all points are known to be in their polytopes, by what is declared of these, without a solve."""
+        prepared, whole = self.prepared, np.ascontiguousarray(points.numpy())
+        if prepared.rows_say_all and prepared.rows is not None and not prepared.rows.auxiliaries:
+            relative = distance_from_rows(prepared.rows, self.row_instances, whole)[1]
+            return bool(np.count_nonzero(relative <= SURE) == len(whole))
+        lineup = prepared.maximizing
+        if lineup is None or not prepared.membership_says_all or lineup.form.auxiliaries:
+            return False
+        answer = Answer.of_whole(lineup.form, 0)
+        answer.whole, answer.oracle, answer.status = whole, lineup.state.call, np.zeros(len(whole), dtype=np.int8)
+        certificate = certify(lineup.form, self.vertex_instances.with_scores(whole), answer, projection=False)
+        return certificate.all_hold(SURE)
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
@@ -270,6 +312,11 @@ class BoundPolytope(AbstractBoundPolytope):
             raise ValueError("value_gradient takes a solution that maximize() or project() returned")
         theta = solution.evidence.value_gradient(solution.ok.reshape(-1))
         return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in solution.evidence.form.parameters}
+
+    @property
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """What has numbers besides scores; see :class:`AbstractBoundPolytope`."""
+        return self.prepared.projection_form.parameters
 
     @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
@@ -300,7 +347,7 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def _bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope:
         """Other polytopes for the instances ``index``."""
-        theirs = theta_of(self.prepared.projection_form, other.projection_form)
+        theirs = theta_of(self.parameters, other.projection_form.parameters)
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden[index])
         return other.bind_on_host(torch.from_numpy(self.theta[index][:, theirs]), forbidden, self.precision[theirs])
 
@@ -343,40 +390,41 @@ class BoundPolytope(AbstractBoundPolytope):
             solution = replace(solution, status=status, reasons=why)
         return solution
 
-    def _answered(
-        self, form: StandardForm, instances: Instances, solver: AbstractSolver, state: Any, *, projection: bool
-    ) -> Solution:
-        """What a solver answers, with the verdict."""
-        verdict = ask(
-            form,
-            instances,
-            solver,
-            state,
-            projection=projection,
-            tolerance=max(self.prepared.tolerance, solver.accuracy),
-            infeasible=self._hopeless(instances),
-        )
+    def _answered(self, lineup: Lineup, instances: Instances, finite: bool) -> Solution:
+        """What solvers answer, with the verdict; scores are known to be ``finite`` or not."""
+        form, projection = lineup.form, lineup.projection
+        verdict = lineup.answer(instances, self._hopeless(instances, finite))
         answer, residual = verdict.answer, verdict.certificate.residual
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
         status, reasons = verdict.status, verdict.reasons
-        if np.count_nonzero(status):
+        failing = np.count_nonzero(status)
+        if failing:
             status, reasons = self._reasons(form, instances, verdict, projection=projection)
-        return Solution(
-            torch.from_numpy(form.expand(answer.point[:, : form.scored]) if answer.whole is None else answer.whole),
+        if answer.whole is not None:
+            value = answer.whole
+        else:
+            value = (
+                answer.point[:, : form.scored].copy() if form.keeps_all else form.expand(answer.point[:, : form.scored])
+            )
+        certificate = verdict.certificate
+        certified = status == OPTIMAL
+        solution = Solution(
+            torch.from_numpy(value),
             torch.from_numpy(status),
             torch.from_numpy(residual),
-            torch.from_numpy(verdict.certificate.gap),
+            torch.from_numpy(certificate.gap),
             reasons,
-            HostEvidence(
-                form, instances, answer, solver, projection, verdict.status == OPTIMAL, verdict.certificate.exact
-            ),
-            word=verdict.certificate.word,
+            HostEvidence(form, instances, answer, lineup.solver, projection, certified, certificate.exact),
+            word=certificate.word,
         )
+        if not failing:
+            solution.__dict__["all_ok"] = True
+        return solution
 
-    def _hopeless(self, instances: Instances) -> Bool[np.ndarray, " batch"] | None:
+    def _hopeless(self, instances: Instances, finite: bool) -> Bool[np.ndarray, " batch"] | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
-        if inputs.all_finite_in(instances.whole):
+        if finite or all_finite_in(instances.whole):
             return self.infeasible
         unknown = ~np.isfinite(instances.whole).all(axis=1)
         return unknown if self.infeasible is None else self.infeasible | unknown
@@ -444,14 +492,3 @@ def movable_parts(
     kept = np.zeros((1, form.size), dtype=bool)
     kept[:, form.kept] = True
     return torch.from_numpy(kept if forbidden is None else kept & ~forbidden)
-
-
-def _in_memory(scores: Float64[Tensor, "batch size"]) -> Float64[np.ndarray, "batch size"]:
-    """A tensor as an array of NumPy, a row per instance in memory."""
-    return np.ascontiguousarray(scores.numpy())
-
-
-def theta_of(form: StandardForm, other: StandardForm) -> np.ndarray:
-    """The entries of the parameters of one form that are the parameters of another one, by their names."""
-    spans = {spec.name: np.arange(spec.start, spec.start + spec.size) for spec in form.parameters}
-    return np.concatenate([np.zeros(0, dtype=np.int64), *(spans[spec.name] for spec in other.parameters)])

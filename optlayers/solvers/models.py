@@ -8,14 +8,14 @@ from typing import Protocol, final
 
 import numpy as np
 
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.pool import for_each_chunk
-from optlayers.standard_form import StandardForm
 
-__all__ = ["KeptModel", "KeptModels", "check_limits"]
+__all__ = ["SolverModel", "ThreadModels", "check_limits"]
 
 
-class KeptModel(Protocol):
+class SolverModel(Protocol):
     """A model that answers one instance of a batch."""
 
     def solve(self, instances: Instances, k: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -23,18 +23,18 @@ class KeptModel(Protocol):
 
 
 @final
-class KeptModels:
+class ThreadModels:
     """The state of a solver that keeps models: each thread makes its own when it first needs one."""
 
-    def __init__(self, form: StandardForm, make: Callable[[], KeptModel], *, keeps: bool = True) -> None:
+    def __init__(self, form: StandardForm, make: Callable[[], SolverModel], *, keeps: bool = True) -> None:
         self.form = form
         self.make = make
         self.keeps = keeps
         self.local = threading.local()
 
-    def afresh(self) -> KeptModels:
+    def afresh(self) -> ThreadModels:
         """A state that makes a model for every instance."""
-        return KeptModels(self.form, self.make, keeps=False)
+        return ThreadModels(self.form, self.make, keeps=False)
 
     def solve(self, instances: Instances) -> Answer:
         """The whole batch, over the threads of the pool."""
@@ -48,12 +48,12 @@ class KeptModels:
         for_each_chunk(work, len(instances))
         return answer
 
-    def _model(self) -> KeptModel:
+    def _model(self) -> SolverModel:
         if not self.keeps:
             return self.make()
         if not hasattr(self.local, "model"):
             self.local.model = self.make()
-        model: KeptModel = self.local.model
+        model: SolverModel = self.local.model
         return model
 
 

@@ -1,0 +1,417 @@
+"""The polytopes of one call: every question is recorded, and every answer can be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, by_name, tangent_of, theta_of
+from optlayers.bound.device import DevicePolytope
+from optlayers.bound.host import HostPolytope
+from optlayers.entries import Packed
+from optlayers.form.standard import ParameterSpec
+from optlayers.higher_order import NoDerivative
+from optlayers.polytope import Polytope
+from optlayers.prepared import AbstractPrepared
+from optlayers.solution import Failure, Solution, Status
+
+__all__ = [
+    "BoundPolytope",
+    "Underived",
+    "failed_instances",
+    "first_failures",
+    "numbers_of",
+    "plain_on_host",
+    "with_failures",
+]
+
+TOO_DEPENDENT = (
+    "its active constraints are too nearly dependent to differentiate; drop or rescale those that nearly repeat others"
+)
+JUMPS = (
+    "best vertices and drawn structures jump from one to the next as scores change; go through projections or "
+    "marginals, as SparseMAP(), StructuredAttention(), Spigot() and Hard(...) of these do"
+)
+CURVED = "projections have one on polyhedral sets only"
+IN_THE_MATRIX = (
+    "projections have none with respect to parameters that enter the constraint matrix or a curved constraint; detach "
+    "these parameters, or take one derivative only"
+)
+VALUES = (
+    "gradients of optimal values with respect to parameters have derivatives by the scores of nearest points alone; "
+    "detach the parameters, or take one derivative only"
+)
+
+
+@final
+class BoundPolytope(AbstractBoundPolytope):
+    """A compiled polytope with the parameters and the forbidden parts of one call filled in; what rules speak to.
+
+    *Recorded.* Every solve that fails for some instance is in ``failed``, those of repeated and of relaxed polytopes
+    too, and so is a derivative that does not exist. No failure behind a structure or a gradient goes unseen, whether
+    a rule speaks of it or not.
+
+    *Differentiable.* Where gradients are enabled and scores (or ``theta``) require one, ``project``, ``tangent``,
+    ``marginals``, ``log_partition`` and the gradients of optimal values are differentiable to any order by autograd,
+    in forward mode too where PyTorch derives it from the backward one. Best vertices and samples jump; a derivative
+    through them is refused when it is taken.
+
+    Parameters
+    ----------
+    numbers : the batch of polytopes that answers; calls may share it.
+    theta : the parameters ``(batch, parameters)`` where these are to be differentiated, None for none.
+    failed : the record to go on with, a new one by default.
+    """
+
+    __slots__ = ("failed", "finite", "form", "numbers", "theta")
+
+    def __init__(
+        self,
+        numbers: AbstractBoundPolytope,
+        theta: Float64[Tensor, "batch parameters"] | None = None,
+        failed: list[Solution] | None = None,
+        finite: Tensor | None = None,
+    ) -> None:
+        self.numbers = numbers
+        self.form = numbers.form
+        self.theta = theta
+        self.failed: list[Solution] = [] if failed is None else failed
+        self.finite = finite
+        """Scores that have been looked at already."""
+
+    @classmethod
+    def of(
+        cls, prepared: AbstractPrepared, packed: Packed, forbidden: Bool[Tensor, "batch size"] | None
+    ) -> BoundPolytope:
+        """The polytopes of a batch of numbers, with these forbidden parts, for a call of its own."""
+        last, scores = prepared.last_plain, packed.scores
+        plain = forbidden is None and packed.theta is None and scores.is_cpu
+        if plain and last is not None and last.batch == len(scores):
+            return cls(last, None, None, scores)
+        return cls(numbers_of(prepared, packed.theta, forbidden, len(scores), packed.precision, scores.device))
+
+    def seen(self, solution: Solution) -> Solution:
+        """Record a solution if some instance failed."""
+        if not solution.all_ok:
+            self.failed.append(solution)
+        return solution
+
+    def _has_graph(self, scores: Tensor) -> bool:
+        return torch.is_grad_enabled() and (scores.requires_grad or self.theta is not None)
+
+    def maximize(self, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """A vertex per instance; see :class:`AbstractBoundPolytope`."""
+        plain, numbers = scores.detach() if scores.requires_grad else scores, self.numbers
+        if scores is self.finite and isinstance(numbers, HostPolytope):
+            solution = numbers.maximize(plain, finite=True)
+        else:
+            solution = numbers.maximize(plain)
+        if not solution.all_ok:
+            self.failed.append(solution)
+        return self._jumping(solution, scores) if self._has_graph(scores) else solution
+
+    def project(
+        self, scores: Float64[Tensor, "batch size"], starts: Float64[Tensor, "batch size"] | None = None
+    ) -> Solution:
+        """The nearest point per instance; see :class:`AbstractBoundPolytope`."""
+        plain = scores.detach() if scores.requires_grad else scores
+        numbers, begin = self.numbers, None if starts is None else starts.detach()
+        if scores is self.finite and isinstance(numbers, HostPolytope):
+            solution = numbers.project(plain, begin, finite=True)
+        else:
+            solution = numbers.project(plain, begin)
+        if not solution.all_ok:
+            self.failed.append(solution)
+        if not self._has_graph(scores):
+            return solution
+        projected = replace(solution, value=_Projected.apply(self, solution, scores, self.theta))
+        projected.__dict__["asked"] = scores  # what the gradients of optimal values depend on, too
+        return projected
+
+    def pulled_back(
+        self, solution: Solution, direction: Float64[Tensor, "batch size"], at: Tensor | None
+    ) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch parameters"] | None]:
+        """Gradients of scores and of θ, with a graph where gradients are enabled; ``at`` is what the projection has its
+        graph by."""
+        tangent = self._tangent(solution, direction.detach())
+        if not torch.is_grad_enabled():
+            return tangent.scores, None if self.theta is None else tangent.theta()
+        return _PulledBack.apply(self, solution, tangent, direction, at, self.theta)
+
+    def pushed(
+        self, solution: Solution, of_auxiliary: Float64[Tensor, "batch size"], of_theta: Tensor | None
+    ) -> Float64[Tensor, "batch size"]:
+        """How a projection moves with the scores of auxiliary variables and with θ.
+
+        Evidence pulls directions back, so that this takes one row of the derivative after the other.
+        """
+        moved = torch.zeros_like(of_auxiliary)
+        for part in range(moved.shape[1]):
+            row = torch.zeros_like(moved)
+            row[:, part] = 1.0
+            tangent = self._tangent(solution, row)
+            moved[:, part] = (tangent.scores * of_auxiliary).sum(1)
+            if of_theta is not None:
+                moved[:, part] += (tangent.theta() * of_theta).sum(1)
+        return moved
+
+    def sample(
+        self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None
+    ) -> Solution:
+        """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
+        solution = self.seen(self.numbers.sample(scores.detach(), samples, generator))
+        return self._jumping(solution, scores) if self._has_graph(scores) else solution
+
+    def _jumping(self, solution: Solution, scores: Tensor) -> Solution:
+        return replace(solution, value=Underived.apply(JUMPS, solution.value, scores, self.theta))
+
+    def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
+        """The means of vertices; see :class:`AbstractBoundPolytope`."""
+        differentiable = differentiable or self._has_graph(scores)
+        found = self.numbers.marginals(scores, differentiable=differentiable)
+        self.seen(found.solution)
+        if not self._has_graph(scores):
+            return found
+        return Marginals(found.means, found.total, replace(found.solution, value=found.means))
+
+    def verdict(
+        self,
+        marginals: Float64[Tensor, "batch size"],
+        total: Float64[Tensor, " batch"],
+        reasons: Mapping[int, str] = NO_REASONS,
+    ) -> Solution:
+        """Marginals with a verdict; see :class:`AbstractBoundPolytope`."""
+        return self.seen(self.numbers.verdict(marginals, total, reasons))
+
+    def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+        """The derivative of a projection; see :class:`AbstractBoundPolytope`."""
+        if not (torch.is_grad_enabled() and (direction.requires_grad or solution.value.requires_grad)):
+            return self._tangent(solution, direction)
+        scores, theta = self.pulled_back(solution, direction, solution.value)
+        named = {} if theta is None else by_name(self.numbers.parameters, theta)
+        return Tangent(scores, named, torch.ones_like(solution.ok))
+
+    def _tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+        tangent = tangent_of(self.numbers.form, solution, direction)
+        if not tangent.all_ok:
+            self.failed.append(solution.failing(~tangent.ok, TOO_DEPENDENT))
+        return tangent
+
+    def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
+        """The gradient of optimal values; see :class:`AbstractBoundPolytope`."""
+        found = self.numbers.value_gradient(solution)
+        if not (found and torch.is_grad_enabled() and solution.value.requires_grad):
+            return found
+        scores = solution.__dict__.get("asked")
+        if scores is None:  # best vertices
+            return {name: Underived.apply(VALUES, value, solution.value, self.theta) for name, value in found.items()}
+        count = len(solution.value)
+        theta = torch.cat([found[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
+        return by_name(self.parameters, _OfValues.apply(self, solution, theta, scores, self.theta))
+
+    def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
+        """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.log_partition(scores)
+
+    def repeated(self, times: int) -> BoundPolytope:
+        """The batch so many times, in the same record; see :class:`AbstractBoundPolytope`."""
+        if times == 1:
+            return self
+        theta = None if self.theta is None else self.theta.repeat(times, 1)
+        return BoundPolytope(self.numbers.repeated(times), theta, self.failed)
+
+    def relaxed(self, relaxation: Polytope) -> BoundPolytope:
+        """Another polytope for the same batch, in the same record; see :class:`AbstractBoundPolytope`."""
+        other = self.numbers.relaxed(relaxation)
+        theta = None if self.theta is None else self.theta[:, theta_of(self.numbers.parameters, other.parameters)]
+        return BoundPolytope(other, theta, self.failed)
+
+    def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
+        """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.structure(values)
+
+    @property
+    def parameters(self) -> tuple[ParameterSpec, ...]:
+        """What has numbers besides scores; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.parameters
+
+    @property
+    def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
+        """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.movable
+
+    @property
+    def polyhedral(self) -> bool:
+        """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.polyhedral
+
+    @property
+    def parameters_shift(self) -> bool:
+        """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.parameters_shift
+
+
+def numbers_of(
+    prepared: AbstractPrepared,
+    theta: Float64[Tensor, "batch parameters"] | None,
+    forbidden: Bool[Tensor, "batch size"] | None,
+    batch: int,
+    precision: Float64[np.ndarray, " parameters"],
+    device: torch.device,
+) -> AbstractBoundPolytope:
+    """The polytopes of a batch where its scores are solved. Without parameters and forbidden parts all batches of one
+    size are one on the CPU, and some are kept."""
+    if prepared.stays_on(device):
+        whole = torch.zeros(batch, 0, dtype=torch.float64, device=device) if theta is None else theta
+        return DevicePolytope(prepared, whole, forbidden, precision)
+    if theta is not None or forbidden is not None:
+        whole = torch.zeros(batch, 0, dtype=torch.float64, device="cpu") if theta is None else theta
+        return prepared.bind_on_host(whole, forbidden, precision)
+    return plain_on_host(prepared, batch)
+
+
+def plain_on_host(prepared: AbstractPrepared, batch: int) -> HostPolytope:
+    """The polytopes of a batch without parameters and forbidden parts, for the solvers of the CPU."""
+    plain: HostPolytope = prepared.plain.get(batch, partial(_plain, prepared))
+    prepared.last_plain = plain
+    return plain
+
+
+def _plain(prepared: AbstractPrepared, batch: int) -> HostPolytope:
+    return HostPolytope(prepared, np.zeros((batch, 0)), None, np.zeros(0))
+
+
+class _Projected(torch.autograd.Function):
+    """A projection, with its derivative by scores and θ."""
+
+    @staticmethod
+    def forward(ctx: Any, polytope: BoundPolytope, solution: Solution, scores: Tensor, theta: Tensor | None) -> Tensor:
+        ctx.polytope, ctx.solution = polytope, solution
+        ctx.save_for_backward(scores)
+        return solution.value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        (scores,) = ctx.saved_tensors
+        return None, None, *ctx.polytope.pulled_back(ctx.solution, grad, scores)
+
+
+class _PulledBack(torch.autograd.Function):
+    """The derivative of a projection applied to a direction. On polyhedra it is the same nearby, and symmetric in the
+    scores, so that it depends on the direction alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        polytope: BoundPolytope,
+        solution: Solution,
+        tangent: Tangent,
+        direction: Tensor,
+        at: Tensor | None,
+        theta: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.polytope, ctx.solution = polytope, solution
+        ctx.set_materialize_grads(False)
+        return tangent.scores, None if theta is None else tangent.theta()
+
+    @staticmethod
+    def backward(ctx: Any, of_scores: Tensor | None, of_theta: Tensor | None) -> tuple[Tensor | None, ...]:
+        polytope, solution = ctx.polytope, ctx.solution
+        if not polytope.polyhedral and ctx.needs_input_grad[4]:
+            raise NoDerivative(CURVED)
+        if not polytope.parameters_shift and (ctx.needs_input_grad[5] or of_theta is not None):
+            raise NoDerivative(IN_THE_MATRIX)
+        found, of_auxiliary = None, None
+        if of_scores is not None:
+            structure = polytope.structure(of_scores)
+            found = polytope.pulled_back(solution, structure, None)[0]
+            of_auxiliary = of_scores - structure
+        if of_theta is not None or (of_auxiliary is not None and bool(of_auxiliary.any())):
+            of_auxiliary = torch.zeros_like(solution.value) if of_auxiliary is None else of_auxiliary
+            moved = _Pushed.apply(polytope, solution, of_auxiliary, of_theta)
+            found = moved if found is None else found + moved
+        return None, None, None, found, None, None
+
+
+class _Pushed(torch.autograd.Function):
+    """How a projection moves with the scores of auxiliary variables and with θ; its transpose is the derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, polytope: BoundPolytope, solution: Solution, of_auxiliary: Tensor, of_theta: Tensor | None
+    ) -> Tensor:
+        ctx.polytope, ctx.solution = polytope, solution
+        return polytope.pushed(solution, of_auxiliary, of_theta)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        polytope = ctx.polytope
+        scores, theta = polytope.pulled_back(ctx.solution, grad, None)
+        return None, None, scores - polytope.structure(scores), theta if ctx.needs_input_grad[3] else None
+
+
+class _OfValues(torch.autograd.Function):
+    """The gradient of the values of nearest points by θ. Its derivative by the scores is that of the points by θ, as
+    second derivatives are symmetric; that by θ itself is not known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, polytope: BoundPolytope, solution: Solution, found: Tensor, scores: Tensor, theta: Tensor | None
+    ) -> Tensor:
+        ctx.polytope, ctx.solution = polytope, solution
+        return found.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.needs_input_grad[4]:
+            raise NoDerivative(VALUES)
+        if not ctx.polytope.parameters_shift:
+            raise NoDerivative(IN_THE_MATRIX)
+        nothing = torch.zeros_like(ctx.solution.value)
+        return None, None, None, _Pushed.apply(ctx.polytope, ctx.solution, nothing, grad), None
+
+
+class Underived(torch.autograd.Function):
+    """Numbers that depend on others in a way that has no derivative, which is refused when it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, reason: str, value: Tensor, *by: Tensor | None) -> Tensor:
+        ctx.reason = reason
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+        raise NoDerivative(ctx.reason)
+
+
+def failed_instances(solutions: Sequence[Solution], batch: int) -> Bool[Tensor, " batch"]:
+    """Which instances of a batch fail in some solve of it, or of the batch so many times, one after the other."""
+    return torch.cat([solution.status.reshape(-1, batch) != 0 for solution in solutions]).any(dim=0)
+
+
+def first_failures(solutions: Sequence[Solution], batch: int) -> dict[int, Failure]:
+    """What went wrong first with each instance that failed, by its place in the flat batch."""
+    found: dict[int, Failure] = {}
+    for solution in solutions:
+        status = solution.status.reshape(-1)
+        for row in torch.nonzero(status).flatten().tolist():
+            verdict = Status(int(status[row]))
+            reason = solution.reasons.get(row, verdict.meaning)
+            found.setdefault(row % batch, Failure((row % batch,), verdict, reason))
+    return found
+
+
+def with_failures(solution: Solution, solutions: Sequence[Solution]) -> Solution:
+    """The answers of a rule, of which those fail, too, that a solve behind them failed for."""
+    status, reasons = solution.status.clone(), dict(solution.reasons)
+    for row, failure in first_failures(solutions, len(status)).items():
+        if status[row] == Status.OPTIMAL:
+            status[row], reasons[row] = int(failure.status), failure.reason
+    return replace(solution, status=status, reasons=reasons)

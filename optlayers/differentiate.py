@@ -1,0 +1,568 @@
+"""Calls as PyTorch differentiates them: forward, gradients that are known, and what follows from these.
+
+Forward remembers what backward needs on the call. Of a :class:`LayerCall` the first derivative is what its rule says.
+Derivatives of higher order, and forward mode, come from :mod:`optlayers.higher_order`. Under ``vmap`` there is one more
+batch dimension, in front: a call of its own answers for it, which the first one remembers for the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from optlayers.bound.base import by_name
+from optlayers.bound.polytope import BoundPolytope, failed_instances, first_failures, with_failures
+from optlayers.calls import AbstractCall, FirstDerivative
+from optlayers.entries import CPU, Packed
+from optlayers.higher_order import Derived, Node, Tensors, in_front
+from optlayers.masks import answered
+from optlayers.modes import mapped_over, outside_inference_mode, slice_by_slice
+from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
+from optlayers.sizes import Share
+from optlayers.solution import Failure, Solution, SolveError, any_of
+from optlayers.tensors import all_finite, moved
+from optlayers.warn import warn_caller
+
+__all__ = ["LayerCall", "OnFailure", "Part", "Plain", "applied"]
+
+OnFailure = Literal["raise", "nan"]
+T = TypeVar("T")
+
+
+@final
+@dataclass(slots=True)
+class Part:
+    """The instances of one polytope in a call of a layer, and what forward leaves of them to backward.
+
+    ``waiting`` are the parameters that require a gradient.
+    """
+
+    share: Share
+    rule: AbstractRule
+    context: Context
+    waiting: tuple[str, ...] = ()
+    polytope: BoundPolytope | None = None
+    saved: Any = None
+    solution: Solution | None = None
+    forbidden: Tensor | None = None
+    failed: Tensor | None = None
+    """The instances without an answer, None for none."""
+    again: BoundPolytope | None = None
+    """The polytopes of a pass with a graph."""
+
+    def solve(self, tensors: Sequence[Tensor], on_failure: OnFailure) -> Solution:
+        """The rule's answers to tensors of this part."""
+        share, rule, context = self.share, self.rule, self.context
+        packed = share.entries.pack(tensors, share.batch, share.home, share.once, share.positions)
+        if packed.low:
+            self._solve_with_masks(packed)
+        else:
+            self.forbidden = packed.forbidden
+            self.polytope = BoundPolytope.of(share.compiled, packed, packed.forbidden)
+            self.solution, self.saved = rule.forward(self.polytope, packed.scores, context)
+        solution, polytope = self.solution, self.polytope
+        assert solution is not None and polytope is not None
+        self.failed = None
+        if polytope.failed or not solution.all_ok:
+            self.failed = self.failing([solution, *polytope.failed], None, on_failure)
+        return solution
+
+    @property
+    def verdict(self) -> Solution:
+        """The answers, of which those fail, too, that a solve behind them failed for."""
+        if self.solution is None or self.polytope is None:
+            raise RuntimeError("this part of a call has not been solved")
+        return with_failures(self.solution, self.polytope.failed) if self.polytope.failed else self.solution
+
+    def _solve_with_masks(self, packed: Packed) -> None:
+        def ask(polytope: BoundPolytope, scores: Tensor) -> tuple[Solution, Any]:
+            return self.rule.forward(polytope, scores, self.context)
+
+        bind = partial(BoundPolytope.of, self.share.compiled, packed)
+        remember = partial(_remember, self.context.generator, self.share.home) if self.rule.draws else None
+        self.polytope, self.forbidden, _, self.solution, self.saved = answered(bind, packed, ask, remember)
+
+    def pull_back(
+        self, grad: Tensor, wanted: Sequence[bool], on_failure: OnFailure, unanswered: Callable[[Sequence[str]], None]
+    ) -> list[Tensor | None]:
+        """The rule's gradients, flat: of the structure, of auxiliary variables, of parameters, where ``wanted``."""
+        rule, polytope = self.rule, self.polytope
+        if polytope is None:
+            raise RuntimeError("the backward pass of a layer came before its forward pass")
+        # To look for what is not finite takes a fifth of a small call.
+        flat, finite = self._incoming(grad, look=not rule.takes_any_gradient)
+        polytope.failed.clear()
+        gradient = rule.backward(polytope, self.saved, flat, self.context)
+        solves = (*gradient.solutions, *polytope.failed)
+        if solves and rule.takes_any_gradient and not all(solution.all_ok for solution in solves):
+            flat, finite = self._incoming(grad)
+            if finite is not None:
+                polytope.failed.clear()
+                gradient = rule.backward(polytope, self.saved, flat, self.context)
+                solves = (*gradient.solutions, *polytope.failed)
+        failed = self.failing(solves, self.failed, on_failure) if solves else self.failed
+        if self.waiting and rule.differentiates_parameters is None:
+            missing = [name for name in self.waiting if gradient.parameters.get(name) is None]
+            if missing:
+                unanswered(missing)
+        return self.outgoing(gradient.scores, gradient.parameters, wanted, failed, finite)
+
+    def _incoming(self, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:
+        """The gradient of structures, flat, 0 where there is no answer; and which instances are finite, None for all.
+
+        NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it. Without a
+        ``look`` for them, they go to the rule.
+        """
+        flat = self.share.entries.flat_structure(grad.detach(), self.share.home)
+        if flat.is_inference():
+            flat = flat.clone()
+        if self.rule.apart is not None:
+            flat = flat.reshape(self.rule.apart, -1, flat.shape[1])
+        if self.failed is not None:  # whose NaN is known
+            flat = flat.masked_fill(self.failed[:, None], 0.0)
+        if not look or all_finite(flat):
+            return flat, None
+        finite = torch.isfinite(flat).all(dim=-1)
+        finite = finite if self.rule.apart is None else finite.all(dim=0)
+        return flat.masked_fill(~finite[:, None], 0.0), finite
+
+    def outgoing(
+        self,
+        scores: Tensor | None,
+        parameters: Mapping[str, Tensor],
+        wanted: Sequence[bool],
+        failed: Tensor | None,
+        finite: Tensor | None,
+    ) -> list[Tensor | None]:
+        """Gradients, flat, for the tensors of this part that are ``wanted``: 0 where there is no answer, NaN where what
+        came in was not finite, exactly 0 for forbidden parts."""
+        entries = self.share.entries
+        out = [scores]
+        if entries.parameters:  # whose gradients are worked out when they are looked at
+            needed = zip(entries.parameters, wanted[1 + len(entries.auxiliaries) :], strict=True)
+            out += [parameters.get(spec.name) if needs else None for spec, needs in needed]
+        if finite is not None or failed is not None:
+            out = [None if g is None else _finish(g, failed, finite) for g in out]
+        if self.forbidden is not None and out[0] is not None:
+            out[0] = out[0].masked_fill(self.forbidden, 0.0)
+        if entries.size != entries.structure_size:
+            out[:1] = entries.split(out[0])
+        return out
+
+    def graph(self, tensors: Sequence[Tensor], grad: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """The rule's gradients as functions of all tensors, for autograd to differentiate."""
+        rule, polytope = self.rule, self.polytope
+        if polytope is None:
+            raise RuntimeError("the backward pass of a layer came before its forward pass")
+        if rule.draws or rule.needs_objective or rule.initial_state():
+            raise NotImplementedError(
+                f"{rule!r} has no second derivative: it draws, adapts or works with losses; SparseMAP(), "
+                "StructuredAttention(), Spigot() and Hard(...) of these have one"
+            )
+        share = self.share
+        scores, theta = share.entries.packed_with_graph(tensors, share.batch, share.home, self.forbidden)
+        again = BoundPolytope(polytope.numbers, theta if theta is not None and theta.requires_grad else None)
+        self.again, context = again, replace(self.context, needs_gradient=True)
+        flat = share.entries.flat_structure(grad, share.home)
+        unanswered = self.failed
+        if unanswered is not None:
+            scores, flat = (t.masked_fill(unanswered[:, None], 0.0) for t in (scores, flat))
+        finite = torch.isfinite(flat.detach()).all(dim=1)
+        flat = flat.masked_fill(~finite[:, None], 0.0)
+        _, saved = rule.forward(again, scores, context)
+        gradient = rule.backward(again, saved, flat, context)
+        if flat.requires_grad and not gradient.scores.requires_grad and bool(gradient.scores.any()):
+            raise NotImplementedError(
+                f"{rule!r} has no second derivative: its backward leaves autograd, by detach(), item() or NumPy; write "
+                "it in torch operations and questions to the polytope"
+            )
+        failed = failed_instances(again.failed, len(scores)) if again.failed else None
+        if unanswered is not None:
+            failed = unanswered if failed is None else failed | unanswered
+        return self.outgoing(gradient.scores, gradient.parameters, wanted, failed, None if finite.all() else finite)
+
+    def failing(self, solutions: Sequence[Solution], before: Tensor | None, on_failure: OnFailure) -> Tensor | None:
+        """The instances that failed ``before``, and in some of these solves, flat, None for none; or it raises."""
+        solutions = [solution for solution in solutions if not solution.all_ok]
+        if not solutions:
+            return before
+        batch = math.prod(self.share.batch)
+        now = failed_instances(solutions, batch)
+        if before is not None:
+            now &= ~before
+        if not any_of(now):
+            return before
+        if on_failure == "raise":
+            failures = first_failures(solutions, batch)
+            rows = torch.nonzero(now).flatten().tolist()
+            raise SolveError([replace(failures[k], index=self.share.index(k)) for k in rows], batch)
+        return now if before is None else before | now
+
+    def under_vmap(self, size: int, batch: torch.Size, batched: Sequence[bool]) -> Part:
+        """The part of ``size`` times the batch, to be solved."""
+        return Part(self.share.under_vmap(size, batch, batched), self.rule, self.context, self.waiting)
+
+
+@final
+@dataclass(slots=True)
+class LayerCall(AbstractCall):
+    """One application of a layer to a batch of instances: one part for each polytope.
+
+    ``room`` is the shape of an instance, ``kept`` whether what forward leaves may be used after it, ``unanswered`` who
+    is told of parameters without a gradient where that shows in the backward pass only.
+    """
+
+    parts: Sequence[Part]
+    batch: torch.Size
+    room: torch.Size
+    apart: int | None
+    on_failure: OnFailure
+    kept: bool
+    unanswered: Callable[[Sequence[str]], None]
+    like: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None
+    """Of every tensor that was given."""
+    inside: AbstractCall | None = None
+
+    @property
+    def solved(self) -> bool:
+        """Whether forward has been there."""
+        return self.like is not None
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Structures in the shape, dtype and place of the scores; 0 in padding."""
+        self.like = [(t.shape, t.dtype, t.device) for t in tensors]
+        scores, parts = tensors[0], self.parts
+        if len(parts) != 1 or parts[0].share.rows is not None:
+            return self._forward_by_size(tensors)
+        value, structure_size = parts[0].solve(tensors, self.on_failure).value, parts[0].share.entries.structure_size
+        if parts[0].failed is not None:
+            value = value.masked_fill(parts[0].failed[:, None], torch.nan)
+        if value.shape[-1] != structure_size:
+            value = value[..., :structure_size]
+        shape = scores.shape if self.apart is None else (self.apart, *scores.shape)
+        if value.shape != shape:
+            value = value.reshape(*shape) if shape else value.reshape(())
+        # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
+        return value.to(scores.device, scores.dtype, copy=self.kept)
+
+    def _forward_by_size(self, tensors: Sequence[Tensor]) -> Tensor:
+        scores, count, apart = tensors[0], math.prod(self.batch), () if self.apart is None else (self.apart,)
+        out = torch.zeros(*apart, count, *self.room, dtype=scores.dtype, device=scores.device)
+        failures: list[Failure] = []
+        for part in self.parts:
+            mine = [part.share.of(scores, self.batch), *tensors[part.share.named]]
+            try:
+                value = part.solve(mine, self.on_failure).value
+            except SolveError as error:  # of this size; the others are looked at before the batch is given up
+                failures += error.failures
+                continue
+            if part.failed is not None:
+                value = value.masked_fill(part.failed[:, None], torch.nan)
+            entries = part.share.entries
+            value = value[..., : entries.structure_size].reshape(*value.shape[:-1], *entries.shape)
+            part.share.put(out, value.to(out.device, out.dtype))
+        if failures:
+            raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
+        return out.reshape(*apart, *scores.shape)
+
+    def pull_back(self, wanted: Sequence[bool], grad: Tensor) -> Tensors:
+        """What the rule sends back, for every tensor that was given and is ``wanted``."""
+        parts, like = self.parts, self.like
+        if like is None:
+            raise RuntimeError("the backward pass of a layer came before its forward pass")
+        if len(parts) != 1 or parts[0].share.rows is not None:
+            return self._pull_back_by_size(wanted, grad, like)
+        out = parts[0].pull_back(grad, wanted, self.on_failure, self.unanswered)
+        if out[0] is not None and out[0].data_ptr() == grad.data_ptr():  # which may be the caller's own
+            out[0] = out[0].clone()
+        return tuple([None if g is None else moved(g, *to) for g, to in zip(out, like, strict=True)])
+
+    def _pull_back_by_size(
+        self, wanted: Sequence[bool], grad: Tensor, like: Sequence[tuple[torch.Size, torch.dtype, torch.device]]
+    ) -> Tensors:
+        apart = () if self.apart is None else (self.apart,)
+        found: list[Tensor | None] = [None] * len(like)
+        (shape, dtype, device), count = like[0], math.prod(self.batch)
+        flat = torch.zeros(count, *self.room, dtype=dtype, device=device)
+        if not self.parts:  # all instances are of size 0
+            return tuple(torch.zeros(s, dtype=t, device=d) for s, t, d in like)
+        failures: list[Failure] = []
+        for part in self.parts:
+            share, needs = part.share, [wanted[0], *wanted[part.share.named]]
+            try:
+                mine = part.pull_back(share.of(grad, self.batch, apart), needs, self.on_failure, self.unanswered)
+            except SolveError as error:
+                failures += error.failures
+                continue
+            if mine[0] is not None:
+                share.put(flat, mine[0].reshape(-1, *share.entries.shape).to(device, dtype))
+            named = zip(mine[1:], like[share.named], strict=True)
+            found[share.named] = [None if g is None else moved(g, *to) for g, to in named]
+        if failures:
+            raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
+        return (flat.reshape(shape), *found[1:])
+
+    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The rule's gradients, where they are a linear function of what comes in."""
+        for part in self.parts:
+            if not part.rule.has_jacobian:
+                raise NotImplementedError(
+                    f"{part.rule!r} has a backward derivative only: use torch.func.vjp or jacrev instead of jvp, "
+                    "jacfwd or hessian"
+                )
+        scores = leaves[0]
+        assert scores is not None
+        apart = () if self.apart is None else (self.apart,)
+        incoming = torch.zeros(*apart, *scores.shape, dtype=scores.dtype, device=scores.device, requires_grad=True)
+        wanted = [leaf is not None and leaf.requires_grad for leaf in leaves]
+        return [incoming], list(FirstDerivative(self, tuple(wanted)).graph(incoming, *leaves))
+
+    @property
+    def name(self) -> str:
+        """That of the rule."""
+        return repr(self.rule)
+
+    @property
+    def home(self) -> torch.device:
+        """Where instances are solved."""
+        return self.parts[0].share.home if self.parts else CPU
+
+    @property
+    def rule(self) -> AbstractRule:
+        """Of all parts, but for what depends on a size."""
+        return self.parts[0].rule
+
+    def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> LayerCall:
+        """The call for ``size`` times the batch; ``batched`` says which tensors differ between these."""
+        for part in self.parts[:1]:
+            if part.rule.draws and randomness != "different":
+                raise RuntimeError(
+                    f"{part.rule!r} draws random numbers, others for every instance: use "
+                    f"vmap(..., randomness='different'), not {randomness!r}"
+                )
+        batch = torch.Size((size, *self.batch))
+        parts = [part.under_vmap(size, batch, batched) for part in self.parts]
+        return LayerCall(parts, batch, self.room, self.apart, self.on_failure, self.kept, self.unanswered)
+
+    @property
+    def result_place(self) -> int:
+        """Behind the dimension of structures that go apart."""
+        return 0 if self.apart is None else 1
+
+    def gradients_with_graph(self, wanted: Sequence[bool], grad: Tensor, tensors: Sequence[Tensor]) -> Tensors:
+        """The rule goes forward and backward once more."""
+        like = self.like
+        if like is None:
+            raise RuntimeError("the backward pass of a layer came before its forward pass")
+        if len(self.parts) == 1 and self.parts[0].share.rows is None:
+            out = self.parts[0].graph(tensors, grad, wanted)
+            return tuple([None if g is None else moved(g, *to) for g, to in zip(out, like, strict=True)])
+        apart = () if self.apart is None else (self.apart,)
+        found: list[Tensor | None] = [None] * len(tensors)
+        flat = torch.zeros(math.prod(self.batch), *self.room, dtype=grad.dtype, device=grad.device)
+        for part in self.parts:
+            share = part.share
+            mine = [share.of(tensors[0], self.batch), *tensors[share.named]]
+            needs = [wanted[0], *wanted[share.named]]
+            out = part.graph(mine, share.of(grad, self.batch, apart), needs)
+            if out[0] is not None:
+                whole = torch.zeros_like(flat)
+                share.put(whole, out[0].reshape(-1, *share.entries.shape).to(flat.device, flat.dtype))
+                flat = flat + whole
+            named = zip(out[1:], like[share.named], strict=True)
+            found[share.named] = [None if g is None else moved(g, *to) for g, to in named]
+        return (flat.reshape(tensors[0].shape), *found[1:])
+
+    def verify(self) -> None:
+        """Raise for instances whose derivative of higher order does not exist; they have 0 otherwise."""
+        for part in self.parts:
+            if part.again is not None and part.again.failed:
+                solves = list(part.again.failed)
+                part.again.failed.clear()
+                part.failing(solves, part.failed, self.on_failure)
+
+    def second_derivative(self, first: FirstDerivative, wanted: tuple[bool, ...]) -> Node:
+        """By autograd; or by what a rule says itself, as it was done once."""
+        if any(hasattr(part.rule, "second_backward") for part in self.parts):
+            return SaidByRule(first, self, wanted)
+        return AbstractCall.second_derivative(self, first, wanted)
+
+
+@final
+@dataclass(frozen=True)
+class SaidByRule(Node):
+    """The second derivative by the ``second_backward`` of a rule: deprecated, autograd differentiates rules."""
+
+    first: FirstDerivative
+    call: LayerCall
+    wanted: tuple[bool, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the rule."""
+        return self.first.name
+
+    def value(self, *given: Tensor | None) -> Tensors:
+        """The gradient of <directions, gradients>: of what was pulled back, then of every tensor."""
+        call, cut = self.call, len(given) - len(self.wanted)
+        part = call.parts[0]
+        if len(call.parts) != 1 or part.share.rows is not None:
+            raise NotImplementedError(
+                f"{part.rule!r} has no second derivative over a family; leave second_backward out"
+            )
+        directions, grad, tensors = given[:cut], given[cut], given[cut + 1 :]
+        polytope, entries, like = part.polytope, part.share.entries, call.like
+        assert grad is not None and polytope is not None and like is not None
+        warn_caller(
+            f"{type(part.rule).__name__}.second_backward is deprecated: leave it out, and autograd differentiates "
+            "backward, as long as it is written in torch operations and questions to the polytope",
+            DeprecationWarning,
+        )
+        along = [
+            torch.zeros_like(t) if d is None else d for t, d in zip(tensors, directions, strict=True) if t is not None
+        ]
+        flat, finite = part._incoming(grad)
+        scores, theta = entries.packed_with_graph(along, part.share.batch, part.share.home, part.forbidden)
+        named = {} if theta is None else by_name(entries.parameters, theta)
+        polytope.failed.clear()
+        rule: Any = part.rule
+        second: SecondGradient = rule.second_backward(polytope, part.saved, flat, Gradient(scores, named), part.context)
+        needed = zip(entries.parameters, self.wanted[2 + len(entries.auxiliaries) :], strict=True)
+        parameters = [spec.name for spec, needs in needed if needs]
+        if second.depends_on_parameters and parameters:
+            raise NotImplementedError(
+                f"{part.rule!r} has no second derivative with respect to parameters of this polytope "
+                f"({', '.join(parameters)}); detach them, or take one derivative only"
+            )
+        failed = part.failing([*second.solutions, *polytope.failed], part.failed, call.on_failure)
+        of_grad = _finish(second.grad.movedim(-2, 0), failed, finite).movedim(0, -2)[..., : entries.structure_size]
+        out = part.outgoing(second.scores, second.parameters, self.wanted[1:], failed, finite)
+        return (
+            moved(of_grad, grad.shape, grad.dtype, grad.device),
+            *(None if g is None else moved(g, *to) for g, to in zip(out, like, strict=True)),
+        )
+
+    def graph(self, *given: Tensor | None) -> Tensors:
+        """Not known."""
+        raise NotImplementedError(f"{self.call.rule!r} has no third derivative; leave second_backward out")
+
+    def verify(self) -> None:
+        """All solves have been looked at."""
+
+    def places(self, arguments: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those of the first derivative, results first."""
+        own, results = self.first.places(len(self.wanted))
+        return (*results, *own), own
+
+    def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
+        """Of the first derivative for the larger batch."""
+        cut = len(batched) - len(self.wanted)
+        inside = self.first.under_vmap(size, randomness, batched[cut:])
+        assert isinstance(inside, FirstDerivative) and isinstance(inside.call, LayerCall)
+        return SaidByRule(inside, inside.call, self.wanted)
+
+
+class _Applied(torch.autograd.Function):
+    """A call; its tensors are scores, then for each part scores of auxiliary variables and parameters."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if mapped_over(grad):
+            return slice_by_slice(partial(_Applied.backward, ctx), grad)
+        if grad.layout is not torch.strided:
+            grad = grad.to_dense()
+        call, wanted = ctx.call, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return None, *Derived.apply(call.transposed(wanted), grad, *ctx.saved_tensors)
+        if torch.is_inference_mode_enabled() or torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
+            return None, *_exactly(partial(call.pull_back, wanted, grad), call)
+        return None, *call.pull_back(wanted, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Tensor:
+        given = ctx.saved_tensors
+        (found,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)
+        return found
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], call: AbstractCall, *tensors: Tensor) -> tuple[Tensor, int]:
+        size, dims = info.batch_size, in_dims[1:]
+        call.inside = call.under_vmap(size, info.randomness, [dim is not None for dim in dims])
+        moved_tensors = [in_front(t, dim, size) for t, dim in zip(tensors, dims, strict=True)]
+        return applied(call.inside, *moved_tensors), call.result_place
+
+
+@final
+class Plain(_Applied):
+    """Outside of transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, call: AbstractCall, *tensors: Tensor) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        if torch.is_inference_mode_enabled() or torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
+            return _exactly(partial(call.forward, tensors), call)
+        return call.forward(tensors)
+
+
+@final
+class _Transformed(_Applied):
+    """Inside transforms."""
+
+    @staticmethod
+    def forward(call: AbstractCall, *tensors: Tensor) -> Tensor:
+        return _exactly(partial(call.forward, tensors), call)
+
+    @staticmethod
+    def setup_context(ctx: Any, given: tuple[Any, ...], output: Tensor) -> None:
+        ctx.call = given[0]
+        ctx.save_for_backward(*given[1:])
+        ctx.save_for_forward(*given[1:])
+
+
+def applied(call: AbstractCall, *tensors: Tensor) -> Tensor:
+    """The result of a call."""
+    # The way through transforms binds its arguments by inspection: 40 µs, a third of a small call.
+    if not torch._C._are_functorch_transforms_active():
+        return Plain.apply(call, *tensors)
+    call.kept = True  # tensors within transforms do not say whether a gradient may follow
+    return _Transformed.apply(call, *tensors)
+
+
+def _exactly(function: Callable[[], T], call: AbstractCall) -> T:
+    """Without autocast, which would let functions of users run in a low precision, and with tensors for autograd."""
+    if torch.is_inference_mode_enabled():
+        with outside_inference_mode():
+            return _exactly(function, call)
+    with torch.autocast(call.home.type, enabled=False):
+        return function()
+
+
+def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Tensor:
+    """0 for instances without an answer, NaN where the incoming gradient was not finite."""
+    rows = [-1] + [1] * (gradient.ndim - 1)
+    if finite is not None:
+        gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)
+    return gradient if failed is None else gradient.masked_fill(failed.reshape(rows), 0.0)
+
+
+def _remember(generator: torch.Generator | None, home: torch.device) -> Callable[[], None]:
+    """A function that takes a generator back to where it is now; torch's own for None, on the device of the scores."""
+    if generator is None and home.type == "cpu":
+        return partial(torch.set_rng_state, torch.get_rng_state())
+    if generator is None:
+        states = torch.get_device_module(home)
+        return partial(states.set_rng_state, states.get_rng_state(home), home)
+    drawn_from, state = generator, generator.get_state()
+
+    def take_back() -> None:
+        drawn_from.set_state(state)
+
+    return take_back

@@ -1,0 +1,77 @@
+"""What a compiled polytope says of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optlayers.agreement import beyond_oracle
+from optlayers.prepared import AbstractPrepared
+from optlayers.solvers import ActiveSet, Oracle
+
+__all__ = ["explained"]
+
+
+def explained(compiled: AbstractPrepared) -> str:
+    """One paragraph on a compiled polytope: sizes after presolve, blocks, the solvers chosen and why."""
+    shape, maximizer, projector = compiled.polytope.shape, compiled.maximizer, compiled.projector
+    form, form_of_parameters = compiled.rows, compiled.projection_form
+    size = int(np.prod(shape, dtype=int))
+    names = [f"{s.name} {s.shape}" for s in form_of_parameters.parameters]
+    given = f" Parameters per instance: {', '.join(names)}." if names else ""
+    if form is None:
+        return (
+            f"A convex set of {size} scored entries of shape {shape}; it is not polyhedral, so it has no "
+            f"vertices to maximize over.{given} Projections and derivatives come from {projector!r}."
+        )
+    scored = [f"{s.name} {s.shape}" for s in form.auxiliaries]
+    also = f" Scored besides, but not regularized: {', '.join(scored)}." if scored else ""
+    fixed = form.size - form.scored
+    did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""
+    matrix = "" if form.matrix_is_constant else " A parameter enters the matrix, so each instance has its own."
+    derivative = "The derivative of projections comes from the projector."
+    if compiled.projects_on_rows and not isinstance(projector, ActiveSet):
+        derivative = "The derivative of projections solves a sparse system on the active set."
+    which = "After presolve it has"
+    if compiled.leaves_rows_to_oracle:
+        which = "Its rows with auxiliary variables are left to the oracle and not built; without them it has"
+    return (
+        f"A polytope of {size} scored entries of shape {shape}, {fixed} of them fixed by the constraints."
+        f"{also} {which} {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
+        f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} entries, in "
+        f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
+        f"maximize: {maximizer.explain_maximizer(form)}. project: {projector.explain_projector(form)}. "
+        f"{derivative} Certified to a relative "
+        f"{max(compiled.tolerance, projector.accuracy):g}.{_rows(compiled)}{_trust(compiled)}"
+    )
+
+
+def _rows(compiled: AbstractPrepared) -> str:
+    """Why projections go over an oracle although there are rows."""
+    polytope, maximizer, projector = compiled.polytope, compiled.maximizer, compiled.projector
+    beyond: str | None = None
+    if not (isinstance(maximizer, Oracle) and isinstance(projector, ActiveSet)) or compiled.leaves_rows_to_oracle:
+        return ""
+    if polytope.rows == "relaxation":
+        beyond = "as the declaration says"
+    elif polytope.rows is None and polytope.integral and not polytope.parameters:
+        beyond = beyond_oracle(compiled.forms, maximizer, np.zeros(0))
+    if beyond is None:
+        return ""
+    return f" The constraints are a relaxation of what the oracle knows ({beyond}): projections go over the oracle."
+
+
+def _trust(compiled: AbstractPrepared) -> str:
+    """What certifies that answers of an oracle are structures."""
+    if not compiled.maximizer.reads_declaration and not compiled.projector.reads_declaration:
+        return ""
+    integral = " An answer of the oracle must be integral." if compiled.polytope.integral else ""
+    if not compiled.forms.hides_variables:
+        return integral
+    membership = compiled.polytope.membership
+    if membership is None:
+        return integral + (
+            " That it satisfies the rows with unscored auxiliary variables is the oracle's word: no membership "
+            "function is declared."
+        )
+    name = getattr(membership, "__name__", repr(membership))
+    return integral + f" Membership function {name} stands for the rows with unscored auxiliary variables."

@@ -1,0 +1,293 @@
+"""A call of a loss as PyTorch differentiates it: its gradients are known as soon as it is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.bound.polytope import Underived
+from optlayers.calls import AbstractCall
+from optlayers.entries import Entries
+from optlayers.higher_order import Tensors
+from optlayers.layer import OptLayer
+from optlayers.losses.prediction import Contrast
+from optlayers.losses.question import Question
+from optlayers.sizes import Share
+from optlayers.solution import Failure, SolveError
+from optlayers.tensors import check_scores, moved
+
+__all__ = ["Check", "LossCall", "LossPart", "parts_of"]
+
+TAKEN = frozenset({"target", "cost", "decisions", "predicted", "true_scores", "normalized"})
+"""Names that losses and metrics have for their own arguments, besides those of the layer."""
+Check = Callable[[Any, Tensor, torch.Size, str], Tensor]
+"""Takes what was given, the scores, the shape of the batch and a name, and gives a tensor like the scores."""
+
+
+@final
+@dataclass(slots=True)
+class LossPart:
+    """The instances of one polytope in a call of a loss, and what forward leaves of them to backward.
+
+    ``given`` are other tensors of the call, like the structure, ``precision`` that of their dtypes, and ``waiting`` the
+    parameters that require a gradient.
+    """
+
+    share: Share
+    given: Mapping[str, Tensor]
+    precision: Mapping[str, float]
+    waiting: tuple[str, ...] = ()
+    question: Question | None = None
+    again: Question | None = None
+    """The question of a pass with a graph."""
+    slopes: Float64[Tensor, "batch size"] | None = None
+    of_parameters: Mapping[str, Tensor] | None = None
+
+
+@final
+@dataclass(slots=True)
+class LossCall(AbstractCall):
+    """The losses of a batch, one for each instance, in float64.
+
+    ``check`` refuses what is given, ``contrast`` says what is found and what is known; ``generator`` is what random
+    numbers are drawn from, None where there are none.
+    """
+
+    parts: Sequence[LossPart]
+    batch: torch.Size
+    room: torch.Size
+    loss: str
+    check: Callable[[Question], None]
+    contrast: Callable[[Question], Contrast]
+    name_of_scores: str = "scores"
+    generator: torch.Generator | None = None
+    kept: bool = True
+    inside: AbstractCall | None = None
+    like: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None
+
+    @property
+    def name(self) -> str:
+        """That of the loss."""
+        return self.loss
+
+    @property
+    def home(self) -> torch.device:
+        """Where instances are solved."""
+        return self.parts[0].share.home if self.parts else torch.device("cpu")
+
+    @property
+    def solved(self) -> bool:
+        """Whether forward has been there."""
+        return self.like is not None
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The losses ``(*batch,)``; 0 for instances of size 0."""
+        self.like = [(t.shape, t.dtype, t.device) for t in tensors]
+        scores, count = tensors[0], math.prod(self.batch)
+        out: Tensor | None = None
+        failures: list[Failure] = []
+        for part in self.parts:
+            try:
+                losses = self._solve(part, [part.share.of(scores, self.batch), *tensors[part.share.named]])
+            except SolveError as error:  # of this size; the others are looked at before the batch is given up
+                failures += error.failures
+                continue
+            if part.share.rows is None:
+                return losses.reshape(self.batch).to(scores.device)
+            out = torch.zeros(count, dtype=torch.float64, device=losses.device) if out is None else out
+            out[part.share.rows_on(out)] = losses
+        if failures:
+            raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
+        if out is None:
+            out = torch.zeros(count, dtype=torch.float64, device=scores.device)
+        return out.reshape(self.batch).to(scores.device)
+
+    def _solve(self, part: LossPart, tensors: Sequence[Tensor]) -> Float64[Tensor, " batch"]:
+        share = part.share
+        packed = share.entries.pack(tensors, share.batch, share.home, share.once, share.positions, self.name_of_scores)
+        state = None if self.generator is None else self.generator.get_state()
+        part.question = question = Question(
+            share, packed, packed.scores, part.given, part.precision, None, self.generator, state
+        )
+        self.check(question)
+        contrast = self.contrast(question)
+        part.slopes = _slopes(question, contrast)
+        part.of_parameters = _of_parameters(part, contrast)
+        return contrast.found.value - contrast.known.value
+
+    def pull_back(self, wanted: Sequence[bool], grad: Tensor) -> Tensors:
+        """The slopes times the gradients of the losses."""
+        return self._assembled(
+            wanted, grad, [(part.share.entries.split(part.slopes), part.of_parameters) for part in self.parts]
+        )
+
+    def gradients_with_graph(self, wanted: Sequence[bool], grad: Tensor, tensors: Sequence[Tensor]) -> Tensors:
+        """Predictions are asked for once more, as functions of the scores."""
+        return self._assembled(wanted, grad, [self._again(part, tensors) for part in self.parts])
+
+    def _again(
+        self, part: LossPart, tensors: Sequence[Tensor]
+    ) -> tuple[list[Tensor | None], Mapping[str, Tensor] | None]:
+        share, question = part.share, part.question
+        if question is None:
+            raise RuntimeError("the backward pass of a loss came before its forward pass")
+        mine = [share.of(tensors[0], self.batch), *tensors[share.named]]
+        scores, theta = share.entries.packed_with_graph(mine, share.batch, share.home, question.forbidden)
+        theta = theta if theta is not None and theta.requires_grad else None
+        part.again = again = replace(question, scores=scores, theta=theta, asked=[])
+        contrast = self.contrast(again)
+        parts = share.entries.split(_slopes(again, contrast))
+        if not contrast.found.differentiates_auxiliary:
+            parts[1:] = [
+                Underived.apply(NO_AUXILIARY.format(spec.name), part, scores)
+                if part is not None and part.requires_grad
+                else part
+                for spec, part in zip(share.entries.auxiliaries, parts[1:], strict=True)
+            ]
+        return parts, _of_parameters(part, contrast)
+
+    def _assembled(
+        self,
+        wanted: Sequence[bool],
+        grad: Tensor,
+        slopes: Sequence[tuple[Sequence[Tensor | None], Mapping[str, Tensor] | None]],
+    ) -> Tensors:
+        """Gradients of all tensors that are wanted, from those of the losses and the slopes of every part."""
+        if self.like is None:
+            raise RuntimeError("the backward pass of a loss came before its forward pass")
+        (shape, dtype, device), found = self.like[0], [torch.zeros(s, dtype=t, device=d) for s, t, d in self.like[1:]]
+        out: list[Tensor | None] = [None, *found] if not self.parts else [None] * len(self.like)
+        whole: Tensor | None = None
+        for part, (of_scores, of_parameters) in zip(self.parts, slopes, strict=True):
+            share, entries = part.share, part.share.entries
+            flat = grad.reshape(-1).to(share.home)
+            flat = flat if share.rows is None else flat.index_select(0, share.rows_on(flat))
+            parts = [None if slope is None else slope * flat[:, None] for slope in of_scores]
+            places = range(*share.named.indices(len(self.like)))
+            for place, value in zip(places, parts[1:], strict=False):
+                if wanted[place] and value is not None:
+                    out[place] = moved(value, *self.like[place])
+            for place, spec in zip(places[len(parts) - 1 :], entries.parameters, strict=True):
+                if wanted[place] and of_parameters is not None and spec.name in of_parameters:
+                    value = of_parameters[spec.name]
+                    out[place] = moved(value * flat.reshape(-1, *[1] * (value.ndim - 1)), *self.like[place])
+            if parts[0] is None or not wanted[0]:
+                continue
+            if share.rows is None:
+                out[0] = moved(parts[0], shape, dtype, device)
+                continue
+            if whole is None:
+                whole = torch.zeros(math.prod(self.batch), *self.room, dtype=dtype, device=device)
+            share.put(whole, parts[0].reshape(-1, *entries.shape).to(device, dtype))
+        if whole is not None or (not self.parts and wanted[0]):
+            out[0] = torch.zeros(shape, dtype=dtype, device=device) if whole is None else whole.reshape(shape)
+        return tuple(out)
+
+    def verify(self) -> None:
+        """Raise for instances whose derivative of higher order does not exist."""
+        for part in self.parts:
+            if part.again is not None:
+                part.again.refuse_failed([solution for one in part.again.asked for solution in one.failed])
+
+    def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> AbstractCall:
+        """Refused at the door."""
+        raise NotImplementedError("losses cannot be transformed by torch.func")
+
+
+NO_AUXILIARY = (
+    "this loss has no second derivatives by way of the gradient of {}, the scores of an auxiliary variable; leave that "
+    "gradient out of what is differentiated, or detach it"
+)
+
+
+def _slopes(question: Question, contrast: Contrast) -> Float64[Tensor, "batch size"]:
+    """The gradients of the losses by all scores, exactly 0 for forbidden parts, of which CvxpyLayers leaves a rest."""
+    slopes = contrast.found.solution.value - contrast.known.solution.value
+    if contrast.factor != 1.0:
+        slopes = contrast.factor * slopes
+    return slopes if question.forbidden is None else slopes.masked_fill(question.forbidden, 0.0)
+
+
+def _of_parameters(part: LossPart, contrast: Contrast) -> Mapping[str, Tensor] | None:
+    """The gradients of the losses by parameters that wait for one; None for none."""
+    if not part.waiting:
+        return None
+    if contrast.found.gradients is None:
+        raise RuntimeError("this prediction has no gradient for parameters")
+    found = contrast.found.gradients()
+    known = {} if contrast.known.gradients is None else contrast.known.gradients()
+    return {name: found[name] - known[name] if name in known else found[name] for name in part.waiting}
+
+
+def parts_of(
+    layer: OptLayer,
+    scores: Tensor,
+    sizes: Any,
+    parameters: Mapping[str, Any],
+    given: Mapping[str, tuple[Any, Check]],
+    name: str,
+) -> tuple[torch.Size, Sequence[Tensor], list[LossPart]]:
+    """The shape of a batch, its tensors, and its polytopes with what is given for every part, each with its check."""
+    check_scores(scores, name)
+    for argument in ("generator", "objective"):
+        if argument in parameters:
+            raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
+    if sizes is not None and layer.family is None:
+        raise TypeError("sizes= is for losses over a Family; this one has one polytope")
+    if layer.family is None:
+        _refuse_taken(layer.compiled().entries)
+    batch, tensors, shares = layer.shares(scores, sizes, parameters, name)
+    checked = {what: check(values, scores, batch, what) for what, (values, check) in given.items()}
+    if layer.family is not None:
+        for what in checked.keys() & {"target", "decisions"}:
+            _check_padding(checked[what], shares, batch, what)
+    return batch, tensors, [_part(share, tensors, batch, checked) for share in shares]
+
+
+def _part(share: Share, tensors: Sequence[Tensor], batch: torch.Size, given: Mapping[str, Tensor]) -> LossPart:
+    entries = share.entries
+    _refuse_taken(entries)
+    waiting: tuple[str, ...] = ()
+    if entries.parameters and torch.is_grad_enabled():
+        mine = tensors[share.named][len(entries.auxiliaries) :]
+        waiting = tuple(s.name for s, t in zip(entries.parameters, mine, strict=True) if t.requires_grad)
+    flat, precision = {}, {}
+    for what, values in given.items():
+        one, dtype = share.of(values, batch), torch.bool if values.dtype == torch.bool else torch.float64
+        flat[what] = moved(one, (math.prod(share.batch), entries.structure_size), dtype, share.home)
+        precision[what] = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
+    return LossPart(share, flat, precision, waiting)
+
+
+def _refuse_taken(entries: Entries) -> None:
+    if not entries.alone:
+        names = {spec.name for spec in entries.parameters} | {spec.name for spec in entries.auxiliaries}
+        taken = sorted(names & TAKEN)
+        if taken:
+            raise TypeError(
+                f"the polytope declares {', '.join(taken)}, which is an argument of losses or metrics: give it another "
+                "name"
+            )
+
+
+def _check_padding(values: Tensor, shares: Sequence[Share], batch: torch.Size, name: str) -> None:
+    """Refuse structures that are not 0 where their instance has no parts."""
+    if values.dtype == torch.bool or not shares:
+        return
+    rest = values.reshape(-1, *values.shape[len(batch) :]).clone()
+    for share in shares:
+        share.put(rest, torch.zeros((), dtype=rest.dtype, device=rest.device))
+    bad = (rest != 0) | torch.isnan(rest)
+    if bool(bad.any()):
+        where = tuple(torch.nonzero(bad)[0].tolist())
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(where[0]), batch)) if batch else ()
+        instance = "the instance" if not index else f"instance {index[0] if len(index) == 1 else index}"
+        raise ValueError(
+            f"{name} must be 0 in the padding, but entry {list(where[1:])} of {instance} is {rest[where].item()}"
+        )

@@ -1,0 +1,214 @@
+"""The instances of one polytope in a batch; batches of mixed length have several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from optlayers.entries import NOTHING, Entries
+from optlayers.form.standard import ParameterSpec, ScoredSpec
+from optlayers.prepared import AbstractPrepared
+from optlayers.tensors import as_tensor
+
+__all__ = ["Share", "corner", "named_corners", "rows_by_size", "size_table"]
+
+
+@final
+@dataclass(slots=True)
+class Share:
+    """The instances of one polytope in a batch.
+
+    Of a whole batch ``rows`` is None. Else they are the places of the instances in the flat batch, and ``corner`` is
+    what an instance takes of its room. ``batch`` is the shape of the share, ``named`` are the places of its tensors
+    among those of the call, behind the scores, and ``once`` the auxiliary variables whose scores are given once for
+    all instances. ``around`` is the shape of the whole batch, ``home`` the device where instances are solved.
+    """
+
+    compiled: AbstractPrepared
+    entries: Entries
+    batch: torch.Size
+    home: torch.device
+    once: frozenset[str] = NOTHING
+    named: slice = field(default_factory=partial(slice, 1, None))
+    rows: Tensor | None = None
+    corner: tuple[slice, ...] = ()
+    around: torch.Size | None = None
+    size: tuple[int, ...] = ()
+
+    def positions(self) -> Int64[Tensor, "*batch dimensions"] | None:
+        """The indices that a user knows the instances by, where they are not their own."""
+        if self.rows is None or self.around is None:
+            return None
+        if not self.around:
+            return self.rows.new_zeros(len(self.rows), 0)
+        return torch.stack(torch.unravel_index(self.rows, self.around), dim=1)
+
+    def of(self, whole: Tensor, batch: torch.Size, apart: tuple[int, ...] = ()) -> Tensor:
+        """The numbers of these instances, ``(*apart, *batch, *shape)``, of those of the whole ``batch``."""
+        if self.rows is None:
+            return whole
+        head = len(apart)
+        flat = whole.reshape(*apart, math.prod(batch), *whole.shape[head + len(batch) :])
+        place: tuple[Any, ...] = (..., *self.corner)
+        return flat.index_select(head, self.rows_on(whole))[place]
+
+    def put(self, flat: Tensor, values: Tensor) -> None:
+        """Write numbers of these instances into ``(*apart, instances, *room)``."""
+        place: tuple[Any, ...] = (..., self.rows_on(flat), *self.corner)
+        flat[place] = values
+
+    def rows_on(self, like: Tensor) -> Tensor:
+        """The places of the instances, beside the tensor that they are places of."""
+        if self.rows is None:
+            raise RuntimeError("this share is the whole batch")
+        return self.rows if self.rows.device == like.device else self.rows.to(like.device)
+
+    def index(self, k: int) -> tuple[int, ...]:
+        """Under which index in the batch a user knows the instance ``k``."""
+        batch = self.batch if self.rows is None or self.around is None else self.around
+        place = k if self.rows is None else int(self.rows[k])
+        return tuple(int(i) for i in np.unravel_index(place, batch)) if batch else ()
+
+    def under_vmap(self, size: int, batch: torch.Size, batched: Sequence[bool]) -> Share:
+        """The share of ``size`` times the batch, which is ``batch``; ``batched`` says which tensors differ in these."""
+        rows, mine = self.rows, torch.Size((size, *self.batch))
+        if rows is not None:
+            each = math.prod(batch) // size
+            rows = (torch.arange(size, device=rows.device)[:, None] * each + rows).reshape(-1)
+            mine = torch.Size((len(rows),))
+        specs = self.entries.auxiliaries
+        differ = {s.name for s, differs in zip(specs, batched[self.named][: len(specs)], strict=True) if differs}
+        return replace(self, batch=mine, once=self.once - differ, rows=rows, around=batch)
+
+
+def size_table(
+    sizes: Any, scores: Tensor, takes: Callable[[int], bool], rank: Callable[[int], int]
+) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
+    """One row of sizes per instance, and the batch shape, for layers over a family that ``takes`` so many sizes.
+
+    Sizes are ``(*batch,)``, one of each instance, or ``(*batch, k)``. Where they can be read either way (one size, of
+    one instance), the ``rank`` of a structure of this size decides: how many dimensions it has.
+
+    Raises
+    ------
+    TypeError : when sizes are missing or no integers.
+    ValueError : when they are negative or fit no leading dimensions of the scores.
+    """
+    if sizes is None:
+        raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
+    table = _integers(sizes)
+    shape, room = tuple(table.shape), tuple(scores.shape)
+    readings = [(shape, 1), (shape[:-1], shape[-1])] if shape else [(shape, 1)]
+    fitting = [
+        (batch, count)
+        for batch, count in readings
+        if batch == room[: len(batch)] and len(batch) < len(room) and (count > 0 or 0 in batch)
+    ]
+    read = [(batch, count) for batch, count in fitting if takes(count)]
+    if not read:  # the family says that it takes no such sizes, unless there are none
+        read = fitting[:1] if table.numel() == 0 else fitting[-1:]
+    if not read:
+        raise ValueError(
+            f"sizes have shape {shape} but scores have shape {room}: give (*batch,) or (*batch, k) with the batch "
+            "dimensions of the scores"
+        )
+    if bool((table < 0).any()):
+        raise ValueError(f"sizes must not be negative, but one is {int(table.min())}")
+    batch, count = read[0]
+    known = table[table > 0].tolist() if len(read) > 1 else []
+    if known and len(room) - len(batch) != rank(known[0]):
+        batch, count = read[1]
+    return table.reshape(math.prod(batch), count), torch.Size(batch)
+
+
+def _integers(sizes: Any) -> Int64[Tensor, "*shape"]:
+    """Sizes as they may be handed in: a tensor, a NumPy array, or lists of numbers or of tensors."""
+    if isinstance(sizes, (list, tuple)) and sizes and all(isinstance(size, Tensor) for size in sizes):
+        if len({size.shape for size in sizes}) > 1:
+            raise ValueError(f"sizes must have one shape, but got tensors of {[tuple(size.shape) for size in sizes]}")
+        sizes = torch.stack([size.cpu() for size in sizes])
+    if isinstance(sizes, Tensor):
+        sizes, dtype = sizes.detach().cpu(), str(sizes.dtype)
+        try:
+            sizes.tolist()
+        except RuntimeError as error:
+            raise TypeError(
+                "sizes must be plain integers, but under vmap they have no values; keep them out of vmap (all samples "
+                "then have the same sizes), or give the layer the whole batch"
+            ) from error
+        whole = not (sizes.dtype.is_floating_point or sizes.dtype.is_complex)
+        array = sizes.numpy() if whole else np.empty(sizes.shape)
+    else:
+        try:
+            array = np.asarray(sizes)
+        except ValueError:
+            raise TypeError(f"sizes must be integers in lists of equal length, but got {sizes}") from None
+        dtype = {"O": f"{type(sizes).__name__} of objects", "U": "str"}.get(array.dtype.kind, str(array.dtype))
+    if array.size == 0:
+        array = array.astype(np.int64)  # an empty list has no dtype to complain of
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"sizes must be integers, but got {dtype}")
+    if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"sizes must be sizes of scores, but one is {array.max()}")
+    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
+
+
+def rows_by_size(
+    table: Int64[Tensor, "instances k"],
+) -> list[tuple[tuple[int, ...], Int64[Tensor, " rows"]]]:
+    """The sizes that occur, in order, with the places of their instances in the flat batch."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, size in enumerate(table.tolist()):
+        rows.setdefault(tuple(size), []).append(row)
+    return [(size, torch.tensor(rows[size], dtype=torch.int64, device="cpu")) for size in sorted(rows)]
+
+
+def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...], name: str = "scores") -> tuple[slice, ...]:
+    """The leading corner of ``room`` that a polytope of ``shape`` takes."""
+    shape, room = tuple(shape), tuple(room)
+    if len(shape) != len(room) or any(s > r for s, r in zip(shape, room, strict=True)):
+        named = size[0] if len(size) == 1 else size
+        more = len(room) - len(shape)
+        hint = f"; give sizes= for the whole batch, {room[:more]}" if more > 0 and room[more:] >= shape else ""
+        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {room}{hint}")
+    return tuple(slice(0, s) for s in shape)
+
+
+def named_corners(
+    specs: Sequence[ParameterSpec | ScoredSpec],
+    given: Mapping[str, Any],
+    rows: Tensor,
+    batch: torch.Size,
+    size: tuple[int, ...],
+) -> dict[str, Any]:
+    """The parameters of some instances of a family: their rows, and the corners that their size takes."""
+    shapes = {spec.name: spec.shape for spec in specs}
+    scored = {spec.name for spec in specs if isinstance(spec, ScoredSpec)}
+    chosen: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in shapes:
+            chosen[name] = value  # refused by name later on
+            continue
+        shape = shapes[name]
+        tensor = as_tensor(name, value)
+        if name in scored and tensor.ndim >= len(shape):
+            corner(shape, tensor.shape[tensor.ndim - len(shape) :], size, name)
+        if tensor.ndim > len(shape):
+            if tuple(tensor.shape[: len(batch)]) != tuple(batch):
+                raise ValueError(
+                    f"parameter {name} has shape {tuple(tensor.shape)}, but the batch is {tuple(batch)}: give one "
+                    "value for all instances, or one for each"
+                )
+            tensor = tensor.reshape(math.prod(batch), *tensor.shape[len(batch) :])[rows.to(tensor.device)]
+        for axis, length in enumerate(shape, start=tensor.ndim - len(shape)):
+            tensor = tensor.narrow(axis, 0, min(length, tensor.shape[axis]))
+        chosen[name] = tensor
+    return chosen
