@@ -291,7 +291,7 @@ class HostPolytope(AbstractBoundPolytope):
     def holds(self, points: Float64[Tensor, "batch size"]) -> bool:
         """Whether all points are known to be in their polytopes, by what is declared of these, without a solve."""
         prepared, whole = self.prepared, np.ascontiguousarray(points.numpy())
-        if prepared.rows_say_all and prepared.rows is not None and not prepared.rows.auxiliaries:
+        if prepared.rows_say_all and prepared.rows is not None and prepared.polyhedral and not prepared.rows.uncurved:
             relative = distance_from_rows(prepared.rows, self.row_instances, whole)[1]
             return bool(np.count_nonzero(relative <= SURE) == len(whole))
         lineup = prepared.maximizing
