@@ -80,7 +80,7 @@ class TheirNoise(ol.AbstractNoise):
         drawn = torch.Generator().manual_seed(SEED)
         return -torch.randn(batch, samples, size, generator=drawn, dtype=torch.float64).transpose(0, 1)
 
-    def _draw(self, room: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _draw(self, out: Tensor, generator: torch.Generator | None) -> Tensor:
         raise NotImplementedError
 
     def score(self, noise: Tensor) -> Tensor:

@@ -49,13 +49,13 @@ class Cache(Generic[K, V]):
 
     def get(self, key: K, make: Callable[[K], V]) -> V:
         """The value of a key, made of it where it is missing."""
-        kept = self._kept.get(key)
-        if kept is None:
+        entry = self._kept.get(key)
+        if entry is None:
             with outside_inference_mode():
                 made = make(key)
             return self._stored(key, made)
-        kept.used = next(_clock)
-        return kept.value
+        entry.used = next(_clock)
+        return entry.value
 
     def _stored(self, key: K, made: V) -> V:
         with _lock:

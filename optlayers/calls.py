@@ -20,7 +20,7 @@ class AbstractCall(Node):
 
     inside: AbstractCall | None = None
     """The call that answers for this one under ``vmap``."""
-    kept: bool
+    retained: bool
     """Whether what forward leaves may be used after it."""
 
     @property

@@ -194,11 +194,11 @@ class CompiledPolytope(AbstractPrepared):
             )
         batch, entries = solution.status.shape, self.entries
         flat = entries.flat_structure(direction.detach(), solution.status.device)
-        found = tangent_of(self.projection_form, solution, flat)
-        parameters = {n: v.reshape((*batch, *v.shape[1:])).to(direction) for n, v in found.parameters.items()}
-        parameters |= entries.named(found.scores, batch, direction)
-        shaped = found.scores[:, : entries.structure_size].reshape(direction.shape).to(direction)
-        return Tangent(shaped, parameters, found.ok.reshape(batch))
+        tangent = tangent_of(self.projection_form, solution, flat)
+        parameters = {n: v.reshape((*batch, *v.shape[1:])).to(direction) for n, v in tangent.parameters.items()}
+        parameters |= entries.named(tangent.scores, batch, direction)
+        shaped = tangent.scores[:, : entries.structure_size].reshape(direction.shape).to(direction)
+        return Tangent(shaped, parameters, tangent.ok.reshape(batch))
 
     def bind(
         self,

@@ -157,14 +157,14 @@ def is_rounding(
     if form.columns + len(limited) == 0:
         return True  # nothing is left that could contradict anything but the parameters themselves
     columns = np.stack([instances.lower[k] - low, instances.upper[k] + high], axis=1)
-    found = scipy.optimize.linprog(
+    result = scipy.optimize.linprog(
         np.zeros(form.columns + len(limited)),
         A_eq=sp.hstack([sp.csr_array(instances.matrix_of(form, k))[limited], sp.eye_array(len(limited))], format="csc"),
         b_eq=instances.rhs[k, limited],
         bounds=np.concatenate([columns, np.stack([-rhs[limited], rhs[limited]], axis=1)]),
         method="highs",
     )
-    return bool(found.status == 0)
+    return bool(result.status == 0)
 
 
 def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | None:
@@ -182,13 +182,13 @@ def _explain_rows(form: StandardForm, instances: Instances, k: int) -> str | Non
     costs = np.concatenate([np.zeros(columns), np.tile(1.0 / (1.0 + np.abs(rhs)), 2)])
     if rows == 0:
         return None
-    found = scipy.optimize.linprog(costs, A_eq=elastic, b_eq=rhs, bounds=bounds, method="highs")
-    if found.status != 0 or found.fun <= VIOLATION:
+    result = scipy.optimize.linprog(costs, A_eq=elastic, b_eq=rhs, bounds=bounds, method="highs")
+    if result.status != 0 or result.fun <= VIOLATION:
         return None
     unit = form.row_scale if instances.row_scale is None else form.row_scale * instances.row_scale[k]
-    missing = float(np.sum(found.x[columns:] / np.tile(unit[limited], 2)))
-    guilty = limited[np.abs(found.eqlin.marginals) * (1.0 + np.abs(rhs)) > VIOLATION]
-    pushed = np.flatnonzero(np.abs(found.lower.marginals + found.upper.marginals)[:columns] > VIOLATION)
+    missing = float(np.sum(result.x[columns:] / np.tile(unit[limited], 2)))
+    guilty = limited[np.abs(result.eqlin.marginals) * (1.0 + np.abs(rhs)) > VIOLATION]
+    pushed = np.flatnonzero(np.abs(result.lower.marginals + result.upper.marginals)[:columns] > VIOLATION)
     named = [form.row_names[i] for i in guilty]
     named += [n for j in pushed for n in form.bound_names[j] if n not in ("a slack", "no constraint")]
     named = list(dict.fromkeys(named))

@@ -214,16 +214,16 @@ class Part:
 class LayerCall(AbstractCall):
     """One application of a layer to a batch of instances: one part for each polytope.
 
-    ``room`` is the shape of an instance, ``kept`` whether what forward leaves may be used after it, ``unanswered`` who
-    is told of parameters without a gradient where that shows in the backward pass only.
+    ``padded`` is the shape of an instance in the batch, ``retained`` whether what forward leaves may be used after it,
+    ``unanswered`` who is told of parameters without a gradient where that shows in the backward pass only.
     """
 
     parts: Sequence[Part]
     batch: torch.Size
-    room: torch.Size
+    padded: torch.Size
     apart: int | None
     on_failure: OnFailure
-    kept: bool
+    retained: bool
     unanswered: Callable[[Sequence[str]], None]
     like: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None
     """Of every tensor that was given."""
@@ -249,11 +249,11 @@ class LayerCall(AbstractCall):
         if value.shape != shape:
             value = value.reshape(*shape) if shape else value.reshape(())
         # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
-        return value.to(scores.device, scores.dtype, copy=self.kept)
+        return value.to(scores.device, scores.dtype, copy=self.retained)
 
     def _forward_by_size(self, tensors: Sequence[Tensor]) -> Tensor:
         scores, count, apart = tensors[0], math.prod(self.batch), () if self.apart is None else (self.apart,)
-        out = torch.zeros(*apart, count, *self.room, dtype=scores.dtype, device=scores.device)
+        out = torch.zeros(*apart, count, *self.padded, dtype=scores.dtype, device=scores.device)
         failures: list[Failure] = []
         for part in self.parts:
             mine = [part.share.of(scores, self.batch), *tensors[part.share.named]]
@@ -287,9 +287,9 @@ class LayerCall(AbstractCall):
         self, wanted: Sequence[bool], grad: Tensor, like: Sequence[tuple[torch.Size, torch.dtype, torch.device]]
     ) -> Tensors:
         apart = () if self.apart is None else (self.apart,)
-        found: list[Tensor | None] = [None] * len(like)
+        gradients: list[Tensor | None] = [None] * len(like)
         (shape, dtype, device), count = like[0], math.prod(self.batch)
-        flat = torch.zeros(count, *self.room, dtype=dtype, device=device)
+        flat = torch.zeros(count, *self.padded, dtype=dtype, device=device)
         if not self.parts:  # all instances are of size 0
             return tuple(torch.zeros(s, dtype=t, device=d) for s, t, d in like)
         failures: list[Failure] = []
@@ -303,10 +303,10 @@ class LayerCall(AbstractCall):
             if mine[0] is not None:
                 share.put(flat, mine[0].reshape(-1, *share.entries.shape).to(device, dtype))
             named = zip(mine[1:], like[share.named], strict=True)
-            found[share.named] = [None if g is None else moved(g, *to) for g, to in named]
+            gradients[share.named] = [None if g is None else moved(g, *to) for g, to in named]
         if failures:
             raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
-        return (flat.reshape(shape), *found[1:])
+        return (flat.reshape(shape), *gradients[1:])
 
     def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
         """The rule's gradients, where they are a linear function of what comes in."""
@@ -348,7 +348,7 @@ class LayerCall(AbstractCall):
                 )
         batch = torch.Size((size, *self.batch))
         parts = [part.under_vmap(size, batch, batched) for part in self.parts]
-        return LayerCall(parts, batch, self.room, self.apart, self.on_failure, self.kept, self.unanswered)
+        return LayerCall(parts, batch, self.padded, self.apart, self.on_failure, self.retained, self.unanswered)
 
     @property
     def result_place(self) -> int:
@@ -364,8 +364,8 @@ class LayerCall(AbstractCall):
             out = self.parts[0].graph(tensors, grad, wanted)
             return tuple([None if g is None else moved(g, *to) for g, to in zip(out, like, strict=True)])
         apart = () if self.apart is None else (self.apart,)
-        found: list[Tensor | None] = [None] * len(tensors)
-        flat = torch.zeros(math.prod(self.batch), *self.room, dtype=grad.dtype, device=grad.device)
+        gradients: list[Tensor | None] = [None] * len(tensors)
+        flat = torch.zeros(math.prod(self.batch), *self.padded, dtype=grad.dtype, device=grad.device)
         for part in self.parts:
             share = part.share
             mine = [share.of(tensors[0], self.batch), *tensors[share.named]]
@@ -376,8 +376,8 @@ class LayerCall(AbstractCall):
                 share.put(whole, out[0].reshape(-1, *share.entries.shape).to(flat.device, flat.dtype))
                 flat = flat + whole
             named = zip(out[1:], like[share.named], strict=True)
-            found[share.named] = [None if g is None else moved(g, *to) for g, to in named]
-        return (flat.reshape(tensors[0].shape), *found[1:])
+            gradients[share.named] = [None if g is None else moved(g, *to) for g, to in named]
+        return (flat.reshape(tensors[0].shape), *gradients[1:])
 
     def verify(self) -> None:
         """Raise for instances whose derivative of higher order does not exist; they have 0 otherwise."""
@@ -487,8 +487,8 @@ class _Applied(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Tensor:
         given = ctx.saved_tensors
-        (found,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)
-        return found
+        (direction,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)
+        return direction
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], call: AbstractCall, *tensors: Tensor) -> tuple[Tensor, int]:
@@ -532,7 +532,7 @@ def applied(call: AbstractCall, *tensors: Tensor) -> Tensor:
     # The way through transforms binds its arguments by inspection: 40 µs, a third of a small call.
     if not torch._C._are_functorch_transforms_active():
         return Plain.apply(call, *tensors)
-    call.kept = True  # tensors within transforms do not say whether a gradient may follow
+    call.retained = True  # tensors within transforms do not say whether a gradient may follow
     return _Transformed.apply(call, *tensors)
 
 

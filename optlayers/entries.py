@@ -266,7 +266,7 @@ def auxiliary_tensors(
     specs: Sequence[ScoredSpec], given: Mapping[str, Any], batch: torch.Size
 ) -> tuple[list[Tensor], frozenset[str]]:
     """Scores of auxiliary variables in the shape of a batch, and the names of those given once for all instances."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     once = set()
     for spec in specs:
         name = spec.name
@@ -282,8 +282,8 @@ def auxiliary_tensors(
             )
         if head == 0:
             once.add(name)
-        found.append(scores.expand((*batch, *spec.shape)))
-    return found, frozenset(once)
+        tensors.append(scores.expand((*batch, *spec.shape)))
+    return tensors, frozenset(once)
 
 
 def parameter_tensors(specs: Sequence[ParameterSpec], given: Mapping[str, Any], batch: torch.Size) -> list[Tensor]:
@@ -340,7 +340,7 @@ def _check_values(spec: ParameterSpec, full: Tensor, batch_dimensions: int, posi
         index = where[:batch_dimensions]
         whose = f" in instance {known_index(index, positions)}" if index else ""
         entry = "".join(f"[{i}]" for i in where[batch_dimensions:])
-        found = full[where].item()
-        if what == "finite" and math.isinf(found):
+        number = full[where].item()
+        if what == "finite" and math.isinf(number):
             whose += "; inf says that a <= does not bind whose right-hand side it is (-inf: a >=), to solvers of rows"
-        raise ValueError(f"parameter {spec.name}{entry} must be {what}, but is {found}{whose}")
+        raise ValueError(f"parameter {spec.name}{entry} must be {what}, but is {number}{whose}")

@@ -70,11 +70,11 @@ def _facets(lifted: np.ndarray, first: np.ndarray) -> np.ndarray:
             left -= spent
             new = value[one, None] * facets[other] - value[other, None] * facets[one]
             new //= np.gcd.reduce(new, axis=1, keepdims=True)
-            kept = np.flatnonzero(value >= 0)
-            if len(kept) + len(new) > FACETS or np.abs(new).max(initial=0) > LARGEST // lifted.shape[1]:
+            staying = np.flatnonzero(value >= 0)
+            if len(staying) + len(new) > FACETS or np.abs(new).max(initial=0) > LARGEST // lifted.shape[1]:
                 raise TooManyFacets
-            facets = np.concatenate([facets[kept], new])
-            met.replace(kept, one, other)
+            facets = np.concatenate([facets[staying], new])
+            met.replace(staying, one, other)
         met.mark(place, facets @ lifted[place] == 0)
     return facets
 
@@ -122,9 +122,9 @@ class _Incidences:
         """That some facets have a point."""
         self.words[which, place // 64] |= np.uint64(1) << np.uint64(place % 64)
 
-    def replace(self, kept: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
+    def replace(self, staying: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
         """Some facets stay, and new ones have the points that two of the old ones had."""
-        self.words = np.concatenate([self.words[kept], self.words[one] & self.words[other]])
+        self.words = np.concatenate([self.words[staying], self.words[one] & self.words[other]])
 
     def ridges(
         self, good: np.ndarray, bad: np.ndarray, dimensions: int, left: int

@@ -91,9 +91,9 @@ class Transposed(Node):
         incoming, arguments = self._parted(given)
         with torch.enable_grad():
             leaves = _leaves(arguments, self.wanted)
-            found = self.node.graph(*leaves)
+            results = self.node.graph(*leaves)
         try:
-            gradients = self._all(_gradients(found, self._of(leaves), incoming, create_graph=False))
+            gradients = self._all(_gradients(results, self._of(leaves), incoming, create_graph=False))
         except NoDerivative as error:
             raise NotImplementedError(f"{self.name} has no second derivative here: {error}") from None
         self.verify()
@@ -110,8 +110,8 @@ class Transposed(Node):
             a if a is None or not needs or a.requires_grad else a.detach().requires_grad_()
             for a, needs in zip(arguments, self.wanted, strict=True)
         ]
-        found = self.node.graph(*arguments)
-        return self._all(_gradients(found, self._of(arguments), incoming, create_graph=True))
+        results = self.node.graph(*arguments)
+        return self._all(_gradients(results, self._of(arguments), incoming, create_graph=True))
 
     @property
     def name(self) -> str:
@@ -125,9 +125,9 @@ class Transposed(Node):
     def _of(self, arguments: Sequence[Tensor | None]) -> list[Tensor | None]:
         return [a for a, needs in zip(arguments, self.wanted, strict=True) if needs]
 
-    def _all(self, found: Sequence[Tensor | None]) -> Tensors:
+    def _all(self, gradients: Sequence[Tensor | None]) -> Tensors:
         """With None for arguments that are not wanted."""
-        rest = iter(found)
+        rest = iter(gradients)
         return tuple(next(rest) if needs else None for needs in self.wanted)
 
     def places(self, arguments: int) -> tuple[Places, Places]:
@@ -179,11 +179,11 @@ class Pushed(Node):
     def _pushed(
         self, arguments: Sequence[Tensor | None], directions: Sequence[Tensor | None], *, create_graph: bool
     ) -> Tensors:
-        incoming, found = self.node.gradients(arguments)
+        incoming, gradients = self.node.gradients(arguments)
         products = [
-            (f * d).sum()
-            for f, d in zip(found, directions, strict=True)
-            if f is not None and d is not None and f.requires_grad
+            (g * d).sum()
+            for g, d in zip(gradients, directions, strict=True)
+            if g is not None and d is not None and g.requires_grad
         ]
         if not products:
             return tuple(torch.zeros_like(g) for g in incoming)
@@ -225,10 +225,10 @@ def _gradients(
     of = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
     if not used or not of:
         return [None] * len(leaves)
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         [r for r, _ in used], of, [g for _, g in used], create_graph=create_graph, allow_unused=True
     )
-    rest = iter(found)
+    rest = iter(gradients)
     return [next(rest) if leaf is not None and leaf.requires_grad else None for leaf in leaves]
 
 
@@ -269,14 +269,14 @@ class Derived(torch.autograd.Function):
         size, dims = info.batch_size, in_dims[1:]
         if node.at_same_arguments(dims):
             return one_by_one(partial(Derived.apply, node), size, dims, given)
-        places, results = node.places(len(given))
+        places, places_of_results = node.places(len(given))
         moved = [
             None if t is None else in_front(t, dim, size, place)
             for t, dim, place in zip(given, dims, places, strict=True)
         ]
         inside = node.under_vmap(size, info.randomness, [dim is not None for dim in dims])
-        found = Derived.apply(inside, *moved)
-        return found, tuple(None if f is None else place for f, place in zip(found, results, strict=True))
+        results = Derived.apply(inside, *moved)
+        return results, tuple(None if r is None else p for r, p in zip(results, places_of_results, strict=True))
 
 
 def in_front(tensor: Tensor, dim: int | None, size: int, place: int = 0) -> Tensor:
@@ -290,9 +290,9 @@ def one_by_one(
     function: Callable[..., Tensors], size: int, dims: Sequence[int | None], given: Sequence[Tensor | None]
 ) -> tuple[Tensors, tuple[int | None, ...]]:
     """``vmap`` by a loop over what is mapped over."""
-    found = [
+    rows = [
         function(*(t if t is None or dim is None else t.select(dim, k) for t, dim in zip(given, dims, strict=True)))
         for k in range(size)
     ]
-    columns = [None if column[0] is None else torch.stack(column) for column in zip(*found, strict=True)]
+    columns = [None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)]
     return tuple(columns), tuple(None if column is None else 0 for column in columns)

@@ -220,9 +220,9 @@ class OptLayer(nn.Module):
         parameters: Mapping[str, Any],
         objective: Objective | None = None,
         *,
-        kept: bool = False,
+        retained: bool = False,
     ) -> tuple[LayerCall, Sequence[Tensor]]:
-        """A call, and its tensors; ``kept`` whether what it finds is looked at."""
+        """A call, and its tensors; ``retained`` whether what it finds is looked at."""
         if generator is not None:
             check_generator(generator)
         batch, tensors, shares = self.shares(scores, sizes, parameters)
@@ -240,13 +240,13 @@ class OptLayer(nn.Module):
                     self._warn_of_no_gradient(waiting)
             if objective is not None:
                 flat = FlatObjective(objective, share.rows, share.corner, entries.structure_size, share.home)
-            kept |= needs_gradient
+            retained |= needs_gradient
             context = Context(generator, state, flat, needs_gradient, bool(waiting))
             parts.append(Part(share, rule, context, waiting))
-        if kept and len(tensors) > 1:  # autograd does not save what was made for inference
+        if retained and len(tensors) > 1:  # autograd does not save what was made for inference
             tensors = [t.clone() if t.is_inference() else t for t in tensors]
-        room, warn = scores.shape[len(batch) :], self._warn_of_no_gradient
-        return LayerCall(parts, batch, room, self.rule.apart, self.on_failure, kept, warn), tensors
+        padded, warn = scores.shape[len(batch) :], self._warn_of_no_gradient
+        return LayerCall(parts, batch, padded, self.rule.apart, self.on_failure, retained, warn), tensors
 
     def shares(
         self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores"
@@ -269,13 +269,13 @@ class OptLayer(nn.Module):
             )
         check_scores(scores, name)
         table, batch = self.sizes_of(sizes, scores)
-        room, tensors, shares = scores.shape[len(batch) :], [scores], []
+        padded, tensors, shares = scores.shape[len(batch) :], [scores], []
         for size, rows in rows_by_size(table):
             if 0 in size:
                 continue
             compiled = self._of_size(*size).compiled
             entries, count = compiled.entries, torch.Size([len(rows)])
-            place = corner(compiled.shape, room, size)
+            place = corner(compiled.shape, padded, size)
             specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
             mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
             named, once = entries.arrive_named(mine, count)
@@ -315,7 +315,7 @@ class OptLayer(nn.Module):
                 "lifted() cannot be transformed by torch.func (vmap, grad, ...): call the layer itself, or lifted() "
                 "outside of transforms with the whole batch"
             )
-        call, tensors = self._call(scores, sizes, generator, parameters, kept=True)
+        call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
         value, batch = applied(call, *tensors), call.batch
         apart = () if self.rule.apart is None else (self.rule.apart,)
         flat: dict[str, Tensor] = {}
@@ -327,8 +327,8 @@ class OptLayer(nn.Module):
                     mine = mine.masked_fill(~solution.ok[:, None], torch.nan)
                 mine = mine.reshape(*mine.shape[:-1], *spec.shape).to(scores.device, scores.dtype)
                 given = parameters[spec.name]
-                room = given.shape[given.ndim - len(spec.shape) :]
-                whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(batch), *room))
+                padded = given.shape[given.ndim - len(spec.shape) :]
+                whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(batch), *padded))
                 rows = slice(None) if part.share.rows is None else part.share.rows_on(whole)
                 whole[(..., rows, *(slice(0, length) for length in spec.shape))] = mine
         first = len(apart) + 1
@@ -360,7 +360,7 @@ class OptLayer(nn.Module):
             )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
-        call, tensors = self._call(scores, None, generator, parameters, kept=True)
+        call, tensors = self._call(scores, None, generator, parameters, retained=True)
         value, (part,), batch = applied(call, *tensors), call.parts, call.batch
         flat, entries = part.verdict, part.share.entries
         shaped = solution_of(entries, flat, batch, scores)

@@ -87,7 +87,7 @@ class _Recorded(torch.autograd.Function):
 
 @final
 class FlatObjective:
-    """The objective of the instances ``rows`` of a batch, which take the leading ``corner`` of their room.
+    """The objective of the instances ``rows`` of a batch, which take the leading ``corner`` of their shape.
 
     Rules meet it flat, as float64 on the device ``home`` where their instances are solved.
     """
@@ -131,10 +131,10 @@ class FlatObjective:
         flat = whole.reshape(math.prod(batch), *shape)
         mine = values[:, : self._size].to(objective.device, objective.dtype)
         rows = torch.arange(len(flat), device=flat.device) if self._rows is None else self._rows.to(flat.device)
-        room = flat[rows]
+        padded = flat[rows]
         place = (slice(None), *self._corner)
-        room[place] = mine.reshape(room[place].shape)
-        flat[rows] = room
+        padded[place] = mine.reshape(padded[place].shape)
+        flat[rows] = padded
         with torch.enable_grad():
             leaf = flat.reshape(whole.shape).requires_grad_()
             losses = objective.evaluate(leaf.clone())  # not the leaf, which the function could not write to

@@ -129,8 +129,8 @@ class AbstractPrepared(ABC):
         function: Callable[..., Any] | None = solver if isinstance(solver, Oracle) else None
         if isinstance(solver, ActiveSet):
             function = solver.function or self.polytope.oracle
-        kept = self._signs[isinstance(solver, Oracle)]
-        return None if function is None else without_a_face(form, Oracle(function), instances, kept)
+        signs = self._signs[isinstance(solver, Oracle)]
+        return None if function is None else without_a_face(form, Oracle(function), instances, signs)
 
     @property
     def by_rows(self) -> AbstractPrepared | None:

@@ -152,8 +152,8 @@ def _by_chain_rule(
 
 
 def _where_any(rows: Int64[Tensor, " rows"], flags: Bool[Tensor, "rows size"]) -> tuple[Tensor, Tensor]:
-    kept = flags.any(dim=1)
-    return rows[kept], flags[kept]
+    some = flags.any(dim=1)
+    return rows[some], flags[some]
 
 
 @final
@@ -168,9 +168,9 @@ class _Choices:
         usable = (lengths > 0) & (np.bincount(row, strange, minlength=len(lengths)) == 0) & form.matrix_is_constant
         usable[form.equalities :] = False
         self.rhs = torch.from_numpy(form.rhs(theta.cpu().numpy())[:, usable]).to(theta.device)
-        kept = usable[row]
-        entries = np.stack([(np.cumsum(usable) - 1)[row[kept]], form.kept[matrix.indices[kept]]])
-        positive = matrix.data[kept] > 0
+        used = usable[row]
+        entries = np.stack([(np.cumsum(usable) - 1)[row[used]], form.kept[matrix.indices[used]]])
+        positive = matrix.data[used] > 0
 
         def of_sign(which: np.ndarray) -> Tensor:
             index = torch.from_numpy(np.ascontiguousarray(entries[:, which]))

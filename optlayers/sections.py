@@ -35,11 +35,11 @@ Section = Bool[np.ndarray, " batch"]
 Signs = Cache[tuple[bytes, int], bool]
 
 
-def without_a_face(form: StandardForm, oracle: Oracle, instances: Instances, kept: Signs) -> Section | None:
+def without_a_face(form: StandardForm, oracle: Oracle, instances: Instances, signs: Signs) -> Section | None:
     """Instances with a forbidden part that has both signs; None where there are none.
 
     Bounds say it of most parts, and the oracle of the others: it is asked for the structures in which a part is
-    smallest and largest, once for every value of the parameters that is ``kept``.
+    smallest and largest, once for every value of the parameters that ``signs`` holds.
     """
     if instances.forbidden is None:
         return None
@@ -50,7 +50,7 @@ def without_a_face(form: StandardForm, oracle: Oracle, instances: Instances, kep
     asked = partial(_has_both_signs, form, replace(oracle, verify=False))
     for k in np.flatnonzero(unclear.any(axis=1)).tolist():
         key, parts = theta[k].tobytes(), form.kept[np.flatnonzero(unclear[k])].tolist()
-        found[k] = any(kept.get((key, part), asked) for part in parts)
+        found[k] = any(signs.get((key, part), asked) for part in parts)
     return found if found.any() else None
 
 

@@ -27,9 +27,9 @@ class Share:
     """The instances of one polytope in a batch.
 
     Of a whole batch ``rows`` is None. Else they are the places of the instances in the flat batch, and ``corner`` is
-    what an instance takes of its room. ``batch`` is the shape of the share, ``named`` are the places of its tensors
-    among those of the call, behind the scores, and ``once`` the auxiliary variables whose scores are given once for
-    all instances. ``around`` is the shape of the whole batch, ``home`` the device where instances are solved.
+    what an instance takes of its padded shape. ``batch`` is the shape of the share, ``named`` are the places of its
+    tensors among those of the call, behind the scores, and ``once`` the auxiliary variables whose scores are given
+    once for all instances. ``around`` is the shape of the whole batch, ``home`` the device where instances are solved.
     """
 
     compiled: AbstractPrepared
@@ -61,7 +61,7 @@ class Share:
         return flat.index_select(head, self.rows_on(whole))[place]
 
     def put(self, flat: Tensor, values: Tensor) -> None:
-        """Write numbers of these instances into ``(*apart, instances, *room)``."""
+        """Write numbers of these instances into ``(*apart, instances, *padded)``."""
         place: tuple[Any, ...] = (..., self.rows_on(flat), *self.corner)
         flat[place] = values
 
@@ -105,26 +105,26 @@ def size_table(
     if sizes is None:
         raise TypeError("a layer over a Family needs sizes=: the size of every instance, (*batch,) integers")
     table = _integers(sizes)
-    shape, room = tuple(table.shape), tuple(scores.shape)
+    shape, given = tuple(table.shape), tuple(scores.shape)
     readings = [(shape, 1), (shape[:-1], shape[-1])] if shape else [(shape, 1)]
     fitting = [
         (batch, count)
         for batch, count in readings
-        if batch == room[: len(batch)] and len(batch) < len(room) and (count > 0 or 0 in batch)
+        if batch == given[: len(batch)] and len(batch) < len(given) and (count > 0 or 0 in batch)
     ]
     read = [(batch, count) for batch, count in fitting if takes(count)]
     if not read:  # the family says that it takes no such sizes, unless there are none
         read = fitting[:1] if table.numel() == 0 else fitting[-1:]
     if not read:
         raise ValueError(
-            f"sizes have shape {shape} but scores have shape {room}: give (*batch,) or (*batch, k) with the batch "
+            f"sizes have shape {shape} but scores have shape {given}: give (*batch,) or (*batch, k) with the batch "
             "dimensions of the scores"
         )
     if bool((table < 0).any()):
         raise ValueError(f"sizes must not be negative, but one is {int(table.min())}")
     batch, count = read[0]
     known = table[table > 0].tolist() if len(read) > 1 else []
-    if known and len(room) - len(batch) != rank(known[0]):
+    if known and len(given) - len(batch) != rank(known[0]):
         batch, count = read[1]
     return table.reshape(math.prod(batch), count), torch.Size(batch)
 
@@ -171,14 +171,16 @@ def rows_by_size(
     return [(size, torch.tensor(rows[size], dtype=torch.int64, device="cpu")) for size in sorted(rows)]
 
 
-def corner(shape: Sequence[int], room: Sequence[int], size: tuple[int, ...], name: str = "scores") -> tuple[slice, ...]:
-    """The leading corner of ``room`` that a polytope of ``shape`` takes."""
-    shape, room = tuple(shape), tuple(room)
-    if len(shape) != len(room) or any(s > r for s, r in zip(shape, room, strict=True)):
+def corner(
+    shape: Sequence[int], padded: Sequence[int], size: tuple[int, ...], name: str = "scores"
+) -> tuple[slice, ...]:
+    """The leading corner of the ``padded`` shape that a polytope of ``shape`` takes."""
+    shape, padded = tuple(shape), tuple(padded)
+    if len(shape) != len(padded) or any(s > r for s, r in zip(shape, padded, strict=True)):
         named = size[0] if len(size) == 1 else size
-        more = len(room) - len(shape)
-        hint = f"; give sizes= for the whole batch, {room[:more]}" if more > 0 and room[more:] >= shape else ""
-        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {room}{hint}")
+        more = len(padded) - len(shape)
+        hint = f"; give sizes= for the whole batch, {padded[:more]}" if more > 0 and padded[more:] >= shape else ""
+        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {padded}{hint}")
     return tuple(slice(0, s) for s in shape)
 
 

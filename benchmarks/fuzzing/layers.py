@@ -26,8 +26,8 @@ class Given(ol.AbstractNoise):
     def __init__(self, values: Tensor) -> None:
         self.values = values
 
-    def _draw(self, room: Tensor, generator: torch.Generator | None) -> Tensor:
-        return room.copy_(self.values.reshape(room.shape))
+    def _draw(self, out: Tensor, generator: torch.Generator | None) -> Tensor:
+        return out.copy_(self.values.reshape(out.shape))
 
     def score(self, noise: Tensor) -> Tensor:
         """The score of normal noise."""

@@ -35,8 +35,8 @@ class Given(ol.AbstractNoise):
     def __init__(self, values):
         self.values = torch.tensor(values, dtype=torch.float64)
 
-    def _draw(self, room, generator):
-        return room.copy_(self.values.reshape(room.shape))
+    def _draw(self, out, generator):
+        return out.copy_(self.values.reshape(out.shape))
 
     def score(self, noise):
         return noise

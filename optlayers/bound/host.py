@@ -129,13 +129,13 @@ class HostEvidence(AbstractEvidence):
         answer, instances = self.answer, self.instances
         high = instances.upper - answer.point < answer.point - instances.lower
         theta = pulled_back.parameters(answer.point, answer.dual, high)
-        found = []
+        by_piece = []
         index, pieces = self._kinks
         for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
             mine = PulledBack.of(self.form, some, piece.free, direction[piece.index], pulled_back.right[piece.index])
-            found.append((piece, mine.parameters(point, piece.dual, piece.high)))
-        return self._finite(mean_over_pieces(theta, index[pulled_back.right[index]], found))
+            by_piece.append((piece, mine.parameters(point, piece.dual, piece.high)))
+        return self._finite(mean_over_pieces(theta, index[pulled_back.right[index]], by_piece))
 
     def _finite(self, theta: Float64[np.ndarray, "batch parameters"]) -> Float64[np.ndarray, "batch parameters"]:
         """Infinite parameters are limits that do not bind: their gradient is 0."""
@@ -199,12 +199,12 @@ class HostEvidence(AbstractEvidence):
             )
         curved = form.curved * self.projects
         theta = value_gradient(form, instances, answer.point, answer.dual, good, curved)
-        found = []
+        by_piece = []
         index, pieces = self._kinks
         for piece in pieces:
             some, point = instances.take(piece.index), answer.point[piece.index]
-            found.append((piece, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
-        return torch.from_numpy(self._finite(mean_over_pieces(theta, index[good[index]], found)))
+            by_piece.append((piece, value_gradient(form, some, point, piece.dual, good[piece.index], curved)))
+        return torch.from_numpy(self._finite(mean_over_pieces(theta, index[good[index]], by_piece)))
 
 
 @final

@@ -175,11 +175,11 @@ class BoundPolytope(AbstractBoundPolytope):
     def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
         """The means of vertices; see :class:`AbstractBoundPolytope`."""
         differentiable = differentiable or self._has_graph(scores)
-        found = self.numbers.marginals(scores, differentiable=differentiable)
-        self.seen(found.solution)
+        marginals = self.numbers.marginals(scores, differentiable=differentiable)
+        self.seen(marginals.solution)
         if not self._has_graph(scores):
-            return found
-        return Marginals(found.means, found.total, replace(found.solution, value=found.means))
+            return marginals
+        return Marginals(marginals.means, marginals.total, replace(marginals.solution, value=marginals.means))
 
     def verdict(
         self,
@@ -206,14 +206,16 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
         """The gradient of optimal values; see :class:`AbstractBoundPolytope`."""
-        found = self.numbers.value_gradient(solution)
-        if not (found and torch.is_grad_enabled() and solution.value.requires_grad):
-            return found
+        gradients = self.numbers.value_gradient(solution)
+        if not (gradients and torch.is_grad_enabled() and solution.value.requires_grad):
+            return gradients
         scores = solution.__dict__.get("asked")
         if scores is None:  # best vertices
-            return {name: Underived.apply(VALUES, value, solution.value, self.theta) for name, value in found.items()}
+            return {
+                name: Underived.apply(VALUES, value, solution.value, self.theta) for name, value in gradients.items()
+            }
         count = len(solution.value)
-        theta = torch.cat([found[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
+        theta = torch.cat([gradients[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
         return by_name(self.parameters, _OfValues.apply(self, solution, theta, scores, self.theta))
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
@@ -328,16 +330,16 @@ class _PulledBack(torch.autograd.Function):
             raise NoDerivative(CURVED)
         if not polytope.parameters_shift and (ctx.needs_input_grad[5] or of_theta is not None):
             raise NoDerivative(IN_THE_MATRIX)
-        found, of_auxiliary = None, None
+        total, of_auxiliary = None, None
         if of_scores is not None:
             structure = polytope.structure(of_scores)
-            found = polytope.pulled_back(solution, structure, None)[0]
+            total = polytope.pulled_back(solution, structure, None)[0]
             of_auxiliary = of_scores - structure
         if of_theta is not None or (of_auxiliary is not None and bool(of_auxiliary.any())):
             of_auxiliary = torch.zeros_like(solution.value) if of_auxiliary is None else of_auxiliary
             moved = _Pushed.apply(polytope, solution, of_auxiliary, of_theta)
-            found = moved if found is None else found + moved
-        return None, None, None, found, None, None
+            total = moved if total is None else total + moved
+        return None, None, None, total, None, None
 
 
 class _Pushed(torch.autograd.Function):
@@ -363,10 +365,10 @@ class _OfValues(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, polytope: BoundPolytope, solution: Solution, found: Tensor, scores: Tensor, theta: Tensor | None
+        ctx: Any, polytope: BoundPolytope, solution: Solution, gradient: Tensor, scores: Tensor, theta: Tensor | None
     ) -> Tensor:
         ctx.polytope, ctx.solution = polytope, solution
-        return found.clone()
+        return gradient.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -398,14 +400,14 @@ def failed_instances(solutions: Sequence[Solution], batch: int) -> Bool[Tensor, 
 
 def first_failures(solutions: Sequence[Solution], batch: int) -> dict[int, Failure]:
     """What went wrong first with each instance that failed, by its place in the flat batch."""
-    found: dict[int, Failure] = {}
+    failures: dict[int, Failure] = {}
     for solution in solutions:
         status = solution.status.reshape(-1)
         for row in torch.nonzero(status).flatten().tolist():
             verdict = Status(int(status[row]))
             reason = solution.reasons.get(row, verdict.meaning)
-            found.setdefault(row % batch, Failure((row % batch,), verdict, reason))
-    return found
+            failures.setdefault(row % batch, Failure((row % batch,), verdict, reason))
+    return failures
 
 
 def with_failures(solution: Solution, solutions: Sequence[Solution]) -> Solution:

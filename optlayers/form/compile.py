@@ -1,4 +1,4 @@
-"""cvxpy in, arrays out: the one room that knows how cvxpy compiles."""
+"""cvxpy in, arrays out: the one module that knows how cvxpy compiles."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ class AbstractLoss(nn.Module, ABC):
         batch, tensors, parts = parts_of(self.layer, scores, sizes, parameters, given, self.name_of_scores)
         for part in parts:
             self._check_wishes(part, tensors)
-        room, name = scores.shape[len(batch) :], type(self).__name__
-        call = LossCall(parts, batch, room, name, self.check, self.contrast, self.name_of_scores, generator)
+        padded, name = scores.shape[len(batch) :], type(self).__name__
+        call = LossCall(parts, batch, padded, name, self.check, self.contrast, self.name_of_scores, generator)
         return applied(call, *tensors)
 
     def _check_wishes(self, part: LossPart, tensors: Sequence[Tensor]) -> None:

@@ -61,13 +61,13 @@ class LossCall(AbstractCall):
 
     parts: Sequence[LossPart]
     batch: torch.Size
-    room: torch.Size
+    padded: torch.Size
     loss: str
     check: Callable[[Question], None]
     contrast: Callable[[Question], Contrast]
     name_of_scores: str = "scores"
     generator: torch.Generator | None = None
-    kept: bool = True
+    retained: bool = True
     inside: AbstractCall | None = None
     like: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None
 
@@ -183,7 +183,7 @@ class LossCall(AbstractCall):
                 out[0] = moved(parts[0], shape, dtype, device)
                 continue
             if whole is None:
-                whole = torch.zeros(math.prod(self.batch), *self.room, dtype=dtype, device=device)
+                whole = torch.zeros(math.prod(self.batch), *self.padded, dtype=dtype, device=device)
             share.put(whole, parts[0].reshape(-1, *entries.shape).to(device, dtype))
         if whole is not None or (not self.parts and wanted[0]):
             out[0] = torch.zeros(shape, dtype=dtype, device=device) if whole is None else whole.reshape(shape)
@@ -220,9 +220,9 @@ def _of_parameters(part: LossPart, contrast: Contrast) -> Mapping[str, Tensor] |
         return None
     if contrast.found.gradients is None:
         raise RuntimeError("this prediction has no gradient for parameters")
-    found = contrast.found.gradients()
+    ours = contrast.found.gradients()
     known = {} if contrast.known.gradients is None else contrast.known.gradients()
-    return {name: found[name] - known[name] if name in known else found[name] for name in part.waiting}
+    return {name: ours[name] - known[name] if name in known else ours[name] for name in part.waiting}
 
 
 def parts_of(

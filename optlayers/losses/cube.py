@@ -27,7 +27,7 @@ class Cube:
     """How far the parts of polytopes reach: each is tried once, and remembered."""
 
     def __init__(self) -> None:
-        self.found: Cache[tuple[bool, AbstractPrepared], str] = Cache()
+        self.extreme: Cache[tuple[bool, AbstractPrepared], str] = Cache()
 
     def leaves(self, compiled: AbstractPrepared, *, below: bool) -> str:
         """A part that exceeds 1, or is below 0 if that matters, in words; empty where there is none.
@@ -37,9 +37,9 @@ class Cube:
         if compiled.projection_form.parameter_count:
             return ""
         for small in (False, True)[: 1 + below]:
-            found = self.found.get((small, compiled), lambda key: _extreme_part(key[1], key[0]))
-            if found:
-                return found
+            why = self.extreme.get((small, compiled), lambda key: _extreme_part(key[1], key[0]))
+            if why:
+                return why
         return ""
 
 
@@ -52,11 +52,11 @@ def exceeds(question: Question, structure: Float64[Tensor, "batch structure_size
             continue
         direction = torch.zeros_like(question.scores.detach())
         direction[:, part] = 1.0
-        found = question.ask(best_vertices, direction.masked_fill(hidden, 0.0), hidden).solution.value
-        beyond = found[:, part] > 1 + WHOLE
+        vertices = question.ask(best_vertices, direction.masked_fill(hidden, 0.0), hidden).solution.value
+        beyond = vertices[:, part] > 1 + WHOLE
         if bool(beyond.any()):
             k = int(torch.nonzero(beyond)[0, 0])
-            reach = found[k, part].item()
+            reach = vertices[k, part].item()
             return f"part {question.entry(part)} {question.instance(k)} can be as large as {reach:g}"
     return ""
 

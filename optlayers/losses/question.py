@@ -93,17 +93,17 @@ class Question:
         def ask(polytope: BoundPolytope, asked: Tensor) -> tuple[Solution, Prediction]:
             if self.generator is not None and self.drawn_from is not None:
                 self.generator.set_state(self.drawn_from)
-            found = predict(polytope, asked, Context(self.generator, needs_gradient=asked.requires_grad))
-            return found.solution, found
+            prediction = predict(polytope, asked, Context(self.generator, needs_gradient=asked.requires_grad))
+            return prediction.solution, prediction
 
         if packed.low:
-            polytope, _, _, solution, found = answered(bind, packed, ask)
+            polytope, _, _, solution, prediction = answered(bind, packed, ask)
         else:
             polytope = bind(forbidden)
-            solution, found = ask(polytope, scores)
+            solution, prediction = ask(polytope, scores)
         if polytope.failed or not solution.all_ok:
             self.refuse_failed([solution, *polytope.failed])
-        return replace(found, gradients=partial(_gradients, polytope, found))
+        return replace(prediction, gradients=partial(_gradients, polytope, prediction))
 
     def knows(self, structure: Float64[Tensor, "batch structure_size"]) -> bool:
         """Whether all structures are known to be in their polytopes, by what is declared of these."""
@@ -146,21 +146,21 @@ class Question:
     def entry(self, flat: int) -> list[int]:
         """An entry of the structure by its indices."""
         shape = self.share.entries.shape
-        found = []
+        indices = []
         for length in reversed(shape):
             flat, index = divmod(flat, length)
-            found.append(index)
-        return found[::-1]
+            indices.append(index)
+        return indices[::-1]
 
 
-def _gradients(polytope: BoundPolytope, found: Prediction) -> Mapping[str, Tensor]:
+def _gradients(polytope: BoundPolytope, prediction: Prediction) -> Mapping[str, Tensor]:
     """The gradients of the values by parameters, by the envelope theorem; means over several solutions."""
-    if found.behind is None:
-        return polytope.value_gradient(found.solution)
-    evidence, count = found.behind.evidence, len(found.value)
+    if prediction.behind is None:
+        return polytope.value_gradient(prediction.solution)
+    evidence, count = prediction.behind.evidence, len(prediction.value)
     if evidence is None:
         raise RuntimeError("solutions behind a prediction have evidence")
-    theta = evidence.value_gradient(found.behind.ok.reshape(-1))
+    theta = evidence.value_gradient(prediction.behind.ok.reshape(-1))
     return by_name(polytope.parameters, theta.reshape(-1, count, theta.shape[1]).mean(dim=0))
 
 

@@ -34,8 +34,8 @@ class AbstractNoise(ABC):
         return self._draw(torch.empty(*shape, dtype=torch.float32, device=home), generator).to(device, torch.float64)
 
     @abstractmethod
-    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
-        """Numbers in the room, which may be overwritten."""
+    def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
+        """Numbers in ``out``, which may be overwritten."""
 
     @abstractmethod
     def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
@@ -47,8 +47,8 @@ class AbstractNoise(ABC):
 class Gaussian(AbstractNoise):
     r"""Standard normal noise. Its score is z itself."""
 
-    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
-        return room.normal_(generator=generator)
+    def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
+        return out.normal_(generator=generator)
 
     def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
         """The noise."""
@@ -63,9 +63,9 @@ class Gumbel(AbstractNoise):
     The largest of scores with this noise is distributed like the softmax (Gumbel, 1954).
     """
 
-    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
-        room.exponential_(generator=generator).clamp_min_(torch.finfo(room.dtype).tiny)  # a 0 would be infinite noise
-        return room.log_().neg_()
+    def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
+        out.exponential_(generator=generator).clamp_min_(torch.finfo(out.dtype).tiny)  # a 0 would be infinite noise
+        return out.log_().neg_()
 
     def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
         r""":math:`1 - e^{-z}`."""
@@ -101,13 +101,13 @@ class SumOfGamma(AbstractNoise):
         positive(parts=self.parts)
         at_least_one(terms=self.terms)
 
-    def _draw(self, room: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
-        shape = torch.full_like(room, 1.0 / self.parts)
-        room.fill_(-math.log(self.terms) / self.parts)
+    def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
+        shape = torch.full_like(out, 1.0 / self.parts)
+        out.fill_(-math.log(self.terms) / self.parts)
         for i in range(1, self.terms + 1):
             # torch.distributions draws by the same function, but takes no generator.
-            room.add_(torch._standard_gamma(shape, generator=generator), alpha=1.0 / i)
-        return room
+            out.add_(torch._standard_gamma(shape, generator=generator), alpha=1.0 / i)
+        return out
 
     def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
         """Not known."""

@@ -91,14 +91,14 @@ class ActiveSet(AbstractProjector):
                 *batch.arguments, form.structure_size, starts, which, self.iteration_limit, point, codes, gaps
             )
             if len(which):
-                counts, kept, vertices = found
-                stored = kept.start[vertices]
+                counts, saved, vertices = found
+                stored = saved.start[vertices]
                 pieces[int(which[0])] = (
                     counts,
-                    kept.weight[:vertices],
-                    kept.start[: vertices + 1],
-                    kept.entry[:stored],
-                    kept.value[:stored],
+                    saved.weight[:vertices],
+                    saved.start[: vertices + 1],
+                    saved.entry[:stored],
+                    saved.value[:stored],
                 )
 
         call.spread(work, count)
@@ -157,7 +157,7 @@ class _Pullback:
         right = np.zeros(len(direction), dtype=np.bool_)
         whole[:, form.kept] = direction
         batch = OracleBatch.of(form, call, self.instances)
-        kept = min_norm_point.Kept(vertices.weight, vertices.start, vertices.index, vertices.value)
+        saved = min_norm_point.Vertices(vertices.weight, vertices.start, vertices.index, vertices.value)
 
         def work(which: np.ndarray) -> None:
             min_norm_point.pull_back(
@@ -165,7 +165,7 @@ class _Pullback:
                 form.structure_size,
                 self.point,
                 vertices.first,
-                kept,
+                saved,
                 whole,
                 which,
                 out,

@@ -325,10 +325,10 @@ def _around(function: Any, kinds: tuple[types.Array, ...]) -> Any:
 
 def _calling(function: Any, kinds: tuple[types.Array, ...], shown: str) -> Any:
     names = [f"a{k}" for k in range(len(kinds))]
-    room: dict[str, Any] = {"function": function}
+    namespace: dict[str, Any] = {"function": function}
     # Arguments that come one by one need names: numba gives a tuple to a function of any number of them.
-    exec(f"def call({', '.join(names)}):\n    return function({', '.join(map(shown.format, names))})", room)
-    call: Any = numba.njit(room["call"])
+    exec(f"def call({', '.join(names)}):\n    return function({', '.join(map(shown.format, names))})", namespace)
+    call: Any = numba.njit(namespace["call"])
     call.compile(kinds)
     return call
 

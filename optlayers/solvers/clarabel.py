@@ -84,7 +84,7 @@ class _Model:
         self.settings = _settings(solver)
         self.curvature = np.zeros(cut)
         self.curvature[: form.curved] = 1.0
-        self.kept: clarabel.DefaultSolver | None = None
+        self.solver: clarabel.DefaultSolver | None = None
 
     @staticmethod
     def _bound_rows(columns: np.ndarray, width: int) -> sp.csc_array:
@@ -119,15 +119,15 @@ class _Model:
         return self._with_slack(point, instances, k), dual, status
 
     def _run(self, values: np.ndarray, curvature: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolution:
-        if self.kept is None:
-            self.kept = self._build(values, curvature, q, h)
+        if self.solver is None:
+            self.solver = self._build(values, curvature, q, h)
             self.kept_values = values
         else:
-            self.kept.update(P=curvature, q=q, b=h)
+            self.solver.update(P=curvature, q=q, b=h)
             if not np.array_equal(values, self.kept_values):
-                self.kept.update(A=values)
+                self.solver.update(A=values)
                 self.kept_values = values
-        return self.kept.solve()
+        return self.solver.solve()
 
     def _build(self, values: np.ndarray, curvature: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolver:
         matrix = sp.csc_matrix((values, self.indices, self.indptr), shape=self.shape)

@@ -26,12 +26,12 @@ DECIDED = 1e-6
 """A multiplier above this, relative to the largest score, leaves no doubt that its bound is active."""
 
 
-def _continue(found: Near, index: np.ndarray, other: Near, held: np.ndarray) -> None:
+def _continue(near: Near, index: np.ndarray, other: Near, held: np.ndarray) -> None:
     """Take over solutions in which the columns ``held`` kept the bound that they are near to, and add multipliers."""
-    found.point[index], found.steps[index] = other.point, other.steps
-    found.dual[index] += other.dual
-    found.low[index] = np.where(held, found.low[index], other.low)
-    found.high[index] = np.where(held, found.high[index], other.high)
+    near.point[index], near.steps[index] = other.point, other.steps
+    near.dual[index] += other.dual
+    near.low[index] = np.where(held, near.low[index], other.low)
+    near.high[index] = np.where(held, near.high[index], other.high)
 
 
 @final
@@ -73,9 +73,9 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         low, high = np.empty(answer.point.shape, dtype=bool), np.empty(answer.point.shape, dtype=bool)
 
         def work(which: np.ndarray) -> None:
-            found = self._near(plan, batch.take(which))
-            answer.point[which], answer.dual[which], steps[which] = found.point, found.dual, found.steps
-            low[which], high[which] = found.low, found.high
+            near = self._near(plan, batch.take(which))
+            answer.point[which], answer.dual[which], steps[which] = near.point, near.dual, near.steps
+            low[which], high[which] = near.low, near.high
 
         plan.spread(work, count, GUESSED_STEPS)
         answer.low, answer.high = low, high
@@ -88,42 +88,42 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         Next to scores of 1e9 (finite masks, say) others vanish below the tolerance. What large scores decide beyond
         doubt is held at its bound, and the rest solved again at its own scale.
         """
-        found, columns = self._optimize(plan, batch, plan.curvature), len(plan.curvature)
+        near, columns = self._optimize(plan, batch, plan.curvature), len(plan.curvature)
         size = np.abs(batch.scores).max(axis=1, initial=0.0)
-        large = np.flatnonzero((size > LARGE) & (found.steps >= 0))
+        large = np.flatnonzero((size > LARGE) & (near.steps >= 0))
         if len(large) == 0 or stages == 0:
-            return found
+            return near
         some = batch.take(large)
         costs = np.zeros((len(large), columns))
         costs[:, : some.scores.shape[1]] = some.scores
         # On the rows the objective c - Aᵀ y differs from c by a constant; its multipliers come on top of y.
-        rest = costs - plan.prices(some.matrix, found.dual[large])
-        pressed = rest - plan.curvature * found.point[large]
-        decided = (found.low | found.high)[large] & (np.abs(pressed) > DECIDED * size[large, None])
+        rest = costs - plan.prices(some.matrix, near.dual[large])
+        pressed = rest - plan.curvature * near.point[large]
+        decided = (near.low | near.high)[large] & (np.abs(pressed) > DECIDED * size[large, None])
         smaller = np.abs(np.where(decided, 0.0, costs)).max(axis=1, initial=0.0) * LARGE < size[large]
         again, decided, some = large[smaller], decided[smaller], some.take(np.flatnonzero(smaller))
         if len(again) == 0:
-            return found
-        bound = np.where(found.low[again], some.lower, some.upper)
+            return near
+        bound = np.where(near.low[again], some.lower, some.upper)
         held = replace(
             some,
             scores=np.where(decided, 0.0, rest[smaller]),
             lower=np.where(decided, bound, some.lower),
             upper=np.where(decided, bound, some.upper),
         )
-        _continue(found, again, self._near(plan, held, stages - 1), decided)
-        return found
+        _continue(near, again, self._near(plan, held, stages - 1), decided)
+        return near
 
     def maximize(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
         batch, answer = KernelInput.of(plan, instances), Answer.to_fill(form, count)
 
         def work(which: np.ndarray) -> None:
-            found = best_vertices(
+            near = best_vertices(
                 plan, batch.take(which), lambda some: self._optimize(plan, some, np.zeros(form.columns))
             )
-            answer.point[which], answer.dual[which] = found.point, found.dual
-            late = found.steps < 0
+            answer.point[which], answer.dual[which] = near.point, near.dual
+            late = near.steps < 0
             if np.count_nonzero(late):
                 answer.status[which[late]] = Status.LIMIT
 
@@ -131,7 +131,7 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
         return answer
 
     def _optimize(self, plan: Plan, batch: KernelInput, curvature: np.ndarray) -> Near:
-        found = Near.room(plan, len(batch.scores))
+        near = Near.empty(plan, len(batch.scores))
         interior_point.optimize(
             plan.system.table,
             plan.varies,
@@ -144,10 +144,10 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
             np.arange(len(batch.scores)),
             self.iteration_limit,
             self.tolerance,
-            found.point,
-            found.dual,
-            found.low,
-            found.high,
-            found.steps,
+            near.point,
+            near.dual,
+            near.low,
+            near.high,
+            near.steps,
         )
-        return found
+        return near

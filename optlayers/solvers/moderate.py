@@ -81,6 +81,6 @@ def _has_large_constants(form: StandardForm) -> bool:
 def _ordinary(instances: Instances, below: float) -> Float64[np.ndarray, "batch 1"]:
     """The largest ordinary number of every instance, at least 1."""
     parts = (instances.rhs, instances.lower, instances.upper, instances.scores)
-    kept = [np.isfinite(part) & (np.abs(part) <= below) for part in parts]
-    ordinary = [np.where(k, np.abs(p), 0.0).max(axis=1, initial=1.0) for k, p in zip(kept, parts, strict=True)]
+    within = [np.isfinite(part) & (np.abs(part) <= below) for part in parts]
+    ordinary = [np.where(k, np.abs(p), 0.0).max(axis=1, initial=1.0) for k, p in zip(within, parts, strict=True)]
     return np.maximum.reduce(ordinary)[:, None]

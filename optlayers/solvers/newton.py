@@ -91,9 +91,9 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         batch, answer = KernelInput.of(plan, instances), Answer.to_fill(state.form, count)
 
         def work(which: np.ndarray) -> None:
-            found = best_vertices(plan, batch.take(which), partial(self._near, state))
-            answer.point[which], answer.dual[which] = found.point, found.dual
-            answer.status[which[found.steps < 0]] = Status.LIMIT
+            near = best_vertices(plan, batch.take(which), partial(self._near, state))
+            answer.point[which], answer.dual[which] = near.point, near.dual
+            answer.status[which[near.steps < 0]] = Status.LIMIT
 
         plan.spread(work, count, 3 * GUESSED_STEPS)
         return answer
@@ -105,30 +105,30 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
         projection, divided by the step, are those of the linear program.
         """
         plan, count = state.plan, len(batch.scores)
-        found = Near.room(plan, count)
-        free = np.empty(found.point.shape, dtype=bool)
+        near = Near.empty(plan, count)
+        free = np.empty(near.point.shape, dtype=bool)
         size = np.abs(batch.scores).max(axis=1, initial=0.0, keepdims=True)
         size[size == 0.0] = 1.0
         costs = batch.scores / size
-        point, going = np.zeros(found.point.shape), np.arange(count)
+        point, going = np.zeros(near.point.shape), np.arange(count)
         for _ in range(PROXIMAL_STEPS):
             target = replace(batch, scores=point + STEP * costs)
-            self._solve(state, target, going, found.point, found.dual, free, found.steps)
-            moved = np.abs(found.point[going] - point[going]).max(axis=1, initial=0.0)
-            point[going] = found.point[going]
+            self._solve(state, target, going, near.point, near.dual, free, near.steps)
+            moved = np.abs(near.point[going] - point[going]).max(axis=1, initial=0.0)
+            point[going] = near.point[going]
             going = going[
-                (moved > STILL * (1.0 + np.abs(point[going]).max(axis=1, initial=0.0))) & (found.steps[going] >= 0)
+                (moved > STILL * (1.0 + np.abs(point[going]).max(axis=1, initial=0.0))) & (near.steps[going] >= 0)
             ]
             if len(going) == 0:
                 break
-        found.steps[going] = -PROXIMAL_STEPS
-        prices = found.dual / STEP
+        near.steps[going] = -PROXIMAL_STEPS
+        prices = near.dual / STEP
         reduced = costs - plan.prices(batch.matrix, prices)
         together = batch.lower == batch.upper
-        found.low[:] = (reduced < -PRICED) | together
-        found.high[:] = (reduced > PRICED) & ~together
-        found.dual[:] = prices * size
-        return found
+        near.low[:] = (reduced < -PRICED) | together
+        near.high[:] = (reduced > PRICED) & ~together
+        near.dual[:] = prices * size
+        return near
 
     def _solve(
         self,

@@ -34,7 +34,7 @@ class Near:
     steps: Int64[np.ndarray, " batch"]
 
     @classmethod
-    def room(cls, plan: Plan, count: int) -> Near:
+    def empty(cls, plan: Plan, count: int) -> Near:
         """To be written to, all of it."""
         columns = len(plan.curvature)
         return cls(
@@ -51,7 +51,7 @@ class Near:
 class _Face:
     """A point of each optimal face, the columns that are at a bound all over it, and which faces are no vertices."""
 
-    found: Near
+    near: Near
     held: Bool[np.ndarray, "batch columns"]
     bound: Float64[np.ndarray, "batch columns"]
     tied: Bool[np.ndarray, " batch"]
@@ -86,29 +86,29 @@ def _best(
     ``noise`` is the rounding of the scores, which grows when what is left of them is taken to unit size.
     """
     face = _optimal_face(plan, batch, near(batch))
-    found, tied = face.found, np.flatnonzero(face.tied)
+    best, tied = face.near, np.flatnonzero(face.tied)
     if len(tied) == 0:
-        return found
+        return best
     rest, scale, rounds = face.rest[tied], face.scale[tied], rounds[tied]
     noise = noise[tied] / scale
     rest[np.abs(rest) <= noise[:, None]] = 0.0
     undecided = np.abs(rest).max(axis=1, initial=0.0) == 0.0
     if stages == 0 or (rounds[undecided] >= ROUNDS).any():
-        found.point[tied] = np.nan
-        return found
+        best.point[tied] = np.nan
+        return best
     for round_ in np.unique(rounds[undecided]):
         rest[undecided & (rounds == round_)] = ties.objective(int(round_), plan.scored, len(plan.curvature))
     scale[undecided] = 0.0  # multipliers of these objectives prove nothing
     noise = np.where(undecided, 0.0, noise) + ROUNDING
     smaller = _held(batch.take(tied), face.held[tied], face.bound[tied], rest)
     again = _best(plan, smaller, near, noise, rounds + undecided, stages - 1)
-    found.point[tied] = np.where((again.steps >= 0)[:, None], again.point, np.nan)
-    found.dual[tied] += scale[:, None] * again.dual
-    return found
+    best.point[tied] = np.where((again.steps >= 0)[:, None], again.point, np.nan)
+    best.dual[tied] += scale[:, None] * again.dual
+    return best
 
 
-def _optimal_face(plan: Plan, batch: KernelInput, found: Near) -> _Face:
-    count, columns = found.point.shape
+def _optimal_face(plan: Plan, batch: KernelInput, near: Near) -> _Face:
+    count, columns = near.point.shape
     tied, rest, scale = np.zeros(count, dtype=bool), np.zeros((count, columns)), np.ones(count)
     active_set.vertex(
         plan.system.table,
@@ -121,15 +121,15 @@ def _optimal_face(plan: Plan, batch: KernelInput, found: Near) -> _Face:
         batch.lower,
         batch.upper,
         np.arange(count),
-        found.low,
-        found.high,
-        found.point,
-        found.dual,
+        near.low,
+        near.high,
+        near.point,
+        near.dual,
         tied,
         rest,
         scale,
     )
-    return _Face(found, found.low | found.high, np.where(found.low, batch.lower, batch.upper), tied, rest, scale)
+    return _Face(near, near.low | near.high, np.where(near.low, batch.lower, batch.upper), tied, rest, scale)
 
 
 def _held(

@@ -125,16 +125,16 @@ def _best_in_whole_numbers(
         matrix = sp.csc_array((data, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)
         costs = np.zeros(form.columns)
         costs[: form.scored] = -instances.scores[k] / max(float(np.abs(instances.scores[k]).max(initial=0.0)), 1e-300)
-        found = scipy.optimize.milp(
+        result = scipy.optimize.milp(
             costs,
             integrality=whole,
             bounds=scipy.optimize.Bounds(instances.lower[k], instances.upper[k]),
             constraints=scipy.optimize.LinearConstraint(matrix, instances.rhs[k], instances.rhs[k]),
             options={"mip_rel_gap": 0.0},
         )
-        status[k] = int({0: Status.OPTIMAL, 2: Status.INFEASIBLE}.get(found.status, Status.FAILED))
-        if found.x is not None:
-            points[k] = form.expand(np.round(found.x[None, : form.scored]))[0]
+        status[k] = int({0: Status.OPTIMAL, 2: Status.INFEASIBLE}.get(result.status, Status.FAILED))
+        if result.x is not None:
+            points[k] = form.expand(np.round(result.x[None, : form.scored]))[0]
     structure = torch.from_numpy(points[:, : form.structure_size]).reshape(scores.shape).to(scores.dtype)
     scored = {s.name: torch.from_numpy(points[:, s.span]).reshape(len(scores), *s.shape) for s in form.auxiliaries}
     return replace(best, value=structure, status=status, scored=scored, reasons={})

@@ -4,7 +4,7 @@ An address says nothing of what is behind it, so kernels are compiled once for a
 An oracle compiled by numba is entered by numba's own calling convention, in :func:`trampoline`, which is compiled once
 for all oracles with arguments of the same dimensions; one in Python is a callback with the signature of a trampoline.
 Either takes the address of the oracle, a table of the addresses of its arguments, their shapes one after the other,
-and the room for the flat structure. It gives :data:`FOUND`, :data:`NOTHING` (no structure does without the forbidden
+and memory for the flat structure. It gives :data:`FOUND`, :data:`NOTHING` (no structure does without the forbidden
 parts) or the number of a complaint. A membership function is called in the same way, and answers with a number.
 """
 
@@ -40,7 +40,7 @@ __all__ = [
     "kinds_of",
     "maximize",
     "missed",
-    "rooms",
+    "new_workspace",
     "trampoline",
 ]
 
@@ -65,7 +65,7 @@ _NOWHERE = ir.IntType(8).as_pointer()
 
 
 def kinds_of(arguments: tuple[types.Array, ...], returned: types.Type) -> types.TypeRef:
-    """What a trampoline is compiled for. As an argument it takes no room and says nothing at run time."""
+    """What a trampoline is compiled for. As an argument it takes no memory and says nothing at run time."""
     return types.TypeRef(Tuple((Tuple(arguments), returned)))
 
 
@@ -158,9 +158,9 @@ def _overload_write(value, shapes, out):  # type: ignore[no-untyped-def]
         for axis in range(value.ndim):
             if value.shape[axis] != expected[axis]:
                 return WRONG_SHAPE
-        room = numba.carray(_as_pointer(out), (value.size,), np.float64)
+        structure = numba.carray(_as_pointer(out), (value.size,), np.float64)
         for position, number in enumerate(value.flat):
-            room[position] = number
+            structure[position] = number
         return FOUND
 
     return one
@@ -192,13 +192,13 @@ def _enter(_: Any, function: Any, oracle: Any, table: Any, shapes: Any, out: Any
 
 
 @part
-def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
-    """One question to the oracle. ``room`` is what :func:`rooms` made; NaN everywhere is no structure.
+def ask(call, scores, theta, workspace, out):  # type: ignore[no-untyped-def]
+    """One question to the oracle. ``workspace`` is what :func:`new_workspace` made; NaN everywhere is no structure.
 
     The oracle gets copies: one that writes to its arguments must not change those of the kernel.
     """
     stay_apart()
-    given, addresses, _ = room
+    given, addresses, _ = workspace
     forbids = 0
     for i in range(len(scores)):
         given[i] = scores[i]
@@ -230,19 +230,19 @@ def ask(call, scores, theta, room, out):  # type: ignore[no-untyped-def]
 
 
 @part
-def rooms(call, scores, theta):  # type: ignore[no-untyped-def]
+def new_workspace(call, scores, theta):  # type: ignore[no-untyped-def]
     """Room for the arguments of an oracle, for addresses of arguments, and for what a membership function says."""
     return np.empty(scores + theta), np.empty(len(call.source), np.int64), np.empty(1)
 
 
 @part
-def missed(call, theta, out, room):  # type: ignore[no-untyped-def]
+def missed(call, theta, out, workspace):  # type: ignore[no-untyped-def]
     """Ask the membership function about a flat structure; a code, and by how much it misses being one.
 
     It gets the arrays themselves: it is compiled for arrays that it cannot write to.
     """
     stay_apart()
-    _, addresses, said = room
+    _, addresses, said = workspace
     first = call.functions[ORACLE, END]
     for position in range(first, call.functions[MEMBERSHIP, END]):
         base = call.place[position]
@@ -293,7 +293,7 @@ def fill_scores(rows, k, scores, forbidden, out):  # type: ignore[no-untyped-def
 def maximize(call, rows, scores, forbidden, theta, which, twice, point, code):  # type: ignore[no-untyped-def]
     """Ask for the instances ``which``, for ``twice`` once more; ``point`` ``(batch, size)`` gets flat structures."""
     full = np.empty(point.shape[1])
-    asking = rooms(call, len(full), theta.shape[1])
+    asking = new_workspace(call, len(full), theta.shape[1])
     for k in which:
         fill_scores(rows, k, scores, forbidden, full)
         code[k] = ask(call, full, theta[k], asking, point[k])

@@ -66,7 +66,7 @@ def optimize(  # type: ignore[no-untyped-def]
     wl, wu, theta, g, pull = row(wide, 10), row(wide, 11), row(wide, 12), row(wide, 13), row(wide, 14)
     dz, dl, du = row(wide, 15), row(wide, 16), row(wide, 17)
     y, left, dy = row(tall, 1), row(tall, 2), row(tall, 3)
-    side, nothing, room = row(tall, 4), row(tall, 5), row(tall, 6)
+    side, nothing, spare = row(tall, 4), row(tall, 5), row(tall, 6)
     fill(nothing, 0.0)
     unit, pairs, mean = row(few, 0), row(few, 1), row(few, 2)
     aim, primal, both = row(few, 3), row(few, 4), row(few, 5)
@@ -127,7 +127,7 @@ def optimize(  # type: ignore[no-untyped-def]
                 break
             store(mean, 0, load(verdict, 2) / load(pairs, 0))
             assemble(system, varies, entries, theta, nothing, factored)
-            factor(system, factored, room, DEPENDENT)
+            factor(system, factored, spare, DEPENDENT)
             # Predictor: towards complementary pairs whose products are 0.
             _direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz)
             _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, spread(0.0), False)

@@ -38,7 +38,7 @@ from optlayers.solvers.kernels.calling import (
     ask,
     fill_scores,
     missed,
-    rooms,
+    new_workspace,
 )
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 from optlayers.solvers.kernels.structures import judged, stands, violation
@@ -103,7 +103,7 @@ def _room(places, entries):  # type: ignore[no-untyped-def]
 
 @part
 def _enlarged(a):  # type: ignore[no-untyped-def]
-    """Twice the room, with the same vertices."""
+    """Twice the memory, with the same vertices."""
     stay_apart()
     places = len(a.order)
     larger = _room(2 * places, a.entry.shape[1])
@@ -358,10 +358,10 @@ def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
 
 
 @part
-def _is_structure(call, rows, k, theta, asking, room, out):  # type: ignore[no-untyped-def]
+def _is_structure(call, rows, k, theta, asking, sums, out):  # type: ignore[no-untyped-def]
     """FOUND for a structure, as far as is known, else what is wrong with it."""
     stay_apart()
-    far, relative, fraction = violation(rows, k, out, room)
+    far, relative, fraction = violation(rows, k, out, sums)
     said, amount = FOUND, 0.0
     if len(call.functions) > MEMBERSHIP and stands(rows.integral, relative, fraction):
         said, amount = missed(call, theta[k], out, asking)
@@ -380,14 +380,14 @@ def _alone(a, out, size):  # type: ignore[no-untyped-def]
 
 @part
 def _project(  # type: ignore[no-untyped-def]
-    a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, gap
+    a, call, rows, k, theta, asking, sums, full, goal, out, x, size, limit, status, gap
 ):
-    """From a first vertex in ``out`` to the projection; the room, which may have grown, and how many vertices.
+    """From a first vertex in ``out`` to the projection; the memory, which may have grown, and how many vertices.
 
     The first thing that is no structure is the answer: an oracle that brings one cannot be trusted with the others.
     """
     stay_apart()
-    code = _is_structure(call, rows, k, theta, asking, room, out)
+    code = _is_structure(call, rows, k, theta, asking, sums, out)
     if code != FOUND:
         status[k] = DONE if code < OF_MEMBERSHIP or code == OF_MEMBERSHIP + NO_AMOUNT else code
         return a, _alone(a, out, size)
@@ -404,7 +404,7 @@ def _project(  # type: ignore[no-untyped-def]
         if code != FOUND:
             status[k] = code
             return a, active
-        code = _is_structure(call, rows, k, theta, asking, room, out)
+        code = _is_structure(call, rows, k, theta, asking, sums, out)
         if code != FOUND:
             status[k] = DONE if code < OF_MEMBERSHIP or code == OF_MEMBERSHIP + NO_AMOUNT else code
             return a, _alone(a, out, size)
@@ -448,7 +448,7 @@ def _project(  # type: ignore[no-untyped-def]
     return a, active
 
 
-class Kept(NamedTuple):
+class Vertices(NamedTuple):
     """Vertices with a weight, of instance after instance."""
 
     weight: np.ndarray
@@ -458,30 +458,30 @@ class Kept(NamedTuple):
 
 
 @part
-def _keep(kept, vertices, a, active):  # type: ignore[no-untyped-def]
-    """Append the vertices of an instance; what they are kept in, which may have grown, and how many there are now."""
+def _keep(saved, vertices, a, active):  # type: ignore[no-untyped-def]
+    """Append the vertices of an instance; what they are stored in, which may have grown, and how many there are now."""
     stay_apart()
-    stored = kept.start[vertices]
+    stored = saved.start[vertices]
     for i in range(active):
         stored += a.stored[a.order[i], 0]
-    if vertices + active >= len(kept.weight) or stored > len(kept.entry):
+    if vertices + active >= len(saved.weight) or stored > len(saved.entry):
         more, most = 2 * (vertices + active) + 64, 2 * stored + 1024
-        larger = Kept(np.zeros(more), np.zeros(more + 1, np.int64), np.zeros(most, np.int32), np.zeros(most))
+        larger = Vertices(np.zeros(more), np.zeros(more + 1, np.int64), np.zeros(most, np.int32), np.zeros(most))
         for v in range(vertices):
-            larger.weight[v], larger.start[v + 1] = kept.weight[v], kept.start[v + 1]
-        for e in range(kept.start[vertices]):
-            larger.entry[e], larger.value[e] = kept.entry[e], kept.value[e]
-        kept = larger
+            larger.weight[v], larger.start[v + 1] = saved.weight[v], saved.start[v + 1]
+        for e in range(saved.start[vertices]):
+            larger.entry[e], larger.value[e] = saved.entry[e], saved.value[e]
+        saved = larger
     for i in range(active):
         if a.weight[i] > 0.0:
-            slot, end = a.order[i], kept.start[vertices]
+            slot, end = a.order[i], saved.start[vertices]
             for e in range(a.stored[slot, 0]):
-                kept.entry[end], kept.value[end] = a.entry[slot, e], a.value[slot, e]
+                saved.entry[end], saved.value[end] = a.entry[slot, e], a.value[slot, e]
                 end += 1
-            kept.weight[vertices] = a.weight[i]
+            saved.weight[vertices] = a.weight[i]
             vertices += 1
-            kept.start[vertices] = end
-    return kept, vertices
+            saved.start[vertices] = end
+    return saved, vertices
 
 
 @jit
@@ -506,14 +506,14 @@ def decompose(  # type: ignore[no-untyped-def]
     """Project the instances ``which``; entries from ``size`` on are scored but not regularized.
 
     ``starts`` are vertices to begin with where they are near, ``(batch, entries)`` or empty. Returns the decompositions
-    of the instances one after the other: how many vertices each has, and in :class:`Kept` the vertices, of which there
-    are so many.
+    of the instances one after the other: how many vertices each has, and in :class:`Vertices` the vertices, of which
+    there are so many.
     """
     entries = point.shape[1]
     full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
-    asking, room = rooms(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
+    asking, sums = new_workspace(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
     a = _room(FIRST_PLACES, entries)
-    kept, vertices = Kept(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
+    saved, vertices = Vertices(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
     counts = np.zeros(len(which), np.int64)
     for position in range(len(which)):
         k = which[position]
@@ -527,29 +527,29 @@ def decompose(  # type: ignore[no-untyped-def]
         gap[k], status[k] = np.nan, code
         active = 0
         if code == FOUND:
-            a, active = _project(a, call, rows, k, theta, asking, room, full, goal, out, x, size, limit, status, gap)
+            a, active = _project(a, call, rows, k, theta, asking, sums, full, goal, out, x, size, limit, status, gap)
         if active == 0:
             for i in range(entries):
                 point[k, i] = np.nan
             continue
         _mix(a, active, a.weight, point[k])
         before = vertices
-        kept, vertices = _keep(kept, vertices, a, active)
+        saved, vertices = _keep(saved, vertices, a, active)
         counts[position] = vertices - before
-    return counts, kept, vertices
+    return counts, saved, vertices
 
 
 @jit
 def pull_back(  # type: ignore[no-untyped-def]
-    call, rows, scores, forbidden, theta, size, point, first, kept, direction, which, out, right
+    call, rows, scores, forbidden, theta, size, point, first, saved, direction, which, out, right
 ):
     """The derivative applied to ``direction`` ``(batch, entries)``, for the instances ``which``, written to ``out``.
 
-    Vertices of instance k are ``first[k]:first[k + 1]`` of ``kept``. ``right`` says where the oracle answered.
+    Vertices of instance k are ``first[k]:first[k + 1]`` of ``saved``. ``right`` says where the oracle answered.
     """
     entries = point.shape[1]
     full, goal, found, rest = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
-    asking = rooms(call, entries, theta.shape[1])
+    asking = new_workspace(call, entries, theta.shape[1])
     a = _room(FIRST_PLACES, entries)
     for k in which:
         length = 0.0
@@ -560,7 +560,7 @@ def pull_back(  # type: ignore[no-untyped-def]
         if length == 0.0 or first[k] == first[k + 1]:
             continue
         fill_scores(rows, k, scores, forbidden, full)
-        a, active, shift = _taken_up(a, kept, first[k], first[k + 1], size, found)
+        a, active, shift = _taken_up(a, saved, first[k], first[k + 1], size, found)
         largest_goal = 0.0
         _gradient(full, point[k], size, goal)
         for i in range(entries):
@@ -601,7 +601,7 @@ def pull_back(  # type: ignore[no-untyped-def]
 
 
 @part
-def _taken_up(a, kept, first, last, size, dense):  # type: ignore[no-untyped-def]
+def _taken_up(a, saved, first, last, size, dense):  # type: ignore[no-untyped-def]
     """Factor the vertices that a projection ended with."""
     stay_apart()
     active, shift = 0, 0.0
@@ -611,18 +611,18 @@ def _taken_up(a, kept, first, last, size, dense):  # type: ignore[no-untyped-def
         if active == len(a.order):
             a = _enlarged(a)
         a.order[active] = active
-        start, stored, structure = kept.start[v], kept.start[v + 1] - kept.start[v], 0
+        start, stored, structure = saved.start[v], saved.start[v + 1] - saved.start[v], 0
         for e in range(stored):
-            i = kept.entry[start + e]
-            a.entry[active, e], a.value[active, e] = i, kept.value[start + e]
-            dense[i] = kept.value[start + e]
+            i = saved.entry[start + e]
+            a.entry[active, e], a.value[active, e] = i, saved.value[start + e]
+            dense[i] = saved.value[start + e]
             structure += 1 if i < size else 0
         a.stored[active, 0], a.stored[active, 1] = stored, structure
         if active == 1:
             shift = _start_factor(a, 1)
         taken = active == 0 or _append(a, active, dense, shift)
         for e in range(stored):
-            dense[kept.entry[start + e]] = 0.0
+            dense[saved.entry[start + e]] = 0.0
         active += 1 if taken else 0
     if active == 1:
         shift = _start_factor(a, 0)

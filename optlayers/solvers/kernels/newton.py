@@ -83,7 +83,7 @@ def project(  # type: ignore[no-untyped-def]
     group, factored = grouped(wide, tall, entry_room), flat(factor_room)
     s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
     v, z, theta, pull, trial = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
-    y, r, d, shift, room = row(tall, 1), row(tall, 2), row(tall, 3), row(tall, 4), row(tall, 5)
+    y, r, d, shift, spare = row(tall, 1), row(tall, 2), row(tall, 3), row(tall, 4), row(tall, 5)
     best, goal, length, worse = row(few, 0), row(few, 1), row(few, 2), row(few, 3)
     old, new = row(few, 4), row(few, 7)  # ψ, the largest residual, the slope along the step: a row each
     taken = np.empty(LANES, np.int64)
@@ -121,7 +121,7 @@ def project(  # type: ignore[no-untyped-def]
                 store(d, i, load(r, i))
             _interior(v, l, u, theta)
             assemble(system, varies, entries, theta, shift, factored)
-            factor(system, factored, room, 0.0)
+            factor(system, factored, spare, 0.0)
             solve(system, factored, d)
             multiply_transpose(system, varies, entries, d, pull)
             slope = spread(0.0)
@@ -144,7 +144,7 @@ def project(  # type: ignore[no-untyped-def]
             store(old, 0, load(new, 0))
             store(old, 1, load(new, 1))
         _interior(v, l, u, theta)
-        _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, r, d, pull, length)
+        _correct(system, varies, entries, l, u, b, theta, shift, factored, spare, z, r, d, pull, length)
         write(z, which, first, point)
         write_rows(system, y, which, first, dual)
         write_flags(theta, which, first, free)
@@ -244,7 +244,7 @@ def _other_lengths(old, new, length, grows):  # type: ignore[no-untyped-def]
 
 
 @part
-def _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, r, d, pull, going):  # type: ignore[no-untyped-def]
+def _correct(system, varies, entries, l, u, b, theta, shift, factored, spare, z, r, d, pull, going):  # type: ignore[no-untyped-def]
     """Remove what is left of the residual by moving the free columns: ``z -= D Aᵀ (A D Aᵀ + δ)⁻¹ (A z - b)``."""
     rows, columns = len(b) // LANES, len(z) // LANES
     for attempt in range(CORRECTIONS):
@@ -265,7 +265,7 @@ def _correct(system, varies, entries, l, u, b, theta, shift, factored, room, z, 
             for i in range(rows):
                 store(shift, i, spread(LEAST_SHIFT))
             assemble(system, varies, entries, theta, shift, factored)
-            factor(system, factored, room, 0.0)
+            factor(system, factored, spare, 0.0)
         solve(system, factored, d)
         multiply_transpose(system, varies, entries, d, pull)
         for j in range(columns):

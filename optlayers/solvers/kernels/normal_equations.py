@@ -271,7 +271,7 @@ def assemble(system, varies, entries, theta, shift, factored):  # type: ignore[n
 
 @part
 def factor(system, factored, column, dependent):  # type: ignore[no-untyped-def]
-    """Replace an assembled matrix by D and L of ``L D Lᵀ``; ``column`` is room for a vector per row.
+    """Replace an assembled matrix by D and L of ``L D Lᵀ``; ``column`` is memory for a vector per row.
 
     A pivot below ``dependent`` times its diagonal entry is what rounding leaves of a row that depends on earlier ones;
     it becomes :data:`DROPPED`.

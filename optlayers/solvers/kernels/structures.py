@@ -22,7 +22,7 @@ from optlayers.solvers.kernels.calling import (
     ask,
     fill_scores,
     missed,
-    rooms,
+    new_workspace,
 )
 from optlayers.solvers.kernels.extended import add_product
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
@@ -38,19 +38,19 @@ SHARE = 1e-12
 
 
 @part
-def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
+def violation(rows, k, out, sums):  # type: ignore[no-untyped-def]
     """By how much a flat structure violates rows and bounds of instance ``k``, in their units and relative to the size
     of their terms, and how far an entry is from an integer. NaN, infinity and NaN if it holds a NaN.
 
-    ``room`` is ``(3, rows)``: activities, the sizes of their terms, and what of them is rounding.
+    ``sums`` is ``(3, rows)``: activities, the sizes of their terms, and what of them is rounding.
     """
     stay_apart()
     a, b = k if len(rows.matrix) > 1 else 0, k if len(rows.rhs) > 1 else 0
     low, high = k if len(rows.lower) > 1 else 0, k if len(rows.upper) > 1 else 0
     scale = rows.scale[k if len(rows.scale) > 1 else 0]
     worst, relative, fraction, numbers = 0.0, 0.0, 0.0, True
-    for i in range(room.shape[1]):
-        room[0, i], room[1, i], room[2, i] = 0.0, 0.0, 0.0
+    for i in range(sums.shape[1]):
+        sums[0, i], sums[1, i], sums[2, i] = 0.0, 0.0, 0.0
     for i in range(len(out)):
         value = out[i]
         if value == 0.0 and rows.may_be_zero[i]:
@@ -66,16 +66,16 @@ def violation(rows, k, out, room):  # type: ignore[no-untyped-def]
             if value != 0.0:
                 for e in range(rows.start[j], rows.start[j + 1]):
                     product = rows.matrix[a, e] * value
-                    room[0, rows.row[e]] += product
-                    room[1, rows.row[e]] += abs(product)
-                    room[2, rows.row[e]] += abs(rows.matrix[a, e]) * FLOOR * unit
+                    sums[0, rows.row[e]] += product
+                    sums[1, rows.row[e]] += abs(product)
+                    sums[2, rows.row[e]] += abs(rows.matrix[a, e]) * FLOOR * unit
         if outside > FLOOR * unit:
             worst, relative = max(worst, outside), max(relative, outside / unit if unit > 0.0 else np.inf)
-    for i in range(room.shape[1]):
-        left = rows.rhs[b, i] - room[0, i]
+    for i in range(sums.shape[1]):
+        left = rows.rhs[b, i] - sums[0, i]
         outside = abs(left) if i < rows.equalities[0] else -left
-        if not rows.loose[i] and outside > room[2, i]:
-            size = abs(rows.rhs[b, i]) + room[1, i]
+        if not rows.loose[i] and outside > sums[2, i]:
+            size = abs(rows.rhs[b, i]) + sums[1, i]
             worst = max(worst, outside / scale[i])
             relative = max(relative, outside / size if size > 0.0 else np.inf)
     if not numbers:
@@ -111,13 +111,13 @@ def judged(integral, residual, relative, fraction, said, amount):  # type: ignor
 @jit
 def certify(call, rows, theta, which, point, code, residual, error):  # type: ignore[no-untyped-def]
     """Judge the structures ``which`` that were FOUND; how many of all have something wrong with them."""
-    asking, room = rooms(call, point.shape[1], theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
+    asking, sums = new_workspace(call, point.shape[1], theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
     has_membership = len(call.functions) > MEMBERSHIP
     wrong = 0
     for k in which:
         residual[k], error[k] = np.nan, np.inf
         if code[k] == FOUND:
-            far, relative, fraction = violation(rows, k, point[k], room)
+            far, relative, fraction = violation(rows, k, point[k], sums)
             said, amount = FOUND, 0.0
             if has_membership and stands(rows.integral, relative, fraction):
                 said, amount = missed(call, theta[k], point[k], asking)
@@ -129,9 +129,9 @@ def certify(call, rows, theta, which, point, code, residual, error):  # type: ig
 @jit
 def violations(rows, structures, residual, relative):  # type: ignore[no-untyped-def]
     """By how much each of some flat structures violates its rows and bounds, and that relative to their terms."""
-    room = np.empty((3, rows.rhs.shape[1]))
+    sums = np.empty((3, rows.rhs.shape[1]))
     for k in range(len(structures)):
-        residual[k], relative[k], _ = violation(rows, k, structures[k], room)
+        residual[k], relative[k], _ = violation(rows, k, structures[k], sums)
 
 
 @part
@@ -183,7 +183,7 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
     """
     entries = point.shape[1]
     full, goal, best, vertex = np.empty(entries), np.empty(entries), np.empty(entries), np.zeros(entries)
-    asking, room = rooms(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
+    asking, sums = new_workspace(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
     has_membership, mixed = len(call.functions) > MEMBERSHIP, np.empty(entries)
     for k in which:
         residual[k], gap[k], error[k] = np.nan, np.nan, np.inf
@@ -199,7 +199,7 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
                 mixed[index[e]] += weight[v] * value[e]
             total += weight[v]
             finite = finite and weight[v] >= 0.0
-            far, relative, fraction = violation(rows, k, vertex, room)
+            far, relative, fraction = violation(rows, k, vertex, sums)
             said, amount = FOUND, 0.0
             if has_membership and stands(rows.integral, relative, fraction):
                 said, amount = missed(call, theta[k], vertex, asking)
