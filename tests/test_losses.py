@@ -487,6 +487,15 @@ def test_the_mean_weighs_gradients():
     assert (mean - whole / 4).abs().max() <= 1e-15
 
 
+@pytest.mark.parametrize("hidden", [polytopes.permutahedron(4), polytopes.permutahedron(4).without_oracle()])
+def test_rows_that_need_auxiliary_variables_count_for_targets(hidden):
+    """The rows of a ranking have all a doubly stochastic matrix in them, which a target does not say."""
+    target = torch.tensor([[4.0, 1.0, 2.0, 3.0], [7.0, 4.0, 5.0, 6.0], [2.5, 2.5, 2.5, 2.5]])
+    with pytest.raises(ValueError, match="target of instance 1 is not in the polytope"):
+        ol.StructuredPerceptronLoss(hidden)(torch.zeros(3, 4), target)
+    ol.StructuredPerceptronLoss(hidden)(torch.zeros(2, 4), target[::2])
+
+
 @pytest.mark.many(7)
 @pytest.mark.parametrize("entry", [e for e in POLYTOPES if not e.polytope.scored], ids=repr)
 def test_points_of_the_polytope_are_taken_and_others_are_not(entry):
