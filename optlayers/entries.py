@@ -89,7 +89,7 @@ class Entries:
         self.shape = form.shape
         self.structure_size = form.structure_size
         self.size = form.size
-        self.auxiliaries: tuple[ScoredSpec, ...] = form.auxiliaries
+        self.auxiliaries: tuple[ScoredSpec, ...] = form.scored_auxiliaries
         self.parameters: tuple[ParameterSpec, ...] = form.parameters
         self.parameter_count = form.parameter_count
         self.alone = not self.auxiliaries and not self.parameters

@@ -23,7 +23,7 @@ def explained(compiled: AbstractPrepared) -> str:
             f"A convex set of {size} scored entries of shape {shape}; it is not polyhedral, so it has no "
             f"vertices to maximize over.{given} Projections and derivatives come from {projector!r}."
         )
-    scored = [f"{s.name} {s.shape}" for s in form.auxiliaries]
+    scored = [f"{s.name} {s.shape}" for s in form.scored_auxiliaries]
     also = f" Scored besides, but not regularized: {', '.join(scored)}." if scored else ""
     fixed = form.size - form.scored
     did = f" Presolve: {', '.join(form.notes)}." if form.notes else ""

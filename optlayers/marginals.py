@@ -73,7 +73,7 @@ class LogPartition:
         if function is None:
             return _sum_over_vertices(self.theta, scores, self.vertices, reasons)
         arrays = [of_structure(scores, form.structure_size).reshape(batch, *form.shape)]
-        arrays += [scores[:, spec.span].reshape(batch, *spec.shape) for spec in form.auxiliaries]
+        arrays += [scores[:, spec.span].reshape(batch, *spec.shape) for spec in form.scored_auxiliaries]
         arrays += [self.theta[:, spec.span].reshape(batch, *spec.shape) for spec in form.parameters]
         return _by_function(function, arrays, 0, reasons)
 

@@ -295,7 +295,7 @@ class HostPolytope(AbstractBoundPolytope):
             relative = distance_from_rows(prepared.rows, self.row_instances, whole)[1]
             return bool(np.count_nonzero(relative <= SURE) == len(whole))
         lineup = prepared.maximizing
-        if lineup is None or not prepared.membership_says_all or lineup.form.auxiliaries:
+        if lineup is None or not prepared.membership_says_all or lineup.form.scored_auxiliaries:
             return False
         answer = Answer.of_whole(lineup.form, 0)
         answer.whole, answer.oracle, answer.status = whole, lineup.state.call, np.zeros(len(whole), dtype=np.int8)

@@ -145,7 +145,7 @@ class StandardForm:
         return math.prod(self.shape)
 
     @cached_property
-    def auxiliaries(self) -> tuple[ScoredSpec, ...]:
+    def scored_auxiliaries(self) -> tuple[ScoredSpec, ...]:
         """The auxiliary variables that are scored too."""
         ends = np.cumsum([self.structure_size, *(v.size for v in self.polytope.scored)]).tolist()
         return tuple(

@@ -58,10 +58,10 @@ class CvxpyLayers(AbstractProjector):
             raise ValueError(f"tolerance must be between 0 and 1, but got {self.tolerance}")
 
     def prepare(self, form: StandardForm) -> _State:
-        if form.auxiliaries:
+        if form.scored_auxiliaries:
             raise DeclarationError(
-                f"CvxpyLayers projects the structure alone, but {[s.name for s in form.auxiliaries]} are scored too; "
-                "use Auto(), or ActiveSet() over an oracle"
+                f"CvxpyLayers projects the structure alone, but {[s.name for s in form.scored_auxiliaries]} are scored "
+                "too; use Auto(), or ActiveSet() over an oracle"
             )
         return _State(form)
 

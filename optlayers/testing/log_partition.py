@@ -136,7 +136,7 @@ def _masks(
 ) -> Iterator[tuple[Bool[Tensor, " size"], str]]:
     """Forbidden parts, and how they are called."""
     size = form.size
-    names = [("variable", form.shape, 0), *((s.name, s.shape, s.span.start) for s in form.auxiliaries)]
+    names = [("variable", form.shape, 0), *((s.name, s.shape, s.span.start) for s in form.scored_auxiliaries)]
     blocks = [block for name, shape, start in names for block in _blocks(name, shape, start, size)]
     for pool in (
         [(torch.arange(size, device="cpu") == k, f"{form.entry_name(k)} is") for k in range(size)],
@@ -182,7 +182,7 @@ class _Check:
         form, count, name = self.form, len(scores), self.name
         leaf = scores.clone().requires_grad_()
         parts = [leaf[:, : form.structure_size].reshape(count, *form.shape)]
-        parts += [leaf[:, s.span].reshape(count, *s.shape) for s in form.auxiliaries]
+        parts += [leaf[:, s.span].reshape(count, *s.shape) for s in form.scored_auxiliaries]
         parts += [self.theta[s.span].expand(count, s.size).reshape(count, *s.shape).clone() for s in form.parameters]
         before = [part.detach().clone() for part in parts]
         try:

@@ -136,7 +136,9 @@ def _best_in_whole_numbers(
         if result.x is not None:
             points[k] = form.expand(np.round(result.x[None, : form.scored]))[0]
     structure = torch.from_numpy(points[:, : form.structure_size]).reshape(scores.shape).to(scores.dtype)
-    scored = {s.name: torch.from_numpy(points[:, s.span]).reshape(len(scores), *s.shape) for s in form.auxiliaries}
+    scored = {
+        s.name: torch.from_numpy(points[:, s.span]).reshape(len(scores), *s.shape) for s in form.scored_auxiliaries
+    }
     return replace(best, value=structure, status=status, scored=scored, reasons={})
 
 
