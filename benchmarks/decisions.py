@@ -81,7 +81,7 @@ class TheirNoise(ol.AbstractNoise):
         return -torch.randn(batch, samples, size, generator=drawn, dtype=torch.float64).transpose(0, 1)
 
     def _draw(self, out: Tensor, generator: torch.Generator | None) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError("draw() says what PyEPO draws")
 
     def score(self, noise: Tensor) -> Tensor:
         return noise

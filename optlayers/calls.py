@@ -56,7 +56,7 @@ class AbstractCall(Node):
 
     def graph(self, *given: Tensor | None) -> Tensors:
         """None: the derivative is not that of the operations."""
-        raise NotImplementedError
+        raise NotImplementedError("the derivative of a call is known, not that of its operations: ask transposed()")
 
     def transposed(self, wanted: Sequence[bool]) -> Node:
         """The gradients that are known."""

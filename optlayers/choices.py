@@ -21,6 +21,7 @@ __all__ = ["chosen_solvers", "refuse_empty", "refuse_misfit", "refuse_unbounded"
 def chosen_solvers(
     forms: Forms, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None, tolerance: float
 ) -> tuple[AbstractMaximizer, AbstractProjector]:
+    """The maximizer and the projector: those that are given, else what the declaration has, else :class:`Auto`."""
     polytope, auto = forms.polytope, Auto(tolerance=tolerance)
     if maximizer is None:
         maximizer = auto if polytope.oracle is None else Oracle(polytope.oracle)
@@ -38,6 +39,7 @@ def chosen_solvers(
 
 
 def refuse_unbounded(form: StandardForm) -> None:
+    """A scored entry without limit is a :class:`DeclarationError` that names it."""
     entry = unbounded_entry(form)
     if entry is not None:
         raise DeclarationError(
@@ -62,6 +64,7 @@ def refuse_misfit(form: StandardForm, relaxation: StandardForm) -> None:
 
 
 def refuse_empty(compiled: AbstractPrepared) -> None:
+    """Constraints without parameters that nothing satisfies are a :class:`DeclarationError` that says which."""
     form = compiled.rows
     if form is None:
         reason = improper_set(compiled.polytope)

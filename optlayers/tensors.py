@@ -77,6 +77,7 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
 
 
 def known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:
+    """Under which index a user knows an instance; ``positions`` says where it was in the whole batch."""
     if positions is not None:
         index = positions[tuple(index)].tolist()
     return int(index[0]) if len(index) == 1 else tuple(index)

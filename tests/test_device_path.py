@@ -36,7 +36,7 @@ def both(polytope, theta, forbidden=None, precision=2.0**-52):
     return compiled.bind_on_host(theta, forbidden, epsilon), DevicePolytope(compiled, theta, forbidden, epsilon)
 
 
-def close(found, expected, tolerance=1e-7):
+def assert_near(found, expected, tolerance=1e-7):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance, equal_nan=True)
 
 
@@ -77,9 +77,9 @@ def test_a_budget_of_nothing_moves_the_best_part(side):
         solution = polytope.project(tensor([[0.9, 0.5, 0.3]])).check()
         tangent = polytope.tangent(solution, side * tensor([[1.0, 0.0, 0.0]]))
         assert tangent.all_ok
-        close(tangent.parameters["p"], tensor([side]))
+        assert_near(tangent.parameters["p"], tensor([side]))
         best = polytope.maximize(tensor([[5.0, 4.0, 0.3]])).check()
-        close(polytope.value_gradient(best)["p"], tensor([5.0]))
+        assert_near(polytope.value_gradient(best)["p"], tensor([5.0]))
 
 
 def test_a_part_that_is_a_parameter_at_its_bound():
@@ -87,9 +87,11 @@ def test_a_part_that_is_a_parameter_at_its_bound():
     scores = tensor([[0.9, 0.5, 0.3]]).expand(3, -1)
     for polytope in (host, device):
         solution = polytope.project(scores).check()
-        close(polytope.tangent(solution, tensor([[1.0, 0.0, 0.0]]).expand(3, -1)).parameters["p"], tensor([1.0] * 3))
+        assert_near(
+            polytope.tangent(solution, tensor([[1.0, 0.0, 0.0]]).expand(3, -1)).parameters["p"], tensor([1.0] * 3)
+        )
     found, expected = (p.value_gradient(p.maximize(scores).check())["p"] for p in (device, host))
-    close(found, expected)
+    assert_near(found, expected)
 
 
 @pytest.mark.parametrize("scores", [[0.9, 0.5, 0.3], [5.0, 4.0, 0.3]])
@@ -98,9 +100,9 @@ def test_a_budget_that_is_spent_on_whole_parts(scores):
     rows = tensor([scores]).expand(4, -1)
     for solve in ("maximize", "project"):
         found, expected = (p.value_gradient(getattr(p, solve)(rows).check())["p"] for p in (device, host))
-        close(found, expected)
+        assert_near(found, expected)
     if scores[0] == 5.0:
-        close(device.value_gradient(device.maximize(rows))["p"][0], tensor(2.15))
+        assert_near(device.value_gradient(device.maximize(rows))["p"][0], tensor(2.15))
 
 
 def test_a_row_with_room_has_no_price():
@@ -109,10 +111,10 @@ def test_a_row_with_room_has_no_price():
     polytope = ol.Polytope(x, [*cube, cp.sum(x) <= p, x[0] + x[1] <= q])
     host, device = both(polytope, [[1.3, 1e7], [1.3, 1e12], [1.3, torch.inf], [2.5, 1.1]])
     scores, direction = tensor([[3.0, 2.0, 1.0]]).expand(4, -1), tensor([[0.3, 1.0, -0.2]]).expand(4, -1)
-    agree(host, device, scores, direction)
+    assert_agree(host, device, scores, direction)
     near = device.project(scores).check()
-    close(device.tangent(near, direction).parameters["q"][:3], tensor([0.0] * 3), 1e-15)
-    close(device.value_gradient(device.maximize(scores))["q"][:3], tensor([0.0] * 3), 1e-15)
+    assert_near(device.tangent(near, direction).parameters["q"][:3], tensor([0.0] * 3), 1e-15)
+    assert_near(device.value_gradient(device.maximize(scores))["q"][:3], tensor([0.0] * 3), 1e-15)
 
 
 # Answers of the CPU among those of the device
@@ -122,11 +124,11 @@ def test_a_row_with_room_has_no_price():
 def test_answers_of_the_host_are_in_the_rows_of_the_device(size, monkeypatch):
     host, device = both(knapsack(), [[size, 2 * size, size, 1.5 * size], [1.0, 2.0, 1.0, 1.5]])
     scores, direction = tensor([[1.0, 0.9, 0.8]]).expand(2, -1), tensor([[1.0, 0.5, 0.2]]).expand(2, -1)
-    agree(host, device, scores, direction)
+    assert_agree(host, device, scores, direction)
     by_the_host(monkeypatch)
-    agree(host, device, scores, direction)
+    assert_agree(host, device, scores, direction)
     gradient = device.value_gradient(device.maximize(scores).check())["room"]
-    close(gradient, tensor([0.8 / size, 0.8]), 1e-9)
+    assert_near(gradient, tensor([0.8 / size, 0.8]), 1e-9)
 
 
 def test_active_sets_that_are_not_those_of_the_points_are_not_differentiated(monkeypatch):
@@ -140,7 +142,7 @@ def test_active_sets_that_are_not_those_of_the_points_are_not_differentiated(mon
         other[:, column] ^= True
         assert not dense.are_exact(problem, found.point, found.dual, other).any()
     monkeypatch.setattr(dense, "are_exact", lambda problem, *_: torch.zeros(len(problem), dtype=torch.bool))
-    agree(host, device, scores, tensor([[1.0, 0.5, 0.2]]))  # the solvers of the CPU have the last word
+    assert_agree(host, device, scores, tensor([[1.0, 0.5, 0.2]]))  # the solvers of the CPU have the last word
 
 
 # Units of rows
@@ -151,8 +153,8 @@ def test_active_sets_that_are_not_those_of_the_points_are_not_differentiated(mon
 def test_rows_of_any_size(size):
     host, device = both(knapsack(), [[size] * 4, [1.0] * 4, [size, 1.0, 1.0, 1.0]])
     scores, direction = tensor([[1.2, 0.9, 0.8]]).expand(3, -1), tensor([[1.0, 0.5, 0.2]]).expand(3, -1)
-    agree(host, device, scores, direction)
-    close(device.maximize(scores).check().value[0], tensor([1.0, 0.0, 0.0]))
+    assert_agree(host, device, scores, direction)
+    assert_near(device.maximize(scores).check().value[0], tensor([1.0, 0.0, 0.0]))
     problem = device._problem(scores, projection=False)
     point = torch.ones_like(problem.linear)
     point[:, 3] = 0.0
@@ -179,28 +181,28 @@ def test_residuals_have_the_units_of_the_constraints():
         assert found.status.tolist() == expected.status.tolist() != [0]
         problem = device._problem(tensor([[0.3, 0.2, 0.1]]), projection=True)
         far = device._residual(problem, torch.ones_like(problem.linear))
-        close(far, tensor([scale]), 1e-12)
+        assert_near(far, tensor([scale]), 1e-12)
 
 
 # Both ways in random declarations
 
 
-def agree(host, device, scores, direction, *, tolerance=1e-6):
+def assert_agree(host, device, scores, direction, *, tolerance=1e-6):
     """Values, verdicts, and gradients of scores and parameters."""
     for solve in ("maximize", "project"):
         found, expected = (getattr(p, solve)(scores) for p in (device, host))
         assert found.status.tolist() == expected.status.tolist()
         ok = expected.ok
-        close(found.value[ok], expected.value[ok])
+        assert_near(found.value[ok], expected.value[ok])
         theirs, mine = (p.value_gradient(s) for p, s in ((host, expected), (device, found)))
         for name, gradient in theirs.items():
-            close(mine[name], gradient, tolerance)
+            assert_near(mine[name], gradient, tolerance)
         if solve == "project":
             theirs, mine = host.tangent(expected, direction), device.tangent(found, direction)
             assert mine.ok.tolist() == theirs.ok.tolist()
-            close(mine.scores, theirs.scores, tolerance)
+            assert_near(mine.scores, theirs.scores, tolerance)
             for name, gradient in theirs.parameters.items():
-                close(mine.parameters[name], gradient, tolerance)
+                assert_near(mine.parameters[name], gradient, tolerance)
 
 
 @pytest.mark.many(4)
@@ -223,7 +225,7 @@ def test_random_declarations(seed):
     forbidden = None
     if seed % 3 == 0:
         forbidden = torch.rand(count, compiled.form.size, generator=generator) < 0.15
-    agree(*both(case.polytope, theta, forbidden), scores, direction, tolerance=1e-5)
+    assert_agree(*both(case.polytope, theta, forbidden), scores, direction, tolerance=1e-5)
 
 
 def declared():
@@ -274,7 +276,7 @@ def test_parameters_in_all_places(name, seed):
     scores, direction = (torch.randn(count, compiled.form.size, generator=generator).double() for _ in range(2))
     forbidden = torch.rand(count, compiled.form.size, generator=generator) < 0.2 if seed == 1 else None
     precision = BFLOAT16 if seed == 2 else 2.0**-52
-    agree(*both(declared()[name], theta, forbidden, precision), scores, direction, tolerance=1e-5)
+    assert_agree(*both(declared()[name], theta, forbidden, precision), scores, direction, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("name", declared())
@@ -282,4 +284,4 @@ def test_no_instances(name):
     parameters = ol.compile_polytope(declared()[name]).form.parameter_count
     host, device = both(declared()[name], torch.zeros(0, parameters))
     nothing = torch.zeros(0, host.prepared.projection_form.size, dtype=torch.float64)
-    agree(host, device, nothing, nothing)
+    assert_agree(host, device, nothing, nothing)

@@ -96,8 +96,11 @@ class Asked:
             return [self._error(question, solver, k, error) for k in everyone]
         try:
             return self._of(compiled, question, solver, list(everyone))
-        except Exception:
-            return [self.alone(question, k) for k in everyone]
+        except Exception as error:
+            answers = [self.alone(question, k) for k in everyone]
+            if any(answer.status == "error" for answer in answers):
+                return answers
+            return [self._error(question, solver, k, error) for k in everyone]  # it is the batch that raises
 
     def alone(self, question: str, instance: int) -> Answer:
         """For one instance, in a batch of one."""

@@ -22,6 +22,7 @@ def check_declaration(polytope: Polytope) -> None:
 
 
 def check_convex(constraint: cp.Constraint, position: int) -> None:
+    """Refuse a constraint that cvxpy does not know to be convex, or affine in its parameters."""
     if not constraint.is_dcp():
         raise DeclarationError(
             f"{constraint_name(constraint, position)} is not convex by cvxpy's rules (DCP); "
@@ -44,10 +45,12 @@ def constraint_name(constraint: cp.Constraint, position: int) -> str:
 
 
 def is_set(attribute: Any) -> bool:
+    """Whether an attribute of a cvxpy variable was given."""
     return attribute is not None and attribute is not False
 
 
 def check_variables(polytope: Polytope) -> None:
+    """Refuse integer, boolean and complex variables, and a scored one that is empty or that nothing constrains."""
     mentioned = {v.id: v for c in polytope.constraints for v in c.variables()}
     for variable in polytope.variables:
         for attribute in ("integer", "boolean"):
@@ -72,6 +75,7 @@ _REFUSED = ("sparsity", "symmetric", "diag", "PSD", "NSD", "hermitian", "integer
 
 
 def parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
+    """Name, shape, place in θ and sign of every parameter; refuses names and attributes that callers cannot meet."""
     specs: list[ParameterSpec] = []
     start = 0
     for parameter in polytope.parameters:

@@ -27,10 +27,14 @@ NOTHING = 1e-9
 """Entries below this, next to rows whose largest entry is about 1, decide nothing."""
 
 
-@jit(
+VERTICES = (
     "(int32[::1], int32[::1], float64[:, ::1], int32[::1], int32[::1], int32[::1], int64, int64, float64[:, ::1], "
     "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], int8[::1])"
 )
+"""What both kernels take."""
+
+
+@jit(VERTICES)
 def are_vertices(  # type: ignore[no-untyped-def]
     start,
     row,
@@ -75,10 +79,7 @@ def are_vertices(  # type: ignore[no-untyped-def]
             vertex[k] = UNKNOWN if told == NO_VERTEX else told
 
 
-@jit(
-    "(int32[::1], int32[::1], float64[:, ::1], int32[::1], int32[::1], int32[::1], int64, int64, float64[:, ::1], "
-    "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], int8[::1])"
-)
+@jit(VERTICES)
 def are_vertices_by_elimination(  # type: ignore[no-untyped-def]
     start,
     row,
