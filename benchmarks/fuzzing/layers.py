@@ -69,15 +69,15 @@ def run_layer(
         polytope = compiled(case.declaration)
         layer = ol.OptLayer(polytope, _rule(rule, noise), on_failure=on_failure)
         return _run(layer, case, question, rule, with_parameters)
-    except Exception as whole:
-        if polytope is None or len(case) == 1:
-            answers = [_error(question, rule, k, whole) for k in range(len(case))]
-            return Returned(answers)
+    except Exception as error:
+        whole = Returned([_error(question, rule, k, error) for k in range(len(case))])
+    if polytope is None or len(case) == 1:
+        return whole
     found = [
         run_layer(case.take([k]), rule, question, with_parameters, noise[:, k : k + 1], on_failure)
         for k in range(len(case))
     ]
-    return _joined(case, found)
+    return _joined(case, found) if _raises_alone(found) else whole
 
 
 def _rule(text: str, noise: np.ndarray) -> Any:
@@ -145,16 +145,22 @@ def run_loss(case: Case, loss: str, targets: np.ndarray, extra: np.ndarray) -> R
         back = scores.grad
         complaint = "" if value.dtype == scores.dtype else f"losses are {value.dtype}"
         return Returned(answers, back.to(torch.float64).reshape(len(case), -1).numpy(), None, complaint)
-    except Exception as whole:
-        if polytope is None or len(case) == 1:
-            return Returned([_error("loss", loss, k, whole) for k in range(len(case))])
+    except Exception as error:
+        whole = Returned([_error("loss", loss, k, error) for k in range(len(case))])
+    if polytope is None or len(case) == 1:
+        return whole
     found = [run_loss(case.take([k]), loss, targets[k : k + 1], extra[k : k + 1]) for k in range(len(case))]
-    return _joined(case, found)
+    return _joined(case, found) if _raises_alone(found) else whole
 
 
 def _error(question: str, rule: str, instance: int, error: Exception) -> Answer:
     status = "failed" if isinstance(error, ol.SolveError) else "error"
     return Answer(question, rule, instance, status, None, f"{type(error).__name__}: {error}", in_words(error))
+
+
+def _raises_alone(found: list[Returned]) -> bool:
+    """Whether an instance has no answer by itself either; else it is the batch that raises, which is a fault."""
+    return any(answer.status in ("failed", "error") for one in found for answer in one.answers)
 
 
 def _joined(case: Case, found: list[Returned]) -> Returned:

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of, theta_of
+from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.host import HostEvidence
+from optlayers.bound.numbers import AbstractNumbers
 from optlayers.caches import cached_property
-from optlayers.form.standard import AffineMap, ParameterSpec, StandardForm
+from optlayers.form.standard import AffineMap, StandardForm
 from optlayers.marginals import LogPartition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
@@ -205,7 +206,7 @@ class DeviceEvidence(AbstractEvidence):
 
 
 @final
-class DevicePolytope(AbstractBoundPolytope):
+class DevicePolytope(AbstractNumbers):
     """Polytopes of one batch on the device of their scores; the twin of :class:`optlayers.bound.host.HostPolytope`.
 
     Nothing leaves the device but the instances that are not certified there; the solvers of the CPU have the last word
@@ -371,26 +372,11 @@ class DevicePolytope(AbstractBoundPolytope):
         return replace(solution, reasons=reasons)
 
     @property
-    def parameters(self) -> tuple[ParameterSpec, ...]:
-        """What has numbers besides scores; see :class:`AbstractBoundPolytope`."""
-        return self.form.parameters
-
-    @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
         parts = torch.zeros_like(self.arrays.fixed, dtype=torch.bool)[None]
         parts[:, self.arrays.kept] = True
         return parts if self.forbidden is None else parts & ~self.forbidden
-
-    @property
-    def polyhedral(self) -> bool:
-        """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
-        return self.prepared.polyhedral
-
-    @property
-    def parameters_shift(self) -> bool:
-        """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
-        return self.prepared.parameters_shift
 
     def repeated(self, times: int) -> DevicePolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
@@ -402,15 +388,6 @@ class DevicePolytope(AbstractBoundPolytope):
         other = self.prepared.relaxation(relaxation)
         theirs = theta_of(self.parameters, other.projection_form.parameters)
         return DevicePolytope(other, self.theta[:, theirs], self.forbidden, self.precision[theirs])
-
-    def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
-        """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""
-        size = self.form.structure_size
-        return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
-
-    def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
-        """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
-        return self._sums().value(scores, {})
 
     def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
         """The means of vertices with a verdict; see :class:`AbstractBoundPolytope`."""
@@ -436,17 +413,6 @@ class DevicePolytope(AbstractBoundPolytope):
         host = self.prepared.bind_on_host(self.theta.cpu(), forbidden, self.precision)
         judged = host.verdict(marginals, total, reasons)
         return replace(judged, status=judged.status.masked_fill(~self.feasible, int(Status.INFEASIBLE)))
-
-    def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
-        """The gradient of optimal values with respect to parameters; see :class:`AbstractBoundPolytope`."""
-        if solution.evidence is None:
-            raise ValueError("value_gradient takes a solution that maximize() or project() returned")
-        theta = solution.evidence.value_gradient(solution.ok)
-        return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in self.form.parameters}
-
-    def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
-        """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""
-        return tangent_of(self.form, solution, direction)
 
 
 def _on_cpu(tensor: Tensor) -> np.ndarray:

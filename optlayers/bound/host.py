@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, tangent_of, theta_of
+from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
+from optlayers.bound.numbers import AbstractNumbers
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
-from optlayers.form.standard import ParameterSpec, StandardForm
+from optlayers.form.standard import StandardForm
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
@@ -208,7 +209,7 @@ class HostEvidence(AbstractEvidence):
 
 
 @final
-class HostPolytope(AbstractBoundPolytope):
+class HostPolytope(AbstractNumbers):
     """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
 
     ``instances`` are the numbers of the projector's form, ``vertex_instances`` those of the maximizer's,
@@ -302,36 +303,10 @@ class HostPolytope(AbstractBoundPolytope):
         certificate = certify(lineup.form, self.vertex_instances.with_scores(whole), answer, projection=False)
         return certificate.all_hold(SURE)
 
-    def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
-        """The derivative of a projection, applied to a flat direction; see :meth:`CompiledPolytope.tangent`."""
-        return tangent_of(self.prepared.projection_form, solution, direction)
-
-    def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
-        """The gradient of optimal values with respect to parameters; see :class:`AbstractBoundPolytope`."""
-        if solution.evidence is None:
-            raise ValueError("value_gradient takes a solution that maximize() or project() returned")
-        theta = solution.evidence.value_gradient(solution.ok.reshape(-1))
-        return {s.name: theta[:, s.span].reshape(len(theta), *s.shape) for s in solution.evidence.form.parameters}
-
-    @property
-    def parameters(self) -> tuple[ParameterSpec, ...]:
-        """What has numbers besides scores; see :class:`AbstractBoundPolytope`."""
-        return self.prepared.projection_form.parameters
-
     @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
         return movable_parts(self.prepared.projection_form, self.forbidden)
-
-    @property
-    def polyhedral(self) -> bool:
-        """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
-        return self.prepared.polyhedral
-
-    @property
-    def parameters_shift(self) -> bool:
-        """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
-        return self.prepared.parameters_shift
 
     def repeated(self, times: int) -> AbstractBoundPolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
@@ -350,15 +325,6 @@ class HostPolytope(AbstractBoundPolytope):
         theirs = theta_of(self.parameters, other.projection_form.parameters)
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden[index])
         return other.bind_on_host(torch.from_numpy(self.theta[index][:, theirs]), forbidden, self.precision[theirs])
-
-    def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
-        """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""
-        size = self.prepared.projection_form.structure_size
-        return values if values.shape[1] == size else torch.cat([values[:, :size], 0.0 * values[:, size:]], dim=1)
-
-    def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
-        """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
-        return self._sums().value(scores, {})
 
     def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
         """The means of vertices with a verdict; see :class:`AbstractBoundPolytope`."""
