@@ -1,4 +1,4 @@
-"""What ``make test`` leaves to ``make proofs``; and shapes and dtypes, which are checked while the tests run.
+"""What `make test` leaves to `make proofs`; seeds; and shapes and dtypes, which are checked while the tests run.
 
 Not those of the doors (Polytope, compile_polytope, OptLayer, rules, solvers): they check their arguments themselves, in
 words of their own that tests read.
@@ -7,6 +7,7 @@ words of their own that tests read.
 from collections import defaultdict
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -28,6 +29,12 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order() -> None:
+    """A test draws the same numbers whichever tests ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from exact_hulls import nearest_of
 
 import optlayers as ol
 from optlayers.testing import check_oracle, check_rule
@@ -57,16 +58,6 @@ def declared(parts, exclusive, *, limit=None, **more):
     return ol.Polytope(x, rows, oracle=best, integral=True, **more), every
 
 
-def nearest(vertices, scores):
-    """The nearest point of a convex hull, by its weights."""
-    weights = cp.Variable(len(vertices), nonneg=True)
-    distance = cp.sum_squares(vertices.T @ weights - scores)
-    cp.Problem(cp.Minimize(distance), [cp.sum(weights) == 1]).solve(
-        solver=cp.CLARABEL, tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13
-    )
-    return torch.from_numpy(vertices.T @ weights.value)
-
-
 @pytest.mark.parametrize("rows", [None, "relaxation"])
 @pytest.mark.parametrize("name", CONFLICTS)
 def test_projections_go_over_the_oracle_where_rows_are_a_relaxation(name, rows):
@@ -75,7 +66,7 @@ def test_projections_go_over_the_oracle_where_rows_are_a_relaxation(name, rows):
     scores = torch.cat([0.6 * torch.ones(1, polytope.shape[0]), torch.rand(6, *polytope.shape)]).double()
     found = compiled.project(scores).check().value
     for one, point in zip(scores, found, strict=True):
-        torch.testing.assert_close(point, nearest(every, one.numpy()), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(point, nearest_of(every, one.numpy()), atol=1e-9)
     assert "a relaxation of what the oracle knows" in compiled.explain()
 
 
@@ -86,7 +77,7 @@ def test_rows_that_describe_the_hull_are_projected_on(rows):
     assert isinstance(compiled.projector, ol.Auto)
     assert "relaxation" not in compiled.explain()
     point = compiled.project(torch.full((6,), 0.6, dtype=torch.float64)).check().value
-    torch.testing.assert_close(point, nearest(every, np.full(6, 0.6)), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(point, nearest_of(every, np.full(6, 0.6)), atol=1e-9)
 
 
 @pytest.mark.parametrize("projector", [ol.Clarabel(), ol.Auto(), ol.InteriorPoint(), ol.CvxpyLayers()])
@@ -128,7 +119,7 @@ def test_with_parameters_the_first_projection_tells():
         compiled.project(scores, limit=torch.tensor(3.0))
     over_oracle, _ = declared(parts, exclusive, limit=limit, rows="relaxation")
     found = ol.compile_polytope(over_oracle).project(scores, limit=torch.tensor(3.0)).check().value
-    torch.testing.assert_close(found[0], nearest(every, np.full(5, 0.6)), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found[0], nearest_of(every, np.full(5, 0.6)), atol=1e-9)
 
 
 @pytest.mark.parametrize("rule", [ol.Spigot(), ol.SparseMAP(), ol.StructuredAttention()])
