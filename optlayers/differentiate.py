@@ -119,7 +119,7 @@ class Part:
         NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it. Without a
         ``look`` for them, they go to the rule.
         """
-        flat = self.share.entries.flat_structure(grad.detach(), self.share.home)
+        flat = self.share.entries.flat_structure(grad.detach(), self.share.home).contiguous()
         if flat.is_inference():
             flat = flat.clone()
         if self.rule.apart is not None:
@@ -249,7 +249,9 @@ class LayerCall(AbstractCall):
         if value.shape != shape:
             value = value.reshape(*shape) if shape else value.reshape(())
         # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
-        return value.to(scores.device, scores.dtype, copy=self.retained)
+        if value.dtype is scores.dtype and value.device == scores.device:
+            return value.clone() if self.retained else value
+        return value.to(scores.device, scores.dtype)
 
     def _forward_by_size(self, tensors: Sequence[Tensor]) -> Tensor:
         scores, count, apart = tensors[0], math.prod(self.batch), () if self.apart is None else (self.apart,)

@@ -258,7 +258,10 @@ def _double(values: Tensor, shape: tuple[int, int], home: torch.device) -> Float
         values = values.detach()
     if values.is_neg():
         values = values.resolve_neg()
-    copy = values.to(home, torch.float64, copy=True, memory_format=torch.contiguous_format)
+    if values.dtype is torch.float64 and values.device == home:
+        copy = values.clone(memory_format=torch.contiguous_format)
+    else:
+        copy = values.to(home, torch.float64, copy=True, memory_format=torch.contiguous_format)
     return copy if copy.shape == shape else copy.view(shape)
 
 

@@ -51,7 +51,7 @@ EXPLAINED = 3
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class HostEvidence(AbstractEvidence):
     """What belongs to the answers of solvers of the CPU."""
 
@@ -106,8 +106,9 @@ class HostEvidence(AbstractEvidence):
         if answer.free is None:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
         pulled_back = PulledBack.of(form, self.instances, answer.free, mine, good)
-        doubtful = leaving(form, self.instances, answer.point, answer.free, pulled_back.direction, pulled_back.p)
-        if form.unslacked > form.scored or np.count_nonzero(doubtful):
+        point, moved = answer.point, pulled_back.p
+        doubtful, count = leaving(form, self.instances, point, answer.free, pulled_back.direction, moved)
+        if count or form.unslacked > form.scored:
             pulled_back = self.at_ties(pulled_back, answer.free, doubtful)
         return (
             self._whole(pulled_back.p[:, : form.scored]),

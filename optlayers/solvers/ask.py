@@ -32,7 +32,7 @@ NO_CERTIFICATE = Certificate.of_nothing(0)
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Verdict:
     """Answers with their certificates, a status for every instance, and reasons where there is none to trust."""
 

@@ -151,7 +151,7 @@ def certify_points(
 ) -> Certificate:
     """The certificate of points of the standard form, of nearest points or of best ones; see :func:`certify`."""
     count = len(instances.whole)
-    certificate = Certificate(np.empty(count), np.empty(count), np.empty(count), np.ones(count, dtype=bool))
+    certificate = Certificate(np.empty(count), np.empty(count), np.empty(count), np.empty(count, dtype=bool))
     rhs, lower, upper, matrix = instances.shared
     scores = instances.scores
     point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)

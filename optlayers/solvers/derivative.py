@@ -30,7 +30,7 @@ ROOM = 1e-6
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PulledBack:
     """A gradient of projections, pulled back: ``(p, q)``, 0 for instances for which it is not ``right``."""
 
@@ -55,7 +55,7 @@ class PulledBack:
         if np.count_nonzero(ok) < len(ok):
             free, direction = free & ok[:, None], np.where(ok[:, None], direction, 0.0)
         p, q, solved = _solve(form, instances, free, direction)
-        right = solved & ok
+        right = ok.copy() if solved is None else solved & ok
         if np.count_nonzero(right) < len(right):
             p, q = np.where(right[:, None], p, 0.0), np.where(right[:, None], q, 0.0)
         return cls(form, instances, free, direction, p, q, right)
@@ -136,7 +136,8 @@ def _solve(
     instances: Instances,
     free: Bool[np.ndarray, "batch columns"],
     direction: Float64[np.ndarray, "batch scored"],
-) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"] | None]:
+    """``(p, q)``, and which of them are solved, None where all are."""
     plan, count = plan_of(form), len(free)
     if plan.dense:
         return solve_densely(form, instances, free, direction)
@@ -149,7 +150,7 @@ def _solve(
         else:
             by_row = partial(separable.pull_back, plan.system.table, plan.varies, matrix, free, each)
             plan.spread(lambda which: by_row(which, p, q), count, solves=1)
-        return p, q, np.ones(count, dtype=bool)
+        return p, q, None
     side = per_instance(direction)
     left, no_rows = np.empty(count), np.zeros((1, form.rows))
 

@@ -36,12 +36,15 @@ def leaving(
     free: Bool[np.ndarray, "batch columns"],
     direction: Float64[np.ndarray, "batch scored"],
     moved: Float64[np.ndarray, "batch columns"],
-) -> Bool[np.ndarray, " batch"]:
-    """Where a derivative moves columns that are free and at a bound. Elsewhere it is that of all faces alike."""
+) -> tuple[Bool[np.ndarray, " batch"], int]:
+    """Where, and for how many instances, a derivative moves columns that are free and at a bound.
+
+    Elsewhere it is that of all faces alike.
+    """
     (rhs, lower, upper, _), found = instances.shared, np.empty(len(point), dtype=np.bool_)
     scores, point, direction = (a if a.flags.carray else of_each(a) for a in (instances.scores, point, direction))
-    optimality.leave_bounds(scores, rhs, lower, upper, form.equalities, point, free, direction, moved, found)
-    return found
+    numbers = scores, rhs, lower, upper, form.equalities, point, free, direction, moved
+    return found, optimality.leave_bounds(*numbers, found)
 
 
 def faces(

@@ -144,7 +144,7 @@ def plan_of(form: StandardForm) -> Plan:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class KernelInput:
     """Instances in the one memory layout that kernels are compiled for."""
 

@@ -224,14 +224,15 @@ def certify(  # type: ignore[no-untyped-def]
 
 
 @jit(
-    "(float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], int64, float64[:, ::1], "
+    "int64(float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], int64, float64[:, ::1], "
     "boolean[:, ::1], float64[:, ::1], float64[:, ::1], boolean[::1])"
 )
 def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, moved, found):  # type: ignore[no-untyped-def]
     """Where ``moved``, a direction projected onto what is free, moves free columns that are at a bound, next to what
-    the scores move: ``found`` says for which instances."""
+    the scores move: ``found`` says for which instances, and what is returned for how many."""
     batch, columns = point.shape
     first_slack = columns - rhs.shape[1] + equalities
+    count = 0
     for k in range(batch):
         found[k] = False
         moves, far = 0.0, 0.0
@@ -249,7 +250,9 @@ def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, 
                 near = max(touches, LEFT * max(abs(x), moves))
                 if np.isfinite(x) and min(x - l, u - x) <= near:
                     found[k] = True
+                    count += 1
                     break
+    return count
 
 
 @jit(
