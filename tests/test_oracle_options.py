@@ -15,6 +15,7 @@ import torch
 
 import optlayers as ol
 import polytopes
+from optlayers.solvers import pool
 from optlayers.testing import check_oracle, check_rule
 
 
@@ -101,6 +102,27 @@ def test_one_thread_at_a_time(serial):
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(found, expected * 2, strict=True))
     assert model.calls > 1000 and (model.most == 1) == serial
+
+
+@pytest.mark.parametrize(("worth", "threads"), [(0.01, 2), (10.0, 1)])
+def test_a_thread_is_woken_for_work_that_is_worth_it(worth, threads, monkeypatch):
+    monkeypatch.setattr(pool, "HANDED_OVER", worth)
+    before, seen, done = torch.get_num_threads(), set(), []
+    torch.set_num_threads(2)
+
+    def work(which):
+        time.sleep(0.002 * len(which))
+        seen.add(threading.get_ident())
+        done.extend(which.tolist())
+
+    try:
+        pace = pool.Pace()
+        for _ in range(2):
+            pace.spread(work, 40)
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) == threads
+    assert sorted(done) == sorted([*range(40), *range(40)])
 
 
 def test_a_batch_of_a_serial_oracle_stays_in_the_thread_of_its_user():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import optlayers as ol
 import polytopes
+from optlayers.solvers import pool
 from optlayers.testing import check_oracle, check_polytope
 
 OVER_VERTICES = [e for e in CATALOGUE if not e.parameters]
@@ -146,7 +147,8 @@ def test_solutions_have_the_gradient_of_the_layer():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_instance_does_not_see_its_batch(threads):
+def test_an_instance_does_not_see_its_batch(threads, monkeypatch):
+    monkeypatch.setattr(pool, "HANDED_OVER", 1e-12)  # every instance is worth a thread
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -462,7 +464,8 @@ def test_a_derivative_without_the_oracle_is_said_to_be_missing():
     assert not compiled.tangent(found, direction).ok.any()
 
 
-def test_an_oracle_may_ask_for_a_batch_of_its_own():
+def test_an_oracle_may_ask_for_a_batch_of_its_own(monkeypatch):
+    monkeypatch.setattr(pool, "HANDED_OVER", 1e-12)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

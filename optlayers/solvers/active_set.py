@@ -101,7 +101,7 @@ class ActiveSet(AbstractProjector):
                     saved.value[:stored],
                 )
 
-        call.spread(work, count)
+        call.spread("project", work, count)
         call.interrupt()
         self._explain(call, codes, gaps, answer)
         answer.decomposition = Decomposition.joined([pieces[k] for k in sorted(pieces)], form.size)
@@ -172,7 +172,7 @@ class _Pullback:
                 right,
             )
 
-        call.spread(work, len(direction))
+        call.spread("pull back", work, len(direction))
         call.interrupt()
         unknown = np.full((len(direction), form.parameter_count), np.nan)
         return out[:, form.kept], unknown, right

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import inspect
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, final
@@ -36,7 +37,7 @@ from optlayers.solvers.kernels.calling import (
     kinds_of,
     trampoline,
 )
-from optlayers.solvers.pool import for_each_chunk
+from optlayers.solvers.pool import Pace
 from optlayers.solvers.turns import Turns, turns_of
 
 __all__ = ["ADVICE", "Addresses", "OracleCall"]
@@ -74,6 +75,7 @@ class OracleCall:
     def __init__(self, function: Callable[..., Any] | None, polytope: Polytope, *, serial: bool = False) -> None:
         self.function = function
         self.serial = serial
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         self._polytope = polytope
         turns = turns_of(function) if serial and function is not None else None
         shapes = [polytope.shape, *(tuple(v.shape) for v in polytope.scored)]
@@ -99,12 +101,13 @@ class OracleCall:
         # Addresses hold in one process only.
         return _oracle_call, (self.function, self._polytope, self.serial)
 
-    def spread(self, work: Callable[[np.ndarray], None], count: int, *, smallest: int = 1) -> None:
-        """Call ``work`` on pieces of a batch, in threads unless the functions are for one at a time."""
+    def spread(self, what: str, work: Callable[[np.ndarray], None], count: int) -> None:
+        """Call ``work`` on pieces of a batch, in threads where that pays, unless the functions are for one at a time;
+        ``what`` is done says how long it takes."""
         if self.serial:
             work(np.arange(count))
         else:
-            for_each_chunk(work, count, smallest=smallest)
+            self._paces[what].spread(work, count)
 
     def interrupt(self) -> None:
         """Raise what has interrupted a function (KeyboardInterrupt, say), now that compiled code has returned."""

@@ -104,7 +104,7 @@ class Lineup:
         else:
             certificate = certify(self.form, instances, answer, projection=self.projection)
         settled = (certificate.error <= self.tolerance) & certificate.exact
-        if np.count_nonzero(settled) == len(settled) and not (not self.projection and answer.status.any()):
+        if np.count_nonzero(settled) == len(settled) and (self.projection or not np.count_nonzero(answer.status)):
             return Verdict(answer, certificate, np.zeros(len(settled), dtype=np.int8), {})
         return self._ask(instances, None, (answer, certificate))
 

@@ -28,8 +28,6 @@ from optlayers.solvers.shadows import is_vertex_beside_others
 
 __all__ = ["Certificate", "certify", "certify_points"]
 
-WORTH_A_THREAD = 64
-"""Structures; to look at one takes microseconds."""
 NOT_TOLD = np.empty((0, 0), dtype=np.bool_)
 """In place of active sets."""
 AS_GOOD = 1e-6
@@ -232,7 +230,7 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
             call.call, batch.rows, batch.theta, which, point, codes, certificate.residual, certificate.error
         )
 
-    call.spread(work, len(instances), smallest=WORTH_A_THREAD)
+    call.spread("look", work, len(instances))
     _explain(call, codes, certificate)
     if form.unslacked == form.scored and not form.polytope.integral and not _hides_variables(form):
         _refuse_no_vertices(form, instances, _as_points(form, instances, point), certificate)
@@ -278,7 +276,7 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
             certificate.error,
         )
 
-    call.spread(work, len(instances))
+    call.spread("look at mixtures", work, len(instances))
     _explain(call, codes, certificate)
     return certificate
 

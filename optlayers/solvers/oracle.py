@@ -21,8 +21,6 @@ from optlayers.solvers.scored_rows import OracleBatch
 
 __all__ = ["Oracle", "explain", "verified"]
 
-WORTH_A_THREAD = 64
-"""Instances; compiled oracles take microseconds."""
 WORTH_ASKING_TWICE = 8
 """Instances; one question more is then an eighth of the time at most."""
 
@@ -112,7 +110,7 @@ class Oracle(AbstractMaximizer):
         def work(which: np.ndarray) -> None:
             calling.maximize(*batch.arguments, which, twice, answer.whole, codes)
 
-        call.spread(work, count, smallest=WORTH_A_THREAD)
+        call.spread("ask", work, count)
         call.interrupt()
         explain(call, codes, answer)
         return answer if state.reference is None else verified(form, state.reference, instances, answer, curved=0)

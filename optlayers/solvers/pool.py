@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
+from typing import final
 
 import numpy as np
 import torch
 
 from optlayers.locks import ForkSafeLock
 
-__all__ = ["for_each_chunk", "within_this_thread"]
+__all__ = ["Pace", "for_each_chunk", "within_this_thread"]
+
+HANDED_OVER = 3e-4
+"""Seconds of work below which another thread, which has to be woken, costs more than it saves."""
 
 _lock = ForkSafeLock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -65,9 +70,8 @@ def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: 
         return
     # More pieces than threads even out instances of different difficulty.
     pieces = min(4 * threads, count // smallest)
-    ends = np.unique(np.round(np.linspace(0, count, pieces + 1) / multiple).astype(int) * multiple)
-    ends[-1] = count
-    waiting = iter([np.arange(a, b) for a, b in pairwise(ends) if a < b])
+    length = multiple * math.ceil(count / (multiple * pieces))
+    waiting = iter([np.arange(start, min(start + length, count)) for start in range(0, count, length)])
     futures = [_pool(threads - 1).submit(_help, work, waiting) for _ in range(threads - 1)]
     try:
         _work_off(work, waiting)
@@ -76,6 +80,33 @@ def for_each_chunk(work: Callable[[np.ndarray], None], count: int, *, smallest: 
         errors = [error for future in futures if not future.cancel() and (error := future.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+@final
+class Pace:
+    """How long an instance of some work takes, as it was seen last, and what of a batch is worth a thread by that."""
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    def spread(self, work: Callable[[np.ndarray], None], count: int) -> None:
+        """Call ``work`` on pieces of a batch, in threads where that pays; the first of all instances tells."""
+
+        def timed(which: np.ndarray) -> None:
+            start = time.perf_counter()
+            work(which)
+            if len(which):
+                self._seconds = (time.perf_counter() - start) / len(which)
+
+        if self._seconds is None and count > 1:
+            timed(np.arange(1))
+            self._spread(lambda which: timed(which + 1), count - 1)
+        else:
+            self._spread(timed, count)
+
+    def _spread(self, timed: Callable[[np.ndarray], None], count: int) -> None:
+        seconds = self._seconds or HANDED_OVER
+        for_each_chunk(timed, count, smallest=math.ceil(HANDED_OVER / seconds))
 
 
 def _help(work: Callable[[np.ndarray], None], waiting: Iterator[np.ndarray]) -> None:

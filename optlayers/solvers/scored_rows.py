@@ -89,7 +89,7 @@ _rows: WeakCache[StandardForm, ScoredRows] = WeakCache()
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class OracleBatch:
     """What kernels are told about a batch: whole scores, forbidden columns and parameters, a row for every instance."""
 
