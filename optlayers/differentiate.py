@@ -55,6 +55,8 @@ class Part:
     """The instances without an answer, None for none."""
     again: BoundPolytope | None = None
     """The polytopes of a pass with a graph."""
+    seen: Tensor | None = None
+    """What the rule adapts by, of the backward pass."""
 
     def solve(self, tensors: Sequence[Tensor], on_failure: OnFailure) -> Solution:
         """The rule's answers to tensors of this part."""
@@ -107,6 +109,7 @@ class Part:
                 gradient = rule.backward(polytope, self.saved, flat, self.context)
                 solves = (*gradient.solutions, *polytope.failed)
         failed = self.failing(solves, self.failed, on_failure) if solves else self.failed
+        self.seen = gradient.seen
         if self.waiting and rule.differentiates_parameters is None:
             missing = [name for name in self.waiting if gradient.parameters.get(name) is None]
             if missing:
@@ -281,6 +284,8 @@ class LayerCall(AbstractCall):
         if len(parts) != 1 or parts[0].share.rows is not None:
             return self._pull_back_by_size(wanted, grad, like)
         out = parts[0].pull_back(grad, wanted, self.on_failure, self.unanswered)
+        if parts[0].seen is not None:
+            self._adapt([parts[0].seen])
         if out[0] is not None and out[0].data_ptr() == grad.data_ptr():  # which may be the caller's own
             out[0] = out[0].clone()
         return tuple([None if g is None else moved(g, *to) for g, to in zip(out, like, strict=True)])
@@ -308,7 +313,15 @@ class LayerCall(AbstractCall):
             gradients[share.named] = [None if g is None else moved(g, *to) for g, to in named]
         if failures:
             raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
+        seen = [part.seen for part in self.parts if part.seen is not None]
+        if seen:
+            self._adapt(seen)
         return (flat.reshape(shape), *gradients[1:])
+
+    def _adapt(self, seen: Sequence[Tensor]) -> None:
+        """The rule adapts once, by what was seen of all sizes together."""
+        together = torch.stack([one.to(seen[0].device) for one in seen]).sum(dim=0)
+        self.rule.adapt(self.parts[0].context.state, together)
 
     def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
         """The rule's gradients, where they are a linear function of what comes in."""

@@ -92,6 +92,16 @@ class OptLayer(nn.Module):
         self._compiled_elsewhere: Callable[..., CompiledPolytope] | None = None
         self._only: _Ready | None = None if isinstance(polytope, Family) else self._ready(polytope, rule)
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptLayer:
+        """To another device, but not to another dtype: what a rule adapts by small steps keeps its precision."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            now = self._buffers[name]
+            if value is not None and now is not None and now.dtype != value.dtype:
+                self._buffers[name] = value.to(now.device)
+        return self
+
     def with_rule(self, rule: AbstractRule) -> OptLayer:
         """A layer with another rule over the same polytopes, compiled once for both."""
         if self._family is None:

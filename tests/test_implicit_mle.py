@@ -121,10 +121,36 @@ def test_the_state_is_saved_and_survives_other_dtypes():
     other.load_state_dict(saved)
     assert float(other.rule_alpha) == float(layer.rule_alpha)
     assert steps(other, 4, scores, direction) == steps(layer, 4, scores, direction)
-    halved = ol.OptLayer(polytopes.simplex(3), ol.AdaptiveIMLE(step=0.25)).to(torch.float32)
-    assert halved.rule_alpha.dtype == torch.float32
-    history = steps(halved, 3, scores, direction)
-    assert halved.rule_alpha.dtype == torch.float32 and history[-1] != 1.0
+
+
+@pytest.mark.parametrize("cast", [torch.nn.Module.float, torch.nn.Module.half, torch.nn.Module.bfloat16])
+def test_small_steps_are_not_lost_in_a_low_precision(cast):
+    """In bfloat16, 1 - 0.001 is 1."""
+    scores, direction = draw(4, 3), draw(4, 3, seed=1)
+    layer = ol.OptLayer(polytopes.simplex(3), ol.AdaptiveIMLE())
+    model = cast(torch.nn.Sequential(torch.nn.Linear(3, 3), layer))
+    assert model[0].weight.dtype != torch.float64
+    assert layer.rule_alpha.dtype == layer.rule_changed.dtype == torch.float64
+    through(layer, scores, direction)
+    assert abs(layer.rule_alpha.item() - 1.0) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("wrap", [lambda rule: rule, ol.Hard, lambda rule: ol.PerturbAndMAP(rule, scale=1e-12)])
+@pytest.mark.parametrize(
+    "rule", [ol.Spigot(ol.AdaptiveStep(start=20.0)), ol.AdaptiveIMLE(step=0.1, decay=0.5, scale=1e-12)], ids=repr
+)
+def test_a_rule_adapts_once_in_a_pass_by_all_instances_whatever_their_sizes(rule, wrap):
+    """A family whose sizes are all one polytope, so that it must do what that polytope does."""
+    together, apart = (
+        ol.OptLayer(over, wrap(rule)) for over in (polytopes.simplex(4), ol.Family(lambda size: polytopes.simplex(4)))
+    )
+    for seed in range(3):
+        scores, direction = draw(5, 4, seed=seed), draw(5, 4, seed=seed + 10)
+        for layer, sizes in ((together, {}), (apart, {"sizes": [1, 2, 3, 1, 2]})):
+            layer(scores.clone().requires_grad_(), **sizes).backward(direction)
+        for (name, one), other in zip(together.named_buffers(), apart.buffers(), strict=True):
+            assert one != layer.rule.initial_state()[name.removeprefix("rule_")]
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(

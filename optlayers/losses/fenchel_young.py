@@ -25,8 +25,11 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     r"""The loss :math:`\Omega^*(s) + \Omega(y) - \langle s, y \rangle` of a regularizer Ω on the polytope.
 
     :math:`\Omega^*(s) = \max_{z \in P} \langle s, z \rangle - \Omega(z)`, and the gradient is :math:`z - y` for the
-    best z. Against a mask of admissible parts it is :math:`\Omega^*(s) - \Omega^*(s')`, where s' forbids all others:
-    the smallest loss against a point that has admissible parts alone, and y is that point.
+    best z. Against a mask of admissible parts it is :math:`\Omega^*(s) - \Omega^*(s')`, where s' forbids all others.
+    In the perceptron and the SparseMAP loss that is the smallest loss against a point that has admissible parts alone,
+    and y is that point; :class:`CRFLoss` has no Ω for targets, and is minus the log of the probability of all admitted
+    structures together. The loss is convex in s against a target; against a mask, or where auxiliary variables are
+    latent, it is the difference of two convex functions.
 
     Auxiliary variables v with scores t (``Polytope(..., scored=[v])``) are latent: the loss is :math:`\Omega^*(s, t) -
     \Omega^*_y(s, t)`, where the latter is the same over the points whose structure is y, of parts 0 and 1 in a polytope

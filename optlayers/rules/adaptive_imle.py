@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
@@ -104,11 +104,23 @@ class AdaptiveIMLE(AbstractRule):
         solution = self._ends(polytope, perturbed, strength * grad)
         worse = solution.value[self.samples :] if self.symmetric else vertices
         difference = worse - solution.value[: self.samples]
-        self._adapt(context.state, difference, (length > 0.0) & (slope > 0.0) & solution.ok)
+        counts = (length > 0.0) & (slope > 0.0) & solution.ok
+        changed = (difference.abs() > CHANGED).sum(dim=2).to(torch.float64).mean(dim=0)
+        seen = torch.stack([torch.where(counts, changed, 0.0).sum(), counts.sum().to(torch.float64)])
         width = 2.0 * strength if self.symmetric else strength
         # Where λ is 0 both ends are the same, and their difference is 0.
         gradient = difference.mean(dim=0) / torch.where(width > 0.0, width, 1.0)
-        return Gradient(gradient)
+        return Gradient(gradient, seen=seen)
+
+    def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
+        """By how many parts have changed, and of how many instances; without a look at the numbers, which may be on an
+        accelerator."""
+        alpha, changed = state["alpha"], state["changed"]
+        some = seen[1] > 0.0
+        now = self.decay * changed.to(seen) + (1.0 - self.decay) * seen[0] / seen[1].clamp(min=1.0)
+        moved = (alpha.to(seen) + torch.where(now < self.target, self.step, -self.step)).clamp(min=0.0)
+        changed.copy_(torch.where(some, now, changed.to(seen)))
+        alpha.copy_(torch.where(some, moved, alpha.to(seen)))
 
     def _ends(
         self,
@@ -119,19 +131,3 @@ class AdaptiveIMLE(AbstractRule):
         """Best vertices a step against the gradient, and behind them, if symmetric, those a step along it."""
         asked = torch.cat([perturbed - move, perturbed + move]) if self.symmetric else perturbed - move
         return with_one_verdict(polytope.repeated(len(asked)).maximize(asked.flatten(0, 1)), len(asked))
-
-    def _adapt(
-        self,
-        state: Mapping[str, Tensor],
-        difference: Float64[Tensor, "samples batch size"],
-        counts: Bool[Tensor, " batch"],
-    ) -> None:
-        """Without a look at the numbers, which may be on an accelerator."""
-        each = (difference.abs() > CHANGED).sum(dim=2).to(torch.float64).mean(dim=0)
-        some = counts.any()
-        mean = torch.where(counts, each, 0.0).sum() / counts.sum().clamp(min=1)
-        alpha, changed = state["alpha"], state["changed"]
-        now = self.decay * changed.to(mean) + (1.0 - self.decay) * mean
-        moved = (alpha.to(mean) + torch.where(now < self.target, self.step, -self.step)).clamp(min=0.0)
-        changed.copy_(torch.where(some, now, changed.to(mean)))
-        alpha.copy_(torch.where(some, moved, alpha.to(mean)))

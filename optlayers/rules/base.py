@@ -27,9 +27,9 @@ class Context:
     """What a call of the layer brings besides scores, for its forward pass and for the backward pass that follows.
 
     ``generator`` is what random numbers are drawn from, None for torch's own. ``state`` are the buffers of the layer
-    that the rule asked for by ``initial_state``, to be changed in place. ``objective`` is the loss as a function of
-    structures, where the layer was called with one. ``needs_gradient`` says whether a backward pass may follow, and
-    ``needs_parameters`` whether a parameter waits for a gradient.
+    that the rule asked for by ``initial_state``; :meth:`AbstractRule.adapt` changes them. ``objective`` is the loss as
+    a function of structures, where the layer was called with one. ``needs_gradient`` says whether a backward pass may
+    follow, and ``needs_parameters`` whether a parameter waits for a gradient.
     """
 
     generator: torch.Generator | None = None
@@ -45,12 +45,14 @@ class Gradient:
     """What a rule sends back: the gradient of the scores ``(batch, size)``, and of parameters where it has one.
 
     An instance gets no gradient when a solve behind it failed. The polytope that the rule was given knows of its own
-    solves; ``solutions`` are those of anything else that the rule asked.
+    solves; ``solutions`` are those of anything else that the rule asked. ``seen`` is what the rule adapts by
+    (:meth:`AbstractRule.adapt`): sums over the instances.
     """
 
     scores: Float64[Tensor, "batch size"]
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     solutions: tuple[Solution, ...] = ()
+    seen: Float64[Tensor, " sums"] | None = None
 
 
 @final
@@ -106,6 +108,14 @@ class AbstractRule(ABC):
     def initial_state(self) -> dict[str, Tensor]:
         """Tensors that adapt from call to call, by name; the layer keeps them as buffers. Most rules have none."""
         return {}
+
+    def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
+        """Change the buffers ``state`` in place, once after a backward pass.
+
+        ``seen`` is the sum of what ``backward`` has :attr:`Gradient.seen` of all instances, those of a family whatever
+        their sizes: how a rule adapts does not depend on how instances are grouped.
+        """
+        raise NotImplementedError(f"{type(self).__name__} adapts by what its gradients have seen: write adapt()")
 
     def of_size(self, *size: int) -> AbstractRule:
         """The rule for one size of a family; most rules are the same for all."""

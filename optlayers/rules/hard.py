@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -68,6 +69,10 @@ class Hard(AbstractVertexRule):
     def initial_state(self) -> dict[str, Tensor]:
         """That of the wrapped rule."""
         return self.rule.initial_state()
+
+    def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
+        """As the wrapped rule does."""
+        self.rule.adapt(state, seen)
 
     def of_size(self, *size: int) -> Hard:
         """Around the rule for this size."""

@@ -41,7 +41,8 @@ class AdaptiveStep:
     .. math:: \kappa = \frac{\sum \|d\|^2}{\eta \sum \langle g, d \rangle} \in (0, 1],
 
     is 1 for short steps, which the tangent cone at :math:`\hat z` alone bends (Moreau, 1962), and tends to 0 for long
-    ones, which end at the worst structure whatever their length. After every backward pass
+    ones, which end at the worst structure whatever their length. After every backward pass, of all instances whatever
+    their sizes,
 
     .. math:: \log \eta \leftarrow \log \eta + \text{rate} \cdot (\kappa - \text{target}),
 
@@ -74,13 +75,17 @@ class AdaptiveStep:
         if not self.target < 1:
             raise ValueError(f"target must be between 0 and 1, but got {self.target}")
 
-    def adapt(
-        self, step_size: Tensor, displacement: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"]
-    ) -> None:
-        """Change the buffer ``step_size``, with which the displacement was made."""
-        size, moved = step_size.item(), displacement.reshape(-1)
-        travelled = torch.dot(moved, moved).item()
-        asked = size * torch.dot(moved, grad.reshape(-1)).item()
+    @staticmethod
+    def seen(displacement: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"]) -> Float64[Tensor, "2"]:
+        """The sums of ``|d|^2`` and of ``<g, d>``."""
+        moved = displacement.reshape(-1)
+        return torch.stack([torch.dot(moved, moved), torch.dot(moved, grad.reshape(-1))])
+
+    def adapt(self, step_size: Tensor, seen: Float64[Tensor, "2"]) -> None:
+        """Change the buffer ``step_size``, with which the displacements were made, by their sums."""
+        size = step_size.item()
+        travelled, along = seen.tolist()
+        asked = size * along
         if not (travelled > 0.0 and asked > 0.0):
             return  # nothing could move
         bounds = torch.finfo(step_size.dtype)
@@ -179,11 +184,12 @@ class Spigot(AbstractVertexRule):
         project = self._projection(polytope, vertex)
         solution = project(torch.sub(structure, slope, alpha=size))
         displacement = structure - polytope.structure(solution.value)
+        seen = None
         if isinstance(self.step_size, AdaptiveStep):
             rows = slice(None) if solution.all_ok else solution.ok
-            self.step_size.adapt(context.state["step_size"], displacement[rows], slope[rows])
+            seen = self.step_size.seen(displacement[rows], slope[rows])
         if self.steps == 1:
-            return Gradient(displacement)
+            return Gradient(displacement, seen=seen)
         gradient = self._objective(context).gradient
         finite = torch.ones_like(solution.status, dtype=torch.bool)
         for _ in range(self.steps - 1):
@@ -194,7 +200,12 @@ class Spigot(AbstractVertexRule):
                 slope = slope.masked_fill(~finite[:, None], 0.0)
             solution = project(point - size * self._clipped(slope))
         displacement = structure - polytope.structure(solution.value)
-        return Gradient(displacement.masked_fill(~finite[:, None], torch.nan))
+        return Gradient(displacement.masked_fill(~finite[:, None], torch.nan), seen=seen)
+
+    def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
+        """A step size that adapts does."""
+        if isinstance(self.step_size, AdaptiveStep):
+            self.step_size.adapt(state["step_size"], seen)
 
     def _projection(self, polytope: AbstractBoundPolytope, vertex: Tensor) -> Callable[[Tensor], Solution]:
         if isinstance(self.relaxation, Polytope):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
@@ -120,6 +120,10 @@ class _Watched(AbstractRule):
     def initial_state(self) -> dict[str, Tensor]:
         """That of the rule."""
         return self.rule.initial_state()
+
+    def adapt(self, state: Mapping[str, Tensor], seen: Tensor) -> None:
+        """As the rule does."""
+        self.rule.adapt(state, seen)
 
     def check(self, compiled: CompiledPolytope) -> None:
         """What the rule needs."""
