@@ -37,6 +37,7 @@ from optlayers.rules import (
     Hard,
     Identity,
     Interpolation,
+    Logistic,
     PerturbAndMAP,
     PerturbedAdditive,
     PerturbedMultiplicative,
@@ -77,6 +78,7 @@ __all__ = [
     "Gumbel",
     "GumbelStraightThrough",
     "IMLE",
+    "Logistic",
     "PerturbAndMAP",
     "PerturbedAdditive",
     "PerturbedMultiplicative",
@@ -144,3 +146,8 @@ __all__ = [
     "testing",
 ]
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    """What users call; rooms of the package are found by their own names."""
+    return sorted(__all__)

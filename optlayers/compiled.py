@@ -15,7 +15,8 @@ from optlayers.bound.base import Tangent, tangent_of
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.polytope import BoundPolytope, numbers_of, plain_on_host
 from optlayers.choices import chosen_solvers, refuse_empty, refuse_misfit, refuse_unbounded
-from optlayers.entries import CPU, DOUBLE, Entries
+from optlayers.entries import CPU, DOUBLE, Entries, parameter_tensors
+from optlayers.enumeration import Unsolved
 from optlayers.explain import explained
 from optlayers.form.compile import Forms
 from optlayers.masks import answered
@@ -168,6 +169,48 @@ class CompiledPolytope(AbstractPrepared):
         packed = entries.pack(arrived.tensors, arrived.batch, home, arrived.once)
         solution = answered(partial(BoundPolytope.of, self, packed), packed, ask)[3]
         return solution_of(entries, solution, arrived.batch, scores)
+
+    def vertices(self, **parameters: Any) -> Float64[Tensor, "vertices *shape"]:
+        """All vertices of the polytope, for a structure that is small enough to look at as a whole.
+
+        They are found by best vertices alone (see :mod:`optlayers.enumeration`), and that there are no others is
+        proved. Those of an integral polytope are its structures.
+
+        Parameters
+        ----------
+        parameters : a tensor ``shape`` per declared parameter, of one instance.
+
+        Returns
+        -------
+        float64 on the CPU, in a fixed order; none where the parameters leave no point. Where auxiliary variables have
+        scores, the structures of the vertices of what is scored, each of them once.
+
+        Raises
+        ------
+        TypeError : missing or unexpected parameters.
+        ValueError : wrong shapes; a set that is not polyhedral; more than 5,000 vertices, or vertices that are not 0/1
+            in too many dimensions to prove that they are all; a question on the way without a certified answer.
+
+        Examples
+        --------
+        >>> from polytopes import subset
+        >>> compile_polytope(subset(3)).vertices(budget=2)
+        tensor([[0., 1., 1.],
+                [1., 0., 1.],
+                [1., 1., 0.]], dtype=torch.float64)
+        """
+        if not self.has_vertices:
+            raise ValueError("the declared set is not polyhedral and has no finite list of vertices")
+        entries, one = self.entries, torch.Size([])
+        given = parameter_tensors(entries.parameters, parameters, one)
+        theta = entries.packed_parameters(given, one)[0][0].numpy() if given else np.zeros(0)
+        try:
+            found = self.enumerated(theta)[:, : entries.structure_size]
+        except Unsolved as error:
+            raise ValueError(f"the vertices are not known: {error}") from None
+        if entries.auxiliaries:
+            found = np.unique(found, axis=0)
+        return torch.from_numpy(found.copy()).reshape(len(found), *entries.shape)
 
     def tangent(self, solution: Solution, direction: Float[Tensor, "*batch_and_shape"]) -> Tangent:
         """The derivative of a projection, applied to a direction.

@@ -241,16 +241,16 @@ class AbstractPrepared(ABC):
         """Where scores that live on a device are solved."""
         return device if self.stays_on(device) else CPU
 
-    def vertices(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
+    def enumerated(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
         """All vertices for one vector of parameters, flat; kept for the values that were asked for last.
 
         Raises
         ------
         ValueError : when there are too many to enumerate; see :mod:`optlayers.enumeration`.
         """
-        return self._vertices.get(theta.tobytes(), self._enumerated)
+        return self._vertices.get(theta.tobytes(), self._enumerate)
 
-    def _enumerated(self, key: bytes) -> np.ndarray:
+    def _enumerate(self, key: bytes) -> np.ndarray:
         theta = np.frombuffer(key).copy()[None]
         one, precision = torch.from_numpy(theta), np.full(theta.shape[1], DOUBLE)
 

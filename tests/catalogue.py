@@ -293,6 +293,8 @@ RULES: list[ol.AbstractRule] = [
     ol.Spigot(ol.AdaptiveStep(), clip_norm=2.0),
     ol.SpigotCE(0.7),
     ol.SpigotEG(0.7),
+    ol.SpigotCE(0.7, at="marginals"),
+    ol.SpigotEG(0.7, at="marginals"),
     ol.LPGD(0.8),
     ol.LPGD(0.8, smoothing=0.5, side="both"),
     ol.SparseMAP(),

@@ -103,6 +103,60 @@ def test_marginals_of_too_many_vertices_are_refused_with_what_to_do(rule, monkey
         value.sum().backward()
 
 
+def losses_of(layer, scores, target, **given):
+    leaf = scores.clone().requires_grad_()
+    losses = layer(leaf, objective=lambda z: (z - target).square().flatten(1).sum(1), **given)
+    (found,) = torch.autograd.grad(losses.mean() * len(scores), leaf)
+    return losses.detach(), found
+
+
+def test_the_gradient_may_be_taken_at_the_marginals_as_the_authors_of_spigot_ce_do():
+    scores = torch.tensor([[0.3, 0.2, -0.1]], dtype=torch.float64)
+    target = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    for rule, at_vertex in ((ol.SpigotCE, [[0.2, -0.2, 0.0]]), (ol.SpigotEG, None)):
+        vertex, means = (losses_of(ol.OptLayer(simplex(3), rule(0.1, at=at)), scores, target) for at in PLACES)
+        assert torch.equal(vertex[0], means[0])  # both go forward with the best vertex
+        mu = torch.softmax(scores, 1)
+        step = 0.1 * 2 * (mu - target)
+        expected = step if rule is ol.SpigotCE else mu - torch.softmax(scores - step, 1)
+        torch.testing.assert_close(means[1], expected)
+        if at_vertex is not None:
+            torch.testing.assert_close(vertex[1], torch.tensor(at_vertex, dtype=torch.float64))
+            assert means[1].round(decimals=3).tolist() == [[0.078, -0.13, 0.052]]
+
+
+PLACES = ("vertex", "marginals")
+
+
+@pytest.mark.parametrize("rule", [ol.SpigotCE(0.5, at="marginals"), ol.SpigotEG(0.5, at="marginals")])
+def test_a_gradient_at_the_marginals_is_each_instances_own(rule):
+    layer = ol.OptLayer(ol.Family(arborescence), rule)
+    scores, target = draw((4, 4), 3)
+    target = (target > 0).double()
+    _, found = losses_of(layer, scores, target, sizes=[3, 2, 3])
+    for k, size in enumerate([3, 2, 3]):
+        corner = slice(k, k + 1), slice(0, size + 1), slice(0, size + 1)
+        _, alone = losses_of(ol.OptLayer(arborescence(size), rule), scores[corner], target[corner])
+        torch.testing.assert_close(found[corner], alone)
+    assert (found[1, 3:] == 0).all()
+
+
+@pytest.mark.parametrize("rule", [ol.SpigotCE(0.5, at="marginals"), ol.SpigotEG(0.5, at="marginals")])
+def test_a_loss_without_a_finite_gradient_at_the_marginals_is_nan_for_its_instance_alone(rule):
+    scores = draw((3,), 4)[0].requires_grad_()
+    weight = torch.tensor([1.0, torch.inf, 1.0], dtype=torch.float64)[:, None]
+    losses = ol.OptLayer(simplex(3), rule)(scores, objective=lambda z: (weight * z).square().sum(1).nan_to_num(nan=0.0))
+    losses.sum().backward()
+    assert scores.grad.isnan().all(1).tolist() == [False, True, False]
+
+
+def test_the_place_of_the_gradient_is_checked():
+    with pytest.raises(ValueError, match='at is "vertex" or "marginals", but got \'mean\''):
+        ol.SpigotCE(at="mean")
+    with pytest.raises(TypeError, match=r"works with losses: call layer\(scores, objective=f\)"):
+        ol.OptLayer(simplex(3), ol.SpigotEG(at="marginals"))(torch.zeros(3))
+
+
 # Interpolation
 
 

@@ -20,7 +20,7 @@ from optlayers.vertex_sums import log_sum_over
 
 
 def vertices_of(polytope, theta=(), **solvers):
-    return ol.compile_polytope(polytope, **solvers).vertices(np.array(theta, dtype=np.float64))
+    return ol.compile_polytope(polytope, **solvers).enumerated(np.array(theta, dtype=np.float64))
 
 
 def choices(*sizes):
@@ -376,3 +376,27 @@ def test_forbidden_parts_of_both_signs_have_no_marginals():
         hard(scores.requires_grad_()).sum().backward()
     above = ol.Polytope(x, [x >= 0, x <= 1, -x[0] + 3 * x[1] - 2 * x[2] == 1])
     assert torch.isfinite(ol.OptLayer(above, ol.StructuredAttention())(scores.detach()[:2])).all()
+
+
+def test_vertices_are_public():
+    subset = ol.compile_polytope(polytopes.subset(4))
+    found = subset.vertices(budget=torch.tensor(2.0, requires_grad=True))
+    assert found.shape == (6, 4) and found.dtype == torch.float64 and (found.sum(1) == 2).all()
+    assert not subset.vertices(budget=5).numel()
+    tags = ol.compile_polytope(polytopes.linear_chain(3, 2)).vertices()
+    assert tags.shape == (8, 3, 2) and len(tags.unique(dim=0)) == 8  # each once, though transitions have scores
+    found.zero_()  # the caller's own
+    assert subset.vertices(budget=2).sum() == 12
+    with pytest.raises(TypeError, match="missing"):
+        subset.vertices()
+    with pytest.raises(ValueError, match="has shape"):
+        subset.vertices(budget=torch.tensor([2.0, 3.0]))
+    with pytest.raises(ValueError, match="more than 5000"):
+        ol.compile_polytope(polytopes.cube(20)).vertices()
+    x = cp.Variable(2)
+    with pytest.raises(ValueError, match="not polyhedral"):
+        ol.compile_polytope(ol.Polytope(x, [cp.norm(x) <= 1]), projector=ol.CvxpyLayers()).vertices()
+
+
+def test_dir_shows_what_users_call():
+    assert dir(ol) == sorted(ol.__all__)

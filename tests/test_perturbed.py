@@ -31,10 +31,14 @@ def assert_mean(samples, expected):
     assert error.max() < 0.05  # tight enough to tell
 
 
-@pytest.mark.parametrize("noise", [ol.Gaussian(), ol.Gumbel(), ol.SumOfGamma(3), ol.SumOfGamma(5.0, terms=4)], ids=repr)
+NOISES = [ol.Gaussian(), ol.Gumbel(), ol.Logistic(), ol.SumOfGamma(3), ol.SumOfGamma(5.0, terms=4)]
+MOMENTS = {"Gaussian": (0.0, 1.0), "Gumbel": (EULER, math.pi**2 / 6), "Logistic": (0.0, math.pi**2 / 3)}
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=repr)
 def test_moments_of_noise(noise):
     z = noise.draw((100_000,), torch.Generator().manual_seed(1), torch.device("cpu"))
-    mean, variance = {"Gaussian": (0.0, 1.0), "Gumbel": (EULER, math.pi**2 / 6)}.get(type(noise).__name__, (0, 0))
+    mean, variance = MOMENTS.get(type(noise).__name__, (0, 0))
     if isinstance(noise, ol.SumOfGamma):
         mean = (sum(1 / i for i in range(1, noise.terms + 1)) - math.log(noise.terms)) / noise.parts
         variance = sum(1 / i**2 for i in range(1, noise.terms + 1)) / noise.parts
@@ -52,6 +56,24 @@ def test_sums_of_gamma_over_the_parts_of_a_structure_are_nearly_gumbel():
     for value in (-1.0, 0.0, 1.0, 3.0):
         expected = math.exp(-math.exp(-value))
         assert abs((z <= value).double().mean() - expected) <= 0.025
+
+
+@pytest.mark.parametrize(
+    ("rule", "drawn"),
+    [
+        (lambda noise: ol.PerturbAndMAP(noise=noise), 1),
+        (lambda noise: ol.GumbelStraightThrough(noise=noise), 1),
+        (lambda noise: ol.IMLE(samples=4, noise=noise), 4),
+    ],
+)
+def test_bits_with_logistic_noise_are_those_of_the_gibbs_distribution(rule, drawn):
+    """With Gumbel noise a bit of score 0 is 1 with probability 1 - 1/e."""
+    scores = torch.tensor([-2.0, -0.5, 0.0, 1.0], dtype=torch.float64)
+    for noise, expected in ((ol.Logistic(), torch.sigmoid(scores)), (ol.Gumbel(), -torch.expm1(-torch.exp(scores)))):
+        layer = ol.OptLayer(polytopes.cube(4), rule(noise))
+        found = layer(scores.expand(20_000, 4), generator=torch.Generator().manual_seed(3)).mean(0)
+        error = torch.sqrt(expected * (1 - expected) / (20_000 * drawn))
+        assert ((found - expected).abs() <= SIGMAS * error).all()
 
 
 def test_additive_gumbel_noise_on_the_simplex_is_softmax_in_value_and_gradient():
@@ -219,7 +241,7 @@ def test_solve_gives_a_verdict_per_instance():
 
 
 def test_families_of_sizes():
-    layer = ol.OptLayer(ol.Family(polytopes.arborescence), ol.PerturbedAdditive(samples=4))
+    layer = ol.OptLayer(ol.Family(polytopes.arborescence), ol.PerturbedAdditive(samples=32))
     scores = draw(3, 5, 5).requires_grad_()
     value = layer(scores, sizes=[4, 2, 3])
     assert (value.flatten(1).sum(1) - torch.tensor([4.0, 2.0, 3.0])).abs().max() <= 1e-12

@@ -394,7 +394,7 @@ class DevicePolytope(AbstractNumbers):
         return self._sums().marginals(scores, self.verdict, differentiable=differentiable)
 
     def _sums(self) -> LogPartition:
-        return LogPartition(self.form, self.theta, self.forbidden, self.prepared.vertices)
+        return LogPartition(self.form, self.theta, self.forbidden, self.prepared.enumerated)
 
     def sample(
         self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None

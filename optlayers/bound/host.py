@@ -340,7 +340,7 @@ class HostPolytope(AbstractNumbers):
     def _sums(self) -> LogPartition:
         theta = torch.from_numpy(np.ascontiguousarray(self.theta))
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
-        return LogPartition(self.prepared.projection_form, theta, forbidden, self.prepared.vertices)
+        return LogPartition(self.prepared.projection_form, theta, forbidden, self.prepared.enumerated)
 
     def verdict(
         self,

@@ -8,7 +8,7 @@ from optlayers.rules.identity import Identity
 from optlayers.rules.imle import IMLE
 from optlayers.rules.interpolation import Interpolation
 from optlayers.rules.lpgd import LPGD
-from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, SumOfGamma
+from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, Logistic, SumOfGamma
 from optlayers.rules.perturb_and_map import PerturbAndMAP
 from optlayers.rules.perturbed import PerturbedAdditive, PerturbedMultiplicative
 from optlayers.rules.pipeline import Pipeline
@@ -27,6 +27,7 @@ __all__ = [
     "Gumbel",
     "GumbelStraightThrough",
     "IMLE",
+    "Logistic",
     "PerturbAndMAP",
     "PerturbedAdditive",
     "PerturbedMultiplicative",

@@ -35,7 +35,8 @@ class IMLE(AbstractRule):
     samples : how many structures per instance, 1 by default.
     strength : λ, 10.0 by default; a good one depends on the scales of scores and of gradients.
     scale : τ, 1.0 by default, the temperature of the noise.
-    noise : :class:`Gumbel` by default. Where all structures have the same number of parts, :class:`SumOfGamma`.
+    noise : :class:`Gumbel` by default. Where all structures have the same number of parts, :class:`SumOfGamma`; where
+        parts are bits of their own, :class:`Logistic`.
 
     References
     ----------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optlayers.rules.hyperparameters import at_least_one, positive
 
-__all__ = ["AbstractNoise", "Gaussian", "Gumbel", "SumOfGamma", "check_noise"]
+__all__ = ["AbstractNoise", "Gaussian", "Gumbel", "Logistic", "SumOfGamma", "check_noise"]
 
 
 class AbstractNoise(ABC):
@@ -60,7 +60,10 @@ class Gaussian(AbstractNoise):
 class Gumbel(AbstractNoise):
     r"""Standard Gumbel noise of location 0, with the density :math:`e^{-z - e^{-z}}`; its mean is 0.5772.
 
-    The largest of scores with this noise is distributed like the softmax (Gumbel, 1954).
+    The largest of scores with this noise is distributed like the softmax (Gumbel, 1954). So structures of which exactly
+    one part is there are drawn from the Gibbs distribution. Where structures differ in their number of parts, a mean
+    above 0 favours those with many: a bit of score 0 (``polytopes.cube(1)``) is 1 with probability
+    :math:`1 - 1/e = 0.632`. There, take :class:`Logistic`.
     """
 
     def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
@@ -74,12 +77,34 @@ class Gumbel(AbstractNoise):
 
 @final
 @dataclass(frozen=True)
+class Logistic(AbstractNoise):
+    r"""Standard logistic noise, with the density :math:`1 / (2 \cosh(z/2))^2`; its mean is 0.
+
+    It is the difference of two Gumbels: one of a part that is there, one of a part that is not. A bit of score s
+    (``polytopes.cube``) is then 1 with probability :math:`1 / (1 + e^{-s})`, as in the Gibbs distribution.
+
+    References
+    ----------
+    Maddison, Mnih and Teh (2017), The concrete distribution, ICLR (the binary case).
+    """
+
+    def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
+        return Gumbel()._draw(out, generator).sub_(Gumbel()._draw(torch.empty_like(out), generator))
+
+    def score(self, noise: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        r""":math:`\tanh(z/2)`."""
+        return torch.tanh(noise / 2)
+
+
+@final
+@dataclass(frozen=True)
 class SumOfGamma(AbstractNoise):
     r"""Noise whose sum over the k parts of a structure is nearly Gumbel, for structures that all have k parts.
 
-    With s terms, :math:`\frac1k (\sum_{i=1}^s \Gamma(1/k, k/i) - \log s)`, by shape and scale. The best structure under
-    this noise is then closer to one drawn from the Gibbs distribution than with a Gumbel for every part. Its density is
-    not known, so rules that differentiate the density do not take it.
+    With s terms, :math:`\frac1k (\sum_{i=1}^s \Gamma(1/k, k/i) - \log s)`, by shape and scale. Structures that share
+    parts share their noise, so that the best of them is not drawn from the Gibbs distribution: it was farther from it
+    than with a Gumbel for every part in most of the structures of ``docs/results.md``, "Noise". Its density is not
+    known, so rules that differentiate the density do not take it.
 
     Parameters
     ----------
@@ -118,4 +143,4 @@ def check_noise(noise: Any) -> None:
     """A noise is a value such as ``Gumbel()``."""
     if not isinstance(noise, AbstractNoise):
         hint = f"; make it a value: {noise.__name__}()" if isinstance(noise, type) else ""
-        raise TypeError(f"noise must be Gaussian(), Gumbel() or SumOfGamma(parts), but got {noise!r}{hint}")
+        raise TypeError(f"noise must be Gaussian(), Gumbel(), Logistic() or SumOfGamma(parts), but got {noise!r}{hint}")

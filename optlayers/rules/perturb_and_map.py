@@ -28,15 +28,17 @@ __all__ = ["PerturbAndMAP"]
 class PerturbAndMAP(AbstractRule):
     r"""The wrapped rule at scores with noise, :math:`s + \sigma Z`, forward and backward, one draw per instance.
 
-    The best vertex under noise is a structure drawn at random; with Gumbel noise on the simplex it is drawn from the
-    softmax. Use it to explore structures while training, with the gradient of the wrapped rule:
+    The best vertex under noise is a structure drawn at random. With Gumbel noise on the simplex, and with logistic
+    noise on the cube, it is drawn from the Gibbs distribution, elsewhere from another one: ``docs/results.md``,
+    "Noise", says how far off. Use it to explore structures while training, with the gradient of the wrapped rule:
     ``PerturbAndMAP(SparseMAP())`` projects perturbed scores.
 
     Parameters
     ----------
     rule : ``StraightThrough()`` by default.
     scale : σ, 1.0 by default.
-    noise : :class:`Gumbel` by default, :class:`SumOfGamma`, or :class:`Gaussian`.
+    noise : :class:`Gumbel` by default, :class:`SumOfGamma` where all structures have the same number of parts,
+        :class:`Logistic` where parts are bits of their own, or :class:`Gaussian`.
 
     References
     ----------

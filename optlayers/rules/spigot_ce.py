@@ -11,6 +11,7 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
+from optlayers.rules.marginal_steps import At, check_at, nan_where, slope_at
 from optlayers.rules.structured_attention import marginals
 
 __all__ = ["SpigotCE"]
@@ -29,6 +30,9 @@ class SpigotCE(AbstractVertexRule):
     Parameters
     ----------
     step_size : η, positive.
+    at : where the gradient g of the loss is taken. ``"vertex"``, the default, at ẑ, which goes forward, as for any
+        other rule. ``"marginals"``, at μ, as the code of the authors does: the layer is then called with the loss,
+        ``layer(scores, objective=f)``, whose gradient is asked for there. Parts of the model behind it get theirs at ẑ.
 
     References
     ----------
@@ -37,11 +41,18 @@ class SpigotCE(AbstractVertexRule):
     """
 
     step_size: float = 1.0
+    at: At = "vertex"
 
     differentiates_parameters = False
 
     def __post_init__(self) -> None:
         positive(step_size=self.step_size)
+        check_at(self.at)
+
+    @property
+    def needs_objective(self) -> bool:  # type: ignore[override]
+        """Whether the gradient is taken elsewhere than at the vertex, by the loss."""
+        return self.at == "marginals"
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
@@ -49,5 +60,6 @@ class SpigotCE(AbstractVertexRule):
         """The displacement of the projected step."""
         scores, vertex = saved
         start = polytope.structure(marginals(polytope, scores).value)
-        pulled_back = polytope.project(start - self.step_size * grad, starts=vertex)
-        return Gradient(start - polytope.structure(pulled_back.value))
+        slope, finite = slope_at(self.at, context, start, grad)
+        pulled_back = polytope.project(start - self.step_size * slope, starts=vertex)
+        return Gradient(nan_where(finite, start - polytope.structure(pulled_back.value)))

@@ -11,6 +11,7 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
+from optlayers.rules.marginal_steps import At, check_at, nan_where, slope_at
 from optlayers.rules.structured_attention import marginals
 
 __all__ = ["SpigotEG"]
@@ -29,6 +30,9 @@ class SpigotEG(AbstractVertexRule):
     Parameters
     ----------
     step_size : η, positive.
+    at : where the gradient g of the loss is taken. ``"vertex"``, the default, at ẑ, which goes forward, as for any
+        other rule. ``"marginals"``, at μ, as the code of the authors does: the layer is then called with the loss,
+        ``layer(scores, objective=f)``, whose gradient is asked for there. Parts of the model behind it get theirs at ẑ.
 
     References
     ----------
@@ -38,16 +42,25 @@ class SpigotEG(AbstractVertexRule):
     """
 
     step_size: float = 1.0
+    at: At = "vertex"
 
     differentiates_parameters = False
 
     def __post_init__(self) -> None:
         positive(step_size=self.step_size)
+        check_at(self.at)
+
+    @property
+    def needs_objective(self) -> bool:  # type: ignore[override]
+        """Whether the gradient is taken elsewhere than at the vertex, by the loss."""
+        return self.at == "marginals"
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:
         """By how much marginals change in the step."""
         scores, _ = saved
-        before, after = marginals(polytope, scores), marginals(polytope, scores - self.step_size * grad)
-        return Gradient(before.value - after.value)
+        before = marginals(polytope, scores).value
+        slope, finite = slope_at(self.at, context, before, grad)
+        after = marginals(polytope, scores - self.step_size * slope).value
+        return Gradient(nan_where(finite, before - after))

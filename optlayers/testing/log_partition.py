@@ -73,7 +73,7 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
     compiled = compile_polytope(polytope.without_oracle())
     form = compiled.projection_form
     theta = compiled.entries.theta(parameters, torch.Size([]))[0]
-    vertices = torch.from_numpy(compiled.vertices(theta.numpy()))
+    vertices = torch.from_numpy(compiled.enumerated(theta.numpy()))
     asked = list(_questions(form, vertices, samples, seed))
     scores = torch.stack([one.scores for one in asked])
     direction = torch.randn(
