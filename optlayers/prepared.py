@@ -18,6 +18,7 @@ from optlayers.entries import CPU, DOUBLE, Entries
 from optlayers.enumeration import enumerate_vertices
 from optlayers.form.compile import Forms
 from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardForm
+from optlayers.implied import sum_is_fixed
 from optlayers.polytope import Polytope
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
@@ -35,6 +36,8 @@ KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
 COMPARED = 4
 """For so many values of the parameters are rows compared with an oracle."""
+SAME_LENGTH = 1e-9
+"""Sums of parts that differ by less, next to their size, are the same."""
 KEPT_RELAXATIONS = 16
 """So many relaxations are kept compiled."""
 
@@ -194,6 +197,24 @@ class AbstractPrepared(ABC):
     def polyhedral(self) -> bool:
         """Whether the declared set is polyhedral, whoever answers for it."""
         return self.projector.polyhedral_only or self.form is not None
+
+    @cached_property
+    def equally_long(self) -> bool:
+        """Whether all structures are known to have the same sum of parts: a constant added to all of their scores then
+        changes no decision. By the equalities of the declaration, else by the structures of most and of fewest parts.
+        """
+        if self.maximizing is None:
+            return False
+        if sum_is_fixed(self.rows or self.projection_form):
+            return True
+        if self.projection_form.parameter_count:
+            return False
+        ones = torch.zeros(1, self.entries.size, dtype=torch.float64, device="cpu")
+        ones[:, : self.entries.structure_size] = 1.0
+        bound = self.bind_on_host(torch.zeros(2, 0, dtype=torch.float64, device="cpu"), None, np.zeros(0))
+        ends = bound.maximize(torch.cat([ones, -ones]))
+        most, fewest = (ends.value * ones).sum(dim=1).tolist()
+        return ends.all_ok and most - fewest <= SAME_LENGTH * max(1.0, abs(most))
 
     @property
     def parameters_shift(self) -> bool:

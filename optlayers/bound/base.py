@@ -139,7 +139,15 @@ class AbstractBoundPolytope(ABC):
     @property
     @abstractmethod
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
-        """Parts whose scores can matter: neither forbidden nor fixed by the constraints. One row may serve all."""
+        """Parts whose scores can matter: neither forbidden nor fixed by the constraints, by themselves or next to
+        forbidden parts, as far as one row after the other tells. One row may serve all instances.
+        """
+
+    @property
+    def equally_long(self) -> bool:
+        """Whether all structures are known to have the same sum of parts: a constant added to their scores then changes
+        no decision."""
+        return False
 
     @property
     @abstractmethod

@@ -226,6 +226,7 @@ class DevicePolytope(AbstractNumbers):
         self.theta = theta
         self.forbidden = forbidden
         self.precision = precision
+        self._movable: Bool[Tensor, "batch_or_1 size"] | None = None
         self.form = prepared.rows
         self.arrays = arrays = DeviceArrays.of(prepared, theta.device)
         self.rhs = arrays.values("rhs", theta)
@@ -374,9 +375,15 @@ class DevicePolytope(AbstractNumbers):
     @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
-        parts = torch.zeros_like(self.arrays.fixed, dtype=torch.bool)[None]
-        parts[:, self.arrays.kept] = True
-        return parts if self.forbidden is None else parts & ~self.forbidden
+        if self._movable is None:
+            parts = torch.zeros_like(self.arrays.fixed, dtype=torch.bool)[None]
+            parts[:, self.arrays.kept] = True
+            if self.forbidden is not None:
+                theta, forbidden = self.theta.detach().to("cpu"), self.forbidden.to("cpu")
+                on_host = self.prepared.bind_on_host(theta, forbidden, self.precision)
+                parts = on_host.movable.to(self.forbidden.device)
+            self._movable = parts
+        return self._movable
 
     def repeated(self, times: int) -> DevicePolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""

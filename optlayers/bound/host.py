@@ -16,6 +16,7 @@ from optlayers.bound.numbers import AbstractNumbers
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
 from optlayers.form.standard import StandardForm
+from optlayers.implied import fixed_parts
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
@@ -39,7 +40,7 @@ from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.solvers.shadows import idle_beside_others
 from optlayers.tensors import all_finite_in
 
-__all__ = ["HostEvidence", "HostPolytope", "movable_parts"]
+__all__ = ["HostEvidence", "HostPolytope"]
 
 OPTIMAL = int(Status.OPTIMAL)
 SURE = 1e-9
@@ -232,6 +233,7 @@ class HostPolytope(AbstractNumbers):
         """Whether vertices and projections are known to be those of one polytope."""
         self.forbidden = forbidden
         self.precision = precision
+        self._movable: Bool[Tensor, "batch_or_1 size"] | None = None
         rows = prepared.rows or prepared.projection_form
         vertices = prepared.maximizer_form or rows
         made: dict[int, Instances] = {}
@@ -307,7 +309,14 @@ class HostPolytope(AbstractNumbers):
     @property
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
-        return movable_parts(self.prepared.projection_form, self.forbidden)
+        if self._movable is None:
+            parts = np.zeros((1, self.form.size), dtype=bool)
+            parts[:, self.form.kept] = True
+            rows = self.prepared.rows or self.form
+            if self.forbidden is not None:
+                parts = parts & ~self.forbidden & ~fixed_parts(rows, self.row_instances)
+            self._movable = torch.from_numpy(parts)
+        return self._movable
 
     def repeated(self, times: int) -> AbstractBoundPolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
@@ -450,12 +459,3 @@ class HostPolytope(AbstractNumbers):
         return (
             f"{form.entry_name(part)} is forbidden by its score, but the constraints fix it at {form.fixed[part]:.6g}"
         )
-
-
-def movable_parts(
-    form: StandardForm, forbidden: Bool[np.ndarray, "batch size"] | None
-) -> Bool[Tensor, "batch_or_1 size"]:
-    """Parts that are neither forbidden nor fixed by the constraints, on the CPU."""
-    kept = np.zeros((1, form.size), dtype=bool)
-    kept[:, form.kept] = True
-    return torch.from_numpy(kept if forbidden is None else kept & ~forbidden)

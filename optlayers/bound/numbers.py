@@ -33,6 +33,11 @@ class AbstractNumbers(AbstractBoundPolytope):
         return self.prepared.projection_form.parameters
 
     @property
+    def equally_long(self) -> bool:
+        """Whether all structures have the same sum of parts; see :class:`AbstractBoundPolytope`."""
+        return self.prepared.equally_long
+
+    @property
     def polyhedral(self) -> bool:
         """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
         return self.prepared.polyhedral

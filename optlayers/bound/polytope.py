@@ -250,6 +250,11 @@ class BoundPolytope(AbstractBoundPolytope):
         return self.numbers.movable
 
     @property
+    def equally_long(self) -> bool:
+        """Whether all structures have the same sum of parts; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.equally_long
+
+    @property
     def polyhedral(self) -> bool:
         """Whether the set is polyhedral; see :class:`AbstractBoundPolytope`."""
         return self.numbers.polyhedral

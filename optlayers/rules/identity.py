@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from jaxtyping import Float64
@@ -12,6 +12,10 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, all_of
+from optlayers.warn import warn_caller
+
+if TYPE_CHECKING:
+    from optlayers.compiled import CompiledPolytope
 
 __all__ = ["Identity"]
 
@@ -30,15 +34,20 @@ class Identity(AbstractRule):
 
     never asks to add a constant to all scores or to scale them, which would change no decision where all structures
     have as many parts, but lets scores collapse or grow under a plain straight-through gradient. Where structures have
-    different numbers of parts, centring changes decisions, and the paper leaves it out: ``center=False``.
+    different numbers of parts, centring changes decisions, and the
+    paper leaves it out.
 
-    Parts that are forbidden or fixed by the constraints have no influence and get 0. Scored auxiliary variables are
-    scaled with the rest, so that the best vertex stays the same, but not centred. Where no score is left, as all are
-    equal, there is no direction to keep: w is 0, the vertex is the one for equal scores, and the gradient is Cg.
+    Parts that are forbidden or fixed, by the constraints or by what is forbidden beside them, have no influence and get
+    0. Scored auxiliary variables are scaled with the rest, so that the best vertex stays the same, but not centred.
+    Where no score is left, as all are equal, there is no direction to keep: w is 0, the vertex is the one for equal
+    scores, and the gradient is Cg.
 
     Parameters
     ----------
-    center, normalize : whether to do so; with neither, this is :class:`StraightThrough`.
+    center : whether scores are centred. None, the default, does so where the declaration shows that all structures have
+        the same sum of parts. True does so in any case; where decisions change by it, a warning says so when the layer
+        is made.
+    normalize : whether scores are scaled to norm 1, True by default. With neither, this is :class:`StraightThrough`.
 
     References
     ----------
@@ -46,7 +55,7 @@ class Identity(AbstractRule):
     identity with projection works, ICLR.
     """
 
-    center: bool = True
+    center: bool | None = None
     normalize: bool = True
 
     takes_any_gradient = True
@@ -54,15 +63,27 @@ class Identity(AbstractRule):
     differentiates_parameters = False
 
     def __post_init__(self) -> None:
-        for name, value in (("center", self.center), ("normalize", self.normalize)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be True or False, but got {value!r}")
+        if self.center is not None and not isinstance(self.center, bool):
+            raise TypeError(f"center must be True, False or None, but got {self.center!r}")
+        if not isinstance(self.normalize, bool):
+            raise TypeError(f"normalize must be True or False, but got {self.normalize!r}")
+
+    def check(self, compiled: CompiledPolytope) -> None:
+        """Refuse a set without vertices; say so where centring changes decisions."""
+        super().check(compiled)
+        if self.center and not compiled.equally_long:
+            warn_caller(
+                f"{self!r} changes decisions: the structures of this polytope are not known to have the same number of "
+                "parts, so that the best one for centred scores is another one; center=None centres where it changes "
+                "nothing"
+            )
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The best vertex for the centred and normalized scores."""
-        parts = _Parts.of(polytope) if self.center else None
+        centres = polytope.equally_long if self.center is None else self.center
+        parts = _Parts.of(polytope) if centres else None
         movable = None if all_of(polytope.movable) else polytope.movable.to(torch.float64)
         kept = _at(movable, scores)
         scale: Tensor | float = 1.0
