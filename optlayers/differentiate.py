@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar, final
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import by_name
@@ -29,9 +30,10 @@ from optlayers.solution import Failure, Solution, SolveError, any_of
 from optlayers.tensors import all_finite, moved
 from optlayers.warn import warn_caller
 
-__all__ = ["LayerCall", "OnFailure", "Part", "Plain", "applied"]
+__all__ = ["GradientUnit", "LayerCall", "OnFailure", "Part", "Plain", "applied"]
 
 OnFailure = Literal["raise", "nan"]
+GradientUnit = Literal["norm", "loss"] | None
 T = TypeVar("T")
 
 
@@ -40,13 +42,15 @@ T = TypeVar("T")
 class Part:
     """The instances of one polytope in a call of a layer, and what forward leaves of them to backward.
 
-    ``waiting`` are the parameters that require a gradient.
+    ``waiting`` are the parameters that require a gradient, ``unit`` is what the gradient of an instance is measured in
+    before the rule sees it, and what the rule gives is multiplied by again; None leaves it as it arrives.
     """
 
     share: Share
     rule: AbstractRule
     context: Context
     waiting: tuple[str, ...] = ()
+    unit: GradientUnit = None
     polytope: BoundPolytope | None = None
     saved: Any = None
     solution: Solution | None = None
@@ -98,11 +102,14 @@ class Part:
         if polytope is None:
             raise RuntimeError("the backward pass of a layer came before its forward pass")
         # To look for what is not finite takes a fifth of a small call.
-        flat, finite = self._incoming(grad, look=not rule.takes_any_gradient)
+        flat, finite = self._incoming(grad, look=self.unit is not None or not rule.takes_any_gradient)
         polytope.failed.clear()
-        gradient = rule.backward(polytope, self.saved, flat, self.context)
+        context, unit = self.context, None
+        if self.unit is not None:
+            flat, context, unit = self._in_units(flat)
+        gradient = rule.backward(polytope, self.saved, flat, context)
         solves = (*gradient.solutions, *polytope.failed)
-        if solves and rule.takes_any_gradient and not all(solution.all_ok for solution in solves):
+        if solves and unit is None and rule.takes_any_gradient and not all(solution.all_ok for solution in solves):
             flat, finite = self._incoming(grad)
             if finite is not None:
                 polytope.failed.clear()
@@ -114,7 +121,36 @@ class Part:
             missing = [name for name in self.waiting if gradient.parameters.get(name) is None]
             if missing:
                 unanswered(missing)
+        if unit is not None:
+            gradient = self._out_of_units(gradient, unit)
         return self.outgoing(gradient.scores, gradient.parameters, wanted, failed, finite)
+
+    def _in_units(
+        self, flat: Float64[Tensor, "*apart batch size"]
+    ) -> tuple[Float64[Tensor, "*apart batch size"], Context, Float64[Tensor, " batch"]]:
+        """Gradients in the unit of each instance, a context with an objective in it, and the units."""
+        objective = self.context.objective
+        if self.unit == "loss":
+            if objective is None:
+                raise TypeError('gradient_unit="loss" is for losses: call layer(scores, objective=f)')
+            unit = objective.weights.abs()
+        else:
+            each = flat if self.rule.apart is None else flat.movedim(0, 1).flatten(1)
+            largest = each.detach().abs().amax(dim=1, keepdim=True) if each.shape[1] else each.new_ones(len(each), 1)
+            largest = torch.where(largest > 0.0, largest, 1.0)  # so that squares neither over- nor underflow
+            unit = torch.linalg.vector_norm(each / largest, dim=1) * largest[:, 0]
+        unit = torch.where(unit > 0.0, unit, 1.0)
+        context = self.context if objective is None else replace(self.context, objective=objective.in_units(unit))
+        return flat / unit[:, None], context, unit
+
+    def _out_of_units(self, gradient: Gradient, unit: Float64[Tensor, " batch"]) -> Gradient:
+        named = {
+            name: value * unit.reshape(-1, *[1] * (value.ndim - 1))
+            for name in self.waiting
+            if (value := gradient.parameters.get(name)) is not None
+        }
+        scores = gradient.scores if gradient.scores is None else gradient.scores * unit[:, None]
+        return replace(gradient, scores=scores, parameters=named)
 
     def _incoming(self, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:
         """The gradient of structures, flat, 0 where there is no answer; and which instances are finite, None for all.
@@ -177,9 +213,13 @@ class Part:
         if unanswered is not None:
             scores, flat = (t.masked_fill(unanswered[:, None], 0.0) for t in (scores, flat))
         finite = torch.isfinite(flat.detach()).all(dim=1)
-        flat = flat.masked_fill(~finite[:, None], 0.0)
+        flat, unit = flat.masked_fill(~finite[:, None], 0.0), None
         _, saved = rule.forward(again, scores, context)
+        if self.unit is not None:
+            flat, _, unit = self._in_units(flat)
         gradient = rule.backward(again, saved, flat, context)
+        if unit is not None:
+            gradient = self._out_of_units(gradient, unit)
         if flat.requires_grad and not gradient.scores.requires_grad and bool(gradient.scores.any()):
             raise NotImplementedError(
                 f"{rule!r} has no second derivative: its backward leaves autograd, by detach(), item() or NumPy; write "
@@ -209,7 +249,7 @@ class Part:
 
     def under_vmap(self, size: int, batch: torch.Size, batched: Sequence[bool]) -> Part:
         """The part of ``size`` times the batch, to be solved."""
-        return Part(self.share.under_vmap(size, batch, batched), self.rule, self.context, self.waiting)
+        return Part(self.share.under_vmap(size, batch, batched), self.rule, self.context, self.waiting, self.unit)
 
 
 @final
@@ -427,9 +467,10 @@ class SaidByRule(Node):
         """The gradient of <directions, gradients>: of what was pulled back, then of every tensor."""
         call, cut = self.call, len(given) - len(self.wanted)
         part = call.parts[0]
-        if len(call.parts) != 1 or part.share.rows is not None:
+        if len(call.parts) != 1 or part.share.rows is not None or part.unit is not None:
             raise NotImplementedError(
-                f"{part.rule!r} has no second derivative over a family; leave second_backward out"
+                f"{part.rule!r} has no second derivative over a family or with a gradient_unit; leave second_backward "
+                "out"
             )
         directions, grad, tensors = given[:cut], given[cut], given[cut + 1 :]
         polytope, entries, like = part.polytope, part.share.entries, call.like

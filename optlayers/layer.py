@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
-from optlayers.differentiate import LayerCall, OnFailure, Part, Plain, applied
+from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
 from optlayers.entries import CPU, batch_of
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.mixture import differentiable_weights
@@ -48,6 +48,15 @@ class OptLayer(nn.Module):
     maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
     on_failure : what happens when some instances have no certified answer. ``"raise"`` raises
         :class:`SolveError`. ``"nan"`` makes these instances NaN and their gradient 0; the others are right.
+    gradient_unit : what the gradient of an instance is measured in before the rule sees it; what the rule gives back is
+        multiplied by it. None, the default, leaves gradients as they arrive. Under ``loss.mean()`` they shrink with
+        the batch, and with them the steps of :class:`Spigot`, :class:`SpigotCE`, :class:`SpigotEG`,
+        :class:`Interpolation`, :class:`LPGD` and :class:`IMLE`: too short a step is straight-through for the first
+        three, and 0 for the others. ``"norm"`` measures the gradient of each instance in its Euclidean norm, so that a
+        step does not depend on the batch, on the weight of a loss, or on how far an instance has been learned.
+        ``"loss"`` divides by the weight with which the loss of the instance enters (1 / batch under a mean), so that
+        the step follows the gradient of its own loss; the layer is then called with ``objective=``. Rules that are
+        linear in the gradient stay the same.
 
     Examples
     --------
@@ -67,6 +76,7 @@ class OptLayer(nn.Module):
         maximizer: AbstractMaximizer | None = None,
         projector: AbstractProjector | None = None,
         on_failure: OnFailure = "raise",
+        gradient_unit: GradientUnit = None,
     ) -> None:
         super().__init__()
         if not isinstance(polytope, (Polytope, CompiledPolytope, Family)):
@@ -76,10 +86,13 @@ class OptLayer(nn.Module):
             raise TypeError(f"rule must be a backward rule such as Spigot(), but got {rule!r}{hint}")
         if on_failure not in ("raise", "nan"):
             raise ValueError(f'on_failure is "raise" or "nan", but got {on_failure!r}')
+        if gradient_unit not in (None, "norm", "loss"):
+            raise ValueError(f'gradient_unit is "norm", "loss" or None, but got {gradient_unit!r}')
         if isinstance(polytope, CompiledPolytope) and (maximizer is not None or projector is not None):
             raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")
         self.rule = rule
         self.on_failure: OnFailure = on_failure
+        self.gradient_unit: GradientUnit = gradient_unit
         self._maximizer, self._projector = maximizer, projector
         self._family = polytope if isinstance(polytope, Family) else None
         self._sizes: Cache[tuple[int, ...], _Ready] = Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
@@ -105,8 +118,8 @@ class OptLayer(nn.Module):
     def with_rule(self, rule: AbstractRule) -> OptLayer:
         """A layer with another rule over the same polytopes, compiled once for both."""
         if self._family is None:
-            return OptLayer(self.compiled(), rule, on_failure=self.on_failure)
-        other = OptLayer(self._family, rule, on_failure=self.on_failure)
+            return OptLayer(self.compiled(), rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
+        other = OptLayer(self._family, rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
         other._compiled_elsewhere = self.compiled
         return other
 
@@ -188,9 +201,10 @@ class OptLayer(nn.Module):
             )
         if objective is not None:
             return self._losses(scores, sizes, objective, generator, parameters)
-        if self.rule.needs_objective:
+        if self.rule.needs_objective or self.gradient_unit == "loss":
+            what = repr(self.rule) if self.rule.needs_objective else 'gradient_unit="loss"'
             raise TypeError(
-                f"{self.rule!r} works with losses: call layer(scores, objective=f), where f takes structures and gives "
+                f"{what} works with losses: call layer(scores, objective=f), where f takes structures and gives "
                 "one loss per instance"
             )
         call, tensors = self._call(scores, sizes, generator, parameters)
@@ -207,9 +221,10 @@ class OptLayer(nn.Module):
         parameters: Mapping[str, Any],
     ) -> Tensor:
         transformed = transforms_active()
-        if transformed and self.rule.needs_objective:
+        if transformed and (self.rule.needs_objective or self.gradient_unit == "loss"):
+            what = repr(self.rule) if self.rule.needs_objective else 'gradient_unit="loss"'
             raise NotImplementedError(
-                f"{self.rule!r} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
+                f"{what} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
                 "backward() or torch.autograd.grad, and give the layer the whole batch"
             )
         batch = self._batch(scores, sizes)
@@ -252,7 +267,7 @@ class OptLayer(nn.Module):
                 flat = FlatObjective(objective, share.rows, share.corner, entries.structure_size, share.home)
             retained |= needs_gradient
             context = Context(generator, state, flat, needs_gradient, bool(waiting))
-            parts.append(Part(share, rule, context, waiting))
+            parts.append(Part(share, rule, context, waiting, self.gradient_unit))
         if retained and len(tensors) > 1:  # autograd does not save what was made for inference
             tensors = [t.clone() if t.is_inference() else t for t in tensors]
         padded, warn = scores.shape[len(batch) :], self._warn_of_no_gradient
@@ -404,7 +419,8 @@ class OptLayer(nn.Module):
 
     def extra_repr(self) -> str:
         what = self._family if self._family is not None else self.compiled().polytope
-        return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}"
+        unit = "" if self.gradient_unit is None else f", gradient_unit={self.gradient_unit!r}"
+        return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}{unit}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, final
@@ -100,6 +101,13 @@ class FlatObjective:
         self._corner = corner
         self._size = size
         self._home = home
+        self._unit: Float64[Tensor, " batch"] | None = None
+
+    def in_units(self, unit: Float64[Tensor, " batch"]) -> FlatObjective:
+        """The objective whose weights are divided by a number for each instance."""
+        other = copy.copy(self)
+        other._unit = unit
+        return other
 
     @property
     def losses(self) -> Float64[Tensor, "samples batch"]:
@@ -115,7 +123,8 @@ class FlatObjective:
         weights = self._objective.weights
         if weights is None:
             raise RuntimeError("weights are known in the backward pass only")
-        return self._mine(weights.reshape(-1), 0)
+        mine = self._mine(weights.reshape(-1), 0)
+        return mine if self._unit is None else mine / self._unit
 
     def _mine(self, values: Tensor, dim: int) -> Tensor:
         mine = values if self._rows is None else values.index_select(dim, self._rows.to(values.device))
