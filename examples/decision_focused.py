@@ -29,7 +29,7 @@ from decision_training import Run, train
 from parallel_runs import run_all
 from rich.console import Console
 
-DEFAULT_METHODS = [TWO_STAGE, *(name for name in METHODS if not name.endswith("-hamming"))]
+DEFAULT_METHODS = [TWO_STAGE, *(name for name in METHODS if not name.endswith(("-hamming", "-units")))]
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         choices=[TWO_STAGE, *METHODS],
         default=DEFAULT_METHODS,
         metavar="METHOD",
-        help=", ".join([TWO_STAGE, *METHODS]) + " (default: all but those with a Hamming loss)",
+        help=", ".join([TWO_STAGE, *METHODS]) + " (default: all but those with a Hamming loss or in units)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, default=8)

@@ -58,10 +58,17 @@ def hamming(decided: Tensor, known: Known) -> Tensor:
 
 
 def through(
-    polytope: ol.CompiledPolytope, rule: ol.AbstractRule, measure: Callable[[Tensor, Known], Tensor] = regret
+    polytope: ol.CompiledPolytope,
+    rule: ol.AbstractRule,
+    measure: Callable[[Tensor, Known], Tensor] = regret,
+    *,
+    in_units: bool = False,
 ) -> Loss:
-    """The loss of the decision itself, with the gradient that a rule gives."""
-    decide = ol.OptLayer(polytope, rule)
+    """The loss of the decision itself, with the gradient that a rule gives.
+
+    With ``in_units`` the rule sees the gradient of each instance in units of its norm.
+    """
+    decide = ol.OptLayer(polytope, rule, gradient_unit="norm" if in_units else None)
     return lambda predicted, known, _: measure(decide(predicted), known)
 
 
@@ -81,6 +88,10 @@ METHODS: dict[str, dict[str, Callable[[ol.CompiledPolytope], Loss]]] = {
     "perturbed": {f"scale {s:g}": partial(perturbed, scale=s) for s in (0.3, 1.0, 3.0)},
     "sparsemap": {"": sparsemap},
     **{name: {v: partial(through, rule=r) for v, r in rules.items()} for name, rules in RULES.items()},
+    **{
+        f"{name}-units": {v: partial(through, rule=r, in_units=True) for v, r in RULES[name].items()}
+        for name in ("blackbox", "spigot")
+    },
     **{
         f"{name}-hamming": {v: partial(through, rule=r, measure=hamming) for v, r in rules.items()}
         for name, rules in RULES.items()

@@ -14,11 +14,13 @@ __all__ = ["MARKS", "RULES", "Choice"]
 class Choice:
     """``make(strength)`` is a rule; ``strengths`` are the values of a grid, the middle one where nothing is chosen.
 
-    A rule without a hyperparameter has no strengths, and is made with NaN.
+    A rule without a hyperparameter has no strengths, and is made with NaN. With ``in_units`` it sees the gradient of
+    each instance in units of its norm, so that a strength does not depend on the size of the batch.
     """
 
     make: Callable[[float], ol.AbstractRule]
     strengths: tuple[float, ...] = ()
+    in_units: bool = False
 
 
 RULES: dict[str, Choice] = {
@@ -42,6 +44,12 @@ RULES: dict[str, Choice] = {
     "gumbel": Choice(lambda temperature: ol.GumbelStraightThrough(temperature), (0.3, 1.0, 3.0)),
     "i-mle": Choice(lambda strength: ol.IMLE(strength=strength), (1.0, 10.0, 100.0)),
     "adaptive i-mle": Choice(lambda target: ol.AdaptiveIMLE(target=target), (0.3, 1.0, 3.0)),
+    "spigot, in units": Choice(lambda step: ol.Spigot(step_size=step), (0.1, 1.0, 10.0), in_units=True),
+    "spigot-ce, in units": Choice(lambda step: ol.SpigotCE(step_size=step), (0.1, 1.0, 10.0), in_units=True),
+    "spigot-eg, in units": Choice(lambda step: ol.SpigotEG(step_size=step), (0.1, 1.0, 10.0), in_units=True),
+    "interpolation, in units": Choice(lambda strength: ol.Interpolation(strength), (0.1, 1.0, 10.0), in_units=True),
+    "lpgd, in units": Choice(lambda strength: ol.LPGD(strength, smoothing=1.0), (0.1, 1.0, 10.0), in_units=True),
+    "i-mle, in units": Choice(lambda strength: ol.IMLE(strength=strength), (0.1, 1.0, 10.0), in_units=True),
     "score function": Choice(lambda _: ol.ScoreFunction(samples=5)),
 }
 """A new rule is a new line. Under ``pipeline`` the encoder stays as it was drawn: random structures."""

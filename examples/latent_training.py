@@ -106,8 +106,10 @@ class _Middle:
 def _middle(run: Run, problem: Problem) -> _Middle:
     compiled = ol.compile_polytope(problem.polytope)
     if run.rule in RULES:
-        rule = RULES[run.rule].make(float("nan") if run.strength is None else run.strength)
-        return _Middle(ol.OptLayer(compiled, rule), None, compiled)
+        choice = RULES[run.rule]
+        rule = choice.make(float("nan") if run.strength is None else run.strength)
+        layer = ol.OptLayer(compiled, rule, gradient_unit="norm" if choice.in_units else None)
+        return _Middle(layer, None, compiled)
     mean = problem.train.structures.mean(dim=0)
     given = {
         "no structure": lambda split: mean.expand_as(split.structures),

@@ -116,6 +116,7 @@ def _of_block(ask: Ask, size: int, block: Block | None, *, integral: bool, besid
             if _are_all(ask, vertices, block, integral=integral):
                 return vertices
         vertices = hull_vertices(ask, size, refuse_many, _refuse_facets)
+        refuse_many(len(vertices))  # in all combinations with those of other blocks
     except TooManyDimensions:
         raise ValueError(
             f"marginals need the sum over all vertices, but these are not 0/1 and have more than {DIMENSION_LIMIT} "

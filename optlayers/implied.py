@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 
-__all__ = ["fixed_parts", "sum_is_fixed"]
+__all__ = ["fixed_parts", "implied_bounds", "sum_is_fixed"]
 
 ROUNDS = 200
 """Bounds are tightened so often at most; each round may fix the parts of a further row."""
@@ -17,13 +17,14 @@ SAME = 1e-9
 """Bounds that are so near to each other, next to their size, are one number; smaller steps are none."""
 
 
-def fixed_parts(form: StandardForm, instances: Instances) -> Bool[np.ndarray, "batch size"]:
-    """Parts that constraints and forbidden parts fix to a number, as far as bounds tell.
+def implied_bounds(
+    form: StandardForm, instances: Instances
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch columns"]]:
+    """Bounds of all columns, as far as one row after the other tells: true, but not always the narrowest.
 
-    Bounds of columns are tightened by one row at a time, what the row leaves when the others are at their ends, until
-    nothing changes (Savelsbergh, Preprocessing and probing techniques for mixed integer programming problems, 1994). So
-    where a row of an assignment has one part left, that part is 1, and the rest of its column 0. What no single row
-    tells may stay unseen.
+    A row bounds each of its columns by what it leaves when the others are at their ends; that is done until nothing
+    changes (Savelsbergh, Preprocessing and probing techniques for mixed integer programming problems, 1994). So where a
+    row of an assignment has one part left, that part is 1, and the rest of its column 0.
     """
     lower, upper = instances.lower.copy(), instances.upper.copy()
     lengths, row = np.diff(form.matrix.indptr), form.matrix.indices
@@ -51,6 +52,13 @@ def fixed_parts(form: StandardForm, instances: Instances) -> Bool[np.ndarray, "b
                 break
             lower[:, some] = np.where(raised, low, lower[:, some])
             upper[:, some] = np.where(lowered, high, upper[:, some])
+    return lower, upper
+
+
+def fixed_parts(form: StandardForm, instances: Instances) -> Bool[np.ndarray, "batch size"]:
+    """Parts that constraints and forbidden parts fix to a number, as far as implied bounds tell."""
+    lower, upper = implied_bounds(form, instances)
+    with np.errstate(invalid="ignore"):
         met = np.isfinite(upper) & (upper - lower <= SAME * np.maximum(1.0, np.abs(upper)))
     fixed = np.ones((len(met), form.size), dtype=bool)
     fixed[:, form.kept] = met[:, : form.scored]

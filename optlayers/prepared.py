@@ -26,7 +26,7 @@ from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolv
 from optlayers.solvers.ask import Lineup
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
-from optlayers.unimodular import blocks_of
+from optlayers.unimodular import Block, blocks_of
 
 __all__ = ["AbstractPrepared"]
 
@@ -36,6 +36,10 @@ KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
 COMPARED = 4
 """For so many values of the parameters are rows compared with an oracle."""
+WHOLE = 1e-6
+"""So far beyond 0 and 1 may be what counts as such."""
+AT_ONCE = 1024
+"""So many parts are tried at a time."""
 SAME_LENGTH = 1e-9
 """Sums of parts that differ by less, next to their size, are the same."""
 KEPT_RELAXATIONS = 16
@@ -59,6 +63,7 @@ class AbstractPrepared(ABC):
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
         self._beyond: Cache[bytes, str | None] = Cache()
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
+        self._binary: Cache[bytes, bool] = Cache(KEPT)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[Polytope, Polytope] = Cache()
@@ -198,6 +203,31 @@ class AbstractPrepared(ABC):
         """Whether the declared set is polyhedral, whoever answers for it."""
         return self.projector.polyhedral_only or self.form is not None
 
+    def is_binary(self, theta: Float64[np.ndarray, " parameters"]) -> bool:
+        """Whether all structures for one vector of parameters are known to be of 0 and 1.
+
+        That they are integral is declared, or proved by the rows; that they lie between 0 and 1 the rows say, or the
+        best vertices for every part and against it.
+        """
+        return self._binary.get(theta.tobytes(), self._shown_binary)
+
+    def _shown_binary(self, key: bytes) -> bool:
+        theta = np.frombuffer(key).copy()[None]
+        blocks = self._blocks(theta)
+        if not (self.polytope.integral or (blocks is not None and all(block.is_integral() for block in blocks))):
+            return False
+        if blocks is not None and all(block.within_unit() for block in blocks):
+            return True
+        parts = torch.eye(self.entries.size, dtype=torch.float64, device="cpu")[: self.entries.structure_size]
+        one = torch.from_numpy(theta)
+        for some in parts.split(AT_ONCE):
+            bound = self.bind_on_host(one.expand(2 * len(some), -1), None, np.full(theta.shape[1], DOUBLE))
+            ends = bound.maximize(torch.cat([some, -some]))
+            reach = (ends.value * torch.cat([some, some])).sum(dim=1)
+            if not ends.all_ok or bool(((reach < -WHOLE) | (reach > 1.0 + WHOLE)).any()):
+                return False
+        return True
+
     @cached_property
     def equally_long(self) -> bool:
         """Whether all structures are known to have the same sum of parts: a constant added to all of their scores then
@@ -278,7 +308,12 @@ class AbstractPrepared(ABC):
         def maximize(scores: Tensor) -> Solution:
             return self.bind_on_host(one.expand(len(scores), -1), None, precision).maximize(scores)
 
-        form, blocks = self.rows or self.projection_form, None
-        if not self.leaves_rows_to_oracle and self.polytope.rows != "relaxation":
-            blocks = blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)
-        return enumerate_vertices(maximize, form.size, blocks, form.kept, integral=self.polytope.integral)
+        form = self.rows or self.projection_form
+        return enumerate_vertices(maximize, form.size, self._blocks(theta), form.kept, integral=self.polytope.integral)
+
+    def _blocks(self, theta: Float64[np.ndarray, "1 parameters"]) -> list[Block] | None:
+        """The rows of one instance in independent blocks; None where not all of them are known."""
+        if self.leaves_rows_to_oracle or self.polytope.rows == "relaxation":
+            return None
+        form = self.rows or self.projection_form
+        return blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)

@@ -400,3 +400,10 @@ def test_vertices_are_public():
 
 def test_dir_shows_what_users_call():
     assert dir(ol) == sorted(ol.__all__)
+
+
+def test_many_blocks_of_few_vertices_are_too_many_together():
+    x = cp.Variable(40)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x >= 0, x <= 2]))
+    with pytest.raises(ValueError, match="more than 5000"):  # 2 ** 40
+        compiled.vertices()

@@ -144,6 +144,11 @@ class AbstractBoundPolytope(ABC):
         """
 
     @property
+    def binary(self) -> bool:
+        """Whether the structures of all instances are known to be of 0 and 1."""
+        return False
+
+    @property
     def equally_long(self) -> bool:
         """Whether all structures are known to have the same sum of parts: a constant added to their scores then changes
         no decision."""

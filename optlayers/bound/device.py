@@ -385,6 +385,16 @@ class DevicePolytope(AbstractNumbers):
             self._movable = parts
         return self._movable
 
+    @property
+    def given(self) -> Float64[Tensor, "batch parameters"]:
+        """The parameters of every instance."""
+        return self.theta
+
+    @property
+    def hidden(self) -> Bool[Tensor, "batch size"] | None:
+        """The forbidden parts, None for none."""
+        return self.forbidden
+
     def repeated(self, times: int) -> DevicePolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         forbidden = None if self.forbidden is None else self.forbidden.repeat(times, 1)

@@ -318,6 +318,16 @@ class HostPolytope(AbstractNumbers):
             self._movable = torch.from_numpy(parts)
         return self._movable
 
+    @property
+    def given(self) -> Float64[Tensor, "batch parameters"]:
+        """The parameters of every instance."""
+        return torch.from_numpy(np.ascontiguousarray(self.theta))
+
+    @property
+    def hidden(self) -> Bool[Tensor, "batch size"] | None:
+        """The forbidden parts, None for none."""
+        return None if self.forbidden is None else torch.from_numpy(self.forbidden)
+
     def repeated(self, times: int) -> AbstractBoundPolytope:
         """The batch so many times; see :class:`AbstractBoundPolytope`."""
         if times == 1:

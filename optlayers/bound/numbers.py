@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 
+import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope, Tangent, by_name, tangent_of
@@ -36,6 +37,26 @@ class AbstractNumbers(AbstractBoundPolytope):
     def equally_long(self) -> bool:
         """Whether all structures have the same sum of parts; see :class:`AbstractBoundPolytope`."""
         return self.prepared.equally_long
+
+    @property
+    @abstractmethod
+    def given(self) -> Float64[Tensor, "batch parameters"]:
+        """The parameters of every instance."""
+
+    @property
+    @abstractmethod
+    def hidden(self) -> Bool[Tensor, "batch size"] | None:
+        """The forbidden parts, None for none."""
+
+    @property
+    def binary(self) -> bool:
+        """Whether all structures are known to be of 0 and 1; see :class:`AbstractBoundPolytope`."""
+        theta = self.given.detach().cpu().numpy()
+        return all(self.prepared.is_binary(row) for row in np.unique(theta, axis=0))
+
+    def enumerated(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
+        """All vertices for one vector of parameters."""
+        return self.prepared.enumerated(theta)
 
     @property
     def polyhedral(self) -> bool:

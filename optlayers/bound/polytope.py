@@ -250,6 +250,11 @@ class BoundPolytope(AbstractBoundPolytope):
         return self.numbers.movable
 
     @property
+    def binary(self) -> bool:
+        """Whether structures are known to be of 0 and 1; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.binary
+
+    @property
     def equally_long(self) -> bool:
         """Whether all structures have the same sum of parts; see :class:`AbstractBoundPolytope`."""
         return self.numbers.equally_long

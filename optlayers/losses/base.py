@@ -10,19 +10,22 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.differentiate import applied
 from optlayers.layer import OptLayer
 from optlayers.losses.call import Check, LossCall, LossPart, parts_of
 from optlayers.losses.cube import Cube, exceeds
+from optlayers.losses.decoding import Decoding
 from optlayers.losses.known import in_whole_numbers, infeasible_because, not_one_of
 from optlayers.losses.prediction import Contrast
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_membership, check_numbers
-from optlayers.modes import transforms_active
+from optlayers.modes import outside_graphs, transforms_active
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.rules.pipeline import Pipeline
+from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_scores
 
@@ -120,6 +123,40 @@ class AbstractLoss(nn.Module, ABC):
                         f"they require a gradient; pass {spec.name}.detach(), or declare what is predicted as the "
                         "structure itself"
                     )
+
+    @outside_graphs
+    def decode(
+        self, scores: Float[Tensor, "*batch_and_shape"], *, sizes: Any = None, **parameters: Any
+    ) -> Float[Tensor, "*batch_and_shape"]:
+        r"""Structures for scores that were learned by this loss: those that it is smallest for.
+
+        With the regularizer Ω of the loss these are :math:`\operatorname{argmax}_v \langle s, v \rangle - \Omega(v)`
+        over the vertices v. Where Ω is 0, that is the best vertex. For :class:`SparseMAPLoss` it is the vertex nearest
+        to the scores: of structures of 0 and 1 the best one for scores less 1/2, which has fewer parts than the best
+        one for the scores where structures differ in their number of parts.
+
+        Parameters
+        ----------
+        scores : ``(*batch, *shape)`` as for :class:`optlayers.OptLayer`; ``-inf`` forbids a part.
+        sizes : for a family, the size of every instance.
+        parameters : what the polytope declares, and the scores of auxiliary variables.
+
+        Returns
+        -------
+        Structures in the shape, dtype and device of the scores, without a gradient; 0 in the padding of a family.
+
+        Raises
+        ------
+        SolveError : an instance without a certified answer.
+        ValueError : vertices that a loss with a regularizer cannot tell apart without a list of them all, and too many
+            to list.
+        """
+        with torch.no_grad():
+            return self.layer.with_rule(Decoding(self.decoded))(scores, sizes=sizes, **parameters)
+
+    def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The structures of the smallest loss, for flat scores: the best vertices, unless a loss says otherwise."""
+        return polytope.maximize(scores)
 
     def check_structure(self, question: Question, name: str) -> None:
         """Refuse structures that are not finite, have forbidden parts, or lie outside of the polytope."""

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.bound.polytope import BoundPolytope
 from optlayers.losses.base import AbstractLoss
 from optlayers.losses.known import best_admitted, best_completed, given
 from optlayers.losses.prediction import Contrast, Prediction
@@ -17,6 +18,7 @@ from optlayers.losses.question import Question
 from optlayers.losses.targets import check_target
 from optlayers.modes import outside_graphs
 from optlayers.rules.base import Context
+from optlayers.solution import Solution
 
 __all__ = ["AbstractFenchelYoungLoss"]
 
@@ -66,6 +68,15 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         """What is added to the scores of a structure, for a target or for a boolean mask of admissible parts; None for
         nothing. Scores of auxiliary variables stay as they are, and forbidden parts stay forbidden."""
         return None
+
+    def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The best vertices, where Ω is 0; a loss with another Ω says what they are."""
+        if type(self).regularizer is not AbstractFenchelYoungLoss.regularizer:
+            raise NotImplementedError(
+                f"{type(self).__name__} has a regularizer: its decoded() says which vertices v have the best "
+                "<scores, v> - regularizer(v)"
+            )
+        return super().decoded(polytope, scores)
 
     def contrast(self, question: Question) -> Contrast:
         """The prediction, and the target or the best of what it admits."""

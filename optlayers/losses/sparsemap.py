@@ -8,10 +8,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.bound.polytope import BoundPolytope
+from optlayers.losses.decoding import nearest_vertex
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.prediction import Prediction
 from optlayers.rules.base import Context
 from optlayers.rules.sparsemap import SparseMAP
+from optlayers.solution import Solution
 
 __all__ = ["SparseMAPLoss"]
 
@@ -53,6 +56,10 @@ class SparseMAPLoss(AbstractFenchelYoungLoss):
         point = solution.value.detach()
         structure = polytope.structure(point)
         return Prediction(solution, (scores.detach() * point).sum(dim=1) - 0.5 * (structure * structure).sum(dim=1))
+
+    def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The vertices nearest to the scores."""
+        return nearest_vertex(polytope, scores)
 
     def regularizer(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
         """Half of the squared norm."""

@@ -33,7 +33,9 @@ class IMLE(AbstractRule):
     Parameters
     ----------
     samples : how many structures per instance, 1 by default.
-    strength : λ, 10.0 by default; a good one depends on the scales of scores and of gradients.
+    strength : λ, 10.0 by default; a good one depends on the scales of scores and of gradients. Under ``loss.mean()``
+        gradients shrink with the batch, and most instances get none;
+        ``OptLayer(..., gradient_unit="norm")`` makes λ independent of that.
     scale : τ, 1.0 by default, the temperature of the noise.
     noise : :class:`Gumbel` by default. Where all structures have the same number of parts, :class:`SumOfGamma`; where
         parts are bits of their own, :class:`Logistic`.

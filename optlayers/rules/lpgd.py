@@ -45,7 +45,8 @@ class LPGD(AbstractRule):
 
     Parameters
     ----------
-    strength : τ, positive: how far to look, in the units of the scores over those of g.
+    strength : τ, positive: how far to look, in the units of the scores over those of g. Under ``loss.mean()`` g shrinks
+        with the batch, and gradients become 0; ``OptLayer(..., gradient_unit="norm")`` makes τ independent of that.
     smoothing : ρ, not negative; 0 compares best vertices.
     side : ``"lower"``, ``"upper"`` or ``"both"``.
 

@@ -111,7 +111,10 @@ class Spigot(AbstractVertexRule):
 
     Parameters
     ----------
-    step_size : η, positive. The paper takes 1. An :class:`AdaptiveStep` adapts, by the first of several steps.
+    step_size : η, positive. The paper takes 1, of gradients that are not divided by the size of a batch: under
+        ``loss.mean()`` over 32 instances the same η is a short step, which nothing but the vertex's own corner cuts
+        off. ``OptLayer(..., gradient_unit="norm")`` makes a step independent of that. An :class:`AdaptiveStep` adapts,
+        by the first of several steps.
     clip_norm : clip the Euclidean norm of each instance's gradient to this before a step, as the paper does; None does
         not.
     relaxation : another polytope of the same shape that contains this one, onto which steps are projected in its place;

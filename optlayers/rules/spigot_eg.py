@@ -29,7 +29,8 @@ class SpigotEG(AbstractVertexRule):
 
     Parameters
     ----------
-    step_size : η, positive.
+    step_size : η, positive. Under ``loss.mean()`` gradients shrink with the batch, and steps with them;
+        ``OptLayer(..., gradient_unit="norm")`` makes a step independent of that.
     at : where the gradient g of the loss is taken. ``"vertex"``, the default, at ẑ, which goes forward, as for any
         other rule. ``"marginals"``, at μ, as the code of the authors does: the layer is then called with the loss,
         ``layer(scores, objective=f)``, whose gradient is asked for there. Parts of the model behind it get theirs at ẑ.
