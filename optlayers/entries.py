@@ -305,6 +305,8 @@ def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size) -> Tensor:
         raise TypeError(f"parameter {spec.name} must be real, but got {tensor.dtype}")
     if not tensor.dtype.is_floating_point:
         tensor = tensor.to(torch.float64)
+    if tensor.ndim == 0:  # one number for every entry of all instances
+        return tensor.expand((*batch, *spec.shape))
     head = tensor.ndim - len(spec.shape)
     if head < 0 or tuple(tensor.shape[head:]) != spec.shape or head > len(batch):
         raise ValueError(_shape_message(spec, tensor, batch))
@@ -317,7 +319,8 @@ def _parameter(spec: ParameterSpec, value: Any, batch: torch.Size) -> Tensor:
 def _shape_message(spec: ParameterSpec, tensor: Tensor, batch: torch.Size) -> str:
     return (
         f"parameter {spec.name} has shape {tuple(tensor.shape)}, but it is declared with shape {spec.shape} and the "
-        f"batch is {tuple(batch)}: give {spec.shape} for all instances or {(*batch, *spec.shape)} for each its own"
+        f"batch is {tuple(batch)}: give a number for all entries, {spec.shape} for all instances or "
+        f"{(*batch, *spec.shape)} for each its own"
     )
 
 

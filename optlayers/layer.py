@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
@@ -13,7 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from optlayers.caches import Cache
-from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
+from optlayers.compiled import CompiledPolytope, solution_of
+from optlayers.compiled_once import compiled_of_size, compiled_once
 from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
 from optlayers.entries import CPU, batch_of
 from optlayers.form.standard import ParameterSpec, ScoredSpec
@@ -21,8 +22,9 @@ from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
+from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
-from optlayers.sizes import Share, corner, named_corners, rows_by_size, size_table
+from optlayers.sizes import Share, corner, named_corners, named_instance, rows_by_size, size_table
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_generator, check_scores
@@ -95,7 +97,7 @@ class OptLayer(nn.Module):
         self.gradient_unit: GradientUnit = gradient_unit
         self._maximizer, self._projector = maximizer, projector
         self._family = polytope if isinstance(polytope, Family) else None
-        self._sizes: Cache[tuple[int, ...], _Ready] = Cache(polytope.cache_size if isinstance(polytope, Family) else 1)
+        self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self._family.cache_size if self._family else 1)
         self._takes: Cache[int, bool] = Cache(4)
         self._warned = False
         with outside_inference_mode():
@@ -103,7 +105,13 @@ class OptLayer(nn.Module):
         for name, value in state.items():
             self.register_buffer(f"rule_{name}", value)
         self._compiled_elsewhere: Callable[..., CompiledPolytope] | None = None
-        self._only: _Ready | None = None if isinstance(polytope, Family) else self._ready(polytope, rule)
+        self._only: CompiledPolytope | None = None
+        if not isinstance(polytope, Family):
+            compiled = polytope
+            if isinstance(compiled, Polytope):
+                compiled = compiled_once(compiled, maximizer, projector)
+            rule.check(compiled)
+            self._only = compiled
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptLayer:
         """To another device, but not to another dtype: what a rule adapts by small steps keeps its precision."""
@@ -123,20 +131,16 @@ class OptLayer(nn.Module):
         other._compiled_elsewhere = self.compiled
         return other
 
-    def _ready(self, polytope: Polytope | CompiledPolytope, rule: AbstractRule) -> _Ready:
-        if isinstance(polytope, Polytope):
-            polytope = compile_polytope(polytope, maximizer=self._maximizer, projector=self._projector)
-        rule.check(polytope)
-        return _Ready(polytope, rule)
+    def _rule_of(self, compiled: AbstractPrepared, size: tuple[int, ...]) -> AbstractRule:
+        """The rule for one size of a family, which takes the polytope of this size."""
 
-    def _of_size(self, *size: int) -> _Ready:
-        family = self._family
-        if family is None:
-            if size or self._only is None:
-                raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
-            return self._only
-        declared = self._compiled_elsewhere or family
-        return self._sizes.get(size, lambda size: self._ready(declared(*size), self.rule.of_size(*size)))
+        def make(size: tuple[int, ...]) -> AbstractRule:
+            rule = self.rule.of_size(*size)
+            assert isinstance(compiled, CompiledPolytope)
+            rule.check(compiled)
+            return rule
+
+        return self._rules.get(size, make)
 
     def sizes_of(self, sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
         """For a family: one row of sizes per instance, and the shape of the batch, from what was given."""
@@ -154,7 +158,15 @@ class OptLayer(nn.Module):
 
     def compiled(self, *size: int) -> CompiledPolytope:
         """The compiled polytope; of a family, the one for a size."""
-        return self._of_size(*size).compiled
+        family = self._family
+        if family is None:
+            if size or self._only is None:
+                raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
+            return self._only
+        declared = self._compiled_elsewhere or partial(compiled_of_size, family, self._maximizer, self._projector)
+        compiled = declared(*size)
+        self._rule_of(compiled, size)  # which may refuse it
+        return compiled
 
     def forward(
         self,
@@ -255,7 +267,7 @@ class OptLayer(nn.Module):
         for share in shares:
             entries, needs_gradient, flat = share.entries, recorded and scores.requires_grad, None
             waiting: tuple[str, ...] = ()
-            rule = self.rule if self._only is not None else self._of_size(*share.size).rule
+            rule = self.rule if self._only is not None else self._rule_of(share.compiled, share.size)
             if recorded and not entries.alone:
                 wishes = [t.requires_grad for t in tensors[share.named]]
                 needs_gradient |= any(wishes)
@@ -284,7 +296,7 @@ class OptLayer(nn.Module):
             if sizes is not None:
                 check_scores(scores, name)
                 raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-            compiled = self._only.compiled
+            compiled = self._only
             arrived = compiled.entries.arrive(scores, parameters, name)
             home = CPU if scores.is_cpu else compiled.home(scores.device)
             return (
@@ -298,9 +310,9 @@ class OptLayer(nn.Module):
         for size, rows in rows_by_size(table):
             if 0 in size:
                 continue
-            compiled = self._of_size(*size).compiled
+            compiled = self.compiled(*size)
             entries, count = compiled.entries, torch.Size([len(rows)])
-            place = corner(compiled.shape, padded, size)
+            place = corner(compiled.shape, padded, size, named_instance(rows, batch))
             specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
             mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
             named, once = entries.arrive_named(mine, count)
@@ -421,11 +433,3 @@ class OptLayer(nn.Module):
         what = self._family if self._family is not None else self.compiled().polytope
         unit = "" if self.gradient_unit is None else f", gradient_unit={self.gradient_unit!r}"
         return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}{unit}"
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A compiled polytope and the rule for its size."""
-
-    compiled: CompiledPolytope
-    rule: AbstractRule

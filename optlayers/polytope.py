@@ -258,7 +258,8 @@ class Family:
     ----------
     factory : ``factory(size) -> Polytope``, or ``factory(first, second, …)`` for several sizes. A module-level
         function (or a :func:`functools.partial` of one) can be pickled together with the layer.
-    cache_size : how many sizes are kept compiled; the least recently used goes first.
+    cache_size : how many sizes are kept compiled, for all layers and losses over the family that have the same solvers;
+        the least recently used goes first. When one has to be compiled again, a warning says so once.
 
     Examples
     --------

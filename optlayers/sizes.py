@@ -18,7 +18,7 @@ from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.prepared import AbstractPrepared
 from optlayers.tensors import as_tensor
 
-__all__ = ["Share", "corner", "named_corners", "rows_by_size", "size_table"]
+__all__ = ["Share", "corner", "named_corners", "named_instance", "rows_by_size", "size_table"]
 
 
 @final
@@ -121,7 +121,8 @@ def size_table(
             "dimensions of the scores"
         )
     if bool((table < 0).any()):
-        raise ValueError(f"sizes must not be negative, but one is {int(table.min())}")
+        where = tuple(torch.nonzero(table < 0)[0].tolist())
+        raise ValueError(f"sizes must not be negative, but one is {int(table[where])}, at {list(where)}")
     batch, count = read[0]
     known = table[table > 0].tolist() if len(read) > 1 else []
     if known and len(given) - len(batch) != rank(known[0]):
@@ -172,16 +173,37 @@ def rows_by_size(
 
 
 def corner(
-    shape: Sequence[int], padded: Sequence[int], size: tuple[int, ...], name: str = "scores"
+    shape: Sequence[int], padded: Sequence[int], size: tuple[int, ...], instance: str, name: str = "scores"
 ) -> tuple[slice, ...]:
-    """The leading corner of the ``padded`` shape that a polytope of ``shape`` takes."""
+    """The leading corner of the ``padded`` shape that a polytope of ``shape`` takes; ``instance`` says for whom."""
     shape, padded = tuple(shape), tuple(padded)
     if len(shape) != len(padded) or any(s > r for s, r in zip(shape, padded, strict=True)):
         named = size[0] if len(size) == 1 else size
         more = len(padded) - len(shape)
         hint = f"; give sizes= for the whole batch, {padded[:more]}" if more > 0 and padded[more:] >= shape else ""
-        raise ValueError(f"size {named} needs {name} of shape {shape} per instance, but they have {padded}{hint}")
+        raise ValueError(
+            f"{instance}: size {named} needs {name} of shape {shape} per instance, but they have {padded}{hint}"
+        )
     return tuple(slice(0, s) for s in shape)
+
+
+def _refuse_narrow(
+    name: str, tensor: Tensor, shape: tuple[int, ...], rows: Tensor, batch: torch.Size, size: tuple[int, ...]
+) -> None:
+    """Refuse a parameter that is smaller than an instance needs."""
+    head = tensor.ndim - len(shape)
+    if head < 0 or any(have < need for have, need in zip(tensor.shape[max(head, 0) :], shape, strict=False)):
+        raise ValueError(
+            f"parameter {name} has shape {tuple(tensor.shape)}, but {named_instance(rows, batch)} of size "
+            f"{size[0] if len(size) == 1 else size} needs {shape}: give a number for all entries, the largest shape "
+            f"that occurs for all instances, or that for each instance, behind the batch {tuple(batch)}"
+        )
+
+
+def named_instance(rows: Tensor, batch: torch.Size) -> str:
+    """How a user knows the first of the instances at these places of the flat batch."""
+    index = [int(i) for i in np.unravel_index(int(rows[0]), batch)] if batch else []
+    return f"instance {index[0] if len(index) == 1 else tuple(index)}" if index else "the instance"
 
 
 def named_corners(
@@ -201,8 +223,13 @@ def named_corners(
             continue
         shape = shapes[name]
         tensor = as_tensor(name, value)
+        if tensor.ndim == 0:  # a number for all entries
+            chosen[name] = tensor
+            continue
+        if name not in scored:
+            _refuse_narrow(name, tensor, shape, rows, batch, size)
         if name in scored and tensor.ndim >= len(shape):
-            corner(shape, tensor.shape[tensor.ndim - len(shape) :], size, name)
+            corner(shape, tensor.shape[tensor.ndim - len(shape) :], size, named_instance(rows, batch), name)
         if tensor.ndim > len(shape):
             if tuple(tensor.shape[: len(batch)]) != tuple(batch):
                 raise ValueError(

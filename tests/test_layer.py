@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 from functools import partial
 
 import cvxpy as cp
@@ -426,3 +427,66 @@ def test_one_polytope_may_be_used_by_layers_with_other_rules_and_solvers():
     assert hard.compiled() is soft.compiled() is compiled
     other = ol.OptLayer(matching(3), ol.SparseMAP(), projector=ol.Clarabel(tolerance=1e-9), maximizer=ol.Highs(1e-8))
     torch.testing.assert_close(soft(scores), other(scores))
+
+
+def test_a_declaration_is_compiled_once_for_layers_and_losses():
+    made = []
+
+    def factory(size: int) -> ol.Polytope:
+        made.append(size)
+        return simplex(size)
+
+    family = ol.Family(factory)
+    layers = [ol.OptLayer(family, rule) for rule in (ol.SparseMAP(), ol.Pipeline())]
+    loss = ol.SparseMAPLoss(family)
+    for _ in range(2):
+        for layer in layers:
+            layer(scores_for(3, 5), sizes=[2, 3, 2])
+        loss(scores_for(2, 3), torch.eye(3)[:2], sizes=[2, 3])
+    assert made == [2, 3]
+    assert layers[0].compiled(2) is layers[1].compiled(2) is loss.layer.compiled(2)
+    others = ol.OptLayer(family, ol.SparseMAP(), projector=ol.InteriorPoint())
+    assert others.compiled(2) is not layers[0].compiled(2)
+    polytope = matching(3)
+    assert ol.OptLayer(polytope, ol.SparseMAP()).compiled() is ol.CRFLoss(polytope).layer.compiled()
+    copied = pickle.loads(pickle.dumps(polytope))
+    assert ol.OptLayer(copied, ol.Pipeline()).compiled() is not ol.OptLayer(polytope, ol.Pipeline()).compiled()
+
+
+def test_a_family_that_compiles_sizes_again_says_so_once_and_what_to_do():
+    layer = ol.OptLayer(ol.Family(simplex, cache_size=2), ol.SparseMAP())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(scores_for(3, 5), sizes=[2, 3, 4])
+    with pytest.warns(
+        UserWarning, match=r"keeps 2 sizes compiled, but 3 have .* size 2 is compiled again.*cache_size=8\)"
+    ):
+        layer(scores_for(1, 5), sizes=[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(scores_for(3, 5), sizes=[2, 3, 4])
+
+
+def test_a_number_is_a_parameter_for_every_entry():
+    x, cap = cp.Variable(4), cp.Parameter(4, name="cap", nonneg=True)
+    layer = ol.OptLayer(ol.Polytope(x, [x >= 0, x <= cap]), ol.SparseMAP())
+    number = torch.tensor(0.5, requires_grad=True)
+    layer(torch.tensor([[2.0, 2.0, -1.0, 0.1]] * 3), cap=number).sum().backward()
+    assert number.grad == 6.0
+    assert layer(torch.ones(4), cap=0.25).tolist() == [0.25] * 4
+
+
+def capped(size: int) -> ol.Polytope:
+    x, cap = cp.Variable(size), cp.Parameter(size, name="cap", nonneg=True)
+    return ol.Polytope(x, [x >= 0, x <= cap])
+
+
+def test_messages_of_a_family_name_the_batch_and_the_instance_of_the_user():
+    layer, scores = ol.OptLayer(ol.Family(capped), ol.SparseMAP()), scores_for(4, 5)
+    assert layer(scores, sizes=[5, 3, 4, 3], cap=0.5).max() <= 0.5
+    with pytest.raises(ValueError, match=r"cap has shape \(4, 4\), but instance 0 of size 5 needs .* batch \(4,\)"):
+        layer(scores, sizes=[5, 3, 4, 3], cap=torch.ones(4, 4))
+    with pytest.raises(ValueError, match=r"instance \(1, 0\): size 6 needs scores of shape \(6,\) per instance"):
+        layer(scores.reshape(2, 2, 5), sizes=[[5, 3], [6, 3]], cap=0.5)
+    with pytest.raises(ValueError, match=r"must not be negative, but one is -6, at \[2\]"):
+        layer(scores, sizes=[5, 3, -6, 3], cap=0.5)

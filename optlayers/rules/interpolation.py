@@ -29,8 +29,8 @@ class Interpolation(AbstractVertexRule):
     Parameters
     ----------
     strength : λ, positive: how far to look, in the units of the scores over those of g. Too small a λ gives 0 almost
-        everywhere; the paper takes values around those for which λg is of the size of s. Under ``loss.mean()`` g shrinks
-        with the batch (for λ = 1 and 32 instances, three quarters of the gradients were 0);
+        everywhere; the paper takes values around those for which λg is of the size of s. Under ``loss.mean()`` g
+        shrinks with the batch (for λ = 1 and 32 instances, three quarters of the gradients were 0);
         ``OptLayer(..., gradient_unit="norm")`` makes λ independent of that.
 
     References
