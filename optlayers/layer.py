@@ -353,7 +353,11 @@ class OptLayer(nn.Module):
                 "outside of transforms with the whole batch"
             )
         call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
-        value, batch = applied(call, *tensors), call.batch
+        value = applied(call, *tensors)
+        return value, self._auxiliaries(call, scores, parameters)
+
+    def _auxiliaries(self, call: LayerCall, scores: Tensor, parameters: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The values of scored auxiliary variables by name, as :meth:`lifted` gives them."""
         apart = () if self.rule.apart is None else (self.rule.apart,)
         flat: dict[str, Tensor] = {}
         for part in call.parts:
@@ -365,17 +369,18 @@ class OptLayer(nn.Module):
                 mine = mine.reshape(*mine.shape[:-1], *spec.shape).to(scores.device, scores.dtype)
                 given = parameters[spec.name]
                 padded = given.shape[given.ndim - len(spec.shape) :]
-                whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(batch), *padded))
+                whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(call.batch), *padded))
                 rows = slice(None) if part.share.rows is None else part.share.rows_on(whole)
                 whole[(..., rows, *(slice(0, length) for length in spec.shape))] = mine
         first = len(apart) + 1
-        return value, {n: whole.reshape((*apart, *batch, *whole.shape[first:])) for n, whole in flat.items()}
+        return {n: whole.reshape((*apart, *call.batch, *whole.shape[first:])) for n, whole in flat.items()}
 
     @outside_graphs
     def solve(
         self,
         scores: Float[Tensor, "*batch_and_shape"],
         *,
+        sizes: Any = None,
         generator: torch.Generator | None = None,
         **parameters: Any,
     ) -> Solution:
@@ -383,13 +388,12 @@ class OptLayer(nn.Module):
 
         Where the rule's answer is a mixture of vertices (:class:`SparseMAP` over :class:`ActiveSet`), the solution has
         ``vertices`` and ``weights``, and the weights have a gradient too: a model can take an expectation over the few
-        structures that are selected.
+        structures that are selected. Solutions of a family, whose instances have different polytopes, have none. An
+        instance of size 0 is solved: residual and gap are 0.
 
-        Arguments and errors are those of :meth:`forward`, but for families, whose instances have different polytopes.
+        Arguments and errors are those of :meth:`forward`, without an objective.
         """
         check_scores(scores)
-        if self._family is not None:
-            raise TypeError("solve() answers for one polytope; a Family has one for every size: use compiled(size)")
         if transforms_active():
             raise NotImplementedError(
                 "solve() gives verdicts, which are numbers, and cannot be transformed by torch.func (vmap, grad, ...); "
@@ -397,7 +401,9 @@ class OptLayer(nn.Module):
             )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
-        call, tensors = self._call(scores, None, generator, parameters, retained=True)
+        call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
+        if self._family is not None:
+            return self._by_size(call, applied(call, *tensors), self._auxiliaries(call, scores, parameters))
         value, (part,), batch = applied(call, *tensors), call.parts, call.batch
         flat, entries = part.verdict, part.share.entries
         shaped = solution_of(entries, flat, batch, scores)
@@ -413,6 +419,24 @@ class OptLayer(nn.Module):
         structures = vertices[:, :, : entries.structure_size].reshape((*batch, most, *entries.shape))
         structures = structures.to(value.device, value.dtype, copy=True)
         return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
+
+    @staticmethod
+    def _by_size(call: LayerCall, value: Tensor, auxiliaries: dict[str, Tensor]) -> Solution:
+        """The verdicts of a batch of several sizes, together."""
+        count, words, reasons = math.prod(call.batch), [], dict[int, str]()
+        status = torch.zeros(count, dtype=torch.int8, device=value.device)
+        residual = torch.zeros(count, dtype=torch.float64, device=value.device)
+        gap = torch.zeros_like(residual)
+        for part in call.parts:
+            found, rows = part.verdict, part.share.rows_on(status)
+            for whole, mine in ((status, found.status), (residual, found.primal_residual), (gap, found.gap)):
+                whole[rows] = mine.to(whole)
+            places = rows.tolist()
+            reasons |= {places[k]: reason for k, reason in found.reasons.items()}
+            words += [found.word] if found.word is not None else []
+        status, residual, gap = (part.reshape(call.batch) for part in (status, residual, gap))
+        word = "; ".join(dict.fromkeys(words)) or None
+        return Solution(value, status, residual, gap, reasons, scored=auxiliaries, word=word)
 
     def _warn_of_no_gradient(self, parameters: Sequence[str]) -> None:
         """Say once that parameters which wait for a gradient get none from this rule."""

@@ -190,8 +190,10 @@ def test_family_compiles_a_size_once_and_forgets_the_oldest():
         return simplex(size)
 
     layer = ol.OptLayer(ol.Family(factory, cache_size=2), ol.SparseMAP())
-    for sizes in ([2, 3, 2], [3, 2, 3], [4, 4, 2], [3, 3, 3]):
+    for sizes in ([2, 3, 2], [3, 2, 3], [4, 4, 2]):
         layer(scores_for(3, 5), sizes=sizes)
+    with pytest.warns(UserWarning, match="size 3 is compiled again"):
+        layer(scores_for(3, 5), sizes=[3, 3, 3])
     assert made == [2, 3, 4, 3]
 
 
@@ -490,3 +492,36 @@ def test_messages_of_a_family_name_the_batch_and_the_instance_of_the_user():
         layer(scores.reshape(2, 2, 5), sizes=[[5, 3], [6, 3]], cap=0.5)
     with pytest.raises(ValueError, match=r"must not be negative, but one is -6, at \[2\]"):
         layer(scores, sizes=[5, 3, -6, 3], cap=0.5)
+
+
+def test_solve_gives_the_verdicts_of_a_family():
+    def narrow(size: int) -> ol.Polytope:
+        x, load = cp.Variable(size), cp.Parameter(name="load", nonneg=True)
+        return ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x) == load])
+
+    layer, scores = ol.OptLayer(ol.Family(narrow), ol.SparseMAP(), on_failure="nan"), 0.1 * scores_for(2, 2, 5)
+    load, sizes = torch.tensor([[1.0, 2.0], [4.0, 1.0]]), [[5, 2], [3, 0]]
+    found = layer.solve(scores.requires_grad_(), sizes=sizes, load=load)
+    assert found.status.tolist() == [[ol.Status.OPTIMAL, ol.Status.OPTIMAL], [ol.Status.INFEASIBLE, ol.Status.OPTIMAL]]
+    assert found.value.shape == (2, 2, 5) and found.primal_residual.shape == found.gap.shape == (2, 2)
+    assert [f.index for f in found.failures] == [(1, 0)] and found.gap[1, 1] == 0
+    with pytest.raises(ol.SolveError, match=r"instance \(1, 0\) is INFEASIBLE"):
+        found.check()
+    for index in ((0, 0), (0, 1)):
+        size = sizes[index[0]][index[1]]
+        alone = ol.OptLayer(narrow(size), ol.SparseMAP()).solve(scores[index][:size], load=load[index])
+        torch.testing.assert_close(found.value[index][:size], alone.value)
+        assert found.gap[index] == alone.gap and found.status[index] == alone.status
+    found.value[found.ok].square().sum().backward()
+    assert scores.grad[0].abs().max() > 0 and (scores.grad[1] == 0).all()
+    with pytest.raises(ValueError, match="not given as a mixture"):
+        _ = found.vertices
+    with pytest.raises(TypeError, match="needs sizes="):
+        layer.solve(scores, load=load)
+    with pytest.raises(TypeError, match="sizes= is for layers over a Family"):
+        ol.OptLayer(simplex(5), ol.SparseMAP()).solve(scores, sizes=sizes)
+    chains = ol.OptLayer(ol.Family(partial(linear_chain, states=2)), ol.SparseMAP())
+    pairs = scores_for(2, 3, 2, 2)
+    solution = chains.solve(scores_for(2, 3, 2), sizes=[3, 2], transition=pairs)
+    value, lifted = chains.lifted(scores_for(2, 3, 2), sizes=[3, 2], transition=pairs)
+    assert torch.equal(solution.value, value) and torch.equal(solution.scored["transition"], lifted["transition"])
