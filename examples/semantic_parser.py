@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from dependency_data import Sentence
@@ -179,10 +180,18 @@ class SemanticParser(nn.Module):
     rule : the backward rule of the tree layer; None for a tree that is given from outside.
     clip_norm : the gradient that reaches the tree of a sentence is clipped to this norm, as the SPIGOT paper does.
     signal : a factor on the gradient that leaves the layer for the arc scores.
+    in_units : whether the rule sees the gradient of each sentence in units of its norm.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, rule: ol.AbstractRule | None, *, clip_norm: float, signal: float, hidden: int = 80
+        self,
+        vocabulary: Vocabulary,
+        rule: ol.AbstractRule | None,
+        *,
+        clip_norm: float,
+        signal: float,
+        in_units: bool = False,
+        hidden: int = 80,
     ) -> None:
         super().__init__()
         self.syntax = Encoder(vocabulary, hidden, sees_predicates=False)
@@ -190,7 +199,8 @@ class SemanticParser(nn.Module):
         self.semantics = Encoder(vocabulary, hidden, sees_predicates=True)
         self.roles = RoleScorer(2 * hidden, hidden, len(vocabulary.labels) + 1)
         family = ol.Family(arborescence)
-        self.tree = None if rule is None else ol.OptLayer(family, rule)
+        unit: Literal["norm"] | None = "norm" if in_units else None
+        self.tree = None if rule is None else ol.OptLayer(family, rule, gradient_unit=unit)
         self.best_tree = ol.OptLayer(family, ol.Pipeline())
         self.clip_norm, self.signal = clip_norm, signal
 

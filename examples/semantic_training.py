@@ -22,9 +22,10 @@ RULES: dict[str, ol.AbstractRule] = {
     "ste": ol.StraightThrough(),
     "structured_attention": ol.StructuredAttention(),
     "spigot": ol.Spigot(step_size=1.0),
+    "spigot_in_units": ol.Spigot(step_size=1.0),
     "sparsemap": ol.SparseMAP(),
 }
-"""A new rule is a new line."""
+"""A new rule is a new line; one whose name ends in "in_units" sees gradients in units of their norms."""
 MARKS = ("no tree", "gold tree")
 """What the roles reach without any tree, and with the true one: the room in which rules compete."""
 
@@ -89,7 +90,10 @@ def train(run: Run, corpus: Corpus, report: Callable[[], None]) -> Result:
     vocabulary = Vocabulary.of(corpus.train)
     # The same sentences have trees whatever the rule.
     has_tree = torch.rand(len(corpus.train), generator=generator) < run.tree_fraction
-    model = SemanticParser(vocabulary, RULES.get(run.name), clip_norm=run.clip_norm, signal=run.signal)
+    in_units = run.name.endswith("in_units")
+    model = SemanticParser(
+        vocabulary, RULES.get(run.name), clip_norm=run.clip_norm, signal=run.signal, in_units=in_units
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate)
     curve, seconds = [], []
     for _ in range(run.epochs):
