@@ -5,9 +5,11 @@ words of their own that tests read.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 import torch
+from accelerator import Pretended
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -35,6 +37,16 @@ install_import_hook(
 def _same_draws_in_any_order() -> None:
     """A test draws the same numbers whichever tests ran before it in its process."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _pretended_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """There is one in tests whose module takes it for its ``DEVICE``."""
+    if request.node.get_closest_marker("device") is not None and request.module.DEVICE.type == "meta":
+        with Pretended():
+            yield
+    else:
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

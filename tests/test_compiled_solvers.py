@@ -249,15 +249,3 @@ def test_infeasible_and_forbidden_on_the_device(on_the_device):
     assert torch.equal(leaf.grad[1], torch.zeros(4, dtype=torch.float64)) and float(budget.grad[1]) == 0.0
     with pytest.raises(ol.SolveError, match=r"instance 1 is INFEASIBLE.*budget"):
         layer.compiled().project(scores, budget=budget).check()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_agrees_with_the_cpu():
-    layer = ol.OptLayer(arborescence(4), ol.SparseMAP())
-    scores = draw(layer.compiled().polytope, 8)
-    found = []
-    for device in ("cpu", "cuda"):
-        leaf = scores.to(device).requires_grad_()
-        layer(leaf).square().sum().backward()
-        found.append(leaf.grad.cpu())
-    torch.testing.assert_close(*found, atol=1e-7, rtol=1e-7)

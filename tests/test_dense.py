@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache, partial
 
 import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from accelerator import DEVICE, moved
 from catalogue import CATALOGUE
 from random_polytopes import Case, random_case
 from torch import Tensor
@@ -19,6 +19,7 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 
+pytestmark = pytest.mark.device
 CERTIFIED = 1e-8
 NOTHING_LEFT = (
     "simplex of one",
@@ -81,7 +82,7 @@ def dense_problem(compiled: CompiledPolytope, scores: Tensor, parameters: dict, 
     linear[:, : form.scored] = flat[:, form.kept].nan_to_num(neginf=0.0)
     curvature[: form.scored] = float(curved)
     bounds = full(instances.lower, form.columns), full(instances.upper, form.columns)
-    return DenseProblem(matrix, full(instances.rhs, form.rows), *bounds, linear, curvature)
+    return moved(DenseProblem(matrix, full(instances.rhs, form.rows), *bounds, linear, curvature))
 
 
 def structures(compiled: CompiledPolytope, answer: DenseAnswer) -> Tensor:
@@ -105,7 +106,7 @@ def tied(scores: Tensor) -> Tensor:
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(found.cpu(), expected.cpu(), atol=tolerance, rtol=0)
 
 
 @pytest.mark.many(8)
@@ -126,8 +127,8 @@ def test_projections_and_derivatives_are_those_of_clarabel(name):
         p, _, ok = dense.pull_back(problem, found, side)
         assert ok.all() and bool((p[~found.free] == 0).all())
         smooth = slice(0, 3)  # where scores tie, projections may have kinks
-        moved = tangent.scores.reshape(6, -1)[smooth][:, compiled.form.kept]
-        assert_close(p[smooth, : compiled.form.scored], moved, 1e-7)
+        pulled = tangent.scores.reshape(6, -1)[smooth][:, compiled.form.kept]
+        assert_close(p[smooth, : compiled.form.scored], pulled, 1e-7)
 
 
 @pytest.mark.many(8)
@@ -157,7 +158,7 @@ def test_any_size_of_scores(name, scale):
         assert found.relative.max() <= (CERTIFIED if scale < 1 else 1e-6)
         away = (structures(compiled, found) - near.value).flatten(1).norm(dim=1)
         # A gap bounds half of the squared distance to the projection.
-        assert (away <= (2 * found.gap).sqrt() + (2 * near.gap).sqrt() + 1e-7).all()
+        assert (away <= (2 * found.gap.cpu()).sqrt() + (2 * near.gap).sqrt() + 1e-7).all()
     vertex = dense.best_vertex(problem, compiled.form.scored)
     assert vertex.relative.max() <= CERTIFIED
     assert_close(structures(compiled, vertex), compiled.maximize(scores, **parameters).value, 1e-7)
@@ -227,7 +228,7 @@ def test_an_answer_depends_on_its_instance_alone(name):
     for solve in (*projectors(problem), partial(dense.best_vertex, scored=scored)):
         together = solve(problem).point[:, :scored]  # auxiliary columns may be anywhere on a face
         for k in range(6):
-            alone = solve(problem.take(torch.tensor([k]))).point[0, :scored]
+            alone = solve(problem.take(torch.tensor([k]).to(DEVICE))).point[0, :scored]
             assert_close(together[k], alone, 1e-11)
 
 
@@ -257,11 +258,9 @@ def test_a_certificate_bounds_what_is_missing(entry):
     best = (scores.reshape(50, -1) @ vertices.T).amax(1)
     missing = best - (structures(compiled, point) * scores).flatten(1).sum(1)
     right = dense.best_vertex(problem, compiled.form.scored)
-    for dual in (
-        right.dual,
-        right.dual + 0.1 * torch.randn(right.dual.shape, generator=torch.Generator().manual_seed(0)),
-    ):
-        residual, gap, relative = dense.certify(problem, point.point, dual)
+    noise = 0.1 * moved(torch.randn(right.dual.shape, generator=torch.Generator().manual_seed(0)))
+    for dual in (right.dual, right.dual + noise):
+        residual, gap, relative = (part.cpu() for part in dense.certify(problem, point.point, dual))
         # An infinite bound is charged at max(1, |z|), which is more than any structure has.
         assert (gap >= missing - 1e-9).all() and residual.max() <= 1e-9
         assert ((relative > CERTIFIED) | (missing <= 1e-9)).all()
@@ -270,11 +269,11 @@ def test_a_certificate_bounds_what_is_missing(entry):
 
 def test_scores_next_to_which_rounding_looks_like_a_proof():
     problem = dense_problem(compiled_case("simplex"), torch.zeros(1, 4).double(), {}, curved=True)
-    linear = torch.tensor([[0.5, 0.3, -0.2, -3.4e38]], dtype=torch.float64)
+    linear = torch.tensor([[0.5, 0.3, -0.2, -3.4e38]], dtype=torch.float64).to(DEVICE)
     problem = DenseProblem(problem.matrix, problem.rhs, problem.lower, problem.upper, linear, problem.curvature)
-    wrong = torch.tensor([[1 / 3, 1 / 3, 1 / 3 + 2e-12, -2e-12]], dtype=torch.float64)
+    wrong = torch.tensor([[1 / 3, 1 / 3, 1 / 3 + 2e-12, -2e-12]], dtype=torch.float64).to(DEVICE)
     for price in (0.0, -5e27, 5e26):
-        assert dense.certify(problem, wrong, torch.full((1, 1), price, dtype=torch.float64))[2] > 1e-4
+        assert dense.certify(problem, wrong, torch.full_like(problem.rhs, price))[2] > 1e-4
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-5])
@@ -283,7 +282,7 @@ def test_nearly_dependent_rows_are_differentiated(gap):
     rows = [x[0] + x[1] + x[2] == 1, x[0] + x[1] + (1 + gap) * x[2] == 1 + 0.5 * gap]
     compiled = ol.compile_polytope(ol.Polytope(x, rows), projector=ol.Clarabel())
     problem = dense_problem(compiled, torch.tensor([[0.3, 0.2, 0.1]], dtype=torch.float64), {}, curved=True)
-    direction = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    direction = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64).to(DEVICE)
     p, _, ok = dense.pull_back(problem, dense.interior_point(problem), direction)
     assert ok.all()
     assert_close(p, torch.tensor([[0.5, -0.5, 0.0]], dtype=torch.float64), 1e-5)
@@ -306,19 +305,3 @@ def test_dependent_rows_and_per_instance_matrices():
         q, _, _ = dense.pull_back(shared, dense.dual_newton(shared), shared.linear)
         assert ok.all()
         assert_close(p, q, 1e-9)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("declaration", [polytopes.matching(10), polytopes.arborescence(4)], ids=["matching", "tree"])
-def test_cuda_gives_the_same_answers(declaration):
-    compiled = ol.compile_polytope(declaration, maximizer=ol.Highs(), projector=ol.Clarabel())
-    scores = tied(draw(compiled, 20))
-    here = dense_problem(compiled, scores, {}, curved=True)
-    there = replace(here, **{name: values.cuda() for name, values in vars(here).items() if name != "slack"})
-    for solve in (*projectors(here), partial(dense.best_vertex, scored=compiled.form.scored)):
-        found = solve(there)
-        assert found.point.is_cuda and found.relative.max() <= CERTIFIED
-        assert_close(found.point.cpu()[:, : compiled.form.scored], solve(here).point[:, : compiled.form.scored], 1e-8)
-    found = dense.interior_point(there)
-    p, _, ok = dense.pull_back(there, found, there.linear * there.curvature)
-    assert p.is_cuda and ok.all()

@@ -1,4 +1,4 @@
-"""The twin of the CPU for scores on an accelerator, run on tensors of the CPU: values, verdicts and gradients agree."""
+"""The twin of the CPU for scores on an accelerator: values, verdicts and gradients agree."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from accelerator import DEVICE, moved
 from random_polytopes import random_case
 from torch import Tensor
 
 import optlayers as ol
+from optlayers.bound.base import Tangent
 from optlayers.bound.device import DevicePolytope
 from optlayers.solvers.kernels import dense
 
+pytestmark = pytest.mark.device
 BFLOAT16 = float(torch.finfo(torch.bfloat16).eps)
 
 
@@ -26,14 +29,40 @@ def one_thread():
 
 
 def tensor(numbers) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
+    return torch.tensor(numbers, dtype=torch.float64).to(DEVICE)
+
+
+def draw(count, size, generator) -> Tensor:
+    return torch.randn(count, size, generator=generator).double().to(DEVICE)
+
+
+class Host:
+    """A bound polytope of the CPU that is asked with tensors of the device, and answers with such."""
+
+    def __init__(self, polytope) -> None:
+        self.polytope, self.prepared = polytope, polytope.prepared
+
+    def maximize(self, scores: Tensor) -> ol.Solution:
+        return moved(self.polytope.maximize(scores.cpu()))
+
+    def project(self, scores: Tensor) -> ol.Solution:
+        return moved(self.polytope.project(scores.cpu()))
+
+    def value_gradient(self, solution: ol.Solution) -> dict[str, Tensor]:
+        return moved(dict(self.polytope.value_gradient(moved(solution, torch.device("cpu")))))
+
+    def tangent(self, solution: ol.Solution, direction: Tensor) -> Tangent:
+        found = self.polytope.tangent(moved(solution, torch.device("cpu")), direction.cpu())
+        return Tangent(moved(found.scores), moved(dict(found.parameters)), moved(found.ok))
 
 
 def both(polytope, theta, forbidden=None, precision=2.0**-52):
     """The same batch for the solvers of the CPU and for those of a device; ``theta`` has a row per instance."""
     compiled, theta = ol.compile_polytope(polytope), torch.as_tensor(theta, dtype=torch.float64)
     epsilon = np.full(theta.shape[1], precision)
-    return compiled.bind_on_host(theta, forbidden, epsilon), DevicePolytope(compiled, theta, forbidden, epsilon)
+    host = Host(compiled.bind_on_host(theta, forbidden, epsilon))
+    there = None if forbidden is None else forbidden.to(DEVICE)
+    return host, DevicePolytope(compiled, theta.to(DEVICE), there, epsilon)
 
 
 def assert_near(found, expected, tolerance=1e-7):
@@ -141,7 +170,7 @@ def test_active_sets_that_are_not_those_of_the_points_are_not_differentiated(mon
         other = found.free.clone()
         other[:, column] ^= True
         assert not dense.are_exact(problem, found.point, found.dual, other).any()
-    monkeypatch.setattr(dense, "are_exact", lambda problem, *_: torch.zeros(len(problem), dtype=torch.bool))
+    monkeypatch.setattr(dense, "are_exact", lambda problem, *_: torch.zeros_like(problem.rhs[:, 0], dtype=torch.bool))
     assert_agree(host, device, scores, tensor([[1.0, 0.5, 0.2]]))  # the solvers of the CPU have the last word
 
 
@@ -221,7 +250,7 @@ def test_random_declarations(seed):
         else:
             given[4] *= 1e-5 if seed % 2 else 1e5
         theta[:, spec.span] = given
-    scores, direction = (torch.randn(count, compiled.form.size, generator=generator).double() for _ in range(2))
+    scores, direction = (draw(count, compiled.form.size, generator) for _ in range(2))
     forbidden = None
     if seed % 3 == 0:
         forbidden = torch.rand(count, compiled.form.size, generator=generator) < 0.15
@@ -263,17 +292,17 @@ def test_parameters_in_all_places(name, seed):
         given = {"p": 2.5 * drawn, "q": 1.2 * drawn, "a": 0.2 + drawn, "low": -drawn}[spec.name]
         given[4:] = given[4:].round()
         if spec.name == "a":
-            given[1:3] *= tensor([[1e-7], [1e6]])
+            given[1:3] *= torch.tensor([[1e-7], [1e6]]).double()
         elif any(spec.limitless):
-            sign = tensor(spec.limitless)
+            sign = torch.tensor(spec.limitless).double()
             free = (torch.rand(spec.size, generator=generator) < 0.5) & (sign != 0)
             given[3] = torch.where(free, sign * torch.inf, given[3])
         theta[:, spec.span] = given
     if name == "said twice":
         places = {spec.name: spec.start for spec in compiled.form.parameters}
         theta[:, places["q"]] = 2.0 * theta[:, places["p"]]
-        theta[:, places["q"] + 1] = tensor([0.0, 1e-3, 1e-12, 0.0, 0.0, 0.0, 0.0, 0.0])
-    scores, direction = (torch.randn(count, compiled.form.size, generator=generator).double() for _ in range(2))
+        theta[:, places["q"] + 1] = torch.tensor([0.0, 1e-3, 1e-12, 0.0, 0.0, 0.0, 0.0, 0.0])
+    scores, direction = (draw(count, compiled.form.size, generator) for _ in range(2))
     forbidden = torch.rand(count, compiled.form.size, generator=generator) < 0.2 if seed == 1 else None
     precision = BFLOAT16 if seed == 2 else 2.0**-52
     assert_agree(*both(declared()[name], theta, forbidden, precision), scores, direction, tolerance=1e-5)
@@ -283,5 +312,5 @@ def test_parameters_in_all_places(name, seed):
 def test_no_instances(name):
     parameters = ol.compile_polytope(declared()[name]).form.parameter_count
     host, device = both(declared()[name], torch.zeros(0, parameters))
-    nothing = torch.zeros(0, host.prepared.projection_form.size, dtype=torch.float64)
+    nothing = torch.zeros(0, host.prepared.projection_form.size, dtype=torch.float64, device=DEVICE)
     assert_agree(host, device, nothing, nothing)

@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import torch
+from accelerator import DEVICE
 from numpy.testing import assert_allclose
 
 import optlayers as ol
@@ -140,17 +141,18 @@ def assert_pieces(projector: ol.AbstractProjector, polytope: ol.Polytope, rows: 
         assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("make", [degenerate, lifted, zonotope])
 @pytest.mark.parametrize("seed", range(12))
 def test_on_a_device_too(seed: int, make: Make) -> None:
     polytope, rows, scores = make(seed)
-    theta = torch.zeros(len(scores), 0, dtype=torch.float64)
+    theta = torch.zeros(len(scores), 0, dtype=torch.float64, device=DEVICE)
     device = DevicePolytope(ol.compile_polytope(polytope), theta, None, np.zeros(0))
-    solution = device.project(torch.from_numpy(scores)).check()
-    unit = torch.eye(scores.shape[1], dtype=torch.float64)
-    columns = [device.tangent(solution, d.expand(len(scores), -1)).scores.numpy() for d in unit]
+    solution = device.project(torch.from_numpy(scores).to(DEVICE)).check()
+    unit = torch.eye(scores.shape[1], dtype=torch.float64, device=DEVICE)
+    columns = [device.tangent(solution, d.expand(len(scores), -1)).scores.cpu().numpy() for d in unit]
     for k, jacobian in enumerate(np.stack(columns, axis=2)):
-        assert_piece(jacobian, solution.value[k].numpy(), scores[k], rows)
+        assert_piece(jacobian, solution.value[k].cpu().numpy(), scores[k], rows)
 
 
 @pytest.mark.many(20)

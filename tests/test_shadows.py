@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from accelerator import DEVICE
 
 import optlayers as ol
 from optlayers.bound.device import DevicePolytope
@@ -71,15 +72,16 @@ def test_answers_are_vertices_of_what_is_scored(name: str, solver: ol.AbstractMa
     assert is_vertex(compiled, solution.value[looked_at]).all()
 
 
+@pytest.mark.device
 @pytest.mark.many(2)
 @pytest.mark.parametrize("name", POLYTOPES)
 def test_on_a_device_too(name: str) -> None:
     compiled = ol.compile_polytope(POLYTOPES[name])
     scores = torch.from_numpy(tied(compiled.shape[0])[:14])
-    theta = torch.zeros(len(scores), 0, dtype=torch.float64)
-    solution = DevicePolytope(compiled, theta, None, np.zeros(0)).maximize(scores).check()
-    assert is_vertex(compiled, solution.value).all()
-    torch.testing.assert_close(solution.value, compiled.maximize(scores).value, atol=1e-7, rtol=0)
+    theta = torch.zeros(len(scores), 0, dtype=torch.float64, device=DEVICE)
+    value = DevicePolytope(compiled, theta, None, np.zeros(0)).maximize(scores.to(DEVICE)).check().value.cpu()
+    assert is_vertex(compiled, value).all()
+    torch.testing.assert_close(value, compiled.maximize(scores).value, atol=1e-7, rtol=0)
 
 
 @pytest.mark.many(2)
