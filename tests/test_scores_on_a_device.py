@@ -139,7 +139,7 @@ def test_forbidden_parts(penalty, dtype):
     forbidden = torch.zeros(6, 4, 4, dtype=torch.bool)
     forbidden[torch.arange(6), torch.arange(6) % 4, 0] = True
     masked = scores.masked_fill(forbidden, penalty)
-    for rule in (ol.SparseMAP(), ol.Pipeline()):
+    for rule in (ol.SparseMAP(), ol.Pipeline(), ol.StructuredAttention()):
         leaf = masked.to(DEVICE).requires_grad_()
         value = ol.OptLayer(ROWS["matching"], rule)(leaf)
         assert_same(value, ol.OptLayer(on_the_cpu(ROWS["matching"]), rule)(masked), dtype)

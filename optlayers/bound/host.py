@@ -370,7 +370,7 @@ class HostPolytope(AbstractNumbers):
         """Marginals with their verdict; see :class:`AbstractBoundPolytope`."""
         solution = judge_marginals(self.prepared.projection_form, self.instances, marginals, total, reasons)
         if self.infeasible is not None:
-            infeasible = torch.from_numpy(self.infeasible)
+            infeasible = torch.from_numpy(self.infeasible).to(solution.status.device)
             status = solution.status.masked_fill(infeasible, int(Status.INFEASIBLE))
             why = {k: reason for k, reason in solution.reasons.items() if not self.infeasible[k]}
             solution = replace(solution, status=status, reasons=why)
