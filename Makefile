@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test proofs lint bench fuzz clean
+.PHONY: help demo test proofs lint bench device fuzz clean
 
 help:
 	@echo "make demo    declare, solve and train: two examples, their plots and tables under out/"
@@ -12,6 +12,7 @@ help:
 	@echo "make proofs  all tests with all of their cases (20 minutes)"
 	@echo "make lint    style and types"
 	@echo "make bench   speed, as ratios to other libraries measured in the same run (installs them)"
+	@echo "make device  the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
 	@echo "make fuzz    10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
 	@echo "make clean   remove .venv, out/ and caches"
 
@@ -55,6 +56,11 @@ bench: .venv/peers
 	$(RUN) benchmarks/decisions.py --output out/benchmarks
 	$(RUN) benchmarks/growth.py --output out/benchmarks
 	$(RUN) benchmarks/overhead.py --output out/benchmarks
+
+device: .venv/peers  # an empty name leaves the tests their own choice
+	@began=$$(date +%s); OPTLAYERS_DEVICE=$$($(RUN) -c 'import torch; print("cuda" if torch.cuda.is_available() else "")') \
+	  $(PYTEST) -m "device and not slow" tests; tested=$$?; \
+	  $(RUN) benchmarks/device.py --minutes 6 --began $$began --output out/device && exit $$tested
 
 fuzz: .venv/installed
 	$(RUN) benchmarks/fuzz.py --count 10000 --output out/fuzz

@@ -29,9 +29,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from measuring import brief, limit, machine, open_console, repeats, seconds, table, write_csv
+from measuring import at_once, brief, limit, machine, open_console, repeats, seconds, table, write_csv
 from peers import MAXIMIZERS, OURS, PROJECTORS, Peer, Solve
 from problems import ARGMAXES, PROJECTIONS, Problem
 from rich.console import Console
@@ -81,6 +82,10 @@ class Entrant:
     prepare_seconds: float = 0.0
     repeats: dict[str, int] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
+    settle: Callable[[], object] = at_once
+    """What waits for the device of the scores."""
+    first: dict[str, Any] = field(default_factory=dict)
+    """What the first calls returned."""
 
     def call(self, measured: str, draw: Draw) -> Callable[[], object]:
         return partial(self.solve, draw.scores) if measured == FORWARD else partial(self.through, draw)
@@ -96,8 +101,8 @@ class Entrant:
         """Call everything twice, the second time by the clock; the seconds that a round will take."""
         expected = 0.0
         for measured in [FORWARD, BACKWARD][: 1 + self.peer.has_gradient]:
-            self.call(measured, draws[0])()
-            once = seconds([self.call(measured, draws[1])])
+            self.first[measured] = self.call(measured, draws[0])()
+            once = seconds([self.call(measured, draws[1])], self.settle)
             self.repeats[measured], self.times[measured] = repeats(once), []
             expected += self.repeats[measured] * once
         return expected
@@ -108,7 +113,8 @@ class Entrant:
 
     def measure(self, draws: Sequence[Draw]) -> None:
         for measured, times in self.times.items():
-            times.append(seconds([self.call(measured, draws[k % len(draws)]) for k in range(self.repeats[measured])]))
+            calls = [self.call(measured, draws[k % len(draws)]) for k in range(self.repeats[measured])]
+            times.append(seconds(calls, self.settle))
 
 
 def enter(problem: Problem, peer: Peer, draws: Sequence[Draw], rounds: int, cap: float) -> Entrant:

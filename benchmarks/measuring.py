@@ -12,14 +12,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Row", "brief", "limit", "machine", "open_console", "repeats", "seconds", "table", "write_csv"]
+__all__ = [
+    "Budget",
+    "Row",
+    "at_once",
+    "brief",
+    "limit",
+    "machine",
+    "markdown",
+    "open_console",
+    "repeats",
+    "seconds",
+    "table",
+    "write_csv",
+]
 
+Task = TypeVar("Task")
 SHORTEST = 0.02
 """A measurement lasts at least so many seconds; shorter calls are repeated."""
 
@@ -34,11 +48,17 @@ class Row:
     unit: str
 
 
-def seconds(calls: Sequence[Callable[[], object]]) -> float:
-    """Seconds per call, over calls one after the other."""
+def at_once() -> None:
+    """Nothing is waited for: on the CPU a call has ended when it returns."""
+
+
+def seconds(calls: Sequence[Callable[[], object]], settle: Callable[[], object] = at_once) -> float:
+    """Seconds per call, over calls one after the other; ``settle`` waits until a device has done what it was given."""
+    settle()
     start = time.perf_counter()
     for call in calls:
         call()
+    settle()
     return (time.perf_counter() - start) / len(calls)
 
 
@@ -63,6 +83,26 @@ def limit(allowed: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+class Budget:
+    """So much time for many tasks, which are worked off in their order."""
+
+    def __init__(self, allowed: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._end = clock, clock() + allowed
+
+    @property
+    def left(self) -> float:
+        """Seconds; 0 when it is spent."""
+        return max(0.0, self._end - self._clock())
+
+    def work_off(self, tasks: Sequence[Task], do: Callable[[Task], object]) -> list[Task]:
+        """Do the tasks that are reached while time is left; the others come back."""
+        for place, task in enumerate(tasks):
+            if self.left == 0.0:
+                return list(tasks[place:])
+            do(task)
+        return []
+
+
 def open_console() -> Console:
     """A console that is wide enough for the tables, also where no terminal says how wide it is."""
     return Console(width=None if sys.stdout.isatty() else 120)
@@ -81,7 +121,7 @@ def brief(value: float) -> str:
 def table(title: str, heads: Sequence[str], rows: Iterable[Mapping[str, str]]) -> Table:
     """Rows of text under those heads that any has; the first column is said once where it repeats."""
     rows = list(rows)
-    heads = [head for head in heads if any(head in row for row in rows)]
+    heads = _filled(heads, rows)
     made = Table(title=title)
     for place, head in enumerate(heads):
         made.add_column(head, justify="right" if place else "left")
@@ -93,6 +133,18 @@ def table(title: str, heads: Sequence[str], rows: Iterable[Mapping[str, str]]) -
         made.add_row("" if first == last else first, *others)
         last = first
     return made
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
+    """A table for a document: rows of text under those heads that any has."""
+    rows = list(rows)
+    heads = _filled(heads, rows)
+    lines = [heads, ["---"] * len(heads), *([row.get(head, "") for head in heads] for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _filled(heads: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    return [head for head in heads if any(head in row for row in rows)]
 
 
 def write_csv(path: Path, rows: Sequence[Any]) -> None:

@@ -149,9 +149,9 @@ def _qpth(problem: Problem) -> Solve:
     arrays = problem.arrays
     less, less_rhs = arrays.less_and_bounds
     dense = [arrays.curvature.toarray(), less.toarray(), less_rhs, arrays.equal.toarray(), arrays.equal_rhs]
-    curvature, *rows = map(torch.tensor, dense)
+    curvature, *rows = (torch.tensor(part, device=problem.device) for part in dense)
     solve = QPFunction(verbose=-1, check_Q_spd=False)
-    kept, fixed = torch.from_numpy(arrays.kept), torch.from_numpy(arrays.fixed)
+    kept, fixed = (torch.from_numpy(part).to(problem.device) for part in (arrays.kept, arrays.fixed))
 
     def nearest(scores: Tensor) -> Tensor:
         flat = scores.reshape(len(scores), -1)

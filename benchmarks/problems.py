@@ -33,6 +33,8 @@ class Problem:
     batch: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
     with_oracle: bool = False
+    device: str = "cpu"
+    """Where scores are; peers that can work there do."""
 
     @property
     def name(self) -> str:
@@ -52,8 +54,9 @@ class Problem:
         _ = self.arrays
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """A batch of numbers from N(0, 1), in float64."""
-        return torch.randn(self.batch, *self.polytope.shape, generator=generator, dtype=torch.float64)
+        """A batch of numbers from N(0, 1), in float64; the same on every device."""
+        drawn = torch.randn(self.batch, *self.polytope.shape, generator=generator, dtype=torch.float64)
+        return drawn.to(self.device)
 
     def residual(self, value: Tensor) -> float:
         """By how much the worst answer of a batch violates the declaration, which is asked of cvxpy.

@@ -161,7 +161,8 @@ def _viterbi(problem: Problem) -> Solve:
 def _arcs(scores: Tensor) -> Tensor:
     """Those from the root are on the diagonal there."""
     between, from_root = scores[:, 1:, 1:], scores[:, 0, 1:]
-    return torch.where(torch.eye(between.shape[1], dtype=torch.bool), from_root[:, None, :], between)
+    diagonal = torch.eye(between.shape[1], dtype=torch.bool, device=scores.device)
+    return torch.where(diagonal, from_root[:, None, :], between)
 
 
 def _with_leaf(solve: Solve, scores: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ def _marginals(problem: Problem) -> Solve:
 
     def of_trees(model: Callable[..., object], scores: Tensor) -> Tensor:
         found = model(_arcs(scores), multiroot=False).marginals
-        diagonal = torch.eye(found.shape[1], dtype=torch.bool)
+        diagonal = torch.eye(found.shape[1], dtype=torch.bool, device=found.device)
         whole = torch.cat([found.diagonal(dim1=1, dim2=2)[:, None], found.masked_fill(diagonal, 0.0)], dim=1)
         return torch.nn.functional.pad(whole, (1, 0))
 
