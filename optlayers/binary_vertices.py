@@ -139,7 +139,8 @@ def _binary(points: np.ndarray) -> Bool[np.ndarray, "points size"] | None:
     near = np.round(points)
     if (np.abs(points - near) > WHOLE).any() or not np.isin(near, (0.0, 1.0)).all():
         return None
-    return near == 1.0
+    ones: np.ndarray = near == 1.0
+    return ones
 
 
 def is_hull(ask: Ask, vertices: Bool[np.ndarray, "vertices size"]) -> bool:

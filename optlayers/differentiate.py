@@ -535,7 +535,7 @@ class _Applied(torch.autograd.Function):
             grad = grad.to_dense()
         call, wanted = ctx.call, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return None, *Derived.apply(call.transposed(wanted), grad, *ctx.saved_tensors)
+            return None, *Derived.apply(call.transposed(wanted), grad, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
         if torch.is_inference_mode_enabled() or torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
             return None, *_exactly(partial(call.pull_back, wanted, grad), call)
         return None, *call.pull_back(wanted, grad)
@@ -543,7 +543,8 @@ class _Applied(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Tensor:
         given = ctx.saved_tensors
-        (direction,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)
+        direction: Tensor
+        (direction,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)  # type: ignore[no-untyped-call]
         return direction
 
     @staticmethod
@@ -587,9 +588,9 @@ def applied(call: AbstractCall, *tensors: Tensor) -> Tensor:
     """The result of a call."""
     # The way through transforms binds its arguments by inspection: 40 µs, a third of a small call.
     if not torch._C._are_functorch_transforms_active():
-        return Plain.apply(call, *tensors)
+        return Plain.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
     call.retained = True  # tensors within transforms do not say whether a gradient may follow
-    return _Transformed.apply(call, *tensors)
+    return _Transformed.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _exactly(function: Callable[[], T], call: AbstractCall) -> T:

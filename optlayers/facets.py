@@ -101,7 +101,7 @@ def _of_simplex(corners: np.ndarray) -> np.ndarray:
     size = np.rint(np.linalg.det(corners.astype(np.float64)))
     if not 0.0 < abs(size) < LARGEST:
         raise TooManyFacets
-    facets = np.rint(np.linalg.inv(corners.astype(np.float64)).T * abs(size)).astype(np.int64)
+    facets: np.ndarray = np.rint(np.linalg.inv(corners.astype(np.float64)).T * abs(size)).astype(np.int64)
     if (np.abs(facets) > LARGEST).any():
         raise TooManyFacets
     if not np.array_equal(facets @ corners.T, int(abs(size)) * np.eye(len(corners), dtype=np.int64)):
@@ -157,4 +157,5 @@ class _Incidences:
         for start in range(0, len(common), step):
             piece = common[start : start + step, None, :]
             count[start : start + step] = ((piece & ~self.words) == 0).all(axis=2).sum(axis=1)
-        return count == 2
+        ridges: np.ndarray = count == 2
+        return ridges

@@ -257,12 +257,12 @@ class Derived(torch.autograd.Function):
         node = ctx.node.transposed(ctx.needs_input_grad[1:])
         if not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             return None, *node.value(*incoming, *ctx.saved_tensors)
-        return None, *Derived.apply(node, *incoming, *ctx.saved_tensors)
+        return None, *Derived.apply(node, *incoming, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Any:
         given = ctx.saved_tensors
-        return Derived.apply(ctx.node.pushed(len(given)), *directions, *given)
+        return Derived.apply(ctx.node.pushed(len(given)), *directions, *given)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], node: Node, *given: Tensor | None) -> tuple[Any, Any]:
@@ -275,7 +275,7 @@ class Derived(torch.autograd.Function):
             for t, dim, place in zip(given, dims, places, strict=True)
         ]
         inside = node.under_vmap(size, info.randomness, [dim is not None for dim in dims])
-        results = Derived.apply(inside, *moved)
+        results = Derived.apply(inside, *moved)  # type: ignore[no-untyped-call]
         return results, tuple(None if r is None else p for r, p in zip(results, places_of_results, strict=True))
 
 

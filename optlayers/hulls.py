@@ -61,7 +61,8 @@ def hull_vertices(
         """In coordinates from 0 to 1, of the entries that move."""
         whole = np.zeros((len(scores), size))
         whole[:, moving] = scores / span
-        return (ask(whole)[:, moving] - base) / span
+        unit: np.ndarray = (ask(whole)[:, moving] - base) / span
+        return unit
 
     units = np.zeros((1, 0))
     if moving.any():

@@ -44,10 +44,11 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
     stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
     def decorate(function: Callable[..., Any], signatures: tuple[str, ...]) -> Callable[..., Any]:
-        dispatcher: Any = numba.njit(cache=True, **options)(function)
+        dispatcher: Callable[..., Any] = numba.njit(cache=True, **options)(function)
         index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
         if not hasattr(index, "_source_stamp"):
-            return numba.njit(**options)(function)
+            uncached: Callable[..., Any] = numba.njit(**options)(function)
+            return uncached
         index._source_stamp = stamp
         index._load_index = partial(_loaded, index._load_index)
         _functions[dispatcher] = signatures
@@ -79,7 +80,7 @@ def is_on_disk(function: Any) -> bool:
     return bool(function._cache._cache_file._load_index())
 
 
-class _Notice(event.Listener):
+class _Notice(event.Listener):  # type: ignore[misc]
     """Says once in a process that there is something to compile that the disk does not have.
 
     numba tells it when it compiles, and only then: to call a kernel costs nothing more. It compiles in one thread at a

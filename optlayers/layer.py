@@ -116,7 +116,7 @@ class OptLayer(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptLayer:
         """To another device, but not to another dtype: what a rule adapts by small steps keeps its precision."""
         before = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in before.items():
             now = self._buffers[name]
             if value is not None and now is not None and now.dtype != value.dtype:
@@ -208,7 +208,7 @@ class OptLayer(nn.Module):
             not fit.
         """
         if torch.compiler.is_compiling():  # solves cannot be traced: a break in the graph
-            return torch.compiler.disable(self.forward)(
+            return torch.compiler.disable(self.forward)(  # type: ignore[no-any-return, no-untyped-call]
                 scores, sizes=sizes, objective=objective, generator=generator, **parameters
             )
         if objective is not None:
@@ -222,7 +222,7 @@ class OptLayer(nn.Module):
         call, tensors = self._call(scores, sizes, generator, parameters)
         if torch._C._are_functorch_transforms_active():
             return applied(call, *tensors)
-        return Plain.apply(call, *tensors)
+        return Plain.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
     def _losses(
         self,

@@ -37,7 +37,7 @@ def log_sum(terms: Tensor, dim: int | Sequence[int] = -1, *, keepdim: bool = Fal
     (0.6931471824645996, [[0.5, 0.5], [0.0, 0.0]])
     """
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
-    total: Tensor = _LogSum.apply(terms, dims)
+    total: Tensor = _LogSum.apply(terms, dims)  # type: ignore[no-untyped-call]
     return total if keepdim else total.squeeze(dims)
 
 
@@ -62,7 +62,7 @@ def log_add(first: Tensor, second: Tensor) -> Tensor:
     >>> total.tolist(), torch.autograd.grad(total.sum(), one)[0].tolist()
     ([0.0, -inf], [0.0, 0.0])
     """
-    total: Tensor = _LogAdd.apply(*torch.broadcast_tensors(first, second))
+    total: Tensor = _LogAdd.apply(*torch.broadcast_tensors(first, second))  # type: ignore[no-untyped-call]
     return total
 
 

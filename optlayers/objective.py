@@ -41,7 +41,7 @@ class Objective:
     ) -> Float[Tensor, "*batch"]:
         """The losses of one structure per instance, or their mean over ``apart`` ones."""
         self.structures = structures.detach().clone()  # the function may write to what it gets
-        return _Recorded.apply(self, self._each(structures, apart), structures)
+        return _Recorded.apply(self, self._each(structures, apart), structures)  # type: ignore[no-any-return, no-untyped-call]
 
     def mean(self, structures: Float[Tensor, "*apart_batch_and_shape"], apart: int | None) -> Float[Tensor, "*batch"]:
         """The mean of the losses over ``apart`` structures, without a record, for rules that do not look at losses."""

@@ -64,7 +64,8 @@ def _has_both_signs(form: StandardForm, oracle: Oracle, key: tuple[bytes, int]) 
     if (answer.status != Status.OPTIMAL).any():
         return True
     high, low = answer.scored_vectors[:, part].tolist()
-    return high > FEASIBLE and low < -FEASIBLE
+    both: bool = high > FEASIBLE and low < -FEASIBLE
+    return both
 
 
 def beside(solution: Solution, index: np.ndarray, other: Solution) -> Solution:

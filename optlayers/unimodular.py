@@ -199,4 +199,4 @@ def _can_be_signed(matrix: np.ndarray) -> bool:
     signs = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=rows)))
     good = (np.abs(signs @ matrix.astype(np.float64)) <= 1.0).all(axis=1)
     subset = (signs != 0.0) @ (1 << np.arange(rows))
-    return len(np.unique(subset[good])) == 2**rows
+    return bool(len(np.unique(subset[good])) == 2**rows)

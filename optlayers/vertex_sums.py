@@ -40,7 +40,7 @@ def log_sum_over(
 
     Vertices that use a part of score -inf have none. Where none is left the sum is -inf, with derivatives of 0.
     """
-    return _LogSum.apply(scores, vertices)
+    return _LogSum.apply(scores, vertices)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _shares(vertices: Tensor, scores: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class _LogSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad[:, None] * _Mean.apply(*ctx.saved_tensors), None
+        return grad[:, None] * _Mean.apply(*ctx.saved_tensors), None  # type: ignore[no-untyped-call]
 
 
 class _Mean(torch.autograd.Function):
@@ -78,7 +78,7 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         scores, vertices = ctx.saved_tensors
-        return _Covariance.apply(scores, vertices, grad), None
+        return _Covariance.apply(scores, vertices, grad), None  # type: ignore[no-untyped-call]
 
 
 class _Covariance(torch.autograd.Function):

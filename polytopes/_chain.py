@@ -73,7 +73,7 @@ def best_states(unary, transition):  # type: ignore[no-untyped-def]
 
 def chain_log_partition(first: Tensor, edges: Tensor) -> Tensor:
     """The log of the sum over all paths, ``(*batch,)``, differentiable to any order; -inf where there is no path."""
-    result: Tensor = _LogPartition.apply(first, edges)
+    result: Tensor = _LogPartition.apply(first, edges)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -87,7 +87,7 @@ class _LogPartition(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        first, edges = _Marginals.apply(*ctx.saved_tensors)
+        first, edges = _Marginals.apply(*ctx.saved_tensors)  # type: ignore[no-untyped-call]
         return grad[..., None] * first, grad[..., None, None, None] * edges
 
 
@@ -110,7 +110,7 @@ class _Marginals(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, to_first: Tensor, to_edges: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         """The covariance of parts times a direction."""
-        first, edges = _Turned.apply(*ctx.saved_tensors, to_first, to_edges)
+        first, edges = _Turned.apply(*ctx.saved_tensors, to_first, to_edges)  # type: ignore[no-untyped-call]
         return first, edges, None, None, None
 
 

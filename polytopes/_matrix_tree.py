@@ -53,9 +53,9 @@ def log_partition(scores: Tensor, *, single_root: bool) -> Tensor:
     batch, nodes = scores.shape[:-2], scores.shape[-1]
     flat = moved(scores, (math.prod(batch), nodes, nodes), torch.float64, scores.device)
     if scores.device.type == "cpu":
-        value, _, trusted = _Eliminated.apply(flat, single_root)
+        value, _, trusted = _Eliminated.apply(flat, single_root)  # type: ignore[no-untyped-call]
     else:
-        value, _, trusted = _Factored.apply(_arcs(flat), single_root)
+        value, _, trusted = _Factored.apply(_arcs(flat), single_root)  # type: ignore[no-untyped-call]
     if not all_of(trusted):
         rest = (~trusted).nonzero().squeeze(1)
         value = value.index_put((rest,), _in_log_domain(_arcs(flat[rest]), single_root))
@@ -94,7 +94,7 @@ class _Eliminated(torch.autograd.Function):
         scores, marginals, trusted, numbers = ctx.saved_tensors
         result = None if value is None else value[:, None, None] * marginals
         if direction is not None:
-            turned = _Turned.apply(scores, direction, trusted, numbers, ctx.single_root)
+            turned = _Turned.apply(scores, direction, trusted, numbers, ctx.single_root)  # type: ignore[no-untyped-call]
             result = turned if result is None else result + turned
         return result, None
 

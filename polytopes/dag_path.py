@@ -196,7 +196,7 @@ def _log_partition(scores: Tensor, *, levels: list[tuple[np.ndarray, np.ndarray]
     entering = np.concatenate([arcs.reshape(-1) for arcs, _ in levels]) % padded.shape[-1]
     all_scores = padded.index_select(-1, torch.from_numpy(entering).to(scores.device))
     reached = sums = scores.new_zeros(*scores.shape[:-1], 1)
-    for (_, before), part in zip(levels, all_scores.split([arcs.size for arcs, _ in levels], dim=-1), strict=True):
+    for (_, before), part in zip(levels, all_scores.split([arcs.size for arcs, _ in levels], dim=-1), strict=True):  # type: ignore[no-untyped-call]
         before_sums = sums.index_select(-1, torch.from_numpy(before.reshape(-1)).to(scores.device))
         reached = log_sum((part + before_sums).unflatten(-1, before.shape), -1)
         sums = torch.cat([sums, reached], dim=-1)

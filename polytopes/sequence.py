@@ -65,7 +65,7 @@ def _best_path(scores):  # type: ignore[no-untyped-def]
 
 
 def _log_partition(scores: Tensor) -> Tensor:
-    start, edges = scores.split([1, scores.shape[-3] - 1], dim=-3)
+    start, edges = scores.split([1, scores.shape[-3] - 1], dim=-3)  # type: ignore[no-untyped-call]
     return chain_log_partition(start[..., 0, 0, :], edges)
 
 

@@ -121,7 +121,7 @@ def _product(left: Tensor, right: Tensor, largest: int) -> Tensor:
     other = degree.unsqueeze(-1) - torch.arange(terms, device=left.device)
     other = torch.where((other < 0) | (other >= terms), terms, other)  # the place of a zero behind the coefficients
     right = torch.cat([right, torch.full_like(right[..., :1], -torch.inf)], dim=-1)
-    spread = right.index_select(-1, other.flatten()).unflatten(-1, other.shape)
+    spread = right.index_select(-1, other.flatten()).unflatten(-1, other.shape)  # type: ignore[no-untyped-call]
     return log_sum(left.unsqueeze(-2) + spread, -1)
 
 

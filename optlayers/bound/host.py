@@ -412,7 +412,7 @@ class HostPolytope(AbstractNumbers):
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
         if finite or all_finite_in(instances.whole):
             return self.infeasible
-        unknown = ~np.isfinite(instances.whole).all(axis=1)
+        unknown: np.ndarray = ~np.isfinite(instances.whole).all(axis=1)
         return unknown if self.infeasible is None else self.infeasible | unknown
 
     def _reasons(

@@ -131,7 +131,7 @@ class BoundPolytope(AbstractBoundPolytope):
             self.failed.append(solution)
         if not self._has_graph(scores):
             return solution
-        projected = replace(solution, value=_Projected.apply(self, solution, scores, self.theta))
+        projected = replace(solution, value=_Projected.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
         projected.__dict__["asked"] = scores  # what the gradients of optimal values depend on, too
         return projected
 
@@ -143,7 +143,7 @@ class BoundPolytope(AbstractBoundPolytope):
         tangent = self._tangent(solution, direction.detach())
         if not torch.is_grad_enabled():
             return tangent.scores, None if self.theta is None else tangent.theta()
-        return _PulledBack.apply(self, solution, tangent, direction, at, self.theta)
+        return _PulledBack.apply(self, solution, tangent, direction, at, self.theta)  # type: ignore[no-any-return, no-untyped-call]
 
     def pushed(
         self, solution: Solution, of_auxiliary: Float64[Tensor, "batch size"], of_theta: Tensor | None
@@ -170,7 +170,7 @@ class BoundPolytope(AbstractBoundPolytope):
         return self._jumping(solution, scores) if self._has_graph(scores) else solution
 
     def _jumping(self, solution: Solution, scores: Tensor) -> Solution:
-        return replace(solution, value=Underived.apply(JUMPS, solution.value, scores, self.theta))
+        return replace(solution, value=Underived.apply(JUMPS, solution.value, scores, self.theta))  # type: ignore[no-untyped-call]
 
     def marginals(self, scores: Float64[Tensor, "batch size"], *, differentiable: bool = False) -> Marginals:
         """The means of vertices; see :class:`AbstractBoundPolytope`."""
@@ -212,11 +212,12 @@ class BoundPolytope(AbstractBoundPolytope):
         scores = solution.__dict__.get("asked")
         if scores is None:  # best vertices
             return {
-                name: Underived.apply(VALUES, value, solution.value, self.theta) for name, value in gradients.items()
+                name: Underived.apply(VALUES, value, solution.value, self.theta)  # type: ignore[no-untyped-call]
+                for name, value in gradients.items()
             }
         count = len(solution.value)
         theta = torch.cat([gradients[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
-        return by_name(self.parameters, _OfValues.apply(self, solution, theta, scores, self.theta))
+        return by_name(self.parameters, _OfValues.apply(self, solution, theta, scores, self.theta))  # type: ignore[no-untyped-call]
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
@@ -347,7 +348,7 @@ class _PulledBack(torch.autograd.Function):
             of_auxiliary = of_scores - structure
         if of_theta is not None or (of_auxiliary is not None and bool(of_auxiliary.any())):
             of_auxiliary = torch.zeros_like(solution.value) if of_auxiliary is None else of_auxiliary
-            moved = _Pushed.apply(polytope, solution, of_auxiliary, of_theta)
+            moved = _Pushed.apply(polytope, solution, of_auxiliary, of_theta)  # type: ignore[no-untyped-call]
             total = moved if total is None else total + moved
         return None, None, None, total, None, None
 
@@ -387,7 +388,7 @@ class _OfValues(torch.autograd.Function):
         if not ctx.polytope.parameters_shift:
             raise NoDerivative(IN_THE_MATRIX)
         nothing = torch.zeros_like(ctx.solution.value)
-        return None, None, None, _Pushed.apply(ctx.polytope, ctx.solution, nothing, grad), None
+        return None, None, None, _Pushed.apply(ctx.polytope, ctx.solution, nothing, grad), None  # type: ignore[no-untyped-call]
 
 
 class Underived(torch.autograd.Function):

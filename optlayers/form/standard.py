@@ -84,11 +84,13 @@ class AffineMap:
         if self.is_constant and len(self.constant):
             # np.broadcast_to says the same, in ten times the time.
             return np.ndarray((len(parameters), len(self.constant)), buffer=self.constant, strides=(0, 8))
-        return self.constant + (self.matrix @ parameters.T).T
+        values: np.ndarray = self.constant + (self.matrix @ parameters.T).T
+        return values
 
     def transposed(self, gradient: Float64[np.ndarray, "batch entries"]) -> Float64[np.ndarray, "batch parameters"]:
         """The gradient that reaches the parameters."""
-        return (self.matrix.T @ gradient.T).T
+        pulled: np.ndarray = (self.matrix.T @ gradient.T).T
+        return pulled
 
 
 @final
@@ -160,11 +162,13 @@ class StandardForm:
 
     @cached_property
     def rows(self) -> int:
-        return self.matrix.shape[0]
+        count: int = self.matrix.shape[0]
+        return count
 
     @cached_property
     def columns(self) -> int:
-        return self.matrix.shape[1]
+        count: int = self.matrix.shape[1]
+        return count
 
     @cached_property
     def slack(self) -> int:

@@ -145,7 +145,7 @@ class LossCall(AbstractCall):
         parts = share.entries.split(_slopes(again, contrast))
         if not contrast.found.differentiates_auxiliary:
             parts[1:] = [
-                Underived.apply(NO_AUXILIARY.format(spec.name), part, scores)
+                Underived.apply(NO_AUXILIARY.format(spec.name), part, scores)  # type: ignore[no-untyped-call]
                 if part is not None and part.requires_grad
                 else part
                 for spec, part in zip(share.entries.auxiliaries, parts[1:], strict=True)

@@ -149,7 +149,7 @@ def _more_than_all(question: Question, scores: Tensor, structure: Tensor) -> Flo
     """
     size = structure.shape[1]
     values = scores.detach().abs()
-    bonus = BONUS + 2.0 * torch.linalg.vecdot(values[:, :size], structure) + float(size)
+    bonus: Tensor = BONUS + 2.0 * torch.linalg.vecdot(values[:, :size], structure) + float(size)
     return bonus + (1.0 + 2.0 * values[:, size:]).sum(dim=1)
 
 

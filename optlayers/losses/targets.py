@@ -47,7 +47,8 @@ def check_true_scores(values: Any, scores: Tensor, batch: torch.Size, name: str)
         raise ValueError(f"{name} have shape {tuple(values.shape)}, but the predicted ones {tuple(scores.shape)}")
     if values.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"there is no gradient for true scores, but {name} require one; detach() them")
-    return values.detach()
+    alone: Tensor = values.detach()
+    return alone
 
 
 def check_numbers(question: Question, structure: Float64[Tensor, "batch structure_size"], name: str) -> None:

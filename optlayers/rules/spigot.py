@@ -137,7 +137,7 @@ class Spigot(AbstractVertexRule):
     differentiates_parameters = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.step_size, str) or self.step_size is AdaptiveStep:
+        if isinstance(self.step_size, str | type):  # the class AdaptiveStep is no value of it
             raise TypeError(f"step_size must be a number or a value AdaptiveStep(), but got {self.step_size!r}")
         if not isinstance(self.step_size, AdaptiveStep):
             positive(step_size=self.step_size)
@@ -226,5 +226,5 @@ class Spigot(AbstractVertexRule):
     def _clipped(self, grad: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         if self.clip_norm is None:
             return grad
-        norm = grad.norm(dim=1, keepdim=True).clamp_min(self.clip_norm)
+        norm: Tensor = grad.norm(dim=1, keepdim=True).clamp_min(self.clip_norm)
         return grad * (self.clip_norm / norm)

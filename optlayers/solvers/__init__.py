@@ -1,15 +1,9 @@
 """Solvers: a file each, and what they share."""
 
+from optlayers.mixture import Decomposition
 from optlayers.solvers.active_set import ActiveSet
 from optlayers.solvers.auto import Auto
-from optlayers.solvers.base import (
-    AbstractMaximizer,
-    AbstractProjector,
-    AbstractSolver,
-    Answer,
-    Decomposition,
-    Instances,
-)
+from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.clarabel import Clarabel
 from optlayers.solvers.cvxpylayers import CvxpyLayers
 from optlayers.solvers.dense import Dense

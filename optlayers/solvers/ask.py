@@ -265,7 +265,8 @@ class _Race:
         settled = certificate.settles(self.tolerance)
         if self.projection or np.count_nonzero(answer.status) == 0:
             return settled
-        return settled & (answer.status == Status.OPTIMAL)
+        ended: np.ndarray = settled & (answer.status == Status.OPTIMAL)
+        return ended
 
     @property
     def _open_answer(self) -> Answer:

@@ -144,7 +144,7 @@ def infeasible_instances(
     """
     if forbidden is None:
         return broken
-    fixed = (forbidden & (form.fixed != 0)).any(axis=1)
+    fixed: np.ndarray = (forbidden & (form.fixed != 0)).any(axis=1)
     return fixed if broken is None else fixed | broken
 
 

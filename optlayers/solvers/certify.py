@@ -79,11 +79,13 @@ class Certificate:
 
     def holds(self, tolerance: float) -> Bool[np.ndarray, " batch"]:
         """Which instances are certified."""
-        return self.error <= tolerance
+        certified: np.ndarray = self.error <= tolerance
+        return certified
 
     def settles(self, tolerance: float) -> Bool[np.ndarray, " batch"]:
         """Which instances need nobody else: certified, and to be differentiated."""
-        return self.holds(tolerance) & self.exact
+        settled: np.ndarray = self.holds(tolerance) & self.exact
+        return settled
 
     def all_hold(self, tolerance: float) -> bool:
         """Whether every instance is certified."""

@@ -84,7 +84,7 @@ class PulledBack:
         pressed = np.where(self.free, 0.0, pressed)
         if instances.forbidden is not None:
             pressed[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
-        theta = form.lower.transposed(np.where(high, 0.0, pressed)) + form.upper.transposed(
+        theta: np.ndarray = form.lower.transposed(np.where(high, 0.0, pressed)) + form.upper.transposed(
             np.where(high, pressed, 0.0)
         )
         q, dual = _in_rows_of_form(instances, self.q), _in_rows_of_form(instances, dual)

@@ -116,14 +116,16 @@ def _leave_together(
     mobile, _, known = on_face(form, instances, free, anything, curvature=even)
     can = np.abs(mobile) > AWAY * np.abs(mobile).max(axis=1, initial=1.0)[:, None]
     leaves = moved * inward > AWAY * np.abs(moved).max(axis=1, initial=AWAY)[:, None]
-    return (leaves | (inward == 0.0) | ~can).all(axis=1) & solved & known
+    ordinary: np.ndarray = (leaves | (inward == 0.0) | ~can).all(axis=1) & solved & known
+    return ordinary
 
 
 def _that_stay(
     form: StandardForm, instances: Instances, k: int, free: Bool[np.ndarray, " columns"], inward: np.ndarray
 ) -> Int64[np.ndarray, " some"]:
     """The free columns of instance ``k`` that no direction takes away from the bounds that they meet."""
-    cut, meets = form.unslacked, np.flatnonzero(inward)
+    cut = form.unslacked
+    meets: np.ndarray = np.flatnonzero(inward)
     matrix = instances.matrix_of(form, k)
     loose = np.zeros(form.rows, dtype=bool)
     loose[form.equalities :] = free[cut:] & (inward[cut:] == 0.0)
@@ -144,7 +146,8 @@ def _that_stay(
     )
     if found.x is None:
         return meets
-    return meets[found.x[form.columns :] < 0.5]
+    still: np.ndarray = meets[found.x[form.columns :] < 0.5]
+    return still
 
 
 def on_face(

@@ -152,7 +152,8 @@ class Kinks:
         held = (self._whole.lower == self._whole.upper) & apart
         if self._whole.forbidden is not None:
             held &= ~self._whole.forbidden
-        return held.any(axis=1)
+        opens: np.ndarray = held.any(axis=1)
+        return opens
 
     def _follows(self, direction: Float64[np.ndarray, " parameters"], ok: np.ndarray) -> Bool[np.ndarray, " batch"]:
         """Where free columns can make up for a change of the parameters."""
@@ -347,7 +348,8 @@ class Kinks:
         reduced[:, : self.curved] -= answer.point[:, : self.curved]
         if answer.free is None:
             raise RuntimeError("a projection has an active set")
-        return ~answer.free & (tangent.lower < tangent.upper) & (np.abs(reduced) < CLEAR)
+        unclear: np.ndarray = ~answer.free & (tangent.lower < tangent.upper) & (np.abs(reduced) < CLEAR)
+        return unclear
 
     def _priced(
         self, tangent: Instances, free: np.ndarray, dual: np.ndarray, costs: np.ndarray
@@ -357,7 +359,8 @@ class Kinks:
         side = -plan.prices(KernelInput.of(plan, tangent).matrix, dual)
         side[:, : form.scored] += costs[:, form.kept]
         _, q, _ = on_face(form, tangent, free, side)
-        return dual + q
+        priced: np.ndarray = dual + q
+        return priced
 
     def _inward(self, k: int) -> Float64[np.ndarray, " parameters"]:
         """A direction of the parameters of instance ``k`` in which as many constraints as possible get room."""

@@ -83,4 +83,5 @@ def _ordinary(instances: Instances, below: float) -> Float64[np.ndarray, "batch 
     parts = (instances.rhs, instances.lower, instances.upper, instances.scores)
     within = [np.isfinite(part) & (np.abs(part) <= below) for part in parts]
     ordinary = [np.where(k, np.abs(p), 0.0).max(axis=1, initial=1.0) for k, p in zip(within, parts, strict=True)]
-    return np.maximum.reduce(ordinary)[:, None]
+    largest: np.ndarray = np.maximum.reduce(ordinary)[:, None]
+    return largest

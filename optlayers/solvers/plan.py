@@ -53,7 +53,8 @@ class Plan:
 
     def prices(self, matrix: np.ndarray, dual: np.ndarray) -> np.ndarray:
         """``Aᵀ y`` for every instance, from the entries of A in a row per instance, or in a single one."""
-        return (self.column_sums @ (matrix * dual[:, self.row]).T).T
+        prices: np.ndarray = (self.column_sums @ (matrix * dual[:, self.row]).T).T
+        return prices
 
     @cached_property
     def by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,7 +72,8 @@ class Plan:
         row, column = self.row, np.repeat(np.arange(columns), np.diff(self.start))
         size = rows + columns
         graph = sp.csr_array((np.ones(len(row), dtype=np.int8), (row, rows + column)), shape=(size, size))
-        return sp.csgraph.connected_components(graph, directed=False)[1].astype(np.int32)
+        block: np.ndarray = sp.csgraph.connected_components(graph, directed=False)[1].astype(np.int32)
+        return block
 
     @cached_property
     def row_block(self) -> np.ndarray:
@@ -117,7 +119,7 @@ class Plan:
     @cached_property
     def operations(self) -> float:
         """Of one assembled, factored and solved system, about."""
-        entries = self.matrix.nnz + self.matrix.shape[1]
+        entries: int = self.matrix.nnz + self.matrix.shape[1]
         if self.dense:
             return 1.0 + entries
         below = 1.0 + np.diff(self.system.factor_start)

@@ -61,7 +61,8 @@ def solve_slowly(
 def _least_squares(system: sp.sparray, right: np.ndarray) -> np.ndarray:
     # torch, for NumPy's LAPACK may start threads for a single small matrix, and several processes stall each other.
     matrix, side = torch.from_numpy(system.toarray()), torch.from_numpy(right)[:, None]
-    return torch.linalg.lstsq(matrix, side, rcond=CUTOFF, driver="gelsd").solution[:, 0].numpy()
+    found: np.ndarray = torch.linalg.lstsq(matrix, side, rcond=CUTOFF, driver="gelsd").solution[:, 0].numpy()
+    return found
 
 
 def _gmres(system: sp.sparray, right: np.ndarray, columns: int) -> np.ndarray:
@@ -76,6 +77,7 @@ def _gmres(system: sp.sparray, right: np.ndarray, columns: int) -> np.ndarray:
     )
     precondition = scipy.sparse.linalg.LinearOperator(system.shape, factor.solve)
     goal = 1e-14 * (1 + np.abs(right).max(initial=0.0))
+    found: np.ndarray
     found, _ = scipy.sparse.linalg.gmres(
         sp.csr_array(system), right, M=precondition, rtol=1e-14, atol=goal, restart=100, maxiter=3
     )

@@ -154,7 +154,7 @@ def _check_membership(
     found = _echoed(polytope, _changed(vertices, 100 * samples, seed), parameters)
     for failure in found.failures:
         assert failure.status is not Status.FAILED, f"{what} fails beside a vertex: {failure.reason}"
-    certified = in_a_row(found.value, found.scored)[found.ok].unique(dim=0)
+    certified = in_a_row(found.value, found.scored)[found.ok].unique(dim=0)  # type: ignore[no-untyped-call]
     new = certified[~(certified[:, None] == vertices).all(dim=2).any(dim=1)]
     generator = torch.Generator("cpu").manual_seed(seed)
     some = new[torch.randperm(len(new), generator=generator, device="cpu")[: 2 * samples]]
@@ -207,5 +207,5 @@ def _parts(polytope: Polytope, flat: Tensor) -> list[Tensor]:
     variables = (polytope.variable, *polytope.scored)
     return [
         part.reshape(len(flat), *variable.shape)
-        for variable, part in zip(variables, flat.split([v.size for v in variables], dim=1), strict=True)
+        for variable, part in zip(variables, flat.split([v.size for v in variables], dim=1), strict=True)  # type: ignore[no-untyped-call]
     ]

@@ -69,7 +69,7 @@ def kinds_of(arguments: tuple[types.Array, ...], returned: types.Type) -> types.
     return types.TypeRef(Tuple((Tuple(arguments), returned)))
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _as_pointer(_: Any, address: Any) -> Any:
     def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
         return builder.inttoptr(values[0], cgutils.voidptr_t)
@@ -77,7 +77,7 @@ def _as_pointer(_: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _arguments(_: Any, table: Any, shapes: Any, kinds: Any) -> Any:
     """The arrays at the addresses of a table, with shapes from another one, in C order."""
     arrays = kinds.instance_type.types[0]
@@ -107,7 +107,7 @@ def _arguments(_: Any, table: Any, shapes: Any, kinds: Any) -> Any:
     return arrays(table, shapes, kinds), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _call(_: Any, oracle: Any, arguments: Any, kinds: Any) -> Any:
     """Enter a function of numba by its address; a code, and what it returned."""
     returned = kinds.instance_type.types[1]
@@ -135,14 +135,14 @@ def _write(value, shapes, out):  # type: ignore[no-untyped-def]
 @overload(_write)
 def _overload_write(value, shapes, out):  # type: ignore[no-untyped-def]
     if isinstance(value, BaseTuple) and len(value) == 1:
-        return lambda value, shapes, out: _write(value[0], shapes, out)
+        return lambda value, shapes, out: _write(value[0], shapes, out)  # type: ignore[no-untyped-call]
     if isinstance(value, BaseTuple):
 
         def several(value, shapes, out):  # type: ignore[no-untyped-def]
-            code = _write(value[0], shapes, out)
+            code = _write(value[0], shapes, out)  # type: ignore[no-untyped-call]
             if code != FOUND:
                 return code
-            return _write(value[1:], shapes + 8 * value[0].ndim, out + 8 * value[0].size)
+            return _write(value[1:], shapes + 8 * value[0].ndim, out + 8 * value[0].size)  # type: ignore[no-untyped-call]
 
         return several
     if isinstance(value, types.Float):
@@ -172,10 +172,10 @@ def trampoline(oracle, table, shapes, out, kinds):  # type: ignore[no-untyped-de
     code, value = _call(oracle, _arguments(table, shapes, kinds), kinds)
     if code != FOUND:
         return code
-    return _write(value, shapes, out)
+    return _write(value, shapes, out)  # type: ignore[no-untyped-call]
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _enter(_: Any, function: Any, oracle: Any, table: Any, shapes: Any, out: Any) -> Any:
     """Call a trampoline by its address: numba's calling convention for ``int64(int64, int64, int64, int64, type)``."""
 

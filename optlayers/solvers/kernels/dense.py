@@ -860,6 +860,7 @@ def _gram(matrix: Tensor, weight: Tensor) -> Tensor:
 
 def _factor(gram: Tensor, shift: Tensor) -> Tensor:
     """Cholesky factors of ``gram + diag(shift)``; where that fails, shifts grow."""
+    factor: Tensor
     factor, wrong = torch.linalg.cholesky_ex(gram + torch.diag_embed(shift))
     for _ in range(RETRIES):
         if not bool(wrong.any()):

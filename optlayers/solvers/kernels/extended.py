@@ -18,7 +18,7 @@ from optlayers.solvers.kernels.lanes import part
 __all__ = ["add_product", "two_sum"]
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _fused(_: Any, first: Any, second: Any, third: Any) -> Any:
     """``first * second + third``, rounded once."""
 

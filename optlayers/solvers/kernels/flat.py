@@ -35,11 +35,11 @@ class FlatType(types.Type):
 
 
 def _pointer(dtype: types.Type) -> types.Type:
-    return types.CPointer(dtype)  # type: ignore[attr-defined]
+    return types.CPointer(dtype)  # type: ignore[attr-defined, no-any-return]
 
 
 @register_model(FlatType)
-class _FlatModel(models.StructModel):
+class _FlatModel(models.StructModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: FlatType) -> None:
         super().__init__(manager, kind, [("data", _pointer(kind.dtype)), ("length", types.intp)])
 
@@ -55,20 +55,20 @@ def _taken(context: Any, builder: Any, kind: FlatType, value: Any) -> Any:
 
 
 @infer_global(len)
-class _Length(AbstractTemplate):
+class _Length(AbstractTemplate):  # type: ignore[misc]
     metadata = ASKED_FIRST
 
     def generic(self, args: Any, kws: Any) -> Any:
         return signature(types.intp, *args) if isinstance(args[0], FlatType) else None
 
 
-@lower_builtin(len, FlatType)
+@lower_builtin(len, FlatType)  # type: ignore[untyped-decorator]
 def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return _taken(context, builder, sig.args[0], args[0]).length
 
 
 @infer_global(operator.getitem)
-class _Get(AbstractTemplate):
+class _Get(AbstractTemplate):  # type: ignore[misc]
     metadata = ASKED_FIRST
 
     def generic(self, args: Any, kws: Any) -> Any:
@@ -78,7 +78,7 @@ class _Get(AbstractTemplate):
         return None
 
 
-@lower_builtin(operator.getitem, FlatType, types.Integer)
+@lower_builtin(operator.getitem, FlatType, types.Integer)  # type: ignore[untyped-decorator]
 def _get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     kind = sig.args[0]
     address = builder.gep(_taken(context, builder, kind, args[0]).data, [args[1]])
@@ -86,7 +86,7 @@ def _get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 
 @infer_global(operator.setitem)
-class _Set(AbstractTemplate):
+class _Set(AbstractTemplate):  # type: ignore[misc]
     metadata = ASKED_FIRST
 
     def generic(self, args: Any, kws: Any) -> Any:
@@ -96,7 +96,7 @@ class _Set(AbstractTemplate):
         return None
 
 
-@lower_builtin(operator.setitem, FlatType, types.Integer, types.Any)
+@lower_builtin(operator.setitem, FlatType, types.Integer, types.Any)  # type: ignore[untyped-decorator]
 def _set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     kind = sig.args[0]
     address = builder.gep(_taken(context, builder, kind, args[0]).data, [args[1]])
@@ -104,7 +104,7 @@ def _set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def flat(typing_context: Any, array: Any) -> Any:
     """A contiguous array, of any shape, as it lies in memory."""
 
@@ -115,7 +115,7 @@ def flat(typing_context: Any, array: Any) -> Any:
     return FlatType(array.dtype)(array), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def row(typing_context: Any, array: Any, index: Any) -> Any:
     """A row of a matrix in C order."""
 
@@ -128,7 +128,7 @@ def row(typing_context: Any, array: Any, index: Any) -> Any:
     return FlatType(array.dtype)(array, types.intp), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def keep(typing_context: Any, array: Any) -> Any:
     """Nothing but a use of an array, whose memory is not given back before."""
 
@@ -152,13 +152,13 @@ class _TableType(types.Type):
 
 
 @register_model(_TableType)
-class _TableModel(models.PrimitiveModel):
+class _TableModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: _TableType) -> None:
         super().__init__(manager, kind, _WORD.as_pointer())
 
 
 @infer_getattr
-class _TableFields(AttributeTemplate):
+class _TableFields(AttributeTemplate):  # type: ignore[misc]
     key = _TableType
 
     def generic_resolve(self, kind: _TableType, name: str) -> Any:
@@ -166,7 +166,7 @@ class _TableFields(AttributeTemplate):
         return FlatType(fields[name]) if name in fields else None
 
 
-@lower_getattr_generic(_TableType)
+@lower_getattr_generic(_TableType)  # type: ignore[untyped-decorator]
 def _field(context: Any, builder: Any, kind: _TableType, value: Any, name: str) -> Any:
     position = [field for field, _ in kind.fields].index(name)
     words = []
@@ -184,7 +184,7 @@ def opening(name: str, fields: dict[str, types.Type]) -> Any:
     """What kernels open tables with that have these arrays: a function of the table, whose result has them by name."""
     kind = _TableType(name, tuple(fields.items()))
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def opened(typing_context: Any, of: Any) -> Any:
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             given = context.make_array(sig.args[0])(context, builder, args[0])

@@ -63,7 +63,7 @@ _LANES = LanesType()
 
 
 @register_model(LanesType)
-class _LanesModel(models.PrimitiveModel):
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: LanesType) -> None:
         super().__init__(manager, kind, _VECTOR)
 
@@ -78,7 +78,7 @@ def _spread(builder: Any, value: Any) -> Any:
 def _define_operator(function: Any, instruction: str) -> None:
     """Vectors with vectors, and with numbers that are the same for all lanes."""
 
-    class Template(AbstractTemplate):
+    class Template(AbstractTemplate):  # type: ignore[misc]
         metadata = ASKED_FIRST
 
         def generic(self, args: Any, kws: Any) -> Any:
@@ -110,7 +110,7 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, widt
     return builder.gep(data, [builder.mul(index, ir.Constant(index.type, width))])
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """Vector ``index`` of an array of vectors."""
 
@@ -121,7 +121,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
     return _LANES(array, types.intp), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """Write vector ``index`` of an array of vectors."""
 
@@ -133,7 +133,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, _LANES), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def spread(typing_context: Any, value: Any) -> Any:
     """A vector that holds one number in all lanes."""
 
@@ -143,7 +143,7 @@ def spread(typing_context: Any, value: Any) -> Any:
     return _LANES(types.float64), generate
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def pack(typing_context: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
     """A number for each lane."""
 
@@ -157,7 +157,7 @@ def pack(typing_context: Any, first: Any, second: Any, third: Any, fourth: Any) 
 
 
 def _selecting(comparison: str) -> Any:
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def select(typing_context: Any, left: Any, right: Any) -> Any:
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), args[0], args[1])
@@ -171,7 +171,7 @@ minimum = _selecting("<")
 maximum = _selecting(">")
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def where_less(typing_context: Any, left: Any, right: Any, then: Any, otherwise: Any) -> Any:
     """``then`` in lanes where ``left < right``, else ``otherwise``."""
 
@@ -182,7 +182,7 @@ def where_less(typing_context: Any, left: Any, right: Any, then: Any, otherwise:
 
 
 def _unary(name: str) -> Any:
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def apply(typing_context: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             kind = ir.FunctionType(_VECTOR, [_VECTOR])
@@ -194,7 +194,7 @@ def _unary(name: str) -> Any:
     return apply
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def stay_apart(typing_context: Any) -> Any:
     """Said in a part: it is not copied into its callers."""
 

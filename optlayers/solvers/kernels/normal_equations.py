@@ -172,7 +172,7 @@ def _fill(graph: sp.csc_array, place: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.concatenate([[0], np.cumsum(counts)]), filled_row[by_column]
 
 
-@jit("(int64[::1], int64[::1])")
+@jit("(int64[::1], int64[::1])")  # type: ignore[untyped-decorator]
 def _rows_of_factor(start: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the entries of L: paths in the elimination tree, row by row."""
     rows = len(start) - 1
