@@ -4,17 +4,18 @@ RUN := .venv/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test proofs lint bench device fuzz clean
+.PHONY: help demo test proofs coverage lint bench device fuzz clean
 
 help:
-	@echo "make demo    declare, solve and train: two examples, their plots and tables under out/"
-	@echo "make test    the tests: of those with very many cases, an even choice (some minutes)"
-	@echo "make proofs  all tests with all of their cases (20 minutes)"
-	@echo "make lint    style and types"
-	@echo "make bench   speed, as ratios to other libraries measured in the same run (installs them)"
-	@echo "make device  the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
-	@echo "make fuzz    10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
-	@echo "make clean   remove .venv, out/ and caches"
+	@echo "make demo      declare, solve and train: two examples, their plots and tables under out/"
+	@echo "make test      the tests: of those with very many cases, an even choice (some minutes)"
+	@echo "make proofs    all tests with all of their cases (20 minutes)"
+	@echo "make lint      style and types"
+	@echo "make coverage  the tests of make test, and which lines they reach"
+	@echo "make bench     speed, as ratios to other libraries measured in the same run (installs them)"
+	@echo "make device    the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
+	@echo "make fuzz      10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
+	@echo "make clean     remove .venv, out/ and caches"
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +35,9 @@ test: .venv/installed
 
 proofs: .venv/installed
 	$(PYTEST)
+
+coverage: .venv/installed
+	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 lint: .venv/installed
 	$(RUN) -m ruff check .
@@ -66,5 +70,5 @@ fuzz: .venv/installed
 	$(RUN) benchmarks/fuzz.py --count 10000 --output out/fuzz
 
 clean:
-	rm -rf .venv out build *.egg-info .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv out build *.egg-info .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

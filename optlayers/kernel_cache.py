@@ -14,6 +14,8 @@ import numba
 from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
 
+from optlayers.locks import at_fork
+
 __all__ = ["NOTICE", "cached_functions", "cached_njit", "is_on_disk"]
 
 NOTICE = (
@@ -22,7 +24,7 @@ NOTICE = (
 )
 
 # A fork waits until no other thread compiles: its child would find the compiler half way through, and locked for ever.
-os.register_at_fork(
+at_fork(
     before=global_compiler_lock.acquire,
     after_in_parent=global_compiler_lock.release,
     after_in_child=global_compiler_lock.release,

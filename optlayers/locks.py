@@ -1,12 +1,19 @@
-"""Locks of modules."""
+"""Locks of modules, and what is done about forks."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import final
 
-__all__ = ["ForkSafeLock"]
+__all__ = ["ForkSafeLock", "at_fork"]
+
+
+def at_fork(**functions: Callable[[], object]) -> None:
+    """What ``os.register_at_fork`` does, where there are forks: Windows has none."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**functions)
 
 
 @final
@@ -19,7 +26,7 @@ class ForkSafeLock:
 
     def __init__(self) -> None:
         self._open()
-        os.register_at_fork(after_in_child=self._open)
+        at_fork(after_in_child=self._open)
 
     def _open(self) -> None:
         self._lock = threading.RLock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import final
 import numpy as np
 import torch
 
-from optlayers.locks import ForkSafeLock
+from optlayers.locks import ForkSafeLock, at_fork
 
 __all__ = ["Pace", "for_each_chunk", "within_this_thread"]
 
@@ -37,7 +36,7 @@ def _go_on_alone() -> None:
     torch.set_num_threads(1)
 
 
-os.register_at_fork(after_in_child=_go_on_alone)
+at_fork(after_in_child=_go_on_alone)
 
 
 def _pool(helpers: int) -> ThreadPoolExecutor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, final
 from weakref import WeakValueDictionary
 
 from optlayers.compiled_oracle import CompiledOracle
+from optlayers.locks import at_fork
 from optlayers.solvers.pool import within_this_thread
 
 __all__ = ["Turns", "turns_of"]
@@ -63,4 +63,4 @@ def _forget_after_fork() -> None:
         turns.lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+at_fork(after_in_child=_forget_after_fork)

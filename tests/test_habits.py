@@ -1,0 +1,85 @@
+"""What is written in several places agrees: versions, tools, systems; and each habit is asked for where it must be."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+IGNORE = re.compile(r"# type: ignore(?!\[[a-z, -]+\])")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def constraints() -> dict[str, str]:
+    return dict(line.split("==") for line in read("constraints.txt").split() if "==" in line)
+
+
+def test_types_are_strict_everywhere_and_what_is_ignored_is_named():
+    settings = PROJECT["tool"]["mypy"]
+    assert settings["strict"] is True
+    assert settings["files"] == ["optlayers", "polytopes"]
+    assert all(set(one) == {"module", "ignore_missing_imports", "follow_imports"} for one in settings["overrides"])
+    for package in settings["files"]:
+        for path in (ROOT / package).rglob("*.py"):
+            assert not IGNORE.search(path.read_text(encoding="utf-8")), f"an ignore without its code in {path}"
+
+
+def test_the_workflow_covers_what_the_project_supports():
+    workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    named = [c.rpartition(" ")[2] for c in PROJECT["project"]["classifiers"] if "Python :: 3." in c]
+    assert matrix["python-version"] == named == ["3.11", "3.12", "3.13"]
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+    assert {system.partition("-")[0] for system in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] is True
+
+
+def test_the_workflow_calls_what_make_calls():
+    # YAML 1.1 takes the key "on" for a truth value; the jobs are all that is asked for here.
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    called = {step["run"].removeprefix("python ") for job in jobs.values() for step in job["steps"] if "run" in step}
+    recipe = re.search(r"^lint: .*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
+    assert recipe is not None
+    commands = [line.strip().removeprefix("$(RUN) ") for line in recipe[1].splitlines()]
+    assert commands and set(commands) <= called
+    assert any(command.startswith("-m pytest") and '-m "not slow"' in command for command in called)
+
+
+def test_the_citation_has_the_version_and_the_license_of_the_project():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert citation["authors"] == [{"name": "The optlayers authors"}]
+    assert [reference["doi"] for reference in citation["references"]] == ["10.18653/v1/P18-1173"]
+
+
+def test_hooks_use_the_versions_that_lint_uses():
+    (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    hooks = {hook["id"]: hook for hook in repository["hooks"]}
+    assert {"ruff-check", "ruff-format", "mypy"} <= set(hooks)
+    known = constraints()
+    for hook in hooks.values():
+        for pinned in hook.get("additional_dependencies", []):
+            package, version = pinned.split("==")
+            assert version == known.get(package, version), f"{hook['id']} uses another {package}"
+    assert all("additional_dependencies" in hook or hook["language"] == "system" for hook in hooks.values())
+
+
+def test_coverage_has_a_floor_and_leaves_out_only_what_it_cannot_see():
+    settings = PROJECT["tool"]["coverage"]
+    assert settings["run"]["source"] == ["optlayers", "polytopes"]
+    assert settings["run"]["omit"] == ["optlayers/solvers/kernels/*"]
+    assert settings["report"]["fail_under"] >= 80
+
+
+def test_the_packages_can_be_imported_where_there_are_no_forks():
+    program = "import os, cvxpy, numba, torch; del os.register_at_fork; import optlayers, polytopes"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
