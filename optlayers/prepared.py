@@ -220,7 +220,8 @@ class AbstractPrepared(ABC):
             return True
         parts = torch.eye(self.entries.size, dtype=torch.float64, device="cpu")[: self.entries.structure_size]
         one = torch.from_numpy(theta)
-        for some in parts.split(AT_ONCE):
+        for start in range(0, len(parts), AT_ONCE):
+            some = parts[start : start + AT_ONCE]
             bound = self.bind_on_host(one.expand(2 * len(some), -1), None, np.full(theta.shape[1], DOUBLE))
             ends = bound.maximize(torch.cat([some, -some]))
             reach = (ends.value * torch.cat([some, some])).sum(dim=1)

@@ -152,7 +152,7 @@ class AbstractLoss(nn.Module, ABC):
             to list.
         """
         with torch.no_grad():
-            return self.layer.with_rule(Decoding(self.decoded))(scores, sizes=sizes, **parameters)
+            return self.layer.with_rule(Decoding(self.decoded)).forward(scores, sizes=sizes, **parameters)
 
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The structures of the smallest loss, for flat scores: the best vertices, unless a loss says otherwise."""
