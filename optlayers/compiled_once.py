@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import torch
+
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.warn import warn_caller
 
-__all__ = ["compiled_of_size", "compiled_once"]
+__all__ = ["compiled_of_size", "compiled_once", "refuse_other_answers"]
 
+DRAWS = 8
+"""So many scores tell whether two sizes have the same answers,"""
+NEAR = 1e-6
+"""to so much."""
 KEPT_SOLVERS = 8
 """For so many pairs of solvers is a declaration kept compiled."""
 
@@ -49,12 +55,61 @@ def compiled_of_size(
                 f"{family!r} keeps {family.cache_size} sizes compiled, but {len(sizes.seen)} have been asked for, and "
                 f"size {size[0] if len(size) == 1 else size} is compiled again, which takes longer than to use it: "
                 f"give it room for all, Family(..., cache_size={_enough(len(sizes.seen))}), or make batches of "
-                "instances of similar size"
+                "instances of similar size, or round sizes up, round_to="
             )
         sizes.seen.add(size)
         return compile_polytope(family(*size), maximizer=maximizer, projector=projector)
 
     return sizes.kept.get(size, make)
+
+
+def refuse_other_answers(
+    family: Family,
+    maximizer: AbstractMaximizer | None,
+    projector: AbstractProjector | None,
+    size: tuple[int, ...],
+    rounded: tuple[int, ...],
+) -> None:
+    """Refuse a family of which a size is not the larger one without its further parts, as far as some scores tell.
+
+    The first size that is rounded is compared; it takes another compilation, once for a family.
+    """
+    by_solvers: Cache[Any, None] = family.__dict__.setdefault("_compared", Cache(1))
+
+    def compare(_: Any) -> None:
+        small, large = (
+            compile_polytope(family(*each), maximizer=maximizer, projector=projector) for each in (size, rounded)
+        )
+        own = tuple(slice(0, length) for length in small.shape)
+        given = [_given(compiled) for compiled in (small, large)]
+        scores = torch.randn(DRAWS, *small.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        wider = torch.full((DRAWS, *large.shape), -torch.inf, dtype=torch.float64)
+        wider[(slice(None), *own)] = scores
+        for ask in ("maximize", "project") if small.has_vertices else ("project",):
+            one, other = (
+                getattr(compiled, ask)(s, **named)
+                for compiled, s, named in zip((small, large), (scores, wider), given, strict=True)
+            )
+            mine = other.value[(slice(None), *own)]
+            same = torch.isclose(one.value, mine, atol=NEAR, rtol=NEAR).flatten(1).all(dim=1) & other.ok
+            if not bool((same | ~one.ok).all()):
+                raise ValueError(
+                    f"{family!r} cannot be rounded: the polytope of size {_word(size)} is not that of size "
+                    f"{_word(rounded)} without its further parts"
+                    + ("" if bool(other.ok[one.ok].all()) else f" ({other.failures[0].reason})")
+                    + "; leave round_to out"
+                )
+
+    by_solvers.get("compared", compare)
+
+
+def _given(compiled: CompiledPolytope) -> dict[str, float]:
+    """Numbers for the parameters, the same for both sizes: 1, or -1 where that is their sign."""
+    return {spec.name: -1.0 if spec.sign in ("nonpos", "neg") else 1.0 for spec in compiled.entries.parameters}
+
+
+def _word(size: tuple[int, ...]) -> str:
+    return str(size[0] if len(size) == 1 else size)
 
 
 @final

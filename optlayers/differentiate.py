@@ -301,7 +301,7 @@ class LayerCall(AbstractCall):
         out = torch.zeros(*apart, count, *self.padded, dtype=scores.dtype, device=scores.device)
         failures: list[Failure] = []
         for part in self.parts:
-            mine = [part.share.of(scores, self.batch), *tensors[part.share.named]]
+            mine = [part.share.scores_of(scores, self.batch), *tensors[part.share.named]]
             try:
                 value = part.solve(mine, self.on_failure).value
             except SolveError as error:  # of this size; the others are looked at before the batch is given up
@@ -423,7 +423,7 @@ class LayerCall(AbstractCall):
         flat = torch.zeros(math.prod(self.batch), *self.padded, dtype=grad.dtype, device=grad.device)
         for part in self.parts:
             share = part.share
-            mine = [share.of(tensors[0], self.batch), *tensors[share.named]]
+            mine = [share.scores_of(tensors[0], self.batch), *tensors[share.named]]
             needs = [wanted[0], *wanted[share.named]]
             out = part.graph(mine, share.of(grad, self.batch, apart), needs)
             if out[0] is not None:

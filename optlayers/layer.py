@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, solution_of
-from optlayers.compiled_once import compiled_of_size, compiled_once
+from optlayers.compiled_once import compiled_of_size, compiled_once, refuse_other_answers
 from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
 from optlayers.entries import CPU, batch_of
 from optlayers.form.standard import ParameterSpec, ScoredSpec
@@ -276,7 +276,7 @@ class OptLayer(nn.Module):
                 if waiting and rule.differentiates_parameters is False:
                     self._warn_of_no_gradient(waiting)
             if objective is not None:
-                flat = FlatObjective(objective, share.rows, share.corner, entries.structure_size, share.home)
+                flat = FlatObjective(objective, share.rows, share.corner, entries.shape, share.home)
             retained |= needs_gradient
             context = Context(generator, state, flat, needs_gradient, bool(waiting))
             parts.append(Part(share, rule, context, waiting, self.gradient_unit))
@@ -307,22 +307,53 @@ class OptLayer(nn.Module):
         check_scores(scores, name)
         table, batch = self.sizes_of(sizes, scores)
         padded, tensors, shares = scores.shape[len(batch) :], [scores], []
-        for size, rows in rows_by_size(table):
+        rounded = table if self._family is None else self._family.rounded(table)
+        for size, rows in rows_by_size(rounded):
             if 0 in size:
                 continue
-            compiled = self.compiled(*size)
+            compiled, beyond = self.compiled(*size), None
             entries, count = compiled.entries, torch.Size([len(rows)])
-            place = corner(compiled.shape, padded, size, named_instance(rows, batch))
+            if rounded is table:
+                place = corner(compiled.shape, padded, size, named_instance(rows, batch))
+            else:
+                place, beyond = self._beyond(compiled, size, table, rows, padded, batch)
             specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
-            mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
+            filled = beyond is not None
+            mine = named_corners(specs, parameters, rows, batch, size, filled=filled) if parameters else parameters
             named, once = entries.arrive_named(mine, count)
             span = slice(len(tensors), len(tensors) + len(named))
             tensors += named
             home = CPU if scores.is_cpu else compiled.home(scores.device)
-            shares.append(Share(compiled, entries, count, home, once, span, rows, place, batch, size))
+            shares.append(Share(compiled, entries, count, home, once, span, rows, place, batch, size, beyond))
         if not shares:  # no polytope says what is scored; what wants a gradient gets 0
             tensors += [value for value in parameters.values() if isinstance(value, Tensor) and value.requires_grad]
         return batch, tensors, shares
+
+    def _beyond(
+        self,
+        compiled: CompiledPolytope,
+        size: tuple[int, ...],
+        table: Tensor,
+        rows: Tensor,
+        padded: torch.Size,
+        batch: torch.Size,
+    ) -> tuple[tuple[slice, ...], Tensor | None]:
+        """For instances whose sizes are rounded up to ``size``: what they take together of their padded shape, and the
+        parts of the polytope that each of them does not have."""
+        family = self._family
+        assert family is not None
+        if compiled.entries.auxiliaries:
+            raise NotImplementedError(
+                "round_to is for families without scored auxiliary variables, whose padding has no fixed place"
+            )
+        beyond = torch.ones(len(rows), *compiled.shape, dtype=torch.bool, device="cpu")
+        for own, mine in rows_by_size(table[rows]):
+            place: tuple[Any, ...] = corner(family.shape_of(*own), padded, own, named_instance(rows[mine], batch))
+            beyond[(mine, *place)] = False
+            if own != size:
+                refuse_other_answers(family, self._maximizer, self._projector, own, size)
+        together = tuple(slice(0, min(have, need)) for have, need in zip(padded, compiled.shape, strict=True))
+        return together, beyond
 
     @outside_graphs
     def lifted(

@@ -94,12 +94,18 @@ class FlatObjective:
     """
 
     def __init__(
-        self, objective: Objective, rows: Tensor | None, corner: tuple[slice, ...], size: int, home: torch.device
+        self,
+        objective: Objective,
+        rows: Tensor | None,
+        corner: tuple[slice, ...],
+        shape: tuple[int, ...],
+        home: torch.device,
     ) -> None:
         self._objective = objective
         self._rows = rows
         self._corner = corner
-        self._size = size
+        self._shape = shape
+        self._size = math.prod(shape)
         self._home = home
         self._unit: Float64[Tensor, " batch"] | None = None
 
@@ -138,7 +144,8 @@ class FlatObjective:
         whole = objective.structures.clone()
         shape = whole.shape[len(batch) :]
         flat = whole.reshape(math.prod(batch), *shape)
-        mine = values[:, : self._size].to(objective.device, objective.dtype)
+        own = (slice(None), *self._corner)
+        mine = values[:, : self._size].to(objective.device, objective.dtype).reshape(-1, *self._shape)[own]
         rows = torch.arange(len(flat), device=flat.device) if self._rows is None else self._rows.to(flat.device)
         padded = flat[rows]
         place = (slice(None), *self._corner)
@@ -150,6 +157,7 @@ class FlatObjective:
         if not losses.requires_grad:  # a loss without a derivative
             return torch.zeros_like(values)
         (found,) = torch.autograd.grad(losses, leaf, torch.ones_like(losses), materialize_grads=True)
-        found = found.reshape(flat.shape)[rows][place].reshape(len(values), self._size).to(self._home, torch.float64)
-        padded = torch.nn.functional.pad(found, (0, values.shape[1] - self._size))
+        slope = torch.zeros(len(values), *self._shape, dtype=torch.float64, device=self._home)
+        slope[own] = found.reshape(flat.shape)[rows][place].to(self._home, torch.float64).reshape(slope[own].shape)
+        padded = torch.nn.functional.pad(slope.flatten(1), (0, values.shape[1] - self._size))
         return padded * self.weights[:, None]

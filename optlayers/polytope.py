@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, final
 
 import cvxpy as cp
 import numpy as np
+import torch
 from cvxpy.lin_ops import lin_utils
 from torch import Tensor
 
@@ -260,6 +261,11 @@ class Family:
         function (or a :func:`functools.partial` of one) can be pickled together with the layer.
     cache_size : how many sizes are kept compiled, for all layers and losses over the family that have the same solvers;
         the least recently used goes first. When one has to be compiled again, a warning says so once.
+    round_to : sizes are rounded up to multiples of this, a number for each size or one for all, so that fewer are
+        compiled. What an instance does not have is forbidden, and its answers are those of its own size. That is so
+        where the smaller polytope is the larger one without the further parts: simplices, cubes, subsets, partial
+        matchings, budgets. Where it is not (every word of a tree has a head), the first batch that is rounded is
+        refused. Parameters with fewer entries than the larger polytope wants get zeros.
 
     Examples
     --------
@@ -268,7 +274,9 @@ class Family:
     (3,)
     """
 
-    def __init__(self, factory: Callable[..., Polytope], *, cache_size: int = 128) -> None:
+    def __init__(
+        self, factory: Callable[..., Polytope], *, cache_size: int = 128, round_to: int | Sequence[int] = 1
+    ) -> None:
         if not callable(factory):
             raise TypeError(f"factory must be callable, but got {type(factory).__name__}")
         if isinstance(cache_size, bool) or not isinstance(cache_size, (int, np.integer)):
@@ -277,8 +285,14 @@ class Family:
             )
         if cache_size < 1:
             raise ValueError(f"cache_size must be at least 1, but got {cache_size}")
+        steps = list(round_to) if isinstance(round_to, (tuple, list)) else [round_to]
+        for step in steps:
+            if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
+                raise ValueError(f"round_to is a positive integer, or one for each size, but got {round_to!r}")
         self.factory = factory
         self.cache_size = int(cache_size)
+        self.round_to = tuple(int(step) for step in steps)
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def __call__(self, *size: int) -> Polytope:
         """The declaration for one size (an int, or several)."""
@@ -294,6 +308,23 @@ class Family:
                 f"{type(polytope).__name__} for size {size}"
             )
         return polytope
+
+    def rounded(self, table: Tensor) -> Tensor:
+        """A row of sizes per instance, rounded up; the table itself where that changes nothing at all."""
+        if set(self.round_to) == {1}:
+            return table
+        if len(self.round_to) not in (1, table.shape[1]):
+            raise ValueError(
+                f"round_to has {len(self.round_to)} steps {self.round_to}, but instances have {table.shape[1]} sizes"
+            )
+        steps = torch.tensor(self.round_to, dtype=table.dtype, device="cpu")
+        return steps * torch.div(table + steps - 1, steps, rounding_mode="floor")
+
+    def shape_of(self, *size: int) -> tuple[int, ...]:
+        """The shape of a structure of this size."""
+        if size not in self._shapes:
+            self._shapes[size] = self(*size).shape
+        return self._shapes[size]
 
     def takes(self, count: int) -> bool:
         """Whether the factory can be called with so many sizes."""

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from optlayers.entries import NOTHING, Entries
@@ -42,6 +42,8 @@ class Share:
     corner: tuple[slice, ...] = ()
     around: torch.Size | None = None
     size: tuple[int, ...] = ()
+    beyond: Bool[Tensor, "instances *shape"] | None = None
+    """The parts of the polytope that instances do not have, where sizes are rounded up; None for none."""
 
     def positions(self) -> Int64[Tensor, "*batch dimensions"] | None:
         """The indices that a user knows the instances by, where they are not their own."""
@@ -51,18 +53,34 @@ class Share:
             return self.rows.new_zeros(len(self.rows), 0)
         return torch.stack(torch.unravel_index(self.rows, self.around), dim=1)
 
-    def of(self, whole: Tensor, batch: torch.Size, apart: tuple[int, ...] = ()) -> Tensor:
+    def scores_of(self, scores: Tensor, batch: torch.Size) -> Tensor:
+        """The scores of these instances, ``(*batch, *shape)``; parts that they do not have are forbidden."""
+        return self.of(scores, batch, outside=-math.inf)
+
+    def of(self, whole: Tensor, batch: torch.Size, apart: tuple[int, ...] = (), *, outside: float = 0.0) -> Tensor:
         """The numbers of these instances, ``(*apart, *batch, *shape)``, of those of the whole ``batch``."""
         if self.rows is None:
             return whole
         head = len(apart)
         flat = whole.reshape(*apart, math.prod(batch), *whole.shape[head + len(batch) :])
         place: tuple[Any, ...] = (..., *self.corner)
-        return flat.index_select(head, self.rows_on(whole))[place]
+        mine = flat.index_select(head, self.rows_on(whole))[place]
+        if self.beyond is None:
+            return mine
+        shape = (*mine.shape[: head + 1], *self.beyond.shape[1:])
+        if mine.shape != shape:  # the padding of the batch ends before the polytope does
+            wider = mine.new_zeros(shape)
+            wider[place] = mine
+            mine = wider
+        return mine.masked_fill(self.beyond.to(mine.device), outside)
 
     def put(self, flat: Tensor, values: Tensor) -> None:
-        """Write numbers of these instances into ``(*apart, instances, *padded)``."""
+        """Write numbers of these instances, or one number, into ``(*apart, instances, *padded)``."""
         place: tuple[Any, ...] = (..., self.rows_on(flat), *self.corner)
+        if self.beyond is not None:
+            own: tuple[Any, ...] = (..., *self.corner)
+            beyond = self.beyond[own].to(flat.device)
+            values = torch.where(beyond, flat[place], values[own] if values.ndim else values)
         flat[place] = values
 
     def rows_on(self, like: Tensor) -> Tensor:
@@ -86,7 +104,8 @@ class Share:
             mine = torch.Size((len(rows),))
         specs = self.entries.auxiliaries
         differ = {s.name for s, differs in zip(specs, batched[self.named][: len(specs)], strict=True) if differs}
-        return replace(self, batch=mine, once=self.once - differ, rows=rows, around=batch)
+        beyond = None if self.beyond is None else self.beyond.repeat(size, *[1] * (self.beyond.ndim - 1))
+        return replace(self, batch=mine, once=self.once - differ, rows=rows, around=batch, beyond=beyond)
 
 
 def size_table(
@@ -212,8 +231,13 @@ def named_corners(
     rows: Tensor,
     batch: torch.Size,
     size: tuple[int, ...],
+    *,
+    filled: bool = False,
 ) -> dict[str, Any]:
-    """The parameters of some instances of a family: their rows, and the corners that their size takes."""
+    """The parameters of some instances of a family: their rows, and the corners that their size takes.
+
+    Where they are to be ``filled``, those of fewer entries get zeros: of parts that no instance has.
+    """
     shapes = {spec.name: spec.shape for spec in specs}
     scored = {spec.name for spec in specs if isinstance(spec, ScoredSpec)}
     chosen: dict[str, Any] = {}
@@ -226,6 +250,10 @@ def named_corners(
         if tensor.ndim == 0:  # a number for all entries
             chosen[name] = tensor
             continue
+        if filled and tensor.ndim >= len(shape):
+            ends = zip(tensor.shape[tensor.ndim - len(shape) :], shape, strict=True)
+            missing = [max(0, need - have) for have, need in ends]
+            tensor = torch.nn.functional.pad(tensor, [n for short in reversed(missing) for n in (0, short)])
         if name not in scored:
             _refuse_narrow(name, tensor, shape, rows, batch, size)
         if name in scored and tensor.ndim >= len(shape):

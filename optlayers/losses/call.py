@@ -94,7 +94,7 @@ class LossCall(AbstractCall):
         failures: list[Failure] = []
         for part in self.parts:
             try:
-                losses = self._solve(part, [part.share.of(scores, self.batch), *tensors[part.share.named]])
+                losses = self._solve(part, [part.share.scores_of(scores, self.batch), *tensors[part.share.named]])
             except SolveError as error:  # of this size; the others are looked at before the batch is given up
                 failures += error.failures
                 continue
@@ -137,7 +137,7 @@ class LossCall(AbstractCall):
         share, question = part.share, part.question
         if question is None:
             raise RuntimeError("the backward pass of a loss came before its forward pass")
-        mine = [share.of(tensors[0], self.batch), *tensors[share.named]]
+        mine = [share.scores_of(tensors[0], self.batch), *tensors[share.named]]
         scores, theta = share.entries.packed_with_graph(mine, share.batch, share.home, question.forbidden)
         theta = theta if theta is not None and theta.requires_grad else None
         part.again = again = replace(question, scores=scores, theta=theta, asked=[])

@@ -76,7 +76,7 @@ def regret(
     lost, best = (torch.zeros(math.prod(batch), dtype=torch.float64, device=predicted.device) for _ in range(2))
     for part in parts:
         rows = slice(None) if part.share.rows is None else part.share.rows_on(lost)
-        mine = [part.share.of(predicted, batch), *tensors[part.share.named]]
+        mine = [part.share.scores_of(predicted, batch), *tensors[part.share.named]]
         lost[rows], best[rows] = (values.to(lost.device) for values in _regret(part, mine))
     if not normalized:
         return lost.reshape(batch).to(predicted.dtype)

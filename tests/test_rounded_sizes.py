@@ -1,0 +1,171 @@
+"""Sizes of a family rounded up: fewer polytopes, the same answers and gradients."""
+
+import copy
+import pickle
+
+import cvxpy as cp
+import pytest
+import torch
+
+import optlayers as ol
+from polytopes import arborescence, cube, linear_chain, matching, partial_matching, sequence, simplex, subset
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def budgeted(size: int) -> ol.Polytope:
+    x, budget = cp.Variable(size), cp.Parameter(name="budget", nonneg=True)
+    cap = cp.Parameter(size, name="cap", nonneg=True)
+    return ol.Polytope(x, [x >= 0, x <= cap, cp.sum(x) <= budget])
+
+
+RULES = [
+    ol.SparseMAP(),
+    ol.Spigot(),
+    ol.StraightThrough(),
+    ol.Identity(),
+    ol.Hard(ol.SparseMAP()),
+    ol.StructuredAttention(),
+    ol.Interpolation(2.0),
+    ol.LPGD(1.0, smoothing=0.5),
+    ol.SpigotEG(at="marginals"),
+    ol.Spigot(0.5, steps=3),
+]
+SIZES = [3, 7, 1, 4, 0, 5]
+
+
+def of(weights):
+    return lambda z: (z * weights).flatten(1).sum(1) + 0.1 * z.square().flatten(1).sum(1)
+
+
+def compared(factory, rule, scores, weights, **given):
+    """Answers and gradients of a family as it is, and of one that is rounded."""
+    found = []
+    for family in (ol.Family(factory), ol.Family(factory, round_to=4)):
+        layer, leaf = ol.OptLayer(family, rule), scores.clone().requires_grad_()
+        losses = layer(leaf, objective=of(weights), **given)
+        losses.sum().backward()
+        value = losses.detach() if rule.needs_objective else layer(scores, **given)
+        found.append((value, leaf.grad))
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("factory", [simplex, cube])
+def test_answers_and_gradients_are_the_same(factory, rule):
+    scores, weights = draw(6, 7), draw(6, 7, seed=1)
+    scores[1, 2] = -torch.inf
+    (value, gradient), (rounded, other) = compared(factory, rule, scores, weights, sizes=SIZES)
+    torch.testing.assert_close(rounded, value, atol=1e-12, rtol=0)
+    torch.testing.assert_close(other, gradient, atol=1e-10, rtol=0)
+
+
+def test_two_sizes_parameters_and_higher_derivatives():
+    scores, weights = draw(2, 2, 5, 6), draw(2, 2, 5, 6, seed=1)
+    sizes = torch.tensor([[[5, 3], [2, 6]], [[1, 1], [4, 4]]])
+    for round_to in (4, (2, 3)):
+        plain = ol.OptLayer(ol.Family(partial_matching), ol.SparseMAP())
+        rounded = ol.OptLayer(ol.Family(partial_matching, round_to=round_to), ol.SparseMAP())
+        found = []
+        for layer in (plain, rounded):
+            leaf = scores.clone().requires_grad_()
+            value = layer(leaf, sizes=sizes)
+            (slope,) = torch.autograd.grad((value * weights).sum(), leaf, create_graph=True)
+            (twice,) = torch.autograd.grad(slope.square().sum(), leaf, allow_unused=True, materialize_grads=True)
+            found.append((value, slope, twice))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, one, atol=1e-10, rtol=0)
+    scores, budget = draw(3, 5), torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    for cap in (0.6, torch.full((5,), 0.6), torch.full((3, 5), 0.6)):
+        values = []
+        for family in (ol.Family(budgeted), ol.Family(budgeted, round_to=4)):
+            wants = budget.clone().requires_grad_()
+            value = ol.OptLayer(family, ol.SparseMAP())(scores, sizes=[5, 2, 3], budget=wants, cap=cap)
+            values.append((value.detach(), *torch.autograd.grad(value.square().sum(), wants)))
+        torch.testing.assert_close(values[1], values[0], atol=1e-10, rtol=0)
+
+
+def test_losses_decoding_verdicts_and_targets_in_the_padding():
+    scores, sizes = draw(4, 6), [6, 2, 3, 5]
+    target = torch.zeros(4, 6)
+    target[torch.arange(4), torch.tensor([5, 1, 0, 4])] = 1.0
+    for make in (ol.SparseMAPLoss, ol.CRFLoss, ol.StructuredHingeLoss, ol.StructuredPerceptronLoss):
+        found = []
+        for family in (ol.Family(simplex), ol.Family(simplex, round_to=(4,))):
+            loss, leaf = make(family, reduction="none"), scores.clone().requires_grad_()
+            losses = loss(leaf, target, sizes=sizes)
+            losses.sum().backward()
+            mask = torch.zeros(4, 6, dtype=torch.bool)
+            mask[:, :2] = True
+            found.append(
+                (losses.detach(), leaf.grad, loss.decode(scores, sizes=sizes), loss(scores, mask, sizes=sizes))
+            )
+        torch.testing.assert_close(found[1], found[0], atol=1e-10, rtol=0)
+    loss = ol.SparseMAPLoss(ol.Family(simplex, round_to=4))
+    wrong = torch.eye(6)[[5, 1, 3, 4]]  # instance 2 has three parts
+    with pytest.raises(ValueError, match=r"target must be 0 in the padding, but entry \[3\] of instance 2 is 1"):
+        loss(scores, wrong, sizes=sizes)
+    verdicts = ol.OptLayer(ol.Family(simplex, round_to=4), ol.SparseMAP()).solve(scores, sizes=sizes)
+    assert verdicts.all_ok and (verdicts.value[1, 2:] == 0).all()
+    truth = draw(4, 6, seed=5)
+    for family in (ol.Family(simplex), ol.Family(simplex, round_to=4)):
+        assert ol.regret(family, scores, truth, sizes=sizes).shape == (4,)
+
+
+def test_fewer_sizes_are_compiled():
+    made = []
+
+    def factory(size: int) -> ol.Polytope:
+        made.append(size)
+        return simplex(size)
+
+    family = ol.Family(factory, round_to=8, cache_size=2)
+    layer = ol.OptLayer(family, ol.SparseMAP())
+    for _ in range(3):
+        layer(draw(16, 16), sizes=list(range(1, 17)))
+    assert layer.compiled(8).shape == (8,)
+    assert made.count(8) <= 3 and made.count(16) <= 3 and len(made) <= 25  # shapes, one comparison, two compilations
+    for copied in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(ol.OptLayer(ol.Family(simplex, round_to=8), ol.SparseMAP()))),
+    ):
+        assert copied(draw(2, 5), sizes=[5, 3]).shape == (2, 5)
+
+
+@pytest.mark.parametrize("factory", [matching, arborescence, lambda size: sequence(size, 2)])
+def test_structures_that_are_not_larger_ones_without_some_parts_are_refused(factory):
+    family = ol.Family(factory, round_to=4)
+    shape = factory(3).shape
+    with pytest.raises(ValueError, match="cannot be rounded: the polytope of size 3 is not that of size 4 without its"):
+        ol.OptLayer(family, ol.SparseMAP())(draw(2, *shape), sizes=[3, 3])
+
+
+def test_what_does_not_fit_is_refused():
+    for bad in (0, -1, 2.5, True, "4", (4, 0)):
+        with pytest.raises((ValueError, TypeError), match="round_to is a positive integer, or one for each size"):
+            ol.Family(simplex, round_to=bad)
+    with pytest.raises(ValueError, match=r"round_to has 2 steps \(2, 3\), but instances have 1 size"):
+        ol.OptLayer(ol.Family(simplex, round_to=(2, 3)), ol.SparseMAP())(draw(2, 5), sizes=[5, 3])
+    with pytest.raises(ValueError, match=r"instance 1: size 6 needs scores of shape \(6,\) per instance, but"):
+        ol.OptLayer(ol.Family(simplex, round_to=4), ol.SparseMAP())(draw(2, 5), sizes=[5, 6])
+    budget = ol.OptLayer(ol.Family(subset, round_to=4), ol.SparseMAP())
+    assert budget(draw(2, 5), sizes=[5, 3], budget=2.0).sum(1).tolist() == pytest.approx([2.0, 2.0])
+    chains = ol.OptLayer(ol.Family(lambda size: linear_chain(size, 2), round_to=2), ol.SparseMAP())
+    with pytest.raises(NotImplementedError, match="round_to is for families without scored auxiliary variables"):
+        chains(draw(1, 3, 2), sizes=[3], transition=draw(1, 3, 2, 2))
+
+
+def test_under_vmap():
+    plain, rounded = (ol.OptLayer(ol.Family(simplex, round_to=step), ol.SparseMAP()) for step in (1, 4))
+    scores = draw(3, 2, 6)
+    for layer in (plain, rounded):
+        layer(scores[0], sizes=[6, 3])
+    found = [torch.func.vmap(lambda s, layer=layer: layer(s, sizes=[6, 3]))(scores) for layer in (plain, rounded)]
+    torch.testing.assert_close(found[1], found[0])
+    slopes = [
+        torch.func.vmap(torch.func.grad(lambda s, layer=layer: layer(s, sizes=[6, 3]).square().sum()))(scores)
+        for layer in (plain, rounded)
+    ]
+    torch.testing.assert_close(slopes[1], slopes[0])
