@@ -1,36 +1,18 @@
-"""What `make test` leaves to `make proofs`; seeds; and shapes and dtypes, which are checked while the tests run.
-
-Not those of the doors (Polytope, compile_polytope, OptLayer, rules, solvers): they check their arguments themselves, in
-words of their own that tests read.
-"""
+"""What `make test` leaves to `make proofs`; seeds; and the checks of `typechecks.py`, before anything is imported."""
 
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 import torch
 from accelerator import Pretended
 from jaxtyping import install_import_hook
+from typechecks import checked_modules
 
-install_import_hook(
-    [
-        "optlayers.diagnosis",
-        "optlayers.form.presolve",
-        "optlayers.rules.base",
-        "optlayers.rules.pipeline",
-        "optlayers.rules.sparsemap",
-        "optlayers.rules.straight_through",
-        "optlayers.solvers.base",
-        "optlayers.solvers.ask",
-        "optlayers.solvers.certify",
-        "optlayers.solvers.derivative",
-        "optlayers.solvers.polish",
-        "optlayers.solvers.slow_systems",
-        "optlayers.solvers.vertices",
-        "optlayers.form.standard",
-    ],
-    "beartype.beartype",
-)
+install_import_hook(checked_modules(), "typechecks.checked")
+# Warnings point to the caller's line, through the frames of libraries that lie between: those of the checks, too.
+import_module("optlayers.warn").INSIDE.add("jaxtyping")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+import torch
+import typechecks
 import yaml
+from jaxtyping import TypeCheckError
+
+from optlayers.vertex_sums import log_sum_over
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -29,6 +35,17 @@ def test_types_are_strict_everywhere_and_what_is_ignored_is_named():
     for package in settings["files"]:
         for path in (ROOT / package).rglob("*.py"):
             assert not IGNORE.search(path.read_text(encoding="utf-8")), f"an ignore without its code in {path}"
+
+
+def test_shapes_are_checked_in_all_modules_but_those_that_are_named():
+    for name in (*typechecks.COMPILED, *typechecks.DOORS, *typechecks.OFTEN, *typechecks.UNCHECKABLE):
+        path = ROOT.joinpath(*name.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file(), f"{name} is gone"
+    assert len(typechecks.checked_modules()) > 60
+    vertices = torch.eye(3, dtype=torch.float64)
+    log_sum_over(vertices, torch.zeros(2, 3, dtype=torch.float64))
+    with pytest.raises(TypeCheckError, match="scores"):
+        log_sum_over(vertices, torch.zeros(2, 4, dtype=torch.float64))
 
 
 def test_the_workflow_covers_what_the_project_supports():

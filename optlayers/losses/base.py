@@ -181,7 +181,7 @@ class AbstractLoss(nn.Module, ABC):
             )
         return structure
 
-    def reduced(self, losses: Float64[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch"]:
+    def reduced(self, losses: Float64[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*reduced"]:
         """One number, or one per instance, in the dtype of the scores."""
         if self.reduction == "mean":
             losses = losses.mean()

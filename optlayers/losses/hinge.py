@@ -87,7 +87,7 @@ class StructuredHingeLoss(AbstractLoss):
         scores: Float[Tensor, "*batch_and_shape"],
         target: Tensor,
         *,
-        cost: Float[Tensor, "*batch_and_shape"] | None = None,
+        cost: Float[Tensor, "*shape_of_one_or_all"] | None = None,
         sizes: Any = None,
         **parameters: Any,
     ) -> Tensor:

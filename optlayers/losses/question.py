@@ -8,7 +8,7 @@ from functools import partial
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor
 
 from optlayers.bound.base import by_name
@@ -132,7 +132,7 @@ class Question:
         missing = self.scores.shape[1] - structure.shape[1]
         return torch.nn.functional.pad(structure, (0, missing)) if missing else structure
 
-    def structure(self, point: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch structure_size"]:
+    def structure(self, point: Shaped[Tensor, "batch size"]) -> Shaped[Tensor, "batch structure_size"]:
         """Points without auxiliary variables."""
         return point if point.shape[1] == self.structure_size else point[:, : self.structure_size]
 

@@ -425,7 +425,7 @@ class _Agreement:
 def mean_over_pieces(
     smooth: Float64[np.ndarray, "batch parameters"],
     index: Int64[np.ndarray, " some"],
-    pieces: Sequence[tuple[Piece, Float64[np.ndarray, "some parameters"]]],
+    pieces: Sequence[tuple[Piece, Float64[np.ndarray, "_ parameters"]]],
 ) -> Float64[np.ndarray, "batch parameters"]:
     """Gradients: the mean of those of its pieces for every entry of the instances of ``index``, NaN where none was
     found; for others the ``smooth`` ones."""

@@ -112,7 +112,7 @@ def _get_room(
     tight: Bool[np.ndarray, " rows"],
     low: Bool[np.ndarray, " others"],
     high: Bool[np.ndarray, " others"],
-) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]] | None:
+) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " columns"]] | None:
     """The tight inequalities, and the columns at a bound, that a change of the auxiliary columns alone gives room.
 
     That is one linear program: the sum of all room, none of which counts for more than 1. (Constraints are linear, so a
