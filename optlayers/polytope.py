@@ -285,7 +285,7 @@ class Family:
             )
         if cache_size < 1:
             raise ValueError(f"cache_size must be at least 1, but got {cache_size}")
-        steps = list(round_to) if isinstance(round_to, (tuple, list)) else [round_to]
+        steps: list[Any] = list(round_to) if isinstance(round_to, (tuple, list)) else [round_to]
         for step in steps:
             if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
                 raise ValueError(f"round_to is a positive integer, or one for each size, but got {round_to!r}")
