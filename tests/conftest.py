@@ -11,8 +11,12 @@ from jaxtyping import install_import_hook
 from typechecks import checked_modules
 
 install_import_hook(checked_modules(), "typechecks.checked")
-# Warnings point to the caller's line, through the frames of libraries that lie between: those of the checks, too.
-import_module("optlayers.warn").INSIDE.add("jaxtyping")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warnings_see_through_checks() -> None:
+    """Warnings point to the caller's line; frames of the checks lie between, as those of PyTorch do."""
+    import_module("optlayers.warn").INSIDE.add("jaxtyping")
 
 
 @pytest.fixture(autouse=True)

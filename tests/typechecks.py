@@ -16,6 +16,7 @@ COMPILED = ("optlayers.solvers.kernels", "polytopes")
 
 DOORS = (
     "optlayers.compiled",
+    "optlayers.losses.base",
     "optlayers.losses.hinge",
     "optlayers.losses.perturbed",
     "optlayers.losses.regret",
@@ -47,6 +48,7 @@ OFTEN = (
     "optlayers.entries",
     "optlayers.layer",
     "optlayers.locks",
+    "optlayers.logspace",
     "optlayers.losses.call",
     "optlayers.losses.prediction",
     "optlayers.losses.question",
@@ -56,13 +58,16 @@ OFTEN = (
     "optlayers.sizes",
     "optlayers.solution",
     "optlayers.solvers.addresses",
+    "optlayers.solvers.auto",
     "optlayers.solvers.batch",
     "optlayers.solvers.highs",
+    "optlayers.solvers.interior_point",
     "optlayers.solvers.oracle",
     "optlayers.solvers.plan",
     "optlayers.solvers.pool",
     "optlayers.solvers.scored_rows",
     "optlayers.tensors",
+    "optlayers.testing.failures",
     "optlayers.testing.oracle",
 )
 """Every call goes through them many times: a check takes some 20 µs, and theirs would make tests half as long again."""
