@@ -142,7 +142,7 @@ def test_solutions_have_the_gradient_of_the_layer():
     assert torch.equal(*gradients)
     with pytest.raises(ValueError, match="not given as a mixture of vertices"):
         _ = ol.OptLayer(polytopes.matching(3), ol.Pipeline()).solve(torch.zeros(3, 3)).weights
-    with pytest.raises(TypeError, match="Family has one for every size"):
+    with pytest.raises(TypeError, match="a layer over a Family needs sizes="):
         ol.OptLayer(ol.Family(polytopes.arborescence), ol.SparseMAP()).solve(scores)
 
 

@@ -16,6 +16,7 @@ COMPILED = ("optlayers.solvers.kernels", "polytopes")
 
 DOORS = (
     "optlayers.compiled",
+    "optlayers.compiled_once",
     "optlayers.losses.base",
     "optlayers.losses.hinge",
     "optlayers.losses.perturbed",
