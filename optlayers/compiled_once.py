@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -27,9 +28,7 @@ def compiled_once(
     polytope: Polytope, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None
 ) -> CompiledPolytope:
     """A polytope compiled for these solvers, made when it is first asked for, and kept with the declaration."""
-    solvers = (maximizer, projector)
-    if not _may_be_keys(solvers):
-        return compile_polytope(polytope, maximizer=maximizer, projector=projector)
+    solvers = (_key(maximizer), _key(projector))
     kept: Cache[Any, CompiledPolytope] = polytope.__dict__.setdefault("_compiled", Cache(KEPT_SOLVERS))
     return kept.get(solvers, lambda _: compile_polytope(polytope, maximizer=maximizer, projector=projector))
 
@@ -42,9 +41,7 @@ def compiled_of_size(
     Of more sizes than its ``cache_size`` the family keeps those that were asked for last. That a size has to be
     compiled again is said once.
     """
-    solvers = (maximizer, projector)
-    if not _may_be_keys(solvers):
-        return compile_polytope(family(*size), maximizer=maximizer, projector=projector)
+    solvers = (_key(maximizer), _key(projector))
     by_solvers: Cache[Any, _Sizes] = family.__dict__.setdefault("_compiled", Cache(KEPT_SOLVERS))
     sizes = by_solvers.get(solvers, lambda _: _Sizes(Cache(family.cache_size)))
 
@@ -70,42 +67,52 @@ def refuse_other_answers(
     size: tuple[int, ...],
     rounded: tuple[int, ...],
 ) -> None:
-    """Refuse a family of which a size is not the larger one without its further parts, as far as some scores tell.
+    """Refuse a size that is not the rounded one without its further parts, as far as some scores tell.
 
-    The first size that is rounded is compared; it takes another compilation, once for a family.
+    Every size is compared once, which takes a compilation of its own polytope.
     """
-    by_solvers: Cache[Any, None] = family.__dict__.setdefault("_compared", Cache(1))
-
-    def compare(_: Any) -> None:
-        small, large = (
-            compile_polytope(family(*each), maximizer=maximizer, projector=projector) for each in (size, rounded)
-        )
-        own = tuple(slice(0, length) for length in small.shape)
-        given = [_given(compiled) for compiled in (small, large)]
-        scores = torch.randn(DRAWS, *small.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        wider = torch.full((DRAWS, *large.shape), -torch.inf, dtype=torch.float64)
-        wider[(slice(None), *own)] = scores
-        for ask in ("maximize", "project") if small.has_vertices else ("project",):
-            one, other = (
-                getattr(compiled, ask)(s, **named)
-                for compiled, s, named in zip((small, large), (scores, wider), given, strict=True)
+    compared: set[Any] = family.__dict__.setdefault("_compared", set())
+    if (size, rounded) in compared:
+        return
+    large = compiled_of_size(family, maximizer, projector, *rounded)
+    for spec in large.entries.parameters:
+        if spec.shape:
+            raise NotImplementedError(
+                f"round_to is for families whose parameters are numbers, but {spec.name} has shape {spec.shape}, and "
+                "nobody knows its values for parts that an instance does not have"
             )
+    small = compile_polytope(family(*size), maximizer=maximizer, projector=projector)
+    # In a thread of its own, which no transform of torch.func and no default device is around.
+    with ThreadPoolExecutor(1) as alone:
+        different = alone.submit(_compare, small, large).result()
+    if different is not None:
+        raise ValueError(
+            f"{family!r} cannot be rounded: the polytope of size {_word(size)} is not that of size {_word(rounded)} "
+            f"without its further parts{different}; leave round_to out"
+        )
+    compared.add((size, rounded))
+
+
+def _compare(small: CompiledPolytope, large: CompiledPolytope) -> str | None:
+    """Why the answers of the larger polytope without its further parts are others; None where they are the same."""
+    names = [[(spec.name, spec.sign) for spec in one.entries.parameters] for one in (small, large)]
+    if names[0] != names[1]:
+        return f", as its parameters are {[n for n, _ in names[0]]} and not {[n for n, _ in names[1]]}"
+    own = tuple(slice(0, length) for length in small.shape)
+    scores = torch.randn(DRAWS, *small.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wider = torch.full((DRAWS, *large.shape), -torch.inf, dtype=torch.float64)
+    wider[(slice(None), *own)] = scores
+    for number in (1.0, 2.0) if names[0] else (1.0,):
+        given = {name: -number if sign in ("nonpos", "neg") else number for name, sign in names[0]}
+        for ask in ("maximize", "project") if small.has_vertices else ("project",):
+            one, other = (getattr(compiled, ask)(s, **given) for compiled, s in ((small, scores), (large, wider)))
             mine = other.value[(slice(None), *own)]
-            same = torch.isclose(one.value, mine, atol=NEAR, rtol=NEAR).flatten(1).all(dim=1) & other.ok
+            same = torch.isclose(one.value, mine, atol=NEAR, rtol=NEAR).flatten(1).all(dim=1)
+            if not bool((other.ok == one.ok).all()):
+                return f" ({(other.failures or one.failures)[0].reason})"
             if not bool((same | ~one.ok).all()):
-                raise ValueError(
-                    f"{family!r} cannot be rounded: the polytope of size {_word(size)} is not that of size "
-                    f"{_word(rounded)} without its further parts"
-                    + ("" if bool(other.ok[one.ok].all()) else f" ({other.failures[0].reason})")
-                    + "; leave round_to out"
-                )
-
-    by_solvers.get("compared", compare)
-
-
-def _given(compiled: CompiledPolytope) -> dict[str, float]:
-    """Numbers for the parameters, the same for both sizes: 1, or -1 where that is their sign."""
-    return {spec.name: -1.0 if spec.sign in ("nonpos", "neg") else 1.0 for spec in compiled.entries.parameters}
+                return ""
+    return None
 
 
 def _word(size: tuple[int, ...]) -> str:
@@ -122,13 +129,27 @@ class _Sizes:
     warned: bool = False
 
 
-def _may_be_keys(solvers: tuple[Any, ...]) -> bool:
-    """Whether solvers are values, as ours are, that tell whether they are equal; others are not looked for."""
+def _key(solver: Any) -> Any:
+    """A solver as a key: by its value, as ours are, or by itself where it has no hash."""
     try:
-        hash(solvers)
+        hash(solver)
     except TypeError:
-        return False
-    return True
+        return _Itself(solver)
+    return solver
+
+
+@final
+class _Itself:
+    """An object that is equal to itself alone."""
+
+    def __init__(self, it: Any) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.it is self.it
 
 
 def _enough(sizes: int) -> int:

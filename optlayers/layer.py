@@ -53,8 +53,8 @@ class OptLayer(nn.Module):
     gradient_unit : what the gradient of an instance is measured in before the rule sees it; what the rule gives back is
         multiplied by it. None, the default, leaves gradients as they arrive. Under ``loss.mean()`` they shrink with
         the batch, and with them the steps of :class:`Spigot`, :class:`SpigotCE`, :class:`SpigotEG`,
-        :class:`Interpolation`, :class:`LPGD` and :class:`IMLE`: too short a step is straight-through for the first
-        three, and 0 for the others. ``"norm"`` measures the gradient of each instance in its Euclidean norm, so that a
+        :class:`Interpolation`, :class:`LPGD` and :class:`IMLE`: the first three then tend to derivatives at a point,
+        and the others are 0 nearly everywhere. ``"norm"`` measures the gradient of each instance in its norm, so that a
         step does not depend on the batch, on the weight of a loss, or on how far an instance has been learned.
         ``"loss"`` divides by the weight with which the loss of the instance enters (1 / batch under a mean), so that
         the step follows the gradient of its own loss; the layer is then called with ``objective=``. Rules that are
@@ -90,6 +90,11 @@ class OptLayer(nn.Module):
             raise ValueError(f'on_failure is "raise" or "nan", but got {on_failure!r}')
         if gradient_unit not in (None, "norm", "loss"):
             raise ValueError(f'gradient_unit is "norm", "loss" or None, but got {gradient_unit!r}')
+        if gradient_unit == "norm" and rule.needs_objective:
+            raise ValueError(
+                f"{rule!r} takes gradients of the loss at other points than the one that arrives, whose norm says "
+                'nothing of theirs: give gradient_unit="loss"'
+            )
         if isinstance(polytope, CompiledPolytope) and (maximizer is not None or projector is not None):
             raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")
         self.rule = rule
@@ -318,8 +323,7 @@ class OptLayer(nn.Module):
             else:
                 place, beyond = self._beyond(compiled, size, table, rows, padded, batch)
             specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
-            filled = beyond is not None
-            mine = named_corners(specs, parameters, rows, batch, size, filled=filled) if parameters else parameters
+            mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
             named, once = entries.arrive_named(mine, count)
             span = slice(len(tensors), len(tensors) + len(named))
             tensors += named

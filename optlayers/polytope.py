@@ -264,8 +264,9 @@ class Family:
     round_to : sizes are rounded up to multiples of this, a number for each size or one for all, so that fewer are
         compiled. What an instance does not have is forbidden, and its answers are those of its own size. That is so
         where the smaller polytope is the larger one without the further parts: simplices, cubes, subsets, partial
-        matchings, budgets. Where it is not (every word of a tree has a head), the first batch that is rounded is
-        refused. Parameters with fewer entries than the larger polytope wants get zeros.
+        matchings, budgets. Where it is not (every word of a tree has a head), a size is refused: each is compared with
+        the rounded one when it occurs for the first time, by some scores, which takes a compilation; later epochs have
+        none. Parameters must be numbers.
 
     Examples
     --------

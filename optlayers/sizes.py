@@ -231,13 +231,8 @@ def named_corners(
     rows: Tensor,
     batch: torch.Size,
     size: tuple[int, ...],
-    *,
-    filled: bool = False,
 ) -> dict[str, Any]:
-    """The parameters of some instances of a family: their rows, and the corners that their size takes.
-
-    Where they are to be ``filled``, those of fewer entries get zeros: of parts that no instance has.
-    """
+    """The parameters of some instances of a family: their rows, and the corners that their size takes."""
     shapes = {spec.name: spec.shape for spec in specs}
     scored = {spec.name for spec in specs if isinstance(spec, ScoredSpec)}
     chosen: dict[str, Any] = {}
@@ -250,10 +245,6 @@ def named_corners(
         if tensor.ndim == 0:  # a number for all entries
             chosen[name] = tensor
             continue
-        if filled and tensor.ndim >= len(shape):
-            ends = zip(tensor.shape[tensor.ndim - len(shape) :], shape, strict=True)
-            missing = [max(0, need - have) for have, need in ends]
-            tensor = torch.nn.functional.pad(tensor, [n for short in reversed(missing) for n in (0, short)])
         if name not in scored:
             _refuse_narrow(name, tensor, shape, rows, batch, size)
         if name in scored and tensor.ndim >= len(shape):

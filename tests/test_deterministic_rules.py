@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import optlayers as ol
 from optlayers import enumeration
-from polytopes import arborescence, cube, linear_chain, matching, simplex
+from polytopes import arborescence, cube, linear_chain, matching, simplex, subset
 
 entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])
 seeds = st.integers(0, 10_000)
@@ -305,6 +305,13 @@ def test_parts_that_forbidden_ones_fix_get_no_gradient(entry):
                 assert torch.equal(~rows, torch.from_numpy(fixed))
             _, found = through(movable, ol.Identity(), scores, signal, **entry.parameters)
             assert (found.flatten()[~rows] == 0).all()
+
+
+def test_parts_that_a_parameter_fixes_have_no_gradient():
+    scores, signal = draw((4,), 5)
+    budget = torch.tensor([4.0, 2.0, 0.0], dtype=torch.float64)
+    _, found = through(subset(4), ol.Identity(), scores, signal, budget=budget)
+    assert (found[[0, 2]] == 0).all() and found[1].abs().max() > 1e-3
 
 
 def test_the_row_that_is_left_of_an_assignment_has_no_gradient():

@@ -129,6 +129,9 @@ def test_second_derivatives(rule):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match='gradient_unit is "norm", "loss" or None, but got True'):
         ol.OptLayer(simplex(3), ol.Spigot(), gradient_unit=True)
+    for rule in (ol.Spigot(steps=2), ol.SpigotCE(at="marginals"), ol.Hard(ol.SpigotEG(at="marginals"))):
+        with pytest.raises(ValueError, match=r'at other points than the one that arrives.* give gradient_unit="loss"'):
+            ol.OptLayer(simplex(3), rule, gradient_unit="norm")
     layer = ol.OptLayer(simplex(3), ol.Spigot(), gradient_unit="loss")
     with pytest.raises(TypeError, match=r'gradient_unit="loss" works with losses: call layer\(scores, objective=f\)'):
         layer(torch.zeros(3))

@@ -431,6 +431,13 @@ def test_one_polytope_may_be_used_by_layers_with_other_rules_and_solvers():
     torch.testing.assert_close(soft(scores), other(scores))
 
 
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, scores):
+        return np.eye(len(scores))[scores.argmax()]
+
+
 def test_a_declaration_is_compiled_once_for_layers_and_losses():
     made = []
 
@@ -449,6 +456,11 @@ def test_a_declaration_is_compiled_once_for_layers_and_losses():
     assert layers[0].compiled(2) is layers[1].compiled(2) is loss.layer.compiled(2)
     others = ol.OptLayer(family, ol.SparseMAP(), projector=ol.InteriorPoint())
     assert others.compiled(2) is not layers[0].compiled(2)
+    unhashable = ol.Oracle(Unhashable())  # a solver that is no value
+    for _ in range(3):
+        layer = ol.OptLayer(family, ol.Pipeline(), maximizer=unhashable)
+        layer(scores_for(2, 5), sizes=[5, 5])
+    assert made[-1:] == [5] and made.count(5) == 1
     polytope = matching(3)
     assert ol.OptLayer(polytope, ol.SparseMAP()).compiled() is ol.CRFLoss(polytope).layer.compiled()
     copied = pickle.loads(pickle.dumps(polytope))

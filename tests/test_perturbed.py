@@ -44,6 +44,7 @@ def test_moments_of_noise(noise):
         variance = sum(1 / i**2 for i in range(1, noise.terms + 1)) / noise.parts
     error = math.sqrt(variance / len(z))
     assert z.dtype == torch.float64 and abs(z.mean() - mean) <= SIGMAS * error
+    assert noise.mean == pytest.approx(mean)
     assert abs(z.var() - variance) <= SIGMAS * (z - z.mean()).square().std() / math.sqrt(len(z))
     if noise.has_score:
         score = noise.score(z)  # E[score] = 0 and E[score z] = 1, by integration by parts

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import cvxpy as cp
+import jaxtyping
 import numba
 import numpy as np
 import pytest
@@ -25,6 +26,15 @@ from torch.utils.data import DataLoader, Dataset
 import optlayers as ol
 from optlayers.caches import Cache, WeakCache, cached_property
 from polytopes import arborescence, cube, matching, simplex
+
+
+@pytest.fixture(autouse=True)
+def _without_checks_of_types() -> Iterator[None]:
+    """The checkers have locks of their own, which a forked child may find held for ever."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def some_scores(seed: int, batch: int = 8) -> torch.Tensor:

@@ -378,10 +378,10 @@ class DevicePolytope(AbstractNumbers):
         if self._movable is None:
             parts = torch.zeros_like(self.arrays.fixed, dtype=torch.bool)[None]
             parts[:, self.arrays.kept] = True
-            if self.forbidden is not None:
-                theta, forbidden = self.theta.detach().to("cpu"), self.forbidden.to("cpu")
-                on_host = self.prepared.bind_on_host(theta, forbidden, self.precision)
-                parts = on_host.movable.to(self.forbidden.device)
+            if self.forbidden is not None or self.theta.shape[1]:
+                forbidden = None if self.forbidden is None else self.forbidden.to("cpu")
+                on_host = self.prepared.bind_on_host(self.theta.detach().to("cpu"), forbidden, self.precision)
+                parts = on_host.movable.to(self.theta.device)
             self._movable = parts
         return self._movable
 

@@ -313,8 +313,10 @@ class HostPolytope(AbstractNumbers):
             parts = np.zeros((1, self.form.size), dtype=bool)
             parts[:, self.form.kept] = True
             rows = self.prepared.rows or self.form
+            if self.forbidden is not None or self.theta.shape[1]:
+                parts = parts & ~fixed_parts(rows, self.row_instances)
             if self.forbidden is not None:
-                parts = parts & ~self.forbidden & ~fixed_parts(rows, self.row_instances)
+                parts = parts & ~self.forbidden
             self._movable = torch.from_numpy(parts)
         return self._movable
 

@@ -128,12 +128,14 @@ class AbstractLoss(nn.Module, ABC):
     def decode(
         self, scores: Float[Tensor, "*batch_and_shape"], *, sizes: Any = None, **parameters: Any
     ) -> Float[Tensor, "*batch_and_shape"]:
-        r"""Structures for scores that were learned by this loss: those that it is smallest for.
+        r"""Structures for scores that were learned by this loss.
 
-        With the regularizer Ω of the loss these are :math:`\operatorname{argmax}_v \langle s, v \rangle - \Omega(v)`
-        over the vertices v. Where Ω is 0, that is the best vertex. For :class:`SparseMAPLoss` it is the vertex nearest
-        to the scores: of structures of 0 and 1 the best one for scores less 1/2, which has fewer parts than the best
-        one for the scores where structures differ in their number of parts.
+        Of a Fenchel-Young loss with the regularizer Ω and without a margin they are those that it is smallest for,
+        :math:`\operatorname{argmax}_v \langle s, v \rangle - \Omega(v)` over the vertices v; of the others the best
+        vertices, which are what a margin and a regret are about. Where Ω is 0, that is the same. For
+        :class:`SparseMAPLoss` it is the vertex nearest to the scores: of structures of 0 and 1 the best one for scores
+        less 1/2, which has fewer parts than the best one for the scores where structures differ in their number of
+        parts. For :class:`PerturbedFenchelYoungLoss` it is the best vertex for scores with the mean of the noise.
 
         Parameters
         ----------
@@ -155,7 +157,7 @@ class AbstractLoss(nn.Module, ABC):
             return self.layer.with_rule(Decoding(self.decoded)).forward(scores, sizes=sizes, **parameters)
 
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
-        """The structures of the smallest loss, for flat scores: the best vertices, unless a loss says otherwise."""
+        """The structures of :meth:`decode`, for flat scores: the best vertices, unless a loss says otherwise."""
         return polytope.maximize(scores)
 
     def check_structure(self, question: Question, name: str) -> None:

@@ -259,7 +259,8 @@ def _part(share: Share, tensors: Sequence[Tensor], batch: torch.Size, given: Map
         waiting = tuple(s.name for s, t in zip(entries.parameters, mine, strict=True) if t.requires_grad)
     flat, precision = {}, {}
     for what, values in given.items():
-        one, dtype = share.of(values, batch), torch.bool if values.dtype == torch.bool else torch.float64
+        one = share.scores_of(values, batch) if what == "true_scores" else share.of(values, batch)
+        dtype = torch.bool if values.dtype == torch.bool else torch.float64
         flat[what] = moved(one, (math.prod(share.batch), entries.structure_size), dtype, share.home)
         precision[what] = torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
     return LossPart(share, flat, precision, waiting)

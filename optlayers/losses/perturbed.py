@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
@@ -19,6 +20,7 @@ from optlayers.rules.base import Context
 from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
 from optlayers.rules.samples import mean_of_samples, with_one_verdict
+from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_generator
 
@@ -100,6 +102,10 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
         # A seed, so that both terms of a masked loss see the same noise.
         seed = int(torch.randint(2**62, (), generator=generator, device=home))
         return self.against(scores, target, sizes, parameters, torch.Generator(home).manual_seed(seed))
+
+    def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The best vertices for scores with the mean of the noise, which favours parts where it is not 0."""
+        return polytope.maximize(scores + self.scale * self.noise.mean)
 
     def predict(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

@@ -22,6 +22,8 @@ class AbstractNoise(ABC):
 
     has_score: bool = True
     """Whether :meth:`score` is known."""
+    mean: float = 0.0
+    """Of the numbers that are drawn."""
 
     def draw(
         self, shape: Sequence[int], generator: torch.Generator | None, device: torch.device
@@ -65,6 +67,8 @@ class Gumbel(AbstractNoise):
     above 0 favours those with many: a bit of score 0 (``polytopes.cube(1)``) is 1 with probability
     :math:`1 - 1/e = 0.632`. There, take :class:`Logistic`.
     """
+
+    mean = 0.5772156649015329
 
     def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
         out.exponential_(generator=generator).clamp_min_(torch.finfo(out.dtype).tiny)  # a 0 would be infinite noise
@@ -121,6 +125,11 @@ class SumOfGamma(AbstractNoise):
     terms: int = 10
 
     has_score = False
+
+    @property
+    def mean(self) -> float:  # type: ignore[override]
+        """The harmonic number of the terms less their logarithm, for k parts."""
+        return (sum(1.0 / i for i in range(1, self.terms + 1)) - math.log(self.terms)) / self.parts
 
     def __post_init__(self) -> None:
         positive(parts=self.parts)
