@@ -13,8 +13,7 @@ from optlayers.solvers.plan import plan_of
 
 __all__ = ["fixed_parts", "implied_bounds", "sum_is_fixed"]
 
-SAME = 1e-9
-"""Bounds that are so near to each other, next to their size, are one number; smaller steps are none."""
+SAME = implied.SAME
 
 
 def implied_bounds(

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
+from optlayers.solvers.kernels import implied
 
 __all__ = ["Block", "blocks_of"]
 
@@ -18,8 +19,6 @@ INTEGRAL = 1e-9
 """Right-hand sides and bounds this close to an integer, relative to their size, are that integer."""
 LARGEST = 2**24
 """Entries of a matrix that is looked at; larger ones are not proved."""
-PASSES = 4
-"""So often are bounds made tighter by rows."""
 SIGNED_ROWS = 10
 """Up to so many rows all ways to sign them are tried."""
 
@@ -42,22 +41,17 @@ class Block:
 
     def within_unit(self) -> bool:
         """Whether bounds, and rows one by one, say that scored variables are between 0 and 1. False says nothing."""
-        rows, lower, upper = self.rows.tocoo(), self.lower.copy(), self.upper.copy()
-        row, column = rows.coords
+        there = np.isfinite(self.rhs)
+        loose = np.flatnonzero(~self.equality[there])
+        slack = sp.csr_array((np.ones(len(loose)), (loose, np.arange(len(loose)))), shape=(there.sum(), len(loose)))
+        rows = sp.csr_array(sp.hstack([self.rows.tocsr()[there], slack]))
+        lower = np.concatenate([self.lower, np.zeros(len(loose))])[None]
+        upper = np.concatenate([self.upper, np.full(len(loose), np.inf)])[None]
+        start, column = (np.ascontiguousarray(part, dtype=np.int32) for part in (rows.indptr, rows.indices))
+        place, all_rows = np.arange(rows.nnz, dtype=np.int32), np.zeros(rows.shape[0], dtype=bool)
+        implied.tighten(start, column, place, rows.data[None], all_rows, self.rhs[there][None], lower, upper)
         scored = slice(0, len(self.entries))
-        for _ in range(PASSES):
-            if (lower[scored] >= 0.0).all() and (upper[scored] <= 1.0).all():
-                return True
-            for sign, mine in ((1.0, np.ones(len(row), bool)), (-1.0, self.equality[row])):
-                i, j, value = row[mine], column[mine], sign * rows.data[mine]
-                least = np.where(value > 0.0, value * lower[j], value * upper[j])
-                known = np.isfinite(least)
-                others = np.bincount(i, ~known, len(self.rhs))[i] - ~known
-                sums = np.bincount(i, np.where(known, least, 0.0), len(self.rhs))[i] - np.where(known, least, 0.0)
-                room = np.where(others == 0, (sign * self.rhs[i] - sums) / value, np.inf)
-                np.minimum.at(upper, j[value > 0.0], room[value > 0.0])
-                np.maximum.at(lower, j[value < 0.0], np.where(others == 0, room, -np.inf)[value < 0.0])
-        return False
+        return bool((lower[0, scored] >= 0.0).all() and (upper[0, scored] <= 1.0).all())
 
     def is_integral(self) -> bool:
         """Whether total unimodularity proves that all vertices are integral (Hoffman and Kruskal, 1956).

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.lanes import jit
+from optlayers.solvers.kernels.lanes import jit, part
 
-__all__ = ["tighten"]
+__all__ = ["SAME", "tighten"]
 
 ROUNDS = 1000
 """So often are all rows looked at, at most."""
 SAME = 1e-9
 """Bounds that are so near to each other, next to their size, are one number; smaller steps are none."""
+
+
+@part
+def _ends(entry, low, high):  # type: ignore[no-untyped-def]
+    """Between what a term of a row lies."""
+    first, second = entry * low, entry * high
+    return min(first, second), max(first, second)
 
 
 @jit(
@@ -35,8 +42,7 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
                     entry, j = entries[place[t]], column[t]
                     if entry == 0.0:
                         continue
-                    first, second = entry * lower[k, j], entry * upper[k, j]
-                    low, high = min(first, second), max(first, second)
+                    low, high = _ends(entry, lower[k, j], upper[k, j])
                     if np.isinf(low):
                         below += 1
                     else:
@@ -51,8 +57,7 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
                     entry, j = entries[place[t]], column[t]
                     if entry == 0.0:
                         continue
-                    first, second = entry * lower[k, j], entry * upper[k, j]
-                    low, high = min(first, second), max(first, second)
+                    low, high = _ends(entry, lower[k, j], upper[k, j])
                     # What the others leave, from above and from below; nothing where one of them has no limit.
                     at_most, at_least = np.inf, -np.inf
                     if below == 0:
