@@ -11,6 +11,7 @@ import torch
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.polytope import Family, Polytope
+from optlayers.sizes import named_size
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.warn import warn_caller
 
@@ -50,7 +51,7 @@ def compiled_of_size(
             sizes.warned = True
             warn_caller(
                 f"{family!r} keeps {family.cache_size} sizes compiled, but {len(sizes.seen)} have been asked for, and "
-                f"size {size[0] if len(size) == 1 else size} is compiled again, which takes longer than to use it: "
+                f"size {named_size(size)} is compiled again, which takes longer than to use it: "
                 f"give it room for all, Family(..., cache_size={_enough(len(sizes.seen))}), or make batches of "
                 "instances of similar size, or round sizes up, round_to="
             )
@@ -87,8 +88,8 @@ def refuse_other_answers(
         different = alone.submit(_compare, small, large).result()
     if different is not None:
         raise ValueError(
-            f"{family!r} cannot be rounded: the polytope of size {_word(size)} is not that of size {_word(rounded)} "
-            f"without its further parts{different}; leave round_to out"
+            f"{family!r} cannot be rounded: the polytope of size {named_size(size)} is not that of size "
+            f"{named_size(rounded)} without its further parts{different}; leave round_to out"
         )
     compared.add((size, rounded))
 
@@ -113,10 +114,6 @@ def _compare(small: CompiledPolytope, large: CompiledPolytope) -> str | None:
             if not bool((same | ~one.ok).all()):
                 return ""
     return None
-
-
-def _word(size: tuple[int, ...]) -> str:
-    return str(size[0] if len(size) == 1 else size)
 
 
 @final

@@ -35,6 +35,7 @@ __all__ = ["GradientUnit", "LayerCall", "OnFailure", "Part", "Plain", "applied"]
 OnFailure = Literal["raise", "nan"]
 GradientUnit = Literal["norm", "loss"] | None
 T = TypeVar("T")
+LARGEST = torch.finfo(torch.float64).max
 
 
 @final
@@ -138,7 +139,7 @@ class Part:
             each = flat if self.rule.apart is None else flat.movedim(0, 1).flatten(1)
             largest = each.detach().abs().amax(dim=1, keepdim=True) if each.shape[1] else each.new_ones(len(each), 1)
             largest = torch.where(largest > 0.0, largest, 1.0)  # so that squares neither over- nor underflow
-            unit = torch.linalg.vector_norm(each / largest, dim=1) * largest[:, 0]
+            unit = (torch.linalg.vector_norm(each / largest, dim=1) * largest[:, 0]).clamp(max=LARGEST)
         unit = torch.where(unit > 0.0, unit, 1.0)
         context = self.context if objective is None else replace(self.context, objective=objective.in_units(unit))
         return flat / unit[:, None], context, unit

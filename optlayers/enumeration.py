@@ -104,9 +104,8 @@ def _of_block(ask: Ask, size: int, block: Block | None, *, integral: bool, besid
     def refuse_many(count: int) -> None:
         if count * beside > VERTEX_LIMIT:
             raise ValueError(
-                f"marginals need the sum over all vertices, but there are more than {VERTEX_LIMIT}, too many to "
-                "enumerate; declare the polytope with log_partition=, or use a rule that only projects, such as "
-                "SparseMAP()"
+                f"of its vertices there are more than {VERTEX_LIMIT}, too many to enumerate; declare the polytope with "
+                "log_partition= to have marginals, or use a rule that only projects, such as SparseMAP()"
             )
 
     try:
@@ -119,8 +118,8 @@ def _of_block(ask: Ask, size: int, block: Block | None, *, integral: bool, besid
         refuse_many(len(vertices))  # in all combinations with those of other blocks
     except TooManyDimensions:
         raise ValueError(
-            f"marginals need the sum over all vertices, but these are not 0/1 and have more than {DIMENSION_LIMIT} "
-            "dimensions, too many to enumerate; declare the polytope with log_partition="
+            f"its vertices are not 0/1 and have more than {DIMENSION_LIMIT} dimensions, too many to enumerate; declare "
+            "the polytope with log_partition= to have marginals"
         ) from None
     off = np.abs(vertices - np.round(vertices)).max(initial=0.0)
     if integral and off > 0.0:
@@ -138,15 +137,15 @@ def _are_all(ask: Ask, vertices: np.ndarray, block: Block | None, *, integral: b
         return is_hull(ask, vertices)
     except TooManyFacets:
         raise ValueError(
-            f"marginals need the sum over all vertices; {len(vertices)} of 0 and 1 were found, but their hull has too "
-            "many facets to prove that there are no others: say integral=True where all vertices are, or declare the "
-            "polytope with log_partition="
+            f"of its vertices {len(vertices)} of 0 and 1 were found, but their hull has too many facets to prove that "
+            "there are no others: say integral=True where all vertices are integral, or declare the polytope with "
+            "log_partition= to have marginals"
         ) from None
 
 
 def _refuse_facets(count: int) -> None:
     if count > FACET_LIMIT:
         raise ValueError(
-            f"marginals need the sum over all vertices, but the hull of these has more than {FACET_LIMIT} facets, too "
-            "many to enumerate; declare the polytope with log_partition="
+            f"its vertices cannot be enumerated: the hull of these has more than {FACET_LIMIT} facets, too many to "
+            "enumerate; declare the polytope with log_partition= to have marginals"
         )

@@ -24,7 +24,7 @@ from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
-from optlayers.sizes import Share, corner, named_corners, named_instance, rows_by_size, size_table
+from optlayers.sizes import Share, corner, named_corners, named_instance, named_size, rows_by_size, size_table
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_generator, check_scores
@@ -316,15 +316,28 @@ class OptLayer(nn.Module):
         for size, rows in rows_by_size(rounded):
             if 0 in size:
                 continue
-            compiled, beyond = self.compiled(*size), None
+            whose = named_instance(rows, batch)
+            try:
+                compiled, beyond = self.compiled(*size), None
+            except Exception as error:
+                if rounded is not table:
+                    error.add_note(
+                        f"for {whose}, whose size {named_size(table[rows[0]].tolist())} was rounded up to "
+                        f"{named_size(size)}: leave round_to out, or give the factory a larger limit"
+                    )
+                raise
             entries, count = compiled.entries, torch.Size([len(rows)])
             if rounded is table:
-                place = corner(compiled.shape, padded, size, named_instance(rows, batch))
+                place = corner(compiled.shape, padded, size, whose)
             else:
                 place, beyond = self._beyond(compiled, size, table, rows, padded, batch)
             specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
             mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
-            named, once = entries.arrive_named(mine, count)
+            try:
+                named, once = entries.arrive_named(mine, count)
+            except TypeError as error:
+                error.add_note(f"so the declaration of size {named_size(size)} says, which {whose} has")
+                raise
             span = slice(len(tensors), len(tensors) + len(named))
             tensors += named
             home = CPU if scores.is_cpu else compiled.home(scores.device)

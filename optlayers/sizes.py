@@ -18,7 +18,7 @@ from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.prepared import AbstractPrepared
 from optlayers.tensors import as_tensor
 
-__all__ = ["Share", "corner", "named_corners", "named_instance", "rows_by_size", "size_table"]
+__all__ = ["Share", "corner", "named_corners", "named_instance", "named_size", "rows_by_size", "size_table"]
 
 
 @final
@@ -197,11 +197,11 @@ def corner(
     """The leading corner of the ``padded`` shape that a polytope of ``shape`` takes; ``instance`` says for whom."""
     shape, padded = tuple(shape), tuple(padded)
     if len(shape) != len(padded) or any(s > r for s, r in zip(shape, padded, strict=True)):
-        named = size[0] if len(size) == 1 else size
         more = len(padded) - len(shape)
         hint = f"; give sizes= for the whole batch, {padded[:more]}" if more > 0 and padded[more:] >= shape else ""
         raise ValueError(
-            f"{instance}: size {named} needs {name} of shape {shape} per instance, but they have {padded}{hint}"
+            f"{instance}: size {named_size(size)} needs {name} of shape {shape} per instance, but they have "
+            f"{padded}{hint}"
         )
     return tuple(slice(0, s) for s in shape)
 
@@ -214,7 +214,7 @@ def _refuse_narrow(
     if head < 0 or any(have < need for have, need in zip(tensor.shape[max(head, 0) :], shape, strict=False)):
         raise ValueError(
             f"parameter {name} has shape {tuple(tensor.shape)}, but {named_instance(rows, batch)} of size "
-            f"{size[0] if len(size) == 1 else size} needs {shape}: give a number for all entries, the largest shape "
+            f"{named_size(size)} needs {shape}: give a number for all entries, the largest shape "
             f"that occurs for all instances, or that for each instance, behind the batch {tuple(batch)}"
         )
 
@@ -223,6 +223,11 @@ def named_instance(rows: Tensor, batch: torch.Size) -> str:
     """How a user knows the first of the instances at these places of the flat batch."""
     index = [int(i) for i in np.unravel_index(int(rows[0]), batch)] if batch else []
     return f"instance {index[0] if len(index) == 1 else tuple(index)}" if index else "the instance"
+
+
+def named_size(size: Sequence[int]) -> str:
+    """How messages call a size: a number, or several in parentheses."""
+    return str(size[0] if len(size) == 1 else tuple(size))
 
 
 def named_corners(

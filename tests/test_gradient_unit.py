@@ -43,6 +43,19 @@ def test_a_step_in_units_of_the_norm_does_not_depend_on_the_batch(rule):
     torch.testing.assert_close(summed[:4], alone)
 
 
+TOP = torch.finfo(torch.float64).max
+
+
+@pytest.mark.parametrize("rule", [*STEPS[:7], ol.StraightThrough()], ids=repr)
+def test_gradients_at_the_ends_of_float64_are_no_nan(rule):
+    layer, scores = ol.OptLayer(matching(3), rule, gradient_unit="norm"), draw(2, 3, 3)
+    grad = draw(2, 3, 3, seed=1).sign()  # of norm 3
+    for size, norm in ((TOP, 1.0), (1e-300, 3.0)):  # no norm is above the largest number
+        found = pulled_back(layer, scores, size * grad)
+        expected = pulled_back(ol.OptLayer(matching(3), rule), scores, grad / norm)
+        torch.testing.assert_close(found / size, norm * expected)
+
+
 @pytest.mark.parametrize("rule", [ol.Interpolation(1.0), ol.LPGD(1.0), ol.IMLE(scale=1e-9)], ids=repr)
 def test_without_units_most_instances_of_a_mean_get_no_gradient(rule):
     scores, grad = draw(32, 4, 4), draw(32, 4, 4, seed=1) / (32 * 16)

@@ -201,3 +201,29 @@ def test_under_vmap():
         for layer in (plain, rounded)
     ]
     torch.testing.assert_close(slopes[1], slopes[0])
+
+
+def at_most_seven(size: int) -> ol.Polytope:
+    if size > 7:
+        raise ValueError(f"sizes go up to 7, but this is {size}")
+    return simplex(size)
+
+
+def test_a_size_that_is_rounded_beyond_the_limit_of_a_factory_is_named():
+    layer = ol.OptLayer(ol.Family(at_most_seven, round_to=4), ol.SparseMAP())
+    with pytest.raises(ValueError, match="sizes go up to 7") as raised:
+        layer(draw(2, 7), sizes=[3, 6])
+    assert "instance 1, whose size 6 was rounded up to 8" in " ".join(raised.value.__notes__)
+
+
+def with_a_budget_from_three_on(size: int) -> ol.Polytope:
+    return budgeted(size) if size >= 3 else simplex(size)
+
+
+@pytest.mark.parametrize("given", [{}, {"budget": 1.0}])
+def test_declarations_of_different_parameters_are_named_by_their_size(given):
+    layer = ol.OptLayer(ol.Family(with_a_budget_from_three_on), ol.SparseMAP())
+    with pytest.raises(TypeError, match="parameters do not match") as raised:
+        layer(draw(2, 5), sizes=[5, 2], **given)
+    size, instance = (2, 1) if given else (5, 0)
+    assert f"size {size} says, which instance {instance} has" in " ".join(raised.value.__notes__)
