@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import NoneType
 
 import numpy as np
+import torch
 
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.form.compile import Forms
 from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.integrality import rows_are
 from optlayers.prepared import AbstractPrepared
 from optlayers.solution import Status
-from optlayers.solvers import ActiveSet, Auto, Highs, Oracle
+from optlayers.solvers import ActiveSet, Auto, BranchAndBound, Diagram, Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.solvers.batch import make_instances
+from optlayers.solvers.hulls import AbstractHullSolver
 
 __all__ = ["chosen_solvers", "refuse_empty", "refuse_misfit", "refuse_unbounded"]
 
@@ -23,6 +27,12 @@ def chosen_solvers(
 ) -> tuple[AbstractMaximizer, AbstractProjector]:
     """The maximizer and the projector: those that are given, else what the declaration has, else :class:`Auto`."""
     polytope, auto = forms.polytope, Auto(tolerance=tolerance)
+    if polytope.has_integers and rows_are(forms) == "relaxation":
+        maximizer, projector = _over_integer_points(forms, maximizer, projector)
+    if isinstance(maximizer, AbstractHullSolver):
+        maximizer = Oracle(maximizer.oracle(forms.full))
+    if isinstance(projector, AbstractHullSolver):
+        projector = ActiveSet(function=projector.oracle(forms.full))
     if maximizer is None:
         maximizer = auto if polytope.oracle is None else Oracle(polytope.oracle)
     if projector is None:
@@ -36,6 +46,32 @@ def chosen_solvers(
         if isinstance(oracle, Oracle) and (oracle.serial or oracle.verify or oracle.function is not polytope.oracle):
             projector = replace(projector, function=oracle)
     return maximizer, projector
+
+
+def _over_integer_points(
+    forms: Forms, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None
+) -> tuple[Oracle, AbstractProjector]:
+    """Solvers of the hull of integer points; those of its relaxation are refused."""
+    polytope = forms.polytope
+    for solver, question in ((maximizer, "best vertices"), (projector, "projections")):
+        if not isinstance(solver, (Auto, Oracle, ActiveSet, AbstractHullSolver, NoneType)):
+            raise DeclarationError(
+                f"{solver!r} finds {question} of the linear relaxation, and the declaration has integer variables: use "
+                "Diagram(), BranchAndBound() or ActiveSet(), leave the solver out, or compile polytope.relaxed()"
+            )
+    if maximizer is None or isinstance(maximizer, Auto):
+        default = projector if isinstance(projector, AbstractHullSolver) else Diagram(otherwise=BranchAndBound())
+        maximizer = Oracle(polytope.oracle) if polytope.oracle is not None else default
+    one_for_both = isinstance(projector, AbstractHullSolver) and projector == maximizer
+    asked = maximizer if isinstance(maximizer, Oracle) else None
+    if isinstance(maximizer, AbstractHullSolver):
+        asked = Oracle(maximizer.oracle(forms.full))
+    assert asked is not None
+    if isinstance(projector, ActiveSet) and projector.function is None:
+        projector = replace(projector, function=asked)
+    elif projector is None or isinstance(projector, Auto) or one_for_both:
+        projector = ActiveSet(function=asked)
+    return asked, projector
 
 
 def refuse_unbounded(form: StandardForm) -> None:
@@ -66,6 +102,9 @@ def refuse_misfit(form: StandardForm, relaxation: StandardForm) -> None:
 def refuse_empty(compiled: AbstractPrepared) -> None:
     """Constraints without parameters that nothing satisfies are a :class:`DeclarationError` that says which."""
     form = compiled.rows
+    if compiled.over_integer_points:
+        _refuse_no_integer_point(compiled)
+        return
     if form is None:
         reason = improper_set(compiled.polytope)
         if reason is not None:
@@ -78,3 +117,10 @@ def refuse_empty(compiled: AbstractPrepared) -> None:
     reason = explain_infeasible(form, instances, 0)
     if reason is not None:
         raise DeclarationError(f"the polytope is empty: {reason}")
+
+
+def _refuse_no_integer_point(compiled: AbstractPrepared) -> None:
+    nothing = torch.zeros(1, compiled.entries.size, dtype=torch.float64, device="cpu")
+    bound = compiled.bind_on_host(torch.zeros(1, 0, dtype=torch.float64, device="cpu"), None, np.zeros(0))
+    if int(bound.maximize(nothing).status) == Status.INFEASIBLE:
+        raise DeclarationError("the polytope is empty: no integer point satisfies its constraints")

@@ -32,6 +32,9 @@ class CompiledOracle:
     function : compiled by numba, ``function(scores, *scored, *parameters, *constants)``; what it returns is said at
         :class:`optlayers.Polytope`.
     constants : arrays of numbers, kept as C-contiguous float64 or int64.
+    takes_flat : whether the function takes two vectors in place of arrays: all that is scored, the structure first, and
+        all parameters where there are any; and returns all that is scored as one.
+    name, manner : how messages and ``explain`` call it, and what it is; by default the name of the function.
 
     Raises
     ------
@@ -51,9 +54,23 @@ class CompiledOracle:
 
     function: Callable[..., Any]
     constants: tuple[np.ndarray, ...]
+    takes_flat: bool
+    name: str
+    manner: str
 
-    def __init__(self, function: Callable[..., Any], constants: Iterable[Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        constants: Iterable[Any],
+        *,
+        takes_flat: bool = False,
+        name: str = "",
+        manner: str = "the declaration's own oracle",
+    ) -> None:
         object.__setattr__(self, "function", function)
+        object.__setattr__(self, "takes_flat", takes_flat)
+        object.__setattr__(self, "name", name or name_of(function))
+        object.__setattr__(self, "manner", manner)
         object.__setattr__(self, "constants", tuple(_array(k, value) for k, value in enumerate(constants)))
 
     def __call__(self, *arrays: np.ndarray) -> Any:
@@ -62,7 +79,7 @@ class CompiledOracle:
 
     @property
     def __name__(self) -> str:
-        return name_of(self.function)
+        return self.name
 
 
 def _array(position: int, value: Any) -> np.ndarray:

@@ -49,6 +49,14 @@ def _rows(compiled: AbstractPrepared) -> str:
     """Why projections go over an oracle although there are rows."""
     polytope, maximizer, projector = compiled.polytope, compiled.maximizer, compiled.projector
     beyond: str | None = None
+    if compiled.over_integer_points:
+        return " It is the convex hull of integer points, and its constraints are a linear relaxation of that."
+    if polytope.has_integers:
+        return " Its variables are integers, and " + (
+            'its constraints describe the hull of the integer points, as rows="exact" says.'
+            if polytope.rows
+            else "all vertices of its constraints are integral, by proof: linear solvers answer."
+        )
     if not (isinstance(maximizer, Oracle) and isinstance(projector, ActiveSet)) or compiled.leaves_rows_to_oracle:
         return ""
     if polytope.rows == "relaxation":

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from optlayers.form.standard import StandardForm
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import distance_from_rows
+from optlayers.structure_sums import AbstractSums
 from optlayers.tensors import all_finite, of_structure
-from optlayers.vertex_sums import log_sum_over
 
 __all__ = ["LogPartition", "Reasons", "by_value", "derivative_failures", "judge_marginals"]
 
+T = TypeVar("T")
 INSIDE = 1e-7
 """Marginals may violate rows by so much, relative to right-hand sides."""
 NO_GRADIENT = (
@@ -48,7 +49,7 @@ Reasons = dict[int, str]
 @final
 @dataclass(frozen=True)
 class LogPartition:
-    """The log-partition function of a batch of polytopes: that of the declaration, or over ``vertices(parameters)``.
+    """The log-partition function of a batch of polytopes: that of the declaration, or that of ``sums(parameters)``.
 
     Instances that it cannot be worked out for have NaN, and ``reasons`` are noted for them.
     """
@@ -56,12 +57,12 @@ class LogPartition:
     form: StandardForm
     theta: Float64[Tensor, "batch parameters"]
     forbidden: Bool[Tensor, "batch size"] | None
-    vertices: Callable[[np.ndarray], np.ndarray]
+    sums: Callable[[np.ndarray], AbstractSums]
 
     def take(self, rows: Int64[Tensor, " rows"] | slice) -> LogPartition:
         """That of some instances."""
         forbidden = None if self.forbidden is None else self.forbidden[rows]
-        return LogPartition(self.form, self.theta[rows], forbidden, self.vertices)
+        return LogPartition(self.form, self.theta[rows], forbidden, self.sums)
 
     def value(self, scores: Float64[Tensor, "batch size"], reasons: Reasons) -> Float64[Tensor, " batch"]:
         """For scores that may have a graph."""
@@ -71,7 +72,7 @@ class LogPartition:
             scores = scores.masked_fill(self.forbidden, -torch.inf)
         form, batch, function = self.form, len(scores), self.form.polytope.log_partition
         if function is None:
-            return _sum_over_vertices(self.theta, scores, self.vertices, reasons)
+            return _sum_over_structures(self.theta, scores, self.sums, reasons)
         arrays = [of_structure(scores, form.structure_size).reshape(batch, *form.shape)]
         arrays += [scores[:, spec.span].reshape(batch, *spec.shape) for spec in form.scored_auxiliaries]
         arrays += [self.theta[:, spec.span].reshape(batch, *spec.shape) for spec in form.parameters]
@@ -177,16 +178,16 @@ def _checked_total(total: object, scores: Tensor) -> Float64[Tensor, " batch"]:
     return total.to(torch.float64)
 
 
-def _sum_over_vertices(
+def _sum_over_structures(
     theta: Float64[Tensor, "batch parameters"],
     scores: Float64[Tensor, "batch size"],
-    vertices: Callable[[np.ndarray], np.ndarray],
+    sums_of: Callable[[np.ndarray], AbstractSums],
     reasons: Reasons,
 ) -> Float64[Tensor, " batch"]:
     total = torch.full_like(scores[:, 0], torch.nan)
-    for rows, mine in by_value(theta, vertices, reasons):
-        sums = log_sum_over(mine, scores[rows])
-        unclear = _without_a_face(mine, scores[rows])
+    for rows, mine in by_value(theta, sums_of, reasons):
+        sums = mine.log_sum(scores[rows])
+        unclear = mine.without_a_face(scores[rows])
         if bool(unclear.any()):
             reasons.update(dict.fromkeys(rows[unclear].tolist(), NO_FACE))
             sums = sums.masked_fill(unclear, torch.nan)
@@ -194,30 +195,22 @@ def _sum_over_vertices(
     return total
 
 
-def _without_a_face(
-    vertices: Float64[Tensor, "vertices size"], scores: Float64[Tensor, "batch size"]
-) -> Bool[Tensor, " batch"]:
-    """Instances of which a part of score -inf is below 0 in one structure and above 0 in another one."""
-    both = (vertices < -INSIDE).any(dim=0) & (vertices > INSIDE).any(dim=0)
-    return (torch.isneginf(scores) & both).any(dim=1)
-
-
 def by_value(
-    theta: Float64[Tensor, "batch parameters"], vertices: Callable[[np.ndarray], np.ndarray], reasons: Reasons
-) -> Iterator[tuple[Int64[Tensor, " rows"], Float64[Tensor, "vertices size"]]]:
-    """The instances of each value of the parameters, with the vertices, which are enumerated once for them.
+    theta: Float64[Tensor, "batch parameters"], make: Callable[[np.ndarray], T], reasons: Reasons
+) -> Iterator[tuple[Int64[Tensor, " rows"], T]]:
+    """The instances of each value of the parameters, with what is made of it, once for them.
 
-    Instances whose vertices are not known are left out, and have ``reasons``.
+    Instances whose structures are not known are left out, and have ``reasons``.
     """
     distinct, which = np.unique(theta.cpu().numpy(), axis=0, return_inverse=True)
     for position, values in enumerate(distinct):
         rows = np.flatnonzero(which.reshape(-1) == position)
         try:
-            mine = vertices(values)
+            mine = make(values)
         except Unsolved as error:
             reasons.update(dict.fromkeys(rows.tolist(), str(error)))
             continue
-        yield torch.from_numpy(rows).to(theta.device), torch.from_numpy(mine).to(theta.device)
+        yield torch.from_numpy(rows).to(theta.device), mine
 
 
 def judge_marginals(

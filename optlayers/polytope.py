@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optlayers.compiled_oracle import name_of
 
-__all__ = ["ARGUMENTS", "Family", "Polytope"]
+__all__ = ["ARGUMENTS", "Family", "Polytope", "is_integer"]
 
 ARGUMENTS = frozenset({"self", "scores", "sizes", "objective", "generator"})
 """Names that are taken: what callers give by name stands beside these."""
@@ -27,13 +27,14 @@ class Polytope:
 
     A declaration and nothing more: no tensor, no solver, no batch. The entries of ``variable`` are the *parts* that
     receive scores. Every other variable in the constraints is auxiliary, and the polytope is the shadow (projection)
-    of the feasible set on ``variable``. A :class:`cvxpy.Parameter` in the constraints is data that may differ from
-    instance to instance; callers give it by its name.
+    of the feasible set on ``variable``. Where variables are integers (``boolean=True`` or ``integer=True``), it is the
+    convex hull of the shadow, whose structures are the integer points. A :class:`cvxpy.Parameter` in the constraints is
+    data that may differ from instance to instance; callers give it by its name.
 
     Parameters
     ----------
-    variable : the scored variable, of any shape; its attributes (``nonneg``, ``bounds``, ``diag``, ``symmetric``, …)
-        are constraints like any other.
+    variable : the scored variable, of any shape; its attributes (``nonneg``, ``bounds``, ``boolean``, ``integer``,
+        ``diag``, ``symmetric``, …) are constraints like any other.
     constraints : cvxpy constraints, ``==``, ``<=`` or ``>=`` between affine expressions. Convex functions that are
         piecewise linear (``norm1``, ``max``, …) are taken too. Other convex sets are accepted by
         :class:`optlayers.CvxpyLayers` alone. Or a function without arguments that returns them, called once, when they
@@ -117,15 +118,17 @@ class Polytope:
         self.variable = variable
         self.oracle = oracle
         self.log_partition = log_partition
-        self.integral = integral
         self.membership = membership
         self.rows = rows
         self.scored = tuple(scored)
         for position, variable in enumerate(self.scored):
             if not isinstance(variable, cp.Variable):
                 raise TypeError(f"scored[{position}] must be a cvxpy Variable, but got {type(variable).__name__}")
+        # Hulls of integer points are integral by what they are.
+        self.integral = integral or all(is_integer(v).all() for v in (self.variable, *self.scored))
         self._declare: Callable[[], Iterable[cp.Constraint]] | None = None
         self._constraints: list[tuple[cp.Constraint, ...]] = []
+        self._relaxed: list[Polytope] = []
         if callable(constraints):
             self._declare = constraints
         else:
@@ -209,6 +212,28 @@ class Polytope:
             found |= {v.id: v for v in constraint.variables() if v.id not in found}
         return tuple(found.values())
 
+    @property
+    def has_integers(self) -> bool:
+        """Whether some variable is declared to be integer, or some entries of it."""
+        return any(is_integer(variable).any() for variable in self.variables)
+
+    def relaxed(self) -> Polytope:
+        r"""The linear relaxation: these constraints, without their variables having to be integers.
+
+        Bounds of 0 and 1 of booleans stay. It is a polytope with vertices that may be fractional, and it contains this
+        one: for :class:`optlayers.Spigot`, ``relaxation=``, say. Without integer variables it is this declaration.
+        """
+        if not self.has_integers:
+            return self
+        if not self._relaxed:
+            plain = {v.id: _relaxed(v) if is_integer(v).any() else v for v in self.variables}
+            by_identity = {id(v): plain[v.id] for v in self.variables}
+            constraints = [_copied(constraint, by_identity) for constraint in self.constraints]
+            self._relaxed.append(
+                Polytope(plain[self.variable.id], constraints, scored=[plain[v.id] for v in self.scored])
+            )
+        return self._relaxed[0]
+
     def without_oracle(self) -> Polytope:
         """These variables and constraints alone, for a general solver: what an oracle is compared with."""
         constraints = self._constraints[0] if self._constraints else lambda: self.constraints
@@ -233,7 +258,7 @@ class Polytope:
 
     def __getstate__(self) -> dict[str, Any]:
         # The function that declares the constraints is often a lambda, and pickle takes none.
-        return self.__dict__ | {"_constraints": [self.constraints], "_declare": None}
+        return self.__dict__ | {"_constraints": [self.constraints], "_declare": None, "_relaxed": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # cvxpy numbers its objects from a counter of the process. An unpickled declaration brings numbers of another
@@ -241,6 +266,55 @@ class Polytope:
         self.__dict__.update(state)
         counter = lin_utils.ID_COUNTER
         counter.count = max(counter.count, 1 + _largest_id(self))
+
+
+def is_integer(variable: cp.Variable) -> np.ndarray:
+    """Which entries of a variable are declared to be integer, boolean ones included."""
+    flags = np.zeros(variable.shape, dtype=bool)
+    for attribute, places in (("boolean", variable.boolean_idx), ("integer", variable.integer_idx)):
+        if variable.attributes[attribute] is True:
+            flags[...] = True
+        elif variable.attributes[attribute]:
+            flags[tuple(np.asarray(axis) for axis in places)] = True
+    return flags
+
+
+def _relaxed(variable: cp.Variable) -> cp.Variable:
+    """A variable of the same name and attributes that is not integer; booleans keep their bounds."""
+    given = variable.attributes["bounds"]
+    booleans = np.zeros(variable.shape, dtype=bool)
+    if variable.attributes["boolean"] is True:
+        booleans[...] = True
+    elif variable.attributes["boolean"]:
+        booleans[tuple(np.asarray(axis) for axis in variable.boolean_idx)] = True
+    kept = {
+        name: value
+        for name, value in variable.attributes.items()
+        if name not in ("boolean", "integer", "bounds") and value is not False and value is not None
+    }
+    if booleans.any():
+        low, high = np.where(booleans, 0.0, -np.inf), np.where(booleans, 1.0, np.inf)
+        if given is not None:
+            if any(isinstance(bound, cp.Expression) for bound in given):
+                raise ValueError(
+                    f"the bounds of variable {variable.name()}, which is boolean, have parameters: give them as "
+                    "constraints"
+                )
+            low = np.maximum(low, -np.inf if given[0] is None else given[0])
+            high = np.minimum(high, np.inf if given[1] is None else given[1])
+        kept["bounds"] = [low, high]
+    elif given is not None:
+        kept["bounds"] = given
+    return cp.Variable(variable.shape, name=variable.name(), **kept)
+
+
+def _copied(constraint: cp.Constraint, instead: dict[int, cp.Variable]) -> cp.Constraint:
+    """A constraint over other variables, with the number and the label of the first one."""
+    copy = constraint.tree_copy(dict(instead))
+    label = getattr(constraint, "label", None)
+    if label is not None:
+        copy.set_label(label)
+    return copy
 
 
 def _largest_id(polytope: Polytope) -> int:

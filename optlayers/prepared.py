@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from optlayers.enumeration import enumerate_vertices
 from optlayers.form.compile import Forms
 from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardForm
 from optlayers.implied import sum_is_fixed
+from optlayers.integer.diagram import TooWide
+from optlayers.integer.program import NoIntegers
+from optlayers.integrality import rows_are
 from optlayers.polytope import Polytope
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
@@ -26,12 +29,16 @@ from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolv
 from optlayers.solvers.ask import Lineup
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
+from optlayers.solvers.diagram import Diagrams, diagrams_of
+from optlayers.structure_sums import AbstractSums, PathSums, VertexSums
 from optlayers.unimodular import Block, blocks_of
 
 __all__ = ["AbstractPrepared"]
 
 KEPT_BATCHES = 4
 """Of so many sizes are batches without parameters and forbidden parts kept: a rule that draws samples has two."""
+FEW = 300
+"""So many structures are summed over one by one."""
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
 COMPARED = 4
@@ -63,6 +70,7 @@ class AbstractPrepared(ABC):
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
         self._beyond: Cache[bytes, str | None] = Cache()
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
+        self._sums: Cache[bytes, AbstractSums] = Cache(KEPT_ENUMERATIONS)
         self._binary: Cache[bytes, bool] = Cache(KEPT)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
@@ -96,6 +104,16 @@ class AbstractPrepared(ABC):
             if self.projector.polyhedral_only:
                 raise
             return None
+
+    @cached_property
+    def rows_are(self) -> Literal["exact", "relaxation"] | None:
+        """What the rows of the declaration are, next to the polytope; None where that is not known."""
+        return rows_are(self.forms)
+
+    @cached_property
+    def over_integer_points(self) -> bool:
+        """Whether the polytope is the hull of integer points that its rows are a relaxation of."""
+        return self.polytope.has_integers and self.rows_are == "relaxation"
 
     @property
     def form(self) -> StandardForm | None:
@@ -143,7 +161,7 @@ class AbstractPrepared(ABC):
     @property
     def by_rows(self) -> AbstractPrepared | None:
         """This polytope by its constraints alone, compiled when asked for; None where these do not describe it."""
-        if self.form is None or self.polytope.rows == "relaxation":
+        if self.form is None or self.rows_are == "relaxation":
             return None
         return self.relaxation(self._beside.get(self.polytope, Polytope.without_oracle))
 
@@ -152,13 +170,13 @@ class AbstractPrepared(ABC):
 
         None where that is not found, where it was looked for enough, or where the declaration says that it is not so.
         """
-        if self.polytope.rows == "exact" or (self.polytope.rows is None and not self.polytope.integral):
+        if self.rows_are == "exact" or (self.rows_are is None and not self.polytope.integral):
             return None
         oracle = self._oracle
         if oracle is None:
             return None
-        if self.polytope.rows == "relaxation":
-            return 'rows="relaxation" says so'
+        if self.rows_are == "relaxation":
+            return 'rows="relaxation" says so' if self.polytope.rows else "variables are integers"
         if len(self._beyond) >= COMPARED:
             return None
 
@@ -182,7 +200,8 @@ class AbstractPrepared(ABC):
     def rows_say_all(self) -> bool:
         """Whether the rows that are built are all that is known of the polytope: what satisfies them is in it."""
         polytope = self.polytope
-        by_rows = polytope.oracle is None or polytope.rows == "exact" or (polytope.rows is None and polytope.integral)
+        rows = self.rows_are
+        by_rows = rows == "exact" or (rows is None and (polytope.oracle is None or polytope.integral))
         asked = isinstance(self.maximizer, Oracle) and isinstance(self.projector, ActiveSet)
         return by_rows and not asked and self.rows is not None and not self.leaves_rows_to_oracle
 
@@ -302,6 +321,50 @@ class AbstractPrepared(ABC):
         """
         return self._vertices.get(theta.tobytes(), self._enumerate)
 
+    def sums(self, theta: Float64[np.ndarray, " parameters"]) -> AbstractSums:
+        """Sums over all structures for one vector of parameters: over the paths of a diagram where that is narrow and
+        structures are more than a few, else over vertices, which are enumerated.
+
+        Raises
+        ------
+        ValueError : where there is no diagram, and vertices are too many to enumerate.
+        """
+        return self._sums.get(theta.tobytes(), self._make_sums)
+
+    def _make_sums(self, key: bytes) -> AbstractSums:
+        theta = np.frombuffer(key).copy()
+        diagrams, why = self._diagrams(theta), ""
+        if diagrams is not None:
+            try:
+                passes = diagrams.of(theta)
+            except (TooWide, NoIntegers) as error:
+                why = f"; {error}"
+            else:
+                if self.polytope.has_integers or passes.diagram.count > FEW:
+                    return PathSums(passes)
+        if self.polytope.has_integers and not self.is_binary(theta):
+            raise ValueError(f"sums over all structures need a decision diagram where these are not of 0 and 1{why}")
+        try:
+            return VertexSums(self.enumerated(theta))
+        except ValueError as error:
+            if not why:
+                raise
+            raise ValueError(f"{error}{why}") from None
+
+    def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
+        """The diagrams of the integer points that structures are; None where rows do not tell."""
+        form = self.form
+        if form is None:
+            return None
+        if self.over_integer_points or (self.polytope.has_integers and form.integer.all()):
+            return diagrams_of(form, False)
+        rows = self.rows or self.projection_form
+        blocks = self._blocks(theta[None])
+        proved = blocks is not None and all(block.is_integral() for block in blocks)
+        if blocks is None or not (proved or (self.polytope.integral and not rows.auxiliary)):
+            return None
+        return diagrams_of(rows, True) if self.is_binary(theta) else None
+
     def _enumerate(self, key: bytes) -> np.ndarray:
         theta = np.frombuffer(key).copy()[None]
         one, precision = torch.from_numpy(theta), np.full(theta.shape[1], DOUBLE)
@@ -314,7 +377,7 @@ class AbstractPrepared(ABC):
 
     def _blocks(self, theta: Float64[np.ndarray, "1 parameters"]) -> list[Block] | None:
         """The rows of one instance in independent blocks; None where not all of them are known."""
-        if self.leaves_rows_to_oracle or self.polytope.rows == "relaxation":
+        if self.leaves_rows_to_oracle or self.rows_are == "relaxation":
             return None
         form = self.rows or self.projection_form
         return blocks_of(form, make_instances(form, theta, None), together=self.maximizer.reads_declaration)

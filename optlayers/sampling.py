@@ -13,7 +13,7 @@ from torch import Tensor
 from optlayers.form.standard import StandardForm
 from optlayers.marginals import LogPartition, Reasons, by_value
 from optlayers.solution import Solution
-from optlayers.vertex_sums import log_weights, pieces
+from optlayers.structure_sums import AbstractSums
 
 __all__ = ["sample", "uniform"]
 
@@ -53,7 +53,7 @@ def sample(
         if function.forbidden is not None:
             scores = scores.masked_fill(function.forbidden, -torch.inf)
         numbers = uniform((samples, len(scores)), generator, scores.device)
-        return _with_samples(solution, _by_vertices(function.theta, scores, numbers, function.vertices), None)
+        return _with_samples(solution, _by_sums(function.theta, scores, numbers, function.sums), None)
     late: Reasons = {}
 
     def marginals_of(rows: Int64[Tensor, " rows"], asked: Float64[Tensor, "rows size"]) -> Tensor:
@@ -77,26 +77,16 @@ def _with_samples(
     return Solution(drawn, solution.status, solution.primal_residual, solution.gap, solution.reasons)
 
 
-def _by_vertices(
+def _by_sums(
     theta: Float64[Tensor, "batch parameters"],
     scores: Float64[Tensor, "batch size"],
     numbers: Float64[Tensor, "samples batch"],
-    vertices: Callable[[np.ndarray], np.ndarray],
+    sums: Callable[[np.ndarray], AbstractSums],
 ) -> Float64[Tensor, "samples batch size"]:
-    """One number per structure picks a vertex; instances without any get 0."""
+    """One number per structure picks it; instances without any get 0."""
     drawn = scores.new_zeros(*numbers.shape, scores.shape[1])
-    for all_rows, mine in by_value(theta, vertices, {}):
-        for piece in pieces(len(all_rows), len(mine)):
-            rows = all_rows[piece]
-            weights = log_weights(mine, scores[rows])
-            top = weights.amax(dim=1, keepdim=True)
-            share = torch.exp(weights - top.clamp(min=torch.finfo(torch.float64).min)).cumsum(dim=1)
-            whole = share[:, -1:]
-            # Below the whole, so that a vertex of weight 0 at the end is never the first to pass it.
-            wanted = torch.minimum(numbers[:, rows].T * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-            place = torch.searchsorted(share, wanted.contiguous(), right=True).clamp(max=len(mine) - 1)
-            picked = torch.where(torch.isneginf(top)[..., None], 0.0, mine[place])
-            drawn[:, rows] = picked.transpose(0, 1)
+    for rows, mine in by_value(theta, sums, {}):
+        drawn[:, rows] = mine.drawn(scores[rows], numbers[:, rows])
     return drawn
 
 

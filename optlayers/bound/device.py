@@ -411,7 +411,7 @@ class DevicePolytope(AbstractNumbers):
         return self._sums().marginals(scores, self.verdict, differentiable=differentiable)
 
     def _sums(self) -> LogPartition:
-        return LogPartition(self.form, self.theta, self.forbidden, self.prepared.enumerated)
+        return LogPartition(self.form, self.theta, self.forbidden, self.prepared.sums)
 
     def sample(
         self, scores: Float64[Tensor, "batch size"], samples: int, generator: torch.Generator | None

@@ -361,7 +361,7 @@ class HostPolytope(AbstractNumbers):
     def _sums(self) -> LogPartition:
         theta = torch.from_numpy(np.ascontiguousarray(self.theta))
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden)
-        return LogPartition(self.prepared.projection_form, theta, forbidden, self.prepared.enumerated)
+        return LogPartition(self.prepared.projection_form, theta, forbidden, self.prepared.sums)
 
     def verdict(
         self,
@@ -456,6 +456,11 @@ class HostPolytope(AbstractNumbers):
             elif reason is not None:
                 reasons[int(k)] = reason
                 status[k] = Status.INFEASIBLE
+            elif status[k] == Status.INFEASIBLE and self.prepared.over_integer_points:
+                without = self.forbidden is not None and bool(self.forbidden[k].any())
+                reasons[int(k)] = (
+                    "no integer point satisfies the constraints" + " without the forbidden parts" * without
+                )
             elif status[k] == Status.INFEASIBLE and sees_all:
                 reasons[int(k)] = "the solver finds it infeasible, but its constraints can hold together"
                 status[k] = Status.FAILED

@@ -23,7 +23,7 @@ from optlayers.form.declaration import (
 )
 from optlayers.form.presolve import AffineRows, Infeasible, Presolved, presolve
 from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm, scored_name
-from optlayers.polytope import Polytope
+from optlayers.polytope import Polytope, is_integer
 
 __all__ = ["Forms", "form_without_rows", "scored_form", "standard_form"]
 
@@ -65,7 +65,7 @@ def standard_form(polytope: Polytope) -> StandardForm:
     """
     check_declaration(polytope)
     specs = parameter_specs(polytope)
-    raw = _canonical_rows(polytope, specs)
+    raw = _canonical_rows(polytope, specs, polytope.relaxed().constraints)
     try:
         reduced = presolve(raw)
     except Infeasible as error:
@@ -94,7 +94,8 @@ def scored_form(polytope: Polytope) -> StandardForm:
             check_convex(constraint, position)
     specs = parameter_specs(polytope)
     try:
-        reduced = presolve(_canonical_rows(polytope, specs, inside))
+        plain = {c.id: c for c in polytope.relaxed().constraints}
+        reduced = presolve(_canonical_rows(polytope, specs, [plain[c.id] for c in inside]))
     except Infeasible as error:
         raise DeclarationError(f"the polytope is empty: {error}") from None
     return _assemble(polytope, specs, reduced)
@@ -130,20 +131,19 @@ def form_without_rows(polytope: Polytope) -> StandardForm:
         consistency_names=(),
         blocks=0,
         notes=(),
+        integer=np.concatenate([is_integer(v).reshape(-1) for v in (polytope.variable, *polytope.scored)]),
     )
 
 
 _SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")
 
 
-def _canonical_rows(
-    polytope: Polytope, specs: Sequence[ParameterSpec], chosen: Sequence[cp.Constraint] | None = None
-) -> AffineRows:
-    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of the constraints, with names and parameters."""
-    constraints = list(polytope.constraints if chosen is None else chosen)
+def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec], chosen: Sequence[cp.Constraint]) -> AffineRows:
+    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of constraints of the relaxation, with their names."""
+    constraints, plain = list(chosen), polytope.relaxed()
     names = {c.id: constraint_name(c, i) for i, c in enumerate(polytope.constraints)}
     scored = []
-    for variable in (polytope.variable, *polytope.scored):
+    for variable in (plain.variable, *plain.scored):
         if variable.size == 0:
             continue  # cvxpy drops them; the smallest sizes of a family may have such
         shaping = [a for a in _SHAPING if variable.attributes.get(a)]
@@ -163,6 +163,7 @@ def _canonical_rows(
         raise NotPolyhedral(
             f"the declared set is convex but not polyhedral (it needs {', '.join(sorted(kinds - {'Zero', 'NonNeg'}))} "
             "cones); project onto it with projector=optlayers.CvxpyLayers()"
+            + (", which takes no integer variables" if polytope.has_integers else "")
         )
     matrix, varying, rhs = _affine_entries(program, polytope, specs)
     order = np.concatenate(
@@ -175,10 +176,18 @@ def _canonical_rows(
     row_names: list[str] = []
     for constraint in program.constraints:
         row_names += [names.get(constraint.id, "an attribute of a variable, or a convex function")] * constraint.size
+    integer = np.zeros(program.x.size, dtype=bool)
+    for declared, variable in zip(polytope.variables, plain.variables, strict=True):
+        if variable.size and is_integer(declared).any():
+            first = program.var_id_to_col.get(_compiled_id(variable.id, chain, inverse))
+            if first is not None and not any(variable.attributes.get(a) for a in _SHAPING):
+                integer[first : first + variable.size] = is_integer(declared).reshape(-1, order="F")
+    entries = np.concatenate([is_integer(v).reshape(-1) for v in (polytope.variable, *polytope.scored)])
+    integer[order] = entries
     equality = np.concatenate(
         [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
     )
-    return AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(scored_name, polytope))
+    return AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(scored_name, polytope), integer)
 
 
 def _compiled_id(identity: int, chain: Any, inverse: Sequence[Any]) -> int:
@@ -258,6 +267,7 @@ def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Pre
         consistency_names=tuple(reduced.consistency_names),
         blocks=_blocks(matrix),
         notes=reduced.notes,
+        integer=reduced.integer,
     )
     limitless = _limitless(form)
     return replace(form, parameters=tuple(replace(s, limitless=tuple(limitless[s.span].tolist())) for s in specs))

@@ -1,4 +1,4 @@
-"""What a declaration must be: convex by cvxpy's rules, continuous, and with names for what callers give."""
+"""What a declaration must be: convex by cvxpy's rules, and with names for what callers give."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_convex", "check_declaration", "check_variables", "constraint_n
 
 
 def check_declaration(polytope: Polytope) -> None:
-    """Refuse what is not convex, not continuous, not parametrized as cvxpy's DPP rules want, or not named."""
+    """Refuse what is not convex, not real, not parametrized as cvxpy's DPP rules want, or not named."""
     check_variables(polytope)
     for position, constraint in enumerate(polytope.constraints):
         check_convex(constraint, position)
@@ -50,15 +50,9 @@ def is_set(attribute: Any) -> bool:
 
 
 def check_variables(polytope: Polytope) -> None:
-    """Refuse integer, boolean and complex variables, and a scored one that is empty or that nothing constrains."""
+    """Refuse complex variables, and a scored one that is empty or that nothing constrains."""
     mentioned = {v.id: v for c in polytope.constraints for v in c.variables()}
     for variable in polytope.variables:
-        for attribute in ("integer", "boolean"):
-            if variable.attributes[attribute]:
-                raise DeclarationError(
-                    f"variable {variable.name()} is {attribute}; declare the relaxation instead (for a 0/1 variable "
-                    "x >= 0 and x <= 1): maximize returns its vertices, which are integral for integral polytopes"
-                )
         if variable.is_complex():
             raise DeclarationError(f"variable {variable.name()} is complex; polytopes are real")
     if polytope.variable.size == 0:

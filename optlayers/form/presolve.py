@@ -46,6 +46,8 @@ class AffineRows:
     row_names: tuple[str, ...]
     structure: np.ndarray
     entry_name: Callable[[int], str]
+    integer: np.ndarray
+    """Which columns are declared to be integer."""
 
 
 @final
@@ -71,6 +73,7 @@ class Presolved:
     bound_names: tuple[tuple[str, str], ...]
     consistency_names: tuple[str, ...]
     notes: tuple[str, ...]
+    integer: np.ndarray
 
 
 def presolve(raw: AffineRows) -> Presolved:
@@ -216,6 +219,7 @@ class _Work:
         if not meet.any():
             return False
         self.fixed[meet] = (low[meet] + high[meet]) / 2
+        self._refuse_fractions(np.flatnonzero(meet & self.raw.integer))
         moved = np.where(meet, self.fixed, 0.0)
         self.rhs[0] -= self.matrix @ moved
         self.size[0] += abs(self.matrix) @ np.abs(moved)
@@ -225,6 +229,17 @@ class _Work:
         self.live_column &= ~meet
         self._count("fixed variables removed", int(meet.sum()))
         return True
+
+    def _refuse_fractions(self, columns: np.ndarray) -> None:
+        """Integer columns that constraints fix are integers but for rounding, which goes."""
+        whole = np.round(self.fixed[columns])
+        off = np.abs(self.fixed[columns] - whole) > FEASIBILITY * np.maximum(1.0, np.abs(whole))
+        for column in columns[off].tolist():
+            raise Infeasible(
+                f"{self._column_name(column)} is integer, but {self.low_name[column]} and {self.high_name[column]} fix "
+                f"it at {self.fixed[column]:g}"
+            )
+        self.fixed[columns] = whole
 
     def drop_empty_rows(self) -> None:
         """Rows without a live entry hold, or not, whatever the variables do."""
@@ -340,4 +355,5 @@ class _Work:
             bound_names=tuple((self.low_name[j], self.high_name[j]) for j in columns),
             consistency_names=tuple(self.consistency_names),
             notes=tuple(f"{count} {what}" for what, count in self.dropped.items()),
+            integer=self.raw.integer[columns],
         )

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from optlayers.caches import cached_property
 from optlayers.polytope import Polytope
@@ -130,6 +130,8 @@ class StandardForm:
     blocks: int
     notes: tuple[str, ...]
     """What presolve did, in words."""
+    integer: Bool[np.ndarray, " unslacked"]
+    """Which columns are declared to be integer."""
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

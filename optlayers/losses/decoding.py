@@ -67,7 +67,8 @@ def nearest_vertex(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"
     value, status = torch.zeros_like(scores), torch.full((len(scores),), int(Status.FAILED), dtype=torch.int8)
     status = status.to(scores.device)
     try:
-        for rows, vertices in by_value(theta, numbers.enumerated, reasons):
+        for rows, array in by_value(theta, numbers.enumerated, reasons):
+            vertices = torch.from_numpy(array).to(scores.device)
             square = polytope.structure(vertices).square().sum(dim=1)
             gains = scores[rows] @ vertices.T - 0.5 * square
             if forbidden is not None:

@@ -78,6 +78,8 @@ class OracleCall:
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         self._polytope = polytope
         turns = turns_of(function) if serial and function is not None else None
+        flat = getattr(function, "takes_flat", False)
+        """Whether arrays come as two vectors: all that is scored, and all parameters."""
         shapes = [polytope.shape, *(tuple(v.shape) for v in polytope.scored)]
         places = np.cumsum([0] + [int(np.prod(s, dtype=int)) for s in shapes]).tolist()
         parameters = [tuple(p.shape) for p in polytope.parameters]
@@ -86,7 +88,10 @@ class OracleCall:
         arguments += [(THETA, place, s) for place, s in zip(theta[:-1], parameters, strict=True)]
         names = [v.name() for v in polytope.scored] + [p.name() for p in polytope.parameters]
         self.oracle: _Function | None = None
-        if function is not None:
+        if function is not None and flat:
+            whole = [(SCORES, 0, (places[-1],)), (THETA, 0, (theta[-1],))][: 2 if parameters else 1]
+            self.oracle = _Function("oracle", function, whole, ["scores", "parameters"], [(places[-1],)], turns)
+        elif function is not None:
             self.oracle = _Function("oracle", function, arguments, ["scores", *names], shapes, turns)
         self.membership: _Function | None = None
         if polytope.membership is not None:

@@ -58,7 +58,6 @@ class Oracle(AbstractMaximizer):
     function: Callable[..., Any]
     verify: bool = False
     serial: bool = False
-    manner = "the declaration's own oracle"
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -79,6 +78,11 @@ class Oracle(AbstractMaximizer):
     @property
     def __name__(self) -> str:
         return name_of(self.function)
+
+    @property
+    def manner(self) -> str:  # type: ignore[override]
+        """What the function is."""
+        return getattr(self.function, "manner", "the declaration's own oracle")
 
     def __repr__(self) -> str:
         options = [f"{name}=True" for name in ("verify", "serial") if getattr(self, name)]

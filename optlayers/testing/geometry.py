@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cvxpy as cp
@@ -66,7 +66,12 @@ def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
 def distances(
     polytope: Polytope, variables: Sequence[cp.Variable], points: Sequence[Tensor], values: Mapping[str, Tensor]
 ) -> Tensor:
-    """Distances of points to the set of values of some variables, ``(points, *shape)`` of each; and of parameters."""
+    """Distances of points to the set of values of some variables, ``(points, *shape)`` of each; and of parameters.
+
+    Where variables are integers, to the convex hull of these values.
+    """
+    if polytope.has_integers:
+        return _distances_to_hull(polytope, variables, points, values)
     centers = [cp.Parameter(variable.shape) for variable in variables]
     gaps = [cp.max(cp.abs(variable - center)) for variable, center in zip(variables, centers, strict=True)]
     problem = cp.Problem(cp.Minimize(cp.max(cp.hstack(gaps))), list(polytope.constraints))
@@ -81,6 +86,55 @@ def distances(
     return found
 
 
+def _distances_to_hull(
+    polytope: Polytope, variables: Sequence[cp.Variable], points: Sequence[Tensor], values: Mapping[str, Tensor]
+) -> Tensor:
+    """By mixing integer points, which are brought one by one: the one that is farthest along what separates the hull of
+    those that are there from the point (Dantzig and Wolfe, 1960). cvxpy asks HiGHS for them."""
+    slopes = [cp.Parameter(variable.shape) for variable in variables]
+    gain = sum(cp.sum(cp.multiply(slope, variable)) for slope, variable in zip(slopes, variables, strict=True))
+    search = cp.Problem(cp.Maximize(gain), list(polytope.constraints))
+    ends = np.cumsum([variable.size for variable in variables])[:-1]
+
+    def farthest(slope: np.ndarray) -> np.ndarray | None:
+        for parameter, part in zip(slopes, np.split(slope, ends), strict=True):
+            parameter.value = part.reshape(parameter.shape)
+        search.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
+        if search.status == cp.INFEASIBLE:
+            return None
+        return np.concatenate([np.asarray(variable.value, dtype=float).reshape(-1) for variable in variables])
+
+    found = torch.empty(len(points[0]), dtype=torch.float64, device="cpu")
+    for k in range(len(found)):
+        for parameter in polytope.parameters:
+            parameter.value = values[parameter.name()][k].numpy()
+        point = np.concatenate([part[k].numpy().reshape(-1) for part in points])
+        found[k] = _distance_to_hull(farthest, point)
+    return found
+
+
+def _distance_to_hull(farthest: Callable[[np.ndarray], np.ndarray | None], point: np.ndarray) -> float:
+    first = farthest(np.zeros(len(point)))
+    if first is None:
+        return math.inf
+    brought = [first]
+    while True:
+        # The least t with |point - sum of w_i brought_i| <= t, over weights w.
+        body, size = np.stack(brought, axis=1), len(point)
+        rows = np.block([[body, -np.ones((size, 1))], [-body, -np.ones((size, 1))]])
+        costs = np.append(np.zeros(len(brought)), 1.0)
+        ones = np.append(np.ones(len(brought)), 0.0)[None]
+        mixed = scipy.optimize.linprog(costs, rows, np.append(point, -point), ones, [1.0], method="highs")
+        slope = mixed.ineqlin.marginals[size:] - mixed.ineqlin.marginals[:size]
+        slope = -slope if slope @ (point - body @ mixed.x[:-1]) < 0 else slope
+        further = farthest(slope)
+        if further is None or slope @ further - (slope @ body).max() <= SEPARATED:
+            return float(mixed.fun)
+        brought.append(further)
+
+
+SEPARATED = 1e-9
+"""Integer points that reach further by less bring a point no nearer to the hull."""
 _PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 
@@ -108,9 +162,25 @@ def is_vertex(
     form = compiled.form
     if form is None:
         raise TypeError("a set that is not polyhedral has no vertices")
+    if compiled.over_integer_points:
+        return _are_corners(compiled, points, parameters, tolerance)
     batch = batch_of(points, compiled.shape)
     flat = compiled.entries.flat_structure(points.detach(), CPU)[:, : compiled.entries.structure_size]
     return are_vertices(form, flat, parameters, batch, tolerance).reshape(batch)
+
+
+def _are_corners(
+    compiled: CompiledPolytope, points: Tensor, parameters: Mapping[str, Any], tolerance: float
+) -> Bool[Tensor, "*batch"]:
+    """Whether points are among the vertices of a hull of integer points, which are enumerated for every point."""
+    batch = batch_of(points, compiled.shape)
+    flat = compiled.entries.flat_structure(points.detach(), CPU)[:, : compiled.entries.structure_size]
+    theta = compiled.entries.theta(parameters, batch).numpy()
+    found = []
+    for k, point in enumerate(flat.numpy()):
+        vertices = compiled.enumerated(theta[k])[:, : flat.shape[1]]
+        found.append(bool((np.abs(vertices - point).max(axis=1, initial=0.0) <= tolerance).any()))
+    return torch.tensor(found, dtype=torch.bool, device="cpu").reshape(batch)
 
 
 def are_vertices(

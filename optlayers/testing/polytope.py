@@ -9,7 +9,7 @@ import torch
 
 from optlayers.compiled import compile_polytope
 from optlayers.polytope import Polytope
-from optlayers.solvers import Highs
+from optlayers.solvers import BranchAndBound, Highs
 from optlayers.testing.answers import check_projection, in_a_row
 from optlayers.testing.draws import draw, with_scores
 from optlayers.testing.geometry import are_vertices, distance
@@ -64,15 +64,16 @@ def check_polytope(
     parameters = with_scores(polytope, parameters, seed)
     compiled = compile_polytope(polytope)
     scores = draw(polytope.shape, samples, seed)
-    best = compile_polytope(polytope, maximizer=Highs()).maximize(scores, **parameters).check()
+    reference = BranchAndBound() if compiled.over_integer_points else Highs()
+    best = compile_polytope(polytope, maximizer=reference).maximize(scores, **parameters).check()
     near = compiled.project(scores, **parameters).check()
     farthest = max(float(distance(polytope, points, **parameters).max()) for points in (best.value, near.value))
     assert farthest <= 1e-6, f"an answer lies {farthest:.3g} outside of the declared polytope"
     form, whole_points = compiled.form, in_a_row(best.value, best.scored)
     assert form is not None
-    assert bool(are_vertices(form, whole_points, parameters, torch.Size([samples]), 1e-6).all()), (
-        "an argmax is no vertex"
-    )
+    if not compiled.over_integer_points:  # whose best points are held to be integers
+        vertices = are_vertices(form, whole_points, parameters, torch.Size([samples]), 1e-6)
+        assert bool(vertices.all()), "an argmax is no vertex"
     check_projection(compiled, scores, near, parameters)
     if polytope.oracle is not None:
         check_oracle(polytope, samples=samples, seed=seed, **parameters)

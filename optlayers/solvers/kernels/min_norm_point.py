@@ -51,6 +51,8 @@ DEPENDENT = 1e-11
 """A squared pivot below this part of its diagonal entry belongs to a vertex in the affine hull of the others."""
 ROUNDING = 4e-15
 """A gap below this, relative to the sums that it is a difference of, is rounding."""
+NOTHING_LEFT = 1e-30
+"""So is one below this, relative to the squares of vertices: the root of a gap bounds the distance from the answer."""
 CLOSED = 1e-9
 """Where vertices are too nearly dependent to go on, a gap below this is as good as closed."""
 WORSE = 1e-9
@@ -425,7 +427,8 @@ def _project(  # type: ignore[no-untyped-def]
         known = False
         for i in range(active):
             known = known or _same(a, slot, a.order[i])
-        if better <= ROUNDING * scale or (known and stalls > 0):
+        nothing = NOTHING_LEFT * max(shift, _square(a, slot))  # next to the origin all sums are small
+        if better <= max(ROUNDING * scale, nothing) or (known and stalls > 0):
             status[k] = DONE
             return a, active
         if not known:

@@ -1,0 +1,1 @@
+"""Integer declarations: their numbers as integers, and decision diagrams of their points."""

@@ -1,0 +1,36 @@
+"""Whether the rows of an integer declaration describe the convex hull of its integer points, by proof."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from optlayers.caches import WeakCache
+from optlayers.form.compile import Forms
+from optlayers.solvers.batch import make_instances
+from optlayers.unimodular import blocks_of
+
+__all__ = ["rows_are"]
+
+_known: WeakCache[Forms, Literal["exact", "relaxation"]] = WeakCache()
+
+
+def rows_are(forms: Forms) -> Literal["exact", "relaxation"] | None:
+    """What rows are, next to the polytope: all that is to know of it, or a relaxation; None where that is not known.
+
+    The rows of an integer declaration are exact where that is declared, or where their matrix is totally unimodular and
+    all numbers beside it are integers (Hoffman and Kruskal, 1956). What is not proved is taken for a relaxation.
+    """
+    polytope = forms.polytope
+    if polytope.rows is not None or not polytope.has_integers:
+        return polytope.rows
+    return _known.get(forms, _proved)
+
+
+def _proved(forms: Forms) -> Literal["exact", "relaxation"]:
+    form = forms.full
+    if form.parameter_count:
+        return "relaxation"
+    blocks = blocks_of(form, make_instances(form, np.zeros((1, 0)), None), together=True)
+    return "exact" if all(block.is_integral() for block in blocks) else "relaxation"

@@ -1,0 +1,383 @@
+"""Integer declarations: hulls of integer points, by proof, by decision diagrams and by branch and bound."""
+
+import copy
+import itertools
+import math
+import pickle
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy.spatial import ConvexHull
+
+import optlayers as ol
+from optlayers.integer.diagram import TooWide, compiled_diagram
+from optlayers.integer.program import NO_LIMIT, IntegerProgram
+from optlayers.solvers.diagram import diagrams_of
+from optlayers.solvers.kernels import diagrams as kernels
+from optlayers.solvers.kernels import ties
+
+WEIGHTS = np.array([3, 5, 7, 2, 4, 6])
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def points_of(program: IntegerProgram) -> np.ndarray:
+    """All points of the scored columns, by trying everything."""
+    ranges = [range(low, high + 1) for low, high in zip(program.lower.tolist(), program.upper.tolist(), strict=True)]
+    rows, found = program.rows.toarray(), set()
+    for values in itertools.product(*ranges):
+        sums = rows @ np.array(values, dtype=np.int64)
+        if (sums >= program.low).all() and (sums <= program.high).all():
+            found.add(values[: program.scored])
+    return np.array(sorted(found), dtype=float).reshape(len(found), program.scored)
+
+
+def random_program(seed: int) -> IntegerProgram:
+    """Rows of all kinds over a few integers, negative ones too, of which some are auxiliary."""
+    rng = np.random.default_rng(seed)
+    scored, auxiliary, rows = int(rng.integers(1, 6)), int(rng.integers(0, 3)), int(rng.integers(0, 4))
+    matrix = rng.integers(-3, 4, (rows, scored + auxiliary))
+    lower = rng.integers(-2, 1, scored + auxiliary)
+    upper = lower + rng.integers(0, 4, scored + auxiliary)
+    low, high = np.full(rows, -NO_LIMIT), np.full(rows, NO_LIMIT)
+    for i in range(rows):
+        kind, side = int(rng.integers(0, 3)), int(rng.integers(-3, 6))
+        if kind != 1:
+            high[i] = side
+        if kind != 0:
+            low[i] = side - (int(rng.integers(0, 3)) if kind == 2 else 0)
+    names = tuple(f"row {i}" for i in range(rows))
+    return IntegerProgram(sp.csc_array(matrix.astype(np.int64)), low, high, lower, upper, scored, names)
+
+
+def weights_of(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The share of every point ``(batch, points)`` in the sum."""
+    gains = scores @ points.T
+    shares = np.exp(gains - gains.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def reach_of(diagram) -> np.ndarray:
+    reach = np.zeros(max(diagram.column.max(), 0) + 8)
+    np.maximum.at(reach, np.repeat(diagram.column, np.diff(diagram.start)), np.abs(diagram.value).astype(float))
+    return reach
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_passes_over_diagrams_are_sums_over_all_points(seed):
+    program = random_program(seed)
+    points, diagram = points_of(program), compiled_diagram(program)
+    assert diagram.count == len(points)
+    assert diagram.empty == (len(points) == 0)
+    arrays, size = (diagram.column, diagram.start, diagram.value, diagram.child), program.scored
+    rng = np.random.default_rng(seed)
+    fixed, first, second = np.zeros(size), rng.integers(1, 9, size), rng.integers(1, 9, size)
+    reach, spread, which = reach_of(diagram)[:size], math.log(max(1, len(points))), np.arange(3)
+    for scale in (1.0, 1e4, 0.0):
+        scores = rng.standard_normal((3, size)) * scale
+        scores[2] = np.round(scores[2])
+        total = np.empty(3)
+        kernels.sums(*arrays, reach, spread, scores, which, total)
+        if len(points) == 0:
+            assert (total == -np.inf).all()
+            assert np.isnan(kernels.best(scores[0], *arrays, fixed, first, second)).all()
+            continue
+        gains = scores @ points.T
+        np.testing.assert_allclose(total, np.logaddexp.reduce(gains, axis=1), rtol=1e-12, atol=1e-12)
+        share, mean, turned = weights_of(points, scores), np.empty((3, size)), np.empty((3, size))
+        direction = rng.standard_normal((3, size))
+        kernels.marginals(*arrays, reach, spread, fixed, scores, which, mean)
+        kernels.covariances(*arrays, reach, spread, scores, direction, which, turned)
+        np.testing.assert_allclose(mean, share @ points, atol=1e-9)
+        for k in range(3):
+            covariance = (points * share[k][:, None]).T @ points - np.outer(mean[k], mean[k])
+            np.testing.assert_allclose(turned[k], covariance @ direction[k], atol=1e-8)
+            best = kernels.best(scores[k], *arrays, fixed, first, second)
+            assert best.tolist() in points.tolist()
+            np.testing.assert_allclose(best @ scores[k], gains[k].max(), rtol=1e-12, atol=1e-9)
+            if scale == 0.0:  # all tie
+                decided = max((point @ first, point @ second) for point in points)
+                assert (best @ first, best @ second) == decided
+        structures, scored, counts = np.zeros((3, 5, size)), np.zeros((3, 5)), np.zeros(3, dtype=np.int64)
+        kernels.k_best(*arrays, fixed, first, second, scores, 5, which, structures, scored, counts)
+        for k in range(3):
+            assert counts[k] == min(5, len(points))
+            expected = np.sort(gains[k])[::-1][: counts[k]]
+            np.testing.assert_allclose(scored[k, : counts[k]], expected, rtol=1e-12, atol=1e-9)
+            np.testing.assert_allclose(structures[k, : counts[k]] @ scores[k], expected, rtol=1e-12, atol=1e-9)
+            assert len({tuple(point) for point in structures[k, : counts[k]]}) == counts[k]
+
+
+@pytest.mark.parametrize(
+    ("declare", "count"),
+    [
+        (lambda x: [cp.sum(x, axis=0) == 1, cp.sum(x, axis=1) == 1], 720),  # permutations of 6
+        (lambda x: [cp.sum(x, axis=0) <= 1, cp.sum(x, axis=1) <= 1], 13327),  # partial matchings
+        (lambda x: [cp.sum(x) == 5], math.comb(36, 5)),
+    ],
+)
+def test_known_counts(declare, count):
+    x = cp.Variable((6, 6), boolean=True)
+    form = ol.compile_polytope(ol.Polytope(x, declare(x))).forms.full
+    assert diagrams_of(form, False).of(np.zeros(0)).diagram.count == count
+
+
+def knapsack(**kind) -> ol.Polytope:
+    x = cp.Variable(6, boolean=True)
+    return ol.Polytope(x, [WEIGHTS @ x <= 12, x[0] + x[3] <= 1], **kind)
+
+
+def structures_of(condition, *ranges) -> torch.Tensor:
+    return torch.tensor([v for v in itertools.product(*ranges) if condition(np.array(v))], dtype=torch.float64)
+
+
+KNAPSACK = structures_of(lambda v: WEIGHTS @ v <= 12 and v[0] + v[3] <= 1, *[(0, 1)] * 6)
+SOLVERS = [None, ol.Diagram(), ol.BranchAndBound()]
+
+
+def hull_distance(points: np.ndarray, answers: np.ndarray) -> float:
+    """By how much answers violate the facets of the hull of points, which scipy finds."""
+    facets = ConvexHull(points).equations
+    return float((answers @ facets[:, :-1].T + facets[:, -1]).max())
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_projections_lie_in_the_hull_and_nothing_is_nearer(solver):
+    compiled = ol.compile_polytope(knapsack(), maximizer=solver)
+    scores = torch.cat([draw(30, 6), draw(10, 6).round(), torch.zeros(1, 6, dtype=torch.float64), 5 * draw(10, 6)])
+    answer = compiled.project(scores)
+    assert answer.all_ok
+    assert hull_distance(KNAPSACK.numpy(), answer.value.numpy()) < 1e-9
+    left = scores - answer.value  # no structure reaches beyond the answer along what is left
+    beyond = (left @ KNAPSACK.T).amax(dim=1) - (left * answer.value).sum(dim=1)
+    assert float(beyond.max()) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_best_structures_and_their_ties(solver, dtype):
+    compiled = ol.compile_polytope(knapsack(), maximizer=solver)
+    scores = torch.cat([draw(20, 6), draw(20, 6, seed=1).round(), torch.zeros(2, 6), torch.ones(2, 6)]).to(dtype)
+    scores[3, 2] = scores[25, :2] = -torch.inf
+    scores[4, 1] = torch.finfo(dtype).min
+    answer = compiled.maximize(scores)
+    assert answer.all_ok
+    assert answer.value.dtype == dtype
+    exact = scores.double().clamp(min=-1e9)
+    gains = exact @ KNAPSACK.T
+    objectives = [ties.objective(k, 6, 6) for k in range(2)]
+    for k in range(len(scores)):
+        tied = KNAPSACK[gains[k] >= gains[k].max() - 1e-12 * (1 + gains[k].max().abs())]
+        decided = max(tied.tolist(), key=lambda v: [objective @ v for objective in objectives])
+        assert answer.value[k].tolist() == decided
+        alone = compiled.maximize(scores[k : k + 1])
+        assert torch.equal(alone.value[0], answer.value[k])
+
+
+def test_marginals_samples_and_derivatives_are_those_of_all_structures():
+    layer = ol.OptLayer(knapsack(), ol.StructuredAttention())
+    scores = draw(4, 6)
+    scores[3, 2] = -torch.inf
+    share = torch.softmax(scores.masked_fill(torch.isneginf(scores), -1e9) @ KNAPSACK.T, dim=1)
+    torch.testing.assert_close(layer(scores), share @ KNAPSACK)
+    huge = 1e4 * scores[:3]
+    torch.testing.assert_close(layer(huge), torch.softmax(huge @ KNAPSACK.T, dim=1) @ KNAPSACK)
+    leaf = scores[:3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(layer, leaf)
+    assert torch.autograd.gradgradcheck(layer, leaf)
+    drawn = layer.compiled().bind({}, None, 3).sample(scores[:3], 4000, torch.Generator().manual_seed(0)).value
+    names = {tuple(v): k for k, v in enumerate(KNAPSACK.tolist())}
+    for k in range(3):
+        seen = np.bincount([names[tuple(v)] for v in drawn[:, k].tolist()], minlength=len(KNAPSACK))
+        expected = 4000 * share[k].numpy()
+        assert (((seen - expected) ** 2) / expected).sum() < 60.0  # 22 degrees of freedom: 1e-5 above
+    loss = ol.CRFLoss(knapsack())(scores[:3], KNAPSACK[:3])
+    expected = torch.logsumexp(scores[:3] @ KNAPSACK.T, dim=1) - (scores[:3] * KNAPSACK[:3]).sum(dim=1)
+    torch.testing.assert_close(loss, expected.mean())
+
+
+def test_derivatives_on_a_device_are_those_of_compiled_passes():
+    from optlayers.path_sums import _by_columns
+
+    form = ol.compile_polytope(knapsack()).forms.full
+    passes, scores = diagrams_of(form, False).of(np.zeros(0)), draw(5, 6)
+    scores[1, 2] = -torch.inf
+    expected = torch.logsumexp(scores.masked_fill(torch.isneginf(scores), -1e9) @ KNAPSACK.T, dim=1)
+    torch.testing.assert_close(_by_columns(passes, scores), expected)
+
+
+def test_integers_that_are_not_binary():
+    x = cp.Variable(3, integer=True, bounds=[-1, 2])
+    polytope = ol.Polytope(x, [2 * x[0] + 3 * x[1] - x[2] <= 4, x[0] + x[1] + x[2] >= 0])
+    points = structures_of(lambda v: 2 * v[0] + 3 * v[1] - v[2] <= 4 and v.sum() >= 0, *[range(-1, 3)] * 3)
+    compiled, scores = ol.compile_polytope(polytope), draw(20, 3)
+    best = compiled.maximize(scores)
+    torch.testing.assert_close((best.value * scores).sum(dim=1), (scores @ points.T).amax(dim=1))
+    near = compiled.project(scores)
+    assert near.all_ok
+    assert hull_distance(points.numpy(), near.value.numpy()) < 1e-9
+    share = torch.softmax(scores @ points.T, dim=1)
+    torch.testing.assert_close(ol.OptLayer(polytope, ol.StructuredAttention())(scores), share @ points)
+
+
+def test_structures_that_several_auxiliary_values_share_count_once():
+    x, y = cp.Variable(4, boolean=True), cp.Variable(4, boolean=True)
+    polytope = ol.Polytope(x, [x <= y, cp.sum(y) <= 3])  # a y for every x, and often several
+    points = structures_of(lambda v: v.sum() <= 3, *[(0, 1)] * 4)
+    scores = draw(5, 4)
+    expected = torch.softmax(scores @ points.T, dim=1) @ points
+    torch.testing.assert_close(ol.OptLayer(polytope, ol.StructuredAttention())(scores), expected)
+
+
+def test_continuous_variables_beside_integers_go_to_branch_and_bound():
+    x, flow = cp.Variable(4, boolean=True), cp.Variable(4)
+    rows = [flow >= 0, flow <= 2.5 * x, cp.sum(flow) == 4.0]  # at least two of four
+    compiled = ol.compile_polytope(ol.Polytope(x, rows))
+    assert "branch and bound" in compiled.explain()
+    points = structures_of(lambda v: v.sum() >= 2, *[(0, 1)] * 4)
+    scores = draw(8, 4)
+    torch.testing.assert_close((compiled.maximize(scores).value * scores).sum(1), (scores @ points.T).amax(1))
+    with pytest.raises(ol.DeclarationError, match="some variables are not integers"):
+        ol.compile_polytope(ol.Polytope(x, rows), maximizer=ol.Diagram())
+
+
+def test_parameters_are_those_of_each_instance():
+    x, budget = cp.Variable(6, boolean=True), cp.Parameter(name="budget")
+    polytope = ol.Polytope(x, [WEIGHTS @ x <= budget])
+    scores, budgets = draw(6, 6), torch.tensor([3.0, 7.5, 12.0, 27.0, 0.0, -1.0], dtype=torch.float64)
+    compiled = ol.compile_polytope(polytope)
+    best, near = compiled.maximize(scores, budget=budgets), compiled.project(scores[:5], budget=budgets[:5])
+    assert best.status.tolist() == [0] * 5 + [int(ol.Status.INFEASIBLE)]
+    assert near.all_ok
+    attention = ol.OptLayer(polytope, ol.StructuredAttention())(scores[:5], budget=budgets[:5])
+    for k, value in enumerate(budgets[:5].tolist()):
+        points = structures_of(lambda v, value=value: WEIGHTS @ v <= value, *[(0, 1)] * 6)
+        torch.testing.assert_close((best.value[k] * scores[k]).sum(), (scores[k] @ points.T).max())
+        torch.testing.assert_close(attention[k], torch.softmax(scores[k] @ points.T, dim=0) @ points)
+        left = scores[k] - near.value[k]
+        assert float((left @ points.T).max() - left @ near.value[k]) < 1e-9
+
+
+RULES = [
+    ol.Pipeline(),
+    ol.StraightThrough(),
+    ol.Spigot(),
+    ol.SparseMAP(),
+    ol.Hard(ol.SparseMAP()),
+    ol.StructuredAttention(),
+    ol.SpigotEG(),
+    ol.Interpolation(2.0),
+    ol.LPGD(1.0),
+    ol.Identity(),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_rules_families_and_masks(rule):
+    def limited(size):
+        x = cp.Variable(size, boolean=True)
+        return ol.Polytope(x, [np.arange(1, size + 1) @ x <= size])
+
+    layer, scores = ol.OptLayer(ol.Family(limited), rule), draw(4, 5)
+    scores[0, 1] = -torch.inf
+    leaf = scores.clone().requires_grad_()
+    structures = layer(leaf, sizes=[5, 3, 4, 5])
+    structures.square().sum().backward()
+    assert torch.isfinite(leaf.grad).all()
+    for k, size in enumerate([5, 3, 4, 5]):
+        alone = ol.OptLayer(limited(size), rule)(scores[k : k + 1, :size])
+        torch.testing.assert_close(structures[k, :size], alone[0])
+        assert not structures[k, size:].any()
+
+
+@pytest.mark.parametrize("rule", [ol.SparseMAP(), ol.StructuredAttention(), ol.Spigot()], ids=repr)
+def test_contracts_of_rules_hold(rule):
+    ol.testing.check_rule(rule, knapsack())
+
+
+def test_contract_of_polytopes_holds():
+    assert ol.testing.check_polytope(knapsack()).integral
+
+
+def test_what_is_integral_by_proof_goes_to_linear_solvers():
+    x = cp.Variable((3, 3), boolean=True)
+    polytope = ol.Polytope(x, [cp.sum(x, axis=0) == 1, cp.sum(x, axis=1) == 1])
+    compiled = ol.compile_polytope(polytope)
+    assert "integral, by proof" in compiled.explain()
+    assert isinstance(compiled.maximizer, ol.Auto)
+    triangle = cp.Variable(3, boolean=True)  # an odd cycle: halves are a vertex of its relaxation
+    rows = [triangle[0] + triangle[1] <= 1, triangle[1] + triangle[2] <= 1, triangle[0] + triangle[2] <= 1]
+    compiled = ol.compile_polytope(ol.Polytope(triangle, rows))
+    assert "decision diagram" in compiled.explain()
+    near = compiled.project(torch.ones(1, 3, dtype=torch.float64))
+    torch.testing.assert_close(near.value, torch.full((1, 3), 1 / 3, dtype=torch.float64))
+    relaxed = ol.compile_polytope(compiled.polytope.relaxed()).project(torch.ones(1, 3, dtype=torch.float64))
+    torch.testing.assert_close(relaxed.value, torch.full((1, 3), 0.5, dtype=torch.float64))
+
+
+def test_relaxations_serve_spigot():
+    polytope, scores = knapsack(), draw(3, 6).requires_grad_()
+    ol.OptLayer(polytope, ol.Spigot(relaxation=polytope.relaxed()))(scores).square().sum().backward()
+    assert torch.isfinite(scores.grad).all()
+
+
+def test_coefficients_are_read_as_fractions():
+    x = cp.Variable(3, boolean=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [np.array([0.1, 0.2, 0.3]) @ x <= 0.3]))
+    # 0.1 + 0.2 is more than 0.3 in floating-point numbers, and it is not meant to be.
+    best = compiled.maximize(torch.tensor([[1.0, 1.0, 0.5]], dtype=torch.float64))
+    assert best.value.tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_wide_declarations_say_where_and_go_to_branch_and_bound():
+    weights = np.random.default_rng(0).random(40)
+    x = cp.Variable(40, boolean=True)
+    polytope = ol.Polytope(x, [weights @ x <= 10.0])
+    with pytest.raises(ol.DeclarationError, match=r"more than 5000 nodes: after \d+ of 40 columns .* constraint 0"):
+        ol.compile_polytope(polytope, maximizer=ol.Diagram(node_limit=5000))
+    form = ol.compile_polytope(polytope, maximizer=ol.BranchAndBound()).forms.full
+    with pytest.raises(TooWide):
+        diagrams_of(form, False).of(np.zeros(0))
+    with pytest.raises(ValueError, match=r"more than 5000, too many .*decision diagram needs more than"):
+        ol.OptLayer(polytope, ol.StructuredAttention())(draw(1, 40))
+
+
+def test_a_search_that_ends_early_is_no_answer():
+    rng = np.random.default_rng(0)
+    x = cp.Variable(60, boolean=True)
+    polytope = ol.Polytope(x, [rng.integers(10, 100, (5, 60)) @ x == rng.integers(1400, 1500, 5)])
+    layer = ol.OptLayer(polytope, ol.Pipeline(), maximizer=ol.BranchAndBound(node_limit=1, time_limit=0.5))
+    with pytest.raises(ol.SolveError, match="search ended before a best structure was proved"):
+        layer(draw(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ol.Diagram(node_limit=0), "node_limit must be positive"),
+        (lambda: ol.BranchAndBound(time_limit=0), "time_limit must be positive"),
+        (lambda: ol.BranchAndBound(node_limit=0), "node_limit must be a positive integer"),
+        (lambda: ol.compile_polytope(knapsack(), maximizer=ol.Highs()), "finds best vertices of the linear relaxation"),
+        (
+            lambda: ol.compile_polytope(knapsack(), projector=ol.Clarabel()),
+            "finds projections of the linear relaxation",
+        ),
+    ],
+)
+def test_bad_input_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_copies_and_pickles_give_the_same_answers():
+    scores = draw(5, 6)
+    for solver in SOLVERS:
+        layer = ol.OptLayer(knapsack(), ol.SparseMAP(), maximizer=solver)
+        expected = layer(scores)
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert torch.equal(other(scores), expected)
