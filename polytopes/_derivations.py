@@ -33,7 +33,7 @@ from optlayers.tensors import moved
 from polytopes._compiled import compiled
 from polytopes._third import third_derivatives
 
-__all__ = ["Derivations"]
+__all__ = ["Derivations", "within"]
 
 WORTH_A_THREAD = 3e4
 """Steps."""
@@ -175,6 +175,17 @@ class Derivations:
                 )
             )
         return levels
+
+
+def within(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers from each low to before its high, behind each other: which pair they are of, and the numbers.
+
+    >>> [array.tolist() for array in within(np.array([0, 3]), np.array([2, 6]))]
+    [[0, 0, 1, 1, 1], [0, 1, 3, 4, 5]]
+    """
+    counts = np.maximum(high - low, 0)
+    which = np.repeat(np.arange(len(low)), counts)
+    return which, np.arange(len(which)) + (low - np.cumsum(counts) + counts)[which]
 
 
 def _matrix(value: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:

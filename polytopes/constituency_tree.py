@@ -4,7 +4,7 @@ import numpy as np
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
-from polytopes._derivations import Derivations
+from polytopes._derivations import Derivations, within
 from polytopes._sizes import at_least_one
 
 __all__ = ["constituency_tree", "crossed_spans"]
@@ -47,9 +47,9 @@ def constituency_tree(words: int) -> Polytope:
     [[0, 3], [1, 2], [1, 3]]
     """
     at_least_one(words=words)
-    start, end, split = (axis.reshape(-1) for axis in np.indices((words, words, words)))
-    there = (start <= split) & (split < end)
-    start, end, split = start[there], end[there], split[there]
+    start, end = np.triu_indices(words, 1)
+    which, split = within(start, end)
+    start, end = start[which], end[which]
     part = start * words + end
     steps = np.stack([_span(start, end, words), _span(start, split, words), _span(split + 1, end, words), part], axis=1)
     return Derivations.of(words**2, steps).polytope((words, words), membership=crossed_spans)

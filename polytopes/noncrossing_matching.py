@@ -4,7 +4,7 @@ import numpy as np
 
 from optlayers import Polytope
 from polytopes._compiled import compiled
-from polytopes._derivations import Derivations
+from polytopes._derivations import Derivations, within
 from polytopes._sizes import at_least_one
 
 __all__ = ["crossed_or_single", "crossed_pairs", "noncrossing_matching"]
@@ -48,23 +48,17 @@ def noncrossing_matching(size: int, *, gap: int = 1, perfect: bool = False) -> P
         raise ValueError(f"size must be even for perfect matchings, but got {size}")
     if perfect and gap > 1:
         raise ValueError(f"a perfect matching without crossings has pairs of neighbours, which gap={gap} forbids")
-    start, end, partner = (axis.reshape(-1) for axis in np.indices((size, size, size)))
-    there = (start + gap <= partner) & (partner <= end)
+    i, j = np.triu_indices(size, gap)
+    nothing, no_part = np.zeros_like(i), np.full_like(i, size**2)
+    alone = np.stack([_interval(i, j, size, gap), _interval(i + 1, j, size, gap), nothing, no_part], axis=1)
+    which, partner = within(i + gap, j + 1)
+    i, j = i[which], j[which]
+    made, inside = _interval(i, j, size, gap), _interval(i + 1, partner - 1, size, gap)
+    paired = np.stack([made, inside, _interval(partner + 1, j, size, gap), i * size + partner], axis=1)
     if perfect:
-        there &= ((end - start) % 2 == 1) & ((partner - start) % 2 == 1)
-    i, j, k = start[there], end[there], partner[there]
-    made, inside, behind = (
-        _interval(i, j, size, gap),
-        _interval(i + 1, k - 1, size, gap),
-        _interval(k + 1, j, size, gap),
-    )
-    steps = np.stack([made, inside, behind, i * size + k], axis=1)
-    if not perfect:
-        i, j = (axis.reshape(-1) for axis in np.indices((size, size)))
-        i, j = i[i + gap <= j], j[i + gap <= j]
-        nothing, no_part = np.zeros_like(i), np.full_like(i, size**2)
-        alone = np.stack([_interval(i, j, size, gap), _interval(i + 1, j, size, gap), nothing, no_part], axis=1)
-        steps = np.concatenate([alone, steps])
+        steps = paired[((j - i) % 2 == 1) & ((partner - i) % 2 == 1)]
+    else:
+        steps = np.concatenate([alone, paired])
     membership = crossed_or_single if perfect else crossed_pairs
     return Derivations.of(size**2, steps).polytope((size, size), membership=membership)
 

@@ -35,6 +35,8 @@ FEASIBLE = 1e-7
 and miss being a structure by so much."""
 SHARE = 1e-12
 """Weights sum to 1, and mix to the point in its units, to this."""
+UNSEEN = 1e-14
+"""An oracle that compares sums does not see differences below this, relative to the terms of these sums."""
 
 
 @part
@@ -227,7 +229,9 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
         if code[k] != FOUND:
             code[k] = UNSTEADY if code[k] == NOTHING else code[k]
             continue
-        open_gap, scale = 0.0, 0.0
+        open_gap, scale, whole = 0.0, 0.0, 0.0
+        for i in range(entries):
+            whole += abs(goal[i] * best[i]) if best[i] != 0.0 else 0.0
         for v in range(first[k], first[k + 1]):
             for e in range(start[v], start[v + 1]):
                 vertex[index[e]] = value[e]
@@ -239,5 +243,5 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
         gap[k] = open_gap
         if np.isfinite(open_gap):
             error[k] = (np.sqrt(max(open_gap, 0.0)) + np.sqrt(off)) / (FAR * unit)
-            if open_gap < -FEASIBLE * scale:
+            if open_gap < -max(FEASIBLE * scale, UNSEEN * whole):
                 error[k] = np.inf
