@@ -139,6 +139,7 @@ def broken_path(path):  # type: ignore[no-untyped-def]
                 if path[i, j, m] < 0.5:
                     continue
                 moves += 1
+                wrong += path[i, j, m] - 1.0
                 before_i, before_j = i - (1 if m > 0 else 0), j - (1 if m < 2 else 0)
                 there = False
                 if before_i >= 0 and before_j >= 0:

@@ -73,6 +73,7 @@ def crossed_spans(spans):  # type: ignore[no-untyped-def]
         for j in range(words):
             if spans[i, j] < 0.5:
                 continue
+            wrong += spans[i, j] - 1.0
             if i >= j:
                 wrong += 1.0
                 continue

@@ -78,6 +78,7 @@ def crossed_pairs(pairs):  # type: ignore[no-untyped-def]
         for j in range(size):
             if pairs[i, j] < 0.5:
                 continue
+            wrong += pairs[i, j] - 1.0
             if i >= j or partner[i] >= 0 or partner[j] >= 0:
                 wrong += 1.0
                 continue

@@ -101,6 +101,7 @@ def cycles(edges):  # type: ignore[no-untyped-def]
         for j in range(nodes):
             if edges[i, j] < 0.5:
                 continue
+            wrong += edges[i, j] - 1.0
             count += 1
             one, other = tree_of[i], tree_of[j]
             wrong += 1.0 if i >= j or one == other else 0.0
