@@ -88,7 +88,7 @@ class Derivations:
         return Polytope(
             x,
             partial(self.constraints, x),
-            oracle=CompiledOracle(_best, [self.first, self.second, self.part, self.start]),
+            oracle=CompiledOracle(_best_derivation, [self.first, self.second, self.part, self.start]),
             log_partition=partial(self.log_partition, dimensions=len(shape)),
             integral=True,
             rows="exact",
@@ -104,7 +104,7 @@ class Derivations:
         step = np.arange(steps)
         of_parts = _matrix(np.ones(known.sum()), step[known], self.part[known], (steps, self.size))
         makes = _matrix(np.ones(steps), self.made, step, (items, steps))
-        # What leads to the goal alone, by a step without a part, leads there as often as it is made.
+        # An item that a single step uses, without anything else, is used as often as it is made.
         single = np.bincount(np.concatenate([self.first, self.second]), minlength=items) == 1
         ends = (self.part == self.size) & (self.second == 0) & (self.first > 0) & single[self.first]
         ends &= (makes @ (~known))[self.first] == 0
@@ -227,7 +227,7 @@ def _depth(first, second, start):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _best(scores, first, second, part, start):  # type: ignore[no-untyped-def]
+def _best_derivation(scores, first, second, part, start):  # type: ignore[no-untyped-def]
     """A best structure; NaN where there is none without forbidden parts."""
     items = len(start) - 1
     padded = np.zeros(scores.size + 1)  # behind the scores, that of no part

@@ -40,7 +40,9 @@ def monotone_alignment(rows: int, columns: int, *, local: bool = False) -> Polyt
     moves come before those right, and those before moves down. Local paths are as short as possible in front, and of
     several ends the first one, row by row, is taken.
 
-    References ---------- Needleman and Wunsch (1970), A general method applicable to the search for similarities in the
+    References
+    ----------
+    Needleman and Wunsch (1970), A general method applicable to the search for similarities in the
     amino acid sequence of two proteins, Journal of Molecular Biology. Smith and Waterman (1981), Identification of
     common molecular subsequences, the same journal. Sakoe and Chiba (1978), Dynamic programming algorithm optimization
     for spoken word recognition. Cuturi and Blondel (2017), Soft-DTW, ICML.
@@ -91,9 +93,9 @@ def ctc_alignment(steps: int, positions: int, *, skips: bool = False) -> Polytop
 
     .. math:: \{x \ge 0 : \sum_m x_{t j m} = \sum_m x_{t + 1, j + m, m}\},
 
-    with a flow of 1 into the first step, integral since its matrix is a network matrix (with skips, auxiliary variables
-    say where it ends). The best vertex and the sum over all take about ``steps * positions`` additions for each move.
-    Ties are decided from the last step back: the last position comes first, then to stay, to go on, to skip.
+    with a flow of 1 into the first step, integral since its matrix is a network matrix. The best vertex and the sum
+    over all take about ``steps * positions`` additions for each move. Ties are decided from the last step back: the
+    last position comes first, then to stay, to go on, to skip.
 
     References
     ----------

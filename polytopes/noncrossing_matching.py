@@ -32,7 +32,9 @@ def noncrossing_matching(size: int, *, gap: int = 1, perfect: bool = False) -> P
     and the sum over all structures are found in ``size**3 / 6`` steps. Ties are decided for each interval from the
     whole inwards: its first point stays alone, else has the nearest of the best partners.
 
-    References ---------- Nussinov, Pieczenik, Griggs and Kleitman (1978), Algorithms for loop matchings, SIAM Journal
+    References
+    ----------
+    Nussinov, Pieczenik, Griggs and Kleitman (1978), Algorithms for loop matchings, SIAM Journal
     on Applied Mathematics. McCaskill (1990), The equilibrium partition function and base pair binding probabilities for
     RNA secondary structure, Biopolymers. Martin, Rardin and Campbell (1990), Polyhedral characterization of discrete
     dynamic programming, Operations Research.
@@ -56,11 +58,10 @@ def noncrossing_matching(size: int, *, gap: int = 1, perfect: bool = False) -> P
     made, inside = _interval(i, j, size, gap), _interval(i + 1, partner - 1, size, gap)
     paired = np.stack([made, inside, _interval(partner + 1, j, size, gap), i * size + partner], axis=1)
     if perfect:
-        steps = paired[((j - i) % 2 == 1) & ((partner - i) % 2 == 1)]
-    else:
-        steps = np.concatenate([alone, paired])
-    membership = crossed_or_single if perfect else crossed_pairs
-    return Derivations.of(size**2, steps).polytope((size, size), membership=membership)
+        even = ((j - i) % 2 == 1) & ((partner - i) % 2 == 1)
+        return Derivations.of(size**2, paired[even]).polytope((size, size), membership=crossed_or_single)
+    steps = np.concatenate([alone, paired])
+    return Derivations.of(size**2, steps).polytope((size, size), membership=crossed_pairs)
 
 
 def _interval(start: np.ndarray, end: np.ndarray, size: int, gap: int) -> np.ndarray:
