@@ -9,17 +9,22 @@ import torch
 import optlayers as ol
 from polytopes import (
     arborescence,
+    constituency_tree,
     cube,
     grid_path,
     head_choice,
     linear_chain,
     matching,
+    monotone_alignment,
+    noncrossing_matching,
     partial_matching,
     permutahedron,
     projective_tree,
     rectangular_matching,
+    semi_markov,
     sequence,
     simplex,
+    spanning_tree,
     subset,
 )
 
@@ -44,6 +49,12 @@ def calls() -> dict[str, Callable[[], object]]:
         "arborescence of many roots": lambda: arborescence(3, single_root=False),
         "projective tree": lambda: projective_tree(3),
         "projective tree of many roots": lambda: projective_tree(3, single_root=False),
+        "segmentation": lambda: semi_markov(2, 1, 2),
+        "local alignment": lambda: monotone_alignment(2, 2, local=True),
+        "constituency tree": lambda: constituency_tree(3),
+        "noncrossing matching": lambda: noncrossing_matching(2),
+        "noncrossing perfect matching": lambda: noncrossing_matching(2, perfect=True),
+        "spanning tree": lambda: spanning_tree(3),
     }
     found: dict[str, Callable[[], object]] = {
         f"oracle: {name}": lambda declare=declare: ol.compile_polytope(declare())  # type: ignore[misc]
@@ -51,6 +62,7 @@ def calls() -> dict[str, Callable[[], object]]:
     }
     found["answers of oracles"] = _answers
     found["log-partition of trees"] = _log_partition
+    found["log-partition of derivations"] = _log_partition_of_derivations
     return found
 
 
@@ -71,3 +83,12 @@ def _log_partition() -> None:
         marginals = ol.OptLayer(polytope, ol.StructuredAttention())(leaf)
         (gradient,) = torch.autograd.grad(marginals.square().sum(), leaf, create_graph=True)
         torch.autograd.grad(gradient.sum(), leaf)
+
+
+def _log_partition_of_derivations() -> None:
+    """Marginals, their derivatives, and one more derivative."""
+    polytope = constituency_tree(3)
+    leaf = torch.zeros(1, *polytope.shape, dtype=torch.float64, requires_grad=True)
+    marginals = ol.OptLayer(polytope, ol.StructuredAttention())(leaf)
+    (gradient,) = torch.autograd.grad(marginals.square().sum(), leaf, create_graph=True)
+    torch.autograd.grad(gradient.sum(), leaf)

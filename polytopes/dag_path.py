@@ -1,17 +1,10 @@
 """Paths through acyclic graphs, and through grids."""
 
-from functools import partial
-
-import cvxpy as cp
 import numpy as np
-import scipy.sparse as sp
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
-from optlayers import CompiledOracle, Polytope
-from optlayers.logspace import log_sum
-from polytopes._compiled import compiled
+from optlayers import Polytope
+from polytopes._derivations import Derivations
 from polytopes._sizes import at_least_one
 
 __all__ = ["dag_path", "grid_arcs", "grid_path"]
@@ -51,21 +44,8 @@ def dag_path(nodes: int, arcs: ArrayLike) -> Polytope:
     if nodes < 2:
         raise ValueError(f"nodes must be at least 2, but got {nodes}")
     tails, heads = _checked_arcs(nodes, arcs)
-    count = len(tails)
-    x = cp.Variable(count, nonneg=True)
-    node, arc = np.concatenate([heads, tails]), np.tile(np.arange(count), 2)
-    incidence = sp.csr_array((np.repeat([1.0, -1.0], count), (node, arc)), shape=(nodes, count))
-    supply = np.zeros(nodes)
-    supply[0], supply[-1] = -1.0, 1.0
-    touched = np.isin(np.arange(nodes), node)
-    return Polytope(
-        x,
-        [incidence[touched] @ x == supply[touched]],
-        oracle=CompiledOracle(_best_path, _by_head(nodes, tails, heads)),
-        log_partition=partial(_log_partition, levels=_levels(nodes, tails, heads)),
-        integral=True,
-        rows="exact",
-    )
+    steps = np.stack([heads, tails, np.zeros_like(tails), np.arange(len(tails))], axis=1)
+    return Derivations.of(len(tails), steps).polytope((len(tails),))
 
 
 def grid_path(rows: int, columns: int) -> Polytope:
@@ -137,67 +117,3 @@ def _depth(nodes: int, tails: np.ndarray, heads: np.ndarray) -> np.ndarray:
         if depth[tails[k]] >= 0:
             depth[heads[k]] = max(depth[heads[k]], depth[tails[k]] + 1)
     return depth
-
-
-def _by_head(nodes: int, tails: np.ndarray, heads: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arcs sorted by their heads, their tails, and where the arcs into each node begin."""
-    arcs = np.argsort(heads, kind="stable")
-    return arcs, tails[arcs], np.searchsorted(heads[arcs], np.arange(nodes + 1))
-
-
-@compiled
-def _best_path(scores, arcs, tails, start):  # type: ignore[no-untyped-def]
-    nodes = len(start) - 1
-    best, into = np.full(nodes, -np.inf), np.full(nodes, -1)
-    best[0] = 0.0
-    for node in range(1, nodes):
-        for k in range(start[node], start[node + 1]):
-            value = best[tails[k]] + scores[arcs[k]]
-            if value > best[node]:
-                best[node], into[node] = value, k
-    if best[nodes - 1] == -np.inf:
-        return np.full(len(scores), np.nan)
-    x = np.zeros(len(scores))
-    node = nodes - 1
-    while node > 0:
-        k = into[node]
-        x[arcs[k]] = 1.0
-        node = tails[k]
-    return x
-
-
-def _levels(nodes: int, tails: np.ndarray, heads: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Nodes in groups whose arcs come from earlier groups: by the number of arcs of the longest path to them.
-
-    For every group the arcs into its nodes and the places of their tails, ``(nodes of the group, most arcs)`` each;
-    short rows are filled with the arc -1. Places count nodes in the order of the groups, the first node first; the last
-    group ends with the last node of the graph. Nodes that are not reached are left out.
-    """
-    depth = _depth(nodes, tails, heads)
-    reached = depth >= 0
-    place = np.full(nodes, -1)
-    place[np.lexsort([np.arange(nodes), np.where(reached, depth, nodes)])] = np.arange(nodes)
-    levels = []
-    for level in range(1, depth[-1] + 1):
-        members = np.flatnonzero(depth == level)
-        entering = [np.flatnonzero((heads == m) & reached[tails]) for m in members]
-        shape = (len(members), max(len(e) for e in entering))
-        arcs, before = np.full(shape, -1), np.zeros(shape, dtype=np.int64)
-        for row, entered in enumerate(entering):
-            arcs[row, : len(entered)] = entered
-            before[row, : len(entered)] = place[tails[entered]]
-        levels.append((arcs, before))
-    return levels
-
-
-def _log_partition(scores: Tensor, *, levels: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
-    """Sums over the paths to each node, from level to level; an arc -1 has the score -inf."""
-    padded = torch.cat([scores, scores.new_full((*scores.shape[:-1], 1), -torch.inf)], dim=-1)
-    entering = np.concatenate([arcs.reshape(-1) for arcs, _ in levels]) % padded.shape[-1]
-    all_scores = padded.index_select(-1, torch.from_numpy(entering).to(scores.device))
-    reached = sums = scores.new_zeros(*scores.shape[:-1], 1)
-    for (_, before), part in zip(levels, all_scores.split([arcs.size for arcs, _ in levels], dim=-1), strict=True):  # type: ignore[no-untyped-call]
-        before_sums = sums.index_select(-1, torch.from_numpy(before.reshape(-1)).to(scores.device))
-        reached = log_sum((part + before_sums).unflatten(-1, before.shape), -1)
-        sums = torch.cat([sums, reached], dim=-1)
-    return reached[..., -1]

@@ -127,6 +127,96 @@ def full_matchings(rows: int, columns: int) -> Iterator[np.ndarray]:
     yield from (x for x in partial_matchings(rows, columns) if x.sum() == min(rows, columns))
 
 
+def segmentations(steps: int, labels: int, longest: int) -> Iterator[np.ndarray]:
+    """All ways to cut between tokens, with all labels."""
+    for cuts in itertools.product((False, True), repeat=steps - 1):
+        bounds = [0, *(t for t, cut in enumerate(cuts, start=1) if cut), steps]
+        lengths = np.diff(bounds)
+        if lengths.max() <= longest:
+            for chosen in itertools.product(range(labels), repeat=len(lengths)):
+                x = np.zeros((steps, longest, labels))
+                x[bounds[:-1], lengths - 1, list(chosen)] = 1.0
+                yield x
+
+
+def alignments(rows: int, columns: int) -> Iterator[np.ndarray]:
+    """All words of moves that lead from the first cell to the last."""
+    for length in range(rows + columns - 1):
+        yield from (x for x, end in _walks(rows, columns, (0, 0), length) if end == (rows - 1, columns - 1))
+
+
+def local_alignments(rows: int, columns: int) -> Iterator[np.ndarray]:
+    """None, and all words of moves from all cells that do not leave the grid."""
+    yield np.zeros((rows, columns, 3))
+    for start in np.ndindex(rows, columns):
+        for length in range(rows + columns - 1):
+            yield from (x for x, _ in _walks(rows, columns, start, length))
+
+
+def _walks(
+    rows: int, columns: int, start: tuple[int, ...], length: int
+) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+    for moves in itertools.product(range(3), repeat=length):
+        x = np.zeros((rows, columns, 3))
+        i, j = start
+        x[i, j, 1] = 1.0
+        for m in moves:
+            i, j = i + (m > 0), j + (m < 2)
+            if i >= rows or j >= columns:
+                break
+            x[i, j, m] = 1.0
+        else:
+            yield x, (i, j)
+
+
+def positions_in_time(steps: int, positions: int, skips: bool) -> Iterator[np.ndarray]:
+    most = 2 if skips else 1
+    for path in itertools.product(range(positions), repeat=steps):
+        moves = np.diff([-1, *path, positions])
+        if moves.min() >= 0 and moves.max() <= most and moves[0] > 0 and moves[-1] > 0:
+            x = np.zeros((steps, positions, most + 1))
+            x[np.arange(steps), path, moves[:-1]] = 1.0
+            yield x
+
+
+def upper_pairs(size: int, chosen: Sequence[tuple[int, int]]) -> np.ndarray:
+    x = np.zeros((size, size))
+    for i, j in chosen:
+        x[i, j] = 1.0
+    return x
+
+
+def bracketings(words: int) -> Iterator[np.ndarray]:
+    """All choices of words - 1 spans of which no two overlap without one being within the other."""
+    for spans in itertools.combinations(itertools.combinations(range(words), 2), words - 1):
+        if not any(a < c <= b < d for (a, b), (c, d) in itertools.permutations(spans, 2)):
+            yield upper_pairs(words, spans)
+
+
+def noncrossing_pairs(size: int, gap: int, perfect: bool) -> Iterator[np.ndarray]:
+    """All choices of pairs in which nobody is twice and no two cross."""
+    far = [(i, j) for i, j in itertools.combinations(range(size), 2) if j - i >= gap]
+    for count in [size // 2] if perfect else range(size // 2 + 1):
+        for pairs in itertools.combinations(far, count):
+            alone = len({point for pair in pairs for point in pair}) == 2 * count
+            if alone and not any(a < c < b < d for (a, b), (c, d) in itertools.permutations(pairs, 2)):
+                yield upper_pairs(size, pairs)
+
+
+def spanning_trees(nodes: int) -> Iterator[np.ndarray]:
+    """All choices of nodes - 1 edges over which everyone reaches everyone."""
+    for edges in itertools.combinations(itertools.combinations(range(nodes), 2), nodes - 1):
+        x = upper_pairs(nodes, edges)
+        if (np.linalg.matrix_power(np.eye(nodes) + x + x.T, nodes) > 0).all():
+            yield x
+
+
+def b_matchings(rows: Sequence[int], columns: Sequence[int]) -> Iterator[np.ndarray]:
+    for x in bits(len(rows), len(columns)):
+        if (x.sum(1) <= rows).all() and (x.sum(0) <= columns).all():
+            yield x
+
+
 def entry(
     name: str,
     declare: Callable[..., ol.Polytope],
@@ -174,6 +264,66 @@ def projective_tree_of(words: int, single_root: bool, name: str) -> Entry:
     return entry(name, declare, [words], projective_trees(words, single_root), count)
 
 
+def segmentation_of(steps: int, labels: int, longest: int, name: str) -> Entry:
+    counts = [1]
+    for t in range(1, steps + 1):
+        counts.append(labels * sum(counts[max(0, t - longest) :]))
+    every = segmentations(steps, labels, longest)
+    return entry(name, polytopes.semi_markov, [steps, labels, longest], every, counts[-1])
+
+
+def delannoy(m: int, n: int) -> int:
+    return sum(math.comb(m, k) * math.comb(n, k) * 2**k for k in range(min(m, n) + 1))
+
+
+def alignment_of(rows: int, columns: int, name: str) -> Entry:
+    count = delannoy(rows - 1, columns - 1)
+    return entry(name, polytopes.monotone_alignment, [rows, columns], alignments(rows, columns), count)
+
+
+def local_alignment_of(rows: int, columns: int, name: str) -> Entry:
+    count = 1 + sum((rows - a) * (columns - b) * delannoy(a, b) for a, b in np.ndindex(rows, columns))
+    declare = partial(polytopes.monotone_alignment, local=True)
+    return entry(name, declare, [rows, columns], local_alignments(rows, columns), count)
+
+
+def ctc_of(steps: int, positions: int, skips: bool, name: str) -> Entry:
+    """The coefficients of (z + z²)² (1 + z + z²)^(steps - 1), without skips those of z² (1 + z)^(steps - 1)."""
+    end, inner = ([0, 1, 1], [1, 1, 1]) if skips else ([0, 1], [1, 1])
+    count = np.polymul(end[::-1], end[::-1])
+    for _ in range(steps - 1):
+        count = np.polymul(count, inner)
+    every = positions_in_time(steps, positions, skips)
+    declare = partial(polytopes.ctc_alignment, skips=skips)
+    return entry(name, declare, [steps, positions], every, int(count[::-1][positions + 1]))
+
+
+def catalan(n: int) -> int:
+    return math.comb(2 * n, n) // (n + 1)
+
+
+def bracketing_of(words: int, name: str) -> Entry:
+    return entry(name, polytopes.constituency_tree, [words], bracketings(words), catalan(words - 1))
+
+
+def noncrossing_of(size: int, name: str, *, gap: int = 1, perfect: bool = False) -> Entry:
+    """Motzkin numbers (OEIS A001006), those of secondary structures for a gap of 2 (A004148) or 3 (A023421)."""
+    numbers = {1: (1, 1, 2, 4, 9, 21, 51), 2: (1, 1, 1, 2, 4, 8, 17), 3: (1, 1, 1, 1, 2, 4, 8)}
+    count = catalan(size // 2) if perfect else numbers[gap][size]
+    declare = partial(polytopes.noncrossing_matching, gap=gap, perfect=perfect)
+    return entry(name, declare, [size], noncrossing_pairs(size, gap, perfect), count)
+
+
+def spanning_tree_of(nodes: int, name: str) -> Entry:
+    """Cayley."""
+    return entry(name, polytopes.spanning_tree, [nodes], spanning_trees(nodes), nodes ** max(0, nodes - 2))
+
+
+def b_matching_of(rows: Sequence[int], columns: Sequence[int], count: int, name: str) -> Entry:
+    declare = partial(polytopes.b_matching, row_capacity=rows, column_capacity=columns)
+    return entry(name, declare, [len(rows), len(columns)], b_matchings(rows, columns), count)
+
+
 # Listed so that the arcs of every path are in its order. Arcs 1 and 2 are parallel, arc 4 is on no path.
 ARCS = np.array([(0, 1), (1, 2), (1, 2), (0, 2), (2, 3), (2, 4), (1, 4), (4, 5), (0, 5)])
 
@@ -209,9 +359,23 @@ _EVERY = [
     projective_tree_of(3, False, "projective tree of many roots"),
     entry("chain", polytopes.linear_chain, [3, 2], tags(3, 2), 2**3),
     entry("chain of one step", polytopes.linear_chain, [1, 3], tags(1, 3), 3),
+    segmentation_of(3, 2, 2, "segmentation"),
+    alignment_of(2, 3, "alignment"),
+    local_alignment_of(2, 2, "local alignment"),
+    ctc_of(4, 3, False, "alignment in time"),
+    ctc_of(3, 3, True, "alignment in time with skips"),
+    bracketing_of(4, "bracketing"),
+    noncrossing_of(4, "noncrossing matching"),
+    noncrossing_of(5, "noncrossing matching with a gap", gap=2),
+    noncrossing_of(4, "noncrossing perfect matching", perfect=True),
+    spanning_tree_of(4, "spanning tree"),
 ]
 
-POLYTOPES = [*_EVERY, *(e.declared for e in _EVERY if not e.name.endswith((" one", "one word")))]
+_WITHOUT_ORACLE = [
+    b_matching_of([2, 1], [1, 1, 1], 19, "b-matching"),
+]
+
+POLYTOPES = [*_EVERY, *(e.declared for e in _EVERY if not e.name.endswith((" one", "one word"))), *_WITHOUT_ORACLE]
 """All that contracts are crossed over: polytopes with their oracles, then without."""
 
 CATALOGUE = [e for e in _EVERY if not e.polytope.scored]
@@ -246,7 +410,31 @@ def other_sizes() -> list[Entry]:
         projective_tree_of(2, True, "projective tree(2)"),
         projective_tree_of(5, True, "projective tree(5)"),
         *(projective_tree_of(n, False, f"projective tree({n}) of many roots") for n in (1, 2, 4)),
+        *(segmentation_of(*size, f"segmentation{size}") for size in ((1, 1, 1), (2, 1, 3), (4, 2, 3), (5, 1, 2))),
+        *(alignment_of(r, c, f"alignment({r}, {c})") for r, c in ((1, 1), (1, 3), (2, 2), (3, 3), (4, 2))),
+        *(local_alignment_of(r, c, f"local alignment({r}, {c})") for r, c in ((1, 1), (1, 3), (3, 2), (3, 3))),
+        *(ctc_of(t, p, False, f"alignment in time({t}, {p})") for t, p in ((1, 1), (3, 1), (4, 2), (3, 3), (5, 3))),
+        *(
+            ctc_of(t, p, True, f"alignment in time({t}, {p}) with skips")
+            for t, p in ((1, 1), (1, 2), (1, 3), (3, 1), (3, 2), (2, 5), (4, 5), (5, 3))
+        ),
+        *(bracketing_of(n, f"bracketing({n})") for n in (1, 2, 3, 5)),
+        *(noncrossing_of(n, f"noncrossing matching({n})") for n in (1, 2, 3, 5)),
+        *(
+            noncrossing_of(n, f"noncrossing matching({n}) with a gap of {g}", gap=g)
+            for n, g in ((1, 2), (6, 2), (6, 3))
+        ),
+        *(noncrossing_of(n, f"noncrossing perfect matching({n})", perfect=True) for n in (2, 6)),
+        *(spanning_tree_of(n, f"spanning tree({n})") for n in (1, 2, 3, 5)),
+        partial_matching_as_b_matching(),
+        b_matching_of([1, 0], [2, 2], 3, "b-matching with a row of none"),
+        b_matching_of([2, 2, 2], [3, 3], 2**6, "b-matching of all pairs"),
     ]
+
+
+def partial_matching_as_b_matching() -> Entry:
+    count = sum(math.comb(3, k) * math.perm(3, k) for k in range(4))
+    return b_matching_of([1, 1, 1], [1, 1, 1], count, "b-matching of one for each")
 
 
 SOLVERS: list[ol.AbstractSolver] = [
@@ -262,7 +450,10 @@ SOLVERS: list[ol.AbstractSolver] = [
 ]
 
 
-HIDDEN = ("partial", "wide", "tall", "ranking", "tree", "projective", "chain")
+HIDDEN = (
+    *("partial", "wide", "tall", "ranking", "tree", "projective", "chain"),
+    *("local", "bracketing", "noncrossing", "spanning", "b-matching"),
+)
 """The names of polytopes with auxiliary variables, or with inequalities between parts, begin like this."""
 
 

@@ -491,4 +491,4 @@ def test_structures_of_graphs_can_be_pickled():
     scores = np.random.default_rng(0).standard_normal(12)
     np.testing.assert_array_equal(copy.oracle(scores), grid.oracle(scores))
     assert copy.log_partition(torch.tensor(scores)) == grid.log_partition(torch.tensor(scores))
-    assert copy.oracle.__name__ == "_best_path"
+    assert copy.oracle.__name__ == "_best_derivation"
