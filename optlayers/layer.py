@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, solution_of
 from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
+from optlayers.distribution import Gibbs
 from optlayers.entries import CPU, batch_of
 from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
@@ -278,6 +279,30 @@ class OptLayer(nn.Module):
         What does not fit is refused; nobody has looked at the numbers.
         """
         return self._source.shares(scores, sizes, parameters, name, self.compiled)
+
+    def distribution(
+        self,
+        scores: Float[Tensor, "*batch_and_shape"],
+        *,
+        sizes: Any = None,
+        temperature: float | Tensor = 1.0,
+        validate_args: bool | None = None,
+        **parameters: Any,
+    ) -> Gibbs:
+        """The Gibbs distribution over structures for a batch of scores: probabilities, samples, the k best, entropy.
+
+        Whatever the rule, it is that of :class:`Gibbs` over the polytopes and with the solvers of this layer, which has
+        these arguments; what happens to instances without an answer is said by the ``on_failure`` of the layer.
+        """
+        return Gibbs(
+            self._source,
+            scores,
+            temperature=temperature,
+            sizes=sizes,
+            on_failure=self.on_failure,
+            validate_args=validate_args,
+            **parameters,
+        )
 
     @outside_graphs
     def lifted(

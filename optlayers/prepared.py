@@ -63,7 +63,7 @@ class AbstractPrepared(ABC):
         # A solver that reads the declaration answers for the scored variables alone, without auxiliary columns.
         self._beyond: Cache[bytes, str | None] = Cache()
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
-        self._binary: Cache[bytes, bool] = Cache(KEPT)
+        self._binary: Cache[tuple[bytes, bool], bool] = Cache(KEPT)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[Polytope, Polytope] = Cache()
@@ -203,22 +203,25 @@ class AbstractPrepared(ABC):
         """Whether the declared set is polyhedral, whoever answers for it."""
         return self.projector.polyhedral_only or self.form is not None
 
-    def is_binary(self, theta: Float64[np.ndarray, " parameters"]) -> bool:
-        """Whether all structures for one vector of parameters are known to be of 0 and 1.
+    def is_binary(self, theta: Float64[np.ndarray, " parameters"], *, auxiliaries: bool = False) -> bool:
+        """Whether all structures for one vector of parameters are known to be of 0 and 1, also with the values of the
+        ``auxiliaries`` that have scores.
 
         That they are integral is declared, or proved by the rows; that they lie between 0 and 1 the rows say, or the
         best vertices for every part and against it.
         """
-        return self._binary.get(theta.tobytes(), self._shown_binary)
+        auxiliaries = auxiliaries and self.entries.size > self.entries.structure_size
+        return self._binary.get((theta.tobytes(), auxiliaries), self._shown_binary)
 
-    def _shown_binary(self, key: bytes) -> bool:
-        theta = np.frombuffer(key).copy()[None]
+    def _shown_binary(self, key: tuple[bytes, bool]) -> bool:
+        theta = np.frombuffer(key[0]).copy()[None]
         blocks = self._blocks(theta)
         if not (self.polytope.integral or (blocks is not None and all(block.is_integral() for block in blocks))):
             return False
         if blocks is not None and all(block.within_unit() for block in blocks):
             return True
-        parts = torch.eye(self.entries.size, dtype=torch.float64, device="cpu")[: self.entries.structure_size]
+        parts = torch.eye(self.entries.size, dtype=torch.float64, device="cpu")
+        parts = parts if key[1] else parts[: self.entries.structure_size]
         one = torch.from_numpy(theta)
         for start in range(0, len(parts), AT_ONCE):
             some = parts[start : start + AT_ONCE]

@@ -57,6 +57,12 @@ class Source:
             raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
         return self.only
 
+    def is_that_of(self, other: Source) -> bool:
+        """Whether the polytopes are those of one declaration, whatever solves them."""
+        if self.only is None or other.only is None:
+            return self.family is other.family and self.only is other.only
+        return self.only.polytope is other.only.polytope
+
     def sizes_of(
         self, sizes: Any, scores: Tensor, compiled: Compiled
     ) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
