@@ -143,17 +143,18 @@ def _first(ask: Ask, scores: Tensor, flat: np.ndarray, movable: np.ndarray) -> l
         assert ends is not None
         one = _Instance(flat[row], movable[row], 0.0, False, [])
         instances.append(one)
+        largest = float(np.abs(flat[row]).max(initial=0.0))
+        if not 16.0 * flat.shape[1] * largest < np.finfo(np.float64).max:
+            one.fail(int(Status.FAILED), TOO_LARGE)
         found = [_of_answer(ends, row + turn * batch, one) for turn in range(4)]
         if one.status:
             continue
         best, worst, longest, shortest = (structure for structure in found if structure is not None)
         first = one.cell(best, ~movable[row])
         reach = math.fsum([-first.cost, one.cell(worst, first.held).cost])
-        one.constant = 2.0 * max(reach, 0.0) + float(np.abs(flat[row]).max(initial=0.0)) or 1.0
+        one.constant = 2.0 * max(reach, 0.0) + largest or 1.0
         one.alike = np.count_nonzero(longest) == np.count_nonzero(shortest)
         one.cells = [first]
-        if not math.isfinite(2.0 * one.constant * flat.shape[1]):
-            one.fail(int(Status.FAILED), TOO_LARGE)
     return instances
 
 

@@ -363,7 +363,7 @@ class LayerCall(AbstractCall):
         together = torch.stack([one.to(seen[0].device) for one in seen]).sum(dim=0)
         self.rule.adapt(self.parts[0].context.state, together)
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The rule's gradients, where they are a linear function of what comes in."""
         for part in self.parts:
             if not part.rule.has_jacobian:

@@ -267,7 +267,7 @@ class Gibbs(Distribution):
                     f"torch.func; give the values of {', '.join(self._door.auxiliaries)}"
                 )
             event = [1] * len(self.event_shape)
-            known = value if bool(inside.all()) else torch.where(inside.reshape(*batch, *event), value, wider._mode())
+            known = value if bool(inside.all()) else torch.where(inside.reshape((*batch, *event)), value, wider._mode())
             found = wider._total(PartitionCall(wider._door, known)) - total
         else:
             found = wider._weights(value, auxiliaries) - total
@@ -311,7 +311,7 @@ class Gibbs(Distribution):
         wanted = [place in places for place in range(len(self._tensors))]
         means = self._slopes(call, self._tensors[-1], wanted)
         if total is not None:
-            failed = torch.isnan(total.detach()).reshape(*door.batch, *[1] * len(door.padded))
+            failed = torch.isnan(total.detach()).reshape((*door.batch, *[1] * len(door.padded)))
             means[0] = torch.where(failed, torch.nan, means[0])
         return means
 
@@ -344,7 +344,7 @@ class Gibbs(Distribution):
                 (slope,) = torch.autograd.grad(flat[:, part].sum(), leaf, create_graph=graph, retain_graph=True)
                 columns.append(slope.reshape(door.count, count)[:, part])
         diagonal = torch.stack(columns, dim=1).reshape(mean.shape) if columns else torch.zeros_like(mean)
-        own = before[-1].reshape(*door.batch, *[1] * len(door.padded))
+        own = before[-1].reshape((*door.batch, *[1] * len(door.padded)))
         found = own * diagonal + 0.0 * mean.detach()  # NaN where there is no answer
         return found if graph else found.detach()
 
@@ -357,8 +357,7 @@ class Gibbs(Distribution):
         for number, share in enumerate(door.shares):
             scores = door.flat_scores(share, tensors)
             beside = [means[place] for place in door.auxiliary_places(share, len(tensors))]
-            own = [share.of(means[0], door.batch), *beside]
-            mean = torch.cat([one.reshape(len(scores), -1) for one in own], dim=1)
+            mean = door.joined(share, [share.of(means[0], door.batch), *beside])
             forbidden = torch.isneginf(scores)
             known = None if call.parts is None else call.parts[number].forbidden
             if known is not None:  # masks too
@@ -379,10 +378,8 @@ class Gibbs(Distribution):
             both = torch.cat([of_share[id(share)], of_share[id(share)]]).to(torch.float64)
             both[len(scores) :] *= -1.0
             found = polytope.repeated(2).maximize(both)
-            used = ((found.value * both).abs() > WHOLE).any(dim=1)
-            return Solution(scores, found.status[: len(scores)], column[:, 0], column[:, 0]), used.reshape(2, -1).any(
-                dim=0
-            )
+            used = ((found.value * both).abs() > WHOLE).any(dim=1).reshape(2, len(scores)).any(dim=0)
+            return Solution(scores, found.status[: len(scores)], column[:, 0], column[:, 0]), used
 
         for share, reached, failed in self._door.ask(self._tensors, ask):
             self._door.into(out, share, reached if failed is None else reached & ~failed)
@@ -450,8 +447,8 @@ class Gibbs(Distribution):
         drawn = self._door.ask(self._tensors, ask, generator, draws=True)
         found, auxiliaries = self._door.put(drawn, count, self.scores)
         return (
-            found.reshape(*shape, *found.shape[1:]),
-            {name: value.reshape(*shape, *value.shape[1:]) for name, value in auxiliaries.items()},
+            found.reshape((*shape, *found.shape[1:])),
+            {name: value.reshape((*shape, *value.shape[1:])) for name, value in auxiliaries.items()},
         )
 
     @outside_graphs
@@ -644,7 +641,7 @@ class Gibbs(Distribution):
         sizes = self._sizes
         if sizes is not None:
             table, _ = self._source.sizes_of(sizes, self.scores, self._source.compiled)
-            sizes = table.reshape(*own, table.shape[1]).expand(*shape, table.shape[1])
+            sizes = table.reshape((*own, table.shape[1])).expand(*shape, table.shape[1])
         return Gibbs(
             self._source,
             self.scores.expand(*shape, *self.event_shape),

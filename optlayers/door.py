@@ -87,24 +87,31 @@ class Door:
 
     def flat_scores(self, share: Share, tensors: Sequence[Tensor]) -> Float64[Tensor, "instances size"]:
         """The scores of one polytope's instances, with their graph and with -inf; nobody looks at the numbers."""
-        mine = self.mine(share, tensors)[: 1 + len(share.entries.auxiliaries)]
-        return torch.cat([one.reshape(math.prod(share.batch), -1) for one in mine], dim=1)
+        return self.joined(share, self.mine(share, tensors)[: 1 + len(share.entries.auxiliaries)])
+
+    @staticmethod
+    def joined(share: Share, parts: Sequence[Tensor]) -> Tensor:
+        """A tensor for the structure and one for every auxiliary variable, as flat points of one polytope."""
+        sizes = [share.entries.structure_size, *(math.prod(spec.shape) for spec in share.entries.auxiliaries)]
+        count = math.prod(share.batch)
+        flat = [part.reshape(count, size) for part, size in zip(parts, sizes, strict=True)]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
 
     def column(self, share: Share, numbers: Float64[Tensor, "*batch"]) -> Float64[Tensor, "instances 1"]:
         """Of a number for each instance of the batch those of one polytope's instances, as a column."""
         flat = numbers.reshape(-1)
         return (flat if share.rows is None else flat.index_select(0, share.rows_on(flat)))[:, None]
 
-    def summed(self, parts: Sequence[tuple[Share, Float64[Tensor, "*apart instances"]]]) -> Tensor:
-        """Numbers of the instances of all polytopes as those of the batch; 0 for instances of size 0."""
+    def summed(self, parts: Sequence[tuple[Share, Tensor]]) -> Tensor:
+        """Numbers ``(*apart, instances)`` of all polytopes as those of the batch; 0 for instances of size 0."""
         if self.whole:
             numbers = parts[0][1]
-            return numbers.reshape(*numbers.shape[:-1], *self.batch)
+            return numbers.reshape((*numbers.shape[:-1], *self.batch))
         apart = parts[0][1].shape[:-1] if parts else ()
         flat = torch.zeros(*apart, self.count, dtype=torch.float64, device=self.home)
         for share, numbers in parts:
             flat = flat.index_add(len(apart), share.rows_on(flat), numbers)
-        return flat.reshape(*apart, *self.batch)
+        return flat.reshape((*apart, *self.batch))
 
     def into(self, flat: Tensor, share: Share, values: Tensor) -> None:
         """Write values of one polytope's instances into those of the flat batch."""
@@ -185,7 +192,7 @@ class Door:
             entries = share.entries
             mine = values if failed is None else values.masked_fill(failed[:, None], torch.nan)
             mine = mine.to(like.device, like.dtype)
-            structure = mine[..., : entries.structure_size].reshape(count, -1, *entries.shape)
+            structure = mine[..., : entries.structure_size].reshape(*mine.shape[:2], *entries.shape)
             if share.rows is None:
                 whole.copy_(structure)
             else:
@@ -194,7 +201,7 @@ class Door:
                 into = auxiliaries[spec.name]
                 rows = slice(None) if share.rows is None else share.rows_on(into)
                 place = (slice(None), rows, *(slice(0, length) for length in spec.shape))
-                into[place] = mine[..., spec.span].reshape(*mine.shape[:2], *spec.shape)
+                into[place] = mine[..., spec.span].reshape((*mine.shape[:2], *spec.shape))
         return (
             whole.reshape(count, *self.batch, *self.padded),
             {name: value.reshape(count, *self.batch, *value.shape[2:]) for name, value in auxiliaries.items()},
@@ -205,19 +212,19 @@ class Door:
     ) -> Float64[Tensor, "instances size"]:
         """Values of a batch as flat points of one polytope, 0 for auxiliary variables that are not given."""
         entries = share.entries
-        flat = share.of(value, self.batch).reshape(math.prod(share.batch), entries.structure_size)
+        parts = [share.of(value, self.batch)]
         if not entries.auxiliaries:
-            return flat
+            return self.joined(share, parts)
         if not auxiliaries:
+            flat = parts[0].reshape(math.prod(share.batch), entries.structure_size)
             return torch.nn.functional.pad(flat, (0, entries.size - entries.structure_size))
-        parts = [flat]
         for spec in entries.auxiliaries:
             given = auxiliaries[spec.name]
             given = given.reshape(self.count, *given.shape[len(self.batch) :])
             mine = given if share.rows is None else given.index_select(0, share.rows_on(given))
             corner: tuple[Any, ...] = (slice(None), *(slice(0, length) for length in spec.shape))
-            parts.append(mine[corner].reshape(len(flat), -1))
-        return torch.cat(parts, dim=1)
+            parts.append(mine[corner])
+        return self.joined(share, parts)
 
     def empty_in_padding(self, value: Tensor) -> Bool[Tensor, " instances"]:
         """Whether values of a batch are 0 where their instances have no parts."""
@@ -226,4 +233,4 @@ class Door:
             if share.rows is None:
                 return torch.ones(self.count, dtype=torch.bool, device=self.home)
             share.put(rest, torch.zeros((), dtype=rest.dtype, device=rest.device))
-        return (rest == 0.0).reshape(self.count, -1).all(dim=1)
+        return (rest == 0.0).reshape(self.count, math.prod(self.padded)).all(dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optlayers.bound.base import Marginals
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.calls import AbstractCall
+from optlayers.calls import AbstractCall, FirstDerivative
 from optlayers.door import Door
 from optlayers.higher_order import Tensors
 from optlayers.masks import answered
@@ -182,7 +182,7 @@ class PartitionCall(AbstractCall):
                 scores, temperatures = structure, of_temperature
                 break
             whole = torch.zeros_like(scores)
-            share.put(whole, structure.reshape(-1, *share.entries.shape))
+            share.put(whole, structure.reshape(len(structure), *share.entries.shape))
             scores = scores + whole
             temperatures = temperatures.index_add(0, share.rows_on(temperatures), of_temperature)
         if wanted[0]:
@@ -190,6 +190,12 @@ class PartitionCall(AbstractCall):
         if wanted[-1]:
             out[-1] = temperatures.reshape(like[-1])
         return tuple(out)
+
+    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The slopes times the gradients of the totals, which they are a linear function of."""
+        incoming = torch.zeros(self.door.batch, dtype=torch.float64, device=self.home, requires_grad=True)
+        wanted = tuple(leaf is not None and leaf.requires_grad for leaf in leaves)
+        return [incoming], list(FirstDerivative(self, wanted).graph(incoming, *leaves))
 
     def verify(self) -> None:
         """Raise for instances whose derivative of higher order does not exist."""

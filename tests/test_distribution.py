@@ -156,7 +156,7 @@ def test_gradients_against_masks_are_finite_and_zero_there():
     found = ol.Gibbs(polytopes.matching(3), scores)
     total = found.entropy().sum() + found.log_prob(found.mode).sum() + found.variance.sum() + found.mean.square().sum()
     (slope,) = torch.autograd.grad(total, scores)
-    assert torch.isfinite(slope).all() and (slope[0, 0] == 0).all() and slope[1].abs().max() > 1e-3
+    assert torch.isfinite(slope).all() and (slope[0, 0, :2] == 0).all() and slope[1].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("entry", [e for e in POLYTOPES if e.name in ("tree", "matching", "chain")], ids=repr)
@@ -231,7 +231,7 @@ def test_parameters_differ_from_instance_to_instance():
     assert (found.sample((3,)).sum(-1) == budget).all()
     assert found.top_k(12).counts.tolist() == [[5, 10, 10, 1]] * 2
     with pytest.raises(ValueError, match="no gradient for parameters, but budget requires one"):
-        ol.Gibbs(polytopes.subset(5), scores, budget=budget.requires_grad_())
+        ol.Gibbs(polytopes.subset(5), scores, budget=budget.clone().requires_grad_())
     with pytest.raises(ValueError, match="different sizes or parameters"):
         found.cross_entropy(ol.Gibbs(found._source, scores, budget=3.0))
     assert found.expand((3, 2, 4)).log_count().shape == (3, 2, 4)
@@ -441,7 +441,7 @@ def test_infeasible_instances():
         (lambda: gibbs3(temperature=torch.tensor([1.0, 0.0])), ValueError, "but got 0.0, of instance 1; to make"),
         (lambda: gibbs3(temperature=torch.ones(3)), ValueError, r"has shape \(3,\), but the batch is \(2,\)"),
         (lambda: gibbs3(temperature="warm"), TypeError, "must be a number or a tensor, but got 'warm'"),
-        (lambda: gibbs3(temperature=torch.tensor(1)), TypeError, "must be real and floating-point, but got torch.int64"),
+        (lambda: gibbs3(temperature=torch.tensor(1)), TypeError, "real and floating-point, but got torch.int64"),
         (lambda: gibbs3(on_failure="zero"), ValueError, 'on_failure is "raise" or "nan"'),
         (lambda: gibbs3(sizes=[3, 3]), TypeError, "sizes= is for layers over a Family"),
         (lambda: gibbs3(budget=1.0), TypeError, "unexpected"),
@@ -450,14 +450,14 @@ def test_infeasible_instances():
         (lambda: ol.Gibbs(polytopes.simplex(3), torch.zeros(3).int()), TypeError, "must be real and floating-point"),
         (lambda: gibbs3().top_k(0), ValueError, "k must be at least 1, but got 0"),
         (lambda: gibbs3().top_k(2.0), TypeError, "k must be an int, but got 2.0"),
-        (lambda: gibbs3().log_prob(torch.zeros(4)), ValueError, r"value has shape \(4,\), but structures have .* \(3,\)"),
+        (lambda: gibbs3().log_prob(torch.zeros(4)), ValueError, r"value has shape \(4,\), but structures .* \(3,\)"),
         (lambda: gibbs3().log_prob(torch.zeros(5, 3)), ValueError, r"give \(\*sample_shape, 2, 3\)"),
         (lambda: gibbs3().log_prob([1, 0, 0]), TypeError, "value must be a torch.Tensor, but got list"),
         (lambda: gibbs3().log_prob(torch.zeros(3)), ValueError, r"value at \[0\], \[0.0, 0.0, 0.0\], is no structure"),
         (lambda: gibbs3().log_prob(torch.eye(3)[0], on=torch.zeros(1)), TypeError, "values of .'on'. are given"),
         (lambda: gibbs3().cross_entropy(Categorical(torch.ones(3))), TypeError, "Gibbs distribution, but got Categ"),
         (lambda: gibbs3().sample((2,), generator=3), TypeError, "generator must be a torch.Generator or None"),
-        (lambda: kl_divergence(gibbs3(), ol.Gibbs(polytopes.simplex(3), torch.zeros(3))), ValueError, "different polyt"),
+        (lambda: kl_divergence(gibbs3(), ol.Gibbs(polytopes.simplex(3), torch.zeros(3))), ValueError, "different"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(make, error, message):

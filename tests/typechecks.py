@@ -17,6 +17,7 @@ COMPILED = ("optlayers.solvers.kernels", "polytopes")
 DOORS = (
     "optlayers.compiled",
     "optlayers.compiled_once",
+    "optlayers.distribution",
     "optlayers.losses.base",
     "optlayers.losses.hinge",
     "optlayers.losses.perturbed",
