@@ -92,7 +92,7 @@ class _Instance:
         best = heapq.heappop(self.cells)
         self.listed.append(best)
         open_places = k - len(self.listed)
-        if len(self.cells) > 2 * open_places + 16:  # a cell beyond these is never reached
+        if len(self.cells) > open_places:  # a cell beyond these is never reached
             self.cells = heapq.nsmallest(open_places, self.cells)
         if open_places == 0:
             return None
@@ -197,7 +197,7 @@ def _ask_cells(
             place += 1
             if structure is None or ((structure != wanted) & held).any():  # none has the parts as they are held
                 continue
-            cell = one.cell(structure, held)
+            cell = one.cell(structure, held.copy())  # not a view, which would keep all of them
             if cell.cost < cost - SLACK * one.constant:
                 one.fail(int(Status.FAILED), NOT_BEST)
                 continue

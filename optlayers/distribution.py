@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
@@ -29,69 +27,21 @@ from optlayers.polytope import Family, Polytope
 from optlayers.sizes import Share
 from optlayers.solution import Solution
 from optlayers.source import Source
-from optlayers.tensors import as_tensor, check_dense, check_generator
+from optlayers.support import (
+    WHOLE,
+    BestStructures,
+    Scores,
+    Structures,
+    no_structure,
+    temperature_of,
+    together,
+    value_of,
+)
+from optlayers.tensors import as_tensor, check_generator
 
-__all__ = ["BestStructures", "Gibbs", "Structures"]
+__all__ = ["Gibbs"]
 
-WHOLE = 1e-6
-"""Entries of a value may be so far from those of a structure, next to their size; or by two roundings of its dtype."""
 ONE = torch.Size()
-
-
-@final
-class Structures(constraints.Constraint):
-    """What a distribution is over: the vertices of the polytope of each instance, without forbidden parts."""
-
-    is_discrete = True
-
-    def __init__(self, distribution: Gibbs) -> None:
-        self._distribution = distribution
-        self.event_dim = len(distribution.event_shape)
-
-    def check(self, value: Tensor) -> Tensor:
-        """Which of the values are structures, ``(*sample_shape, *batch)``."""
-        return self._distribution.is_structure(value)
-
-
-@final
-class _Scores(constraints.Constraint):
-    """Finite numbers, and -inf."""
-
-    def check(self, value: Tensor) -> Tensor:
-        return ~(torch.isnan(value) | (value == torch.inf))
-
-
-@final
-@dataclass(frozen=True)
-class BestStructures:
-    """The best structures of every instance, best first; unpacked, they are the structures and their ``log_prob``.
-
-    Attributes
-    ----------
-    structures : ``(most, *batch, *shape)``, in the dtype of the scores; ``most`` is the largest of the ``counts``.
-    counts : ``(*batch,)`` integers, how many there are of each instance: as many as were asked for, or all that it has.
-        Behind them structures are 0 and their ``log_prob`` is -inf.
-    auxiliaries : the values of scored auxiliary variables by name, ``(most, *batch, *shape)``.
-    """
-
-    structures: Tensor
-    counts: Int64[Tensor, "*batch"]
-    auxiliaries: Mapping[str, Tensor]
-    _log_prob: Callable[[], Tensor]
-
-    @property
-    def log_prob(self) -> Tensor:
-        """Log-probabilities ``(most, *batch)``, differentiable; worked out when they are asked for, as they need the
-        sum over all structures.
-
-        Raises
-        ------
-        ValueError : where there are too many structures to sum over, and the polytope declares no log_partition.
-        """
-        return self._log_prob()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.structures, self.log_prob))
 
 
 @final
@@ -147,6 +97,7 @@ class Gibbs(Distribution):
     has_rsample = False
     has_enumerate_support = True
 
+    @outside_graphs
     def __init__(
         self,
         polytope: Polytope | CompiledPolytope | Family | Source,
@@ -177,7 +128,7 @@ class Gibbs(Distribution):
         }
         self._door = Door(shares, batch, padded, home, scores.dtype, on_failure, auxiliaries)
         self.scores = scores
-        self.temperature = _temperature(temperature, batch, scores)
+        self.temperature = temperature_of(temperature, batch)
         self._tensors = self._prepared(tensors)
         if not transforms_active():
             check_temperature(self._tensors[-1])
@@ -205,26 +156,29 @@ class Gibbs(Distribution):
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
         """Scores are finite or -inf, temperatures positive."""
-        return {"scores": _Scores(), "temperature": constraints.positive}
+        return {"scores": Scores(), "temperature": constraints.positive}
 
     @constraints.dependent_property(is_discrete=True)
     def support(self) -> constraints.Constraint:
         """The structures, which depend on the masks and the parameters of an instance."""
-        return Structures(self)
+        return Structures(self.is_structure, len(self.event_shape))
 
     # Functions of the scores
 
     @property
+    @outside_graphs
     def log_partition(self) -> Float[Tensor, "*batch"]:
         r"""The log of the sum of :math:`e^{\langle s, z \rangle / T}` over structures."""
         return self._out(self._total(PartitionCall(self._door)))
 
     @property
+    @outside_graphs
     def mean(self) -> Float[Tensor, "*batch_and_shape"]:
         """The marginals: of 0/1 structures, the probability of every part."""
         return self._out(self._means()[0])
 
     @property
+    @outside_graphs
     def variance(self) -> Float[Tensor, "*batch_and_shape"]:
         """The variance of every part: the diagonal of the covariance. Where structures are not known to be 0/1, it
         takes a derivative of the marginals for every part."""
@@ -237,6 +191,7 @@ class Gibbs(Distribution):
             raise NotImplementedError("the variance of structures that are not 0/1 cannot be transformed by torch.func")
         return self._out(self._curvature())
 
+    @outside_graphs
     def entropy(self) -> Float[Tensor, "*batch"]:
         r"""Minus the mean log-probability, :math:`\log Z - \langle s, \mu \rangle / T`, in nats."""
         return self._out(self._entropy())
@@ -275,9 +230,10 @@ class Gibbs(Distribution):
             return self._out(found)
         missing = ~inside & ~torch.isnan(total)
         if self._validate_args and bool(missing.any()):
-            raise ValueError(_no_structure(missing, value))
+            raise ValueError(no_structure(missing, value))
         return self._out(found.masked_fill(missing, -torch.inf))
 
+    @outside_graphs
     def cross_entropy(self, other: Gibbs) -> Float[Tensor, "*batch"]:
         r"""Minus the mean of the ``other`` log-probability under this distribution,
         :math:`\log Z_q - \langle s_q, \mu_p \rangle / T_q`. It is inf where a structure of this one is forbidden there.
@@ -288,11 +244,9 @@ class Gibbs(Distribution):
         """
         return self._out(self._cross_entropy(other))
 
-    @outside_graphs
     def _total(self, call: PartitionCall) -> Tensor:
         return applied(call, *self._tensors)
 
-    @outside_graphs
     def _slopes(self, call: PartitionCall, times: Tensor, wanted: Sequence[bool]) -> list[Tensor]:
         """The gradients of a total, ``times`` so much, for the tensors that are wanted; these have gradients too."""
         first = FirstDerivative(call, tuple(wanted))
@@ -398,7 +352,7 @@ class Gibbs(Distribution):
             raise ValueError(
                 f"structures have shapes {tuple(self.event_shape)} and {tuple(other.event_shape)}, which must be one"
             )
-        batch = _together(self.batch_shape, other.batch_shape)
+        batch = together(self.batch_shape, other.batch_shape)
         if batch is None:
             raise ValueError(f"batches {tuple(self.batch_shape)} and {tuple(other.batch_shape)} do not broadcast")
         mine, theirs = (one if one.batch_shape == batch else one.expand(batch) for one in (self, other))
@@ -409,11 +363,11 @@ class Gibbs(Distribution):
     # Structures
 
     @property
+    @outside_graphs
     def mode(self) -> Float[Tensor, "*batch_and_shape"]:
         """The best structure, as of :class:`Pipeline`; no gradient."""
         return self._mode().to(self.scores.device, self.scores.dtype)
 
-    @outside_graphs
     def _mode(self) -> Tensor:
         def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
             found = polytope.maximize(scores)
@@ -421,6 +375,7 @@ class Gibbs(Distribution):
 
         return self._door.put(self._door.ask(self._tensors, ask), 1, self._tensors[0])[0][0]
 
+    @outside_graphs
     def sample(
         self, sample_shape: Sequence[int] = ONE, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*sample_batch_and_shape"]:
@@ -564,6 +519,7 @@ class Gibbs(Distribution):
             found = every[0].reshape(counts[0], *[1] * len(door.batch), *door.padded)
         return found.to(self.scores.device, self.scores.dtype)
 
+    @outside_graphs
     def is_structure(self, value: Tensor, **auxiliaries: Tensor) -> Bool[Tensor, "*sample_and_batch"]:
         """Which of some values are structures without forbidden parts, ``(*sample_shape, *batch)``; arguments as for
         :meth:`log_prob`."""
@@ -605,31 +561,15 @@ class Gibbs(Distribution):
                 f"values of {sorted(auxiliaries)} are given, but the auxiliary variables that have scores are "
                 f"{sorted(shapes)}: give the values of all of them by name, or of none"
             )
-        given = [self._value("value", value, self.event_shape)]
-        given += [self._value(name, auxiliaries[name], shape) for name, shape in shapes.items() if auxiliaries]
-        batch = _together(self.batch_shape, *(head for _, head, _ in given))
+        given = [value_of("value", value, self.event_shape, self.batch_shape)]
+        given += [value_of(n, auxiliaries[n], shape, self.batch_shape) for n, shape in shapes.items() if auxiliaries]
+        batch = together(self.batch_shape, *(head for _, head, _ in given))
         if batch is None:
             raise ValueError(f"values have batches {[tuple(head) for _, head, _ in given]}, which do not broadcast")
-        wide = [one.expand(*batch, *one.shape[len(head) :]) for one, head, _ in given]
+        wide = [one.to(self._door.home).expand(*batch, *one.shape[len(head) :]) for one, head, _ in given]
         return wide[0], dict(zip(shapes, wide[1:], strict=False)), max(tolerance for *_, tolerance in given)
 
-    def _value(self, name: str, value: Any, shape: torch.Size) -> tuple[Tensor, torch.Size, float]:
-        """Values in float64, their batch, and their tolerance."""
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, but got {type(value).__name__}")
-        check_dense(value, name)
-        if value.dtype.is_complex:
-            raise TypeError(f"{name} must be real, but got {value.dtype}")
-        head = value.shape[: max(value.ndim - len(shape), 0)]
-        if value.shape[len(head) :] != shape or _together(head, self.batch_shape) is None:
-            wanted = ", ".join(map(str, (*self.batch_shape, *shape)))
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, but structures have shape {tuple(shape)} and the batch is "
-                f"{tuple(self.batch_shape)}: give (*sample_shape, {wanted})"
-            )
-        rounding = 2.0 * torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
-        return value.detach().to(self._door.home, torch.float64), head, max(WHOLE, rounding)
-
+    @outside_graphs
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Gibbs:
         """The distribution for a batch shape that its own broadcasts to; no numbers are copied."""
         shape, own = torch.Size(batch_shape), self.batch_shape
@@ -661,36 +601,10 @@ class Gibbs(Distribution):
         return f"Gibbs({what!r}, batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
 
 
-def _together(*shapes: torch.Size) -> torch.Size | None:
-    """The shape that some broadcast to, None where they do not."""
-    try:
-        return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return, no-untyped-call]
-    except RuntimeError:
-        return None
-
-
 @register_kl(Gibbs, Gibbs)  # type: ignore[no-untyped-call, untyped-decorator]
 def _kl(p: Gibbs, q: Gibbs) -> Tensor:
     """The cross-entropy less the entropy."""
     return p._out(p._cross_entropy(q) - p._entropy())
-
-
-def _temperature(temperature: Any, batch: torch.Size, scores: Tensor) -> Float[Tensor, "*batch"]:
-    """A temperature for every instance."""
-    if not isinstance(temperature, Tensor):
-        if not isinstance(temperature, Real) or isinstance(temperature, bool):
-            raise TypeError(f"temperature must be a number or a tensor, but got {temperature!r}")
-        return torch.full(batch, float(temperature), dtype=torch.float64, device=CPU)
-    check_dense(temperature, "temperature")
-    if not temperature.is_floating_point():
-        raise TypeError(f"temperature must be real and floating-point, but got {temperature.dtype}")
-    try:
-        return temperature.broadcast_to(batch)
-    except RuntimeError:
-        raise ValueError(
-            f"temperature has shape {tuple(temperature.shape)}, but the batch is {tuple(batch)}: give a number, or a "
-            "tensor with one for every instance"
-        ) from None
 
 
 def _refuse_other_sets(mine: Door, ours: Sequence[Tensor], other: Door, theirs: Sequence[Tensor]) -> None:
@@ -706,14 +620,3 @@ def _refuse_other_sets(mine: Door, ours: Sequence[Tensor], other: Door, theirs: 
             "distributions whose instances have different sizes or parameters are over different structures, and have "
             "no cross-entropy here; masks (scores of -inf) may differ"
         )
-
-
-def _no_structure(missing: Bool[Tensor, "*batch"], value: Tensor) -> str:
-    place = tuple(torch.nonzero(missing)[0].tolist())
-    one = value[place]
-    shown = one.tolist() if one.numel() <= 16 else f"a tensor of shape {tuple(one.shape)}"
-    where = f"the value at {list(place)}" if place else "the value"
-    return (
-        f"{where}, {shown}, is no structure of its polytope, or has a forbidden part; so are {int(missing.sum())} "
-        "values in all. With validate_args=False their log-probability is -inf"
-    )

@@ -39,6 +39,7 @@ DOORS = (
     "optlayers.rules.spigot",
     "optlayers.rules.spigot_ce",
     "optlayers.rules.spigot_eg",
+    "optlayers.support",
     "optlayers.testing.loss",
 )
 """They check their arguments in words of their own, which tests read."""
