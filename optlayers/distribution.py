@@ -196,6 +196,7 @@ class Gibbs(Distribution):
         r"""Minus the mean log-probability, :math:`\log Z - \langle s, \mu \rangle / T`, in nats."""
         return self._out(self._entropy())
 
+    @outside_graphs
     def log_prob(self, value: Tensor, **auxiliaries: Tensor) -> Float[Tensor, "*sample_and_batch"]:
         """Log-probabilities of structures ``(*sample_shape, *batch, *shape)`` of any dtype of numbers.
 

@@ -375,6 +375,19 @@ def test_modes_of_torch():
         torch.testing.assert_close(twin.entropy(), found.entropy().detach())
 
 
+def test_compiled_models_meet_a_break_in_the_graph():
+    polytope = polytopes.simplex(3)
+
+    def model(s):
+        found = ol.Gibbs(polytope, 2 * s)
+        return found.entropy() + found.mean.sum(-1) + found.log_prob(found.mode) + found.top_k(2).log_prob.sum(0)
+
+    scores = torch.randn(2, 3, requires_grad=True)
+    both = (torch.compile(model, backend="eager"), model)
+    (ours,), (theirs,) = (torch.autograd.grad(f(scores).sum(), scores) for f in both)
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_code_that_knows_the_base_class_alone():
     scores = torch.randn(4, 3, dtype=torch.float64)
     found, known = ol.Gibbs(polytopes.simplex(3), scores), Categorical(logits=scores)
