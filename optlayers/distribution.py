@@ -493,8 +493,8 @@ class Gibbs(Distribution):
 
         def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, list[Tensor]]:
             mine = polytope.support()
-            status = torch.tensor([0 if len(one) else 1 for one in mine], dtype=torch.int8, device=column.device)
-            return Solution(scores, status, column[:, 0], column[:, 0]), mine
+            status = torch.tensor([0 if len(one) else 1 for one in mine], dtype=torch.int8)
+            return Solution(scores, status.to(column.device), column[:, 0], column[:, 0]), mine
 
         for share, supports, _ in door.ask(self._tensors, ask, may_be_empty=True):
             rows = range(door.count) if share.rows is None else share.rows.tolist()
