@@ -39,7 +39,9 @@ COMPARED = 4
 WHOLE = 1e-6
 """So far beyond 0 and 1 may be what counts as such."""
 AT_ONCE = 1024
-"""So many parts are tried at a time."""
+"""So many parts are tried at a time,"""
+NUMBERS = 2**22
+"""or fewer, so that their scores are at most so many numbers."""
 SAME_LENGTH = 1e-9
 """Sums of parts that differ by less, next to their size, are the same."""
 KEPT_RELAXATIONS = 16
@@ -220,11 +222,13 @@ class AbstractPrepared(ABC):
             return False
         if blocks is not None and all(block.within_unit() for block in blocks):
             return True
-        parts = torch.eye(self.entries.size, dtype=torch.float64, device="cpu")
-        parts = parts if key[1] else parts[: self.entries.structure_size]
+        size = self.entries.size
+        count, step = size if key[1] else self.entries.structure_size, max(1, min(AT_ONCE, NUMBERS // size))
         one = torch.from_numpy(theta)
-        for start in range(0, len(parts), AT_ONCE):
-            some = parts[start : start + AT_ONCE]
+        for start in range(0, count, step):
+            parts = torch.arange(start, min(start + step, count), device="cpu")
+            some = torch.zeros(len(parts), size, dtype=torch.float64, device="cpu")
+            some[parts - start, parts] = 1.0
             bound = self.bind_on_host(one.expand(2 * len(some), -1), None, np.full(theta.shape[1], DOUBLE))
             ends = bound.maximize(torch.cat([some, -some]))
             reach = (ends.value * torch.cat([some, some])).sum(dim=1)
