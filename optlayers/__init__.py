@@ -5,6 +5,7 @@ from optlayers.bound.base import AbstractBoundPolytope, Tangent
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_oracle import CompiledOracle
+from optlayers.distribution import Gibbs
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.layer import OptLayer
 from optlayers.logspace import log_add, log_sum
@@ -42,6 +43,7 @@ from optlayers.rules import (
     PerturbedAdditive,
     PerturbedMultiplicative,
     Pipeline,
+    SampledMarginals,
     ScoreFunction,
     SecondGradient,
     SparseMAP,
@@ -84,6 +86,7 @@ __all__ = [
     "PerturbAndMAP",
     "PerturbedAdditive",
     "PerturbedMultiplicative",
+    "SampledMarginals",
     "ScoreFunction",
     "SumOfGamma",
     "AbstractBoundPolytope",
@@ -113,6 +116,7 @@ __all__ = [
     "DualNewton",
     "Failure",
     "Family",
+    "Gibbs",
     "Gradient",
     "Hard",
     "Highs",

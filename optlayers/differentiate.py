@@ -30,7 +30,7 @@ from optlayers.solution import Failure, Solution, SolveError, any_of
 from optlayers.tensors import all_finite, moved
 from optlayers.warn import warn_caller
 
-__all__ = ["GradientUnit", "LayerCall", "OnFailure", "Part", "Plain", "applied"]
+__all__ = ["GradientUnit", "LayerCall", "OnFailure", "Part", "Plain", "applied", "remember"]
 
 OnFailure = Literal["raise", "nan"]
 GradientUnit = Literal["norm", "loss"] | None
@@ -92,8 +92,8 @@ class Part:
             return self.rule.forward(polytope, scores, self.context)
 
         bind = partial(BoundPolytope.of, self.share.compiled, packed)
-        remember = partial(_remember, self.context.generator, self.share.home) if self.rule.draws else None
-        self.polytope, self.forbidden, _, self.solution, self.saved = answered(bind, packed, ask, remember)
+        drawn = partial(remember, self.context.generator, self.share.home) if self.rule.draws else None
+        self.polytope, self.forbidden, _, self.solution, self.saved = answered(bind, packed, ask, drawn)
 
     def pull_back(
         self, grad: Tensor, wanted: Sequence[bool], on_failure: OnFailure, unanswered: Callable[[Sequence[str]], None]
@@ -364,7 +364,7 @@ class LayerCall(AbstractCall):
         together = torch.stack([one.to(seen[0].device) for one in seen]).sum(dim=0)
         self.rule.adapt(self.parts[0].context.state, together)
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The rule's gradients, where they are a linear function of what comes in."""
         for part in self.parts:
             if not part.rule.has_jacobian:
@@ -611,7 +611,7 @@ def _finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> T
     return gradient if failed is None else gradient.masked_fill(failed.reshape(rows), 0.0)
 
 
-def _remember(generator: torch.Generator | None, home: torch.device) -> Callable[[], None]:
+def remember(generator: torch.Generator | None, home: torch.device) -> Callable[[], None]:
     """A function that takes a generator back to where it is now; torch's own for None, on the device of the scores."""
     if generator is None and home.type == "cpu":
         return partial(torch.set_rng_state, torch.get_rng_state())

@@ -71,10 +71,11 @@ class Node(ABC):
     def verify(self) -> None:
         """Raise where a derivative that was just taken through the graph does not exist."""
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Gradients of the leaves as linear functions of gradients of the results, which come first and are 0."""
-        results = [r for r in self.graph(*leaves) if r is not None and r.requires_grad]
-        incoming = [torch.zeros_like(r).requires_grad_() for r in results]
+    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Gradients of the leaves as linear functions of gradients of the results, which come first and are 0; None
+        where there is no result."""
+        results = self.graph(*leaves)
+        incoming = [None if r is None else torch.zeros_like(r).requires_grad_() for r in results]
         return incoming, _gradients(results, leaves, incoming, create_graph=True)
 
 
@@ -186,11 +187,13 @@ class Pushed(Node):
             if g is not None and d is not None and g.requires_grad
         ]
         if not products:
-            return tuple(torch.zeros_like(g) for g in incoming)
+            return tuple(None if g is None else torch.zeros_like(g) for g in incoming)
+        asked = [g for g in incoming if g is not None]
         moved = torch.autograd.grad(
-            products, incoming, [torch.ones_like(p) for p in products], create_graph=create_graph, allow_unused=True
+            products, asked, [torch.ones_like(p) for p in products], create_graph=create_graph, allow_unused=True
         )
-        return tuple(torch.zeros_like(g) if m is None else m for m, g in zip(moved, incoming, strict=True))
+        rest = iter([torch.zeros_like(g) if m is None else m for m, g in zip(moved, asked, strict=True)])
+        return tuple(None if g is None else next(rest) for g in incoming)
 
     def places(self, arguments: int) -> tuple[Places, Places]:
         """Those of the node, for directions and arguments."""

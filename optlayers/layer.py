@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -14,19 +13,19 @@ from torch import Tensor, nn
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, solution_of
-from optlayers.compiled_once import compiled_of_size, compiled_once, refuse_other_answers
 from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
+from optlayers.distribution import Gibbs
 from optlayers.entries import CPU, batch_of
-from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
-from optlayers.sizes import Share, corner, named_corners, named_instance, named_size, rows_by_size, size_table
+from optlayers.sizes import Share
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
+from optlayers.source import Source
 from optlayers.tensors import check_generator, check_scores
 from optlayers.warn import warn_caller
 
@@ -95,28 +94,18 @@ class OptLayer(nn.Module):
                 f"{rule!r} takes gradients of the loss at other points than the one that arrives, whose norm says "
                 'nothing of theirs: give gradient_unit="loss"'
             )
-        if isinstance(polytope, CompiledPolytope) and (maximizer is not None or projector is not None):
-            raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")
         self.rule = rule
         self.on_failure: OnFailure = on_failure
         self.gradient_unit: GradientUnit = gradient_unit
-        self._maximizer, self._projector = maximizer, projector
-        self._family = polytope if isinstance(polytope, Family) else None
-        self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self._family.cache_size if self._family else 1)
-        self._takes: Cache[int, bool] = Cache(4)
+        self._source = Source(polytope, maximizer, projector)
+        self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self.family.cache_size if self.family else 1)
         self._warned = False
         with outside_inference_mode():
             state = rule.initial_state()
         for name, value in state.items():
             self.register_buffer(f"rule_{name}", value)
-        self._compiled_elsewhere: Callable[..., CompiledPolytope] | None = None
-        self._only: CompiledPolytope | None = None
-        if not isinstance(polytope, Family):
-            compiled = polytope
-            if isinstance(compiled, Polytope):
-                compiled = compiled_once(compiled, maximizer, projector)
-            rule.check(compiled)
-            self._only = compiled
+        if self._source.only is not None:
+            rule.check(self._source.only)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptLayer:
         """To another device, but not to another dtype: what a rule adapts by small steps keeps its precision."""
@@ -130,10 +119,11 @@ class OptLayer(nn.Module):
 
     def with_rule(self, rule: AbstractRule) -> OptLayer:
         """A layer with another rule over the same polytopes, compiled once for both."""
-        if self._family is None:
+        family = self.family
+        if family is None:
             return OptLayer(self.compiled(), rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
-        other = OptLayer(self._family, rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
-        other._compiled_elsewhere = self.compiled
+        other = OptLayer(family, rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
+        other._source = self._source
         return other
 
     def _rule_of(self, compiled: AbstractPrepared, size: tuple[int, ...]) -> AbstractRule:
@@ -149,27 +139,18 @@ class OptLayer(nn.Module):
 
     def sizes_of(self, sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
         """For a family: one row of sizes per instance, and the shape of the batch, from what was given."""
-        family = self._family
-        if family is None:
-            raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-
-        takes = partial(self._takes.get, make=family.takes)
-        return size_table(sizes, scores, takes, lambda size: len(self.compiled(size).shape))
+        return self._source.sizes_of(sizes, scores, self.compiled)
 
     @property
     def family(self) -> Family | None:
         """The family that the layer is over, None for a single polytope."""
-        return self._family
+        return self._source.family
 
     def compiled(self, *size: int) -> CompiledPolytope:
         """The compiled polytope; of a family, the one for a size."""
-        family = self._family
-        if family is None:
-            if size or self._only is None:
-                raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
-            return self._only
-        declared = self._compiled_elsewhere or partial(compiled_of_size, family, self._maximizer, self._projector)
-        compiled = declared(*size)
+        compiled = self._source.compiled(*size)
+        if self._source.only is not None:
+            return compiled
         self._rule_of(compiled, size)  # which may refuse it
         return compiled
 
@@ -252,7 +233,7 @@ class OptLayer(nn.Module):
 
     def _batch(self, scores: Tensor, sizes: Any) -> torch.Size:
         check_scores(scores)
-        return batch_of(scores, self.compiled().shape) if self._family is None else self.sizes_of(sizes, scores)[1]
+        return batch_of(scores, self.compiled().shape) if self.family is None else self.sizes_of(sizes, scores)[1]
 
     def _call(
         self,
@@ -272,7 +253,7 @@ class OptLayer(nn.Module):
         for share in shares:
             entries, needs_gradient, flat = share.entries, recorded and scores.requires_grad, None
             waiting: tuple[str, ...] = ()
-            rule = self.rule if self._only is not None else self._rule_of(share.compiled, share.size)
+            rule = self.rule if self._source.only is not None else self._rule_of(share.compiled, share.size)
             if recorded and not entries.alone:
                 wishes = [t.requires_grad for t in tensors[share.named]]
                 needs_gradient |= any(wishes)
@@ -297,80 +278,31 @@ class OptLayer(nn.Module):
 
         What does not fit is refused; nobody has looked at the numbers.
         """
-        if self._only is not None:
-            if sizes is not None:
-                check_scores(scores, name)
-                raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
-            compiled = self._only
-            arrived = compiled.entries.arrive(scores, parameters, name)
-            home = CPU if scores.is_cpu else compiled.home(scores.device)
-            return (
-                arrived.batch,
-                arrived.tensors,
-                (Share(compiled, compiled.entries, arrived.batch, home, arrived.once),),
-            )
-        check_scores(scores, name)
-        table, batch = self.sizes_of(sizes, scores)
-        padded, tensors, shares = scores.shape[len(batch) :], [scores], []
-        rounded = table if self._family is None else self._family.rounded(table)
-        for size, rows in rows_by_size(rounded):
-            if 0 in size:
-                continue
-            whose = named_instance(rows, batch)
-            try:
-                compiled, beyond = self.compiled(*size), None
-            except Exception as error:
-                if rounded is not table:
-                    error.add_note(
-                        f"for {whose}, whose size {named_size(table[rows[0]].tolist())} was rounded up to "
-                        f"{named_size(size)}: leave round_to out, or give the factory a larger limit"
-                    )
-                raise
-            entries, count = compiled.entries, torch.Size([len(rows)])
-            if rounded is table:
-                place = corner(compiled.shape, padded, size, whose)
-            else:
-                place, beyond = self._beyond(compiled, size, table, rows, padded, batch)
-            specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
-            mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
-            try:
-                named, once = entries.arrive_named(mine, count)
-            except TypeError as error:
-                error.add_note(f"so the declaration of size {named_size(size)} says, which {whose} has")
-                raise
-            span = slice(len(tensors), len(tensors) + len(named))
-            tensors += named
-            home = CPU if scores.is_cpu else compiled.home(scores.device)
-            shares.append(Share(compiled, entries, count, home, once, span, rows, place, batch, size, beyond))
-        if not shares:  # no polytope says what is scored; what wants a gradient gets 0
-            tensors += [value for value in parameters.values() if isinstance(value, Tensor) and value.requires_grad]
-        return batch, tensors, shares
+        return self._source.shares(scores, sizes, parameters, name, self.compiled)
 
-    def _beyond(
+    def distribution(
         self,
-        compiled: CompiledPolytope,
-        size: tuple[int, ...],
-        table: Tensor,
-        rows: Tensor,
-        padded: torch.Size,
-        batch: torch.Size,
-    ) -> tuple[tuple[slice, ...], Tensor | None]:
-        """For instances whose sizes are rounded up to ``size``: what they take together of their padded shape, and the
-        parts of the polytope that each of them does not have."""
-        family = self._family
-        assert family is not None
-        if compiled.entries.auxiliaries:
-            raise NotImplementedError(
-                "round_to is for families without scored auxiliary variables, whose padding has no fixed place"
-            )
-        beyond = torch.ones(len(rows), *compiled.shape, dtype=torch.bool, device="cpu")
-        for own, mine in rows_by_size(table[rows]):
-            place: tuple[Any, ...] = corner(family.shape_of(*own), padded, own, named_instance(rows[mine], batch))
-            beyond[(mine, *place)] = False
-            if own != size:
-                refuse_other_answers(family, self._maximizer, self._projector, own, size)
-        together = tuple(slice(0, min(have, need)) for have, need in zip(padded, compiled.shape, strict=True))
-        return together, beyond
+        scores: Float[Tensor, "*batch_and_shape"],
+        *,
+        sizes: Any = None,
+        temperature: float | Tensor = 1.0,
+        validate_args: bool | None = None,
+        **parameters: Any,
+    ) -> Gibbs:
+        """The Gibbs distribution over structures for a batch of scores: probabilities, samples, the k best, entropy.
+
+        Whatever the rule, it is that of :class:`Gibbs` over the polytopes and with the solvers of this layer, which has
+        these arguments; what happens to instances without an answer is said by the ``on_failure`` of the layer.
+        """
+        return Gibbs(
+            self._source,
+            scores,
+            temperature=temperature,
+            sizes=sizes,
+            on_failure=self.on_failure,
+            validate_args=validate_args,
+            **parameters,
+        )
 
     @outside_graphs
     def lifted(
@@ -450,7 +382,7 @@ class OptLayer(nn.Module):
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
-        if self._family is not None:
+        if self.family is not None:
             return self._by_size(call, applied(call, *tensors), self._auxiliaries(call, scores, parameters))
         value, (part,), batch = applied(call, *tensors), call.parts, call.batch
         flat, entries = part.verdict, part.share.entries
@@ -502,6 +434,6 @@ class OptLayer(nn.Module):
         return {name.removeprefix("rule_"): value for name, value in self._buffers.items() if value is not None}
 
     def extra_repr(self) -> str:
-        what = self._family if self._family is not None else self.compiled().polytope
+        what = self.family if self.family is not None else self.compiled().polytope
         unit = "" if self.gradient_unit is None else f", gradient_unit={self.gradient_unit!r}"
         return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}{unit}"

@@ -15,7 +15,7 @@ from optlayers.agreement import beyond_oracle
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.caches import Cache, cached_property
 from optlayers.entries import CPU, DOUBLE, Entries
-from optlayers.enumeration import enumerate_vertices
+from optlayers.enumeration import VERTEX_LIMIT, enumerate_vertices
 from optlayers.form.compile import Forms
 from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardForm
 from optlayers.implied import sum_is_fixed
@@ -46,7 +46,9 @@ COMPARED = 4
 WHOLE = 1e-6
 """So far beyond 0 and 1 may be what counts as such."""
 AT_ONCE = 1024
-"""So many parts are tried at a time."""
+"""So many parts are tried at a time,"""
+NUMBERS = 2**22
+"""or fewer, so that their scores are at most so many numbers."""
 SAME_LENGTH = 1e-9
 """Sums of parts that differ by less, next to their size, are the same."""
 KEPT_RELAXATIONS = 16
@@ -71,7 +73,8 @@ class AbstractPrepared(ABC):
         self._beyond: Cache[bytes, str | None] = Cache()
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
         self._sums: Cache[bytes, AbstractSums] = Cache(KEPT_ENUMERATIONS)
-        self._binary: Cache[bytes, bool] = Cache(KEPT)
+        self._paths: Cache[bytes, PathSums | str] = Cache(KEPT_ENUMERATIONS)
+        self._binary: Cache[tuple[bytes, bool], bool] = Cache(KEPT)
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[Polytope, Polytope] = Cache()
@@ -222,25 +225,30 @@ class AbstractPrepared(ABC):
         """Whether the declared set is polyhedral, whoever answers for it."""
         return self.projector.polyhedral_only or self.form is not None
 
-    def is_binary(self, theta: Float64[np.ndarray, " parameters"]) -> bool:
-        """Whether all structures for one vector of parameters are known to be of 0 and 1.
+    def is_binary(self, theta: Float64[np.ndarray, " parameters"], *, auxiliaries: bool = False) -> bool:
+        """Whether all structures for one vector of parameters are known to be of 0 and 1, also with the values of the
+        ``auxiliaries`` that have scores.
 
         That they are integral is declared, or proved by the rows; that they lie between 0 and 1 the rows say, or the
         best vertices for every part and against it.
         """
-        return self._binary.get(theta.tobytes(), self._shown_binary)
+        auxiliaries = auxiliaries and self.entries.size > self.entries.structure_size
+        return self._binary.get((theta.tobytes(), auxiliaries), self._shown_binary)
 
-    def _shown_binary(self, key: bytes) -> bool:
-        theta = np.frombuffer(key).copy()[None]
+    def _shown_binary(self, key: tuple[bytes, bool]) -> bool:
+        theta = np.frombuffer(key[0]).copy()[None]
         blocks = self._blocks(theta)
         if not (self.polytope.integral or (blocks is not None and all(block.is_integral() for block in blocks))):
             return False
         if blocks is not None and all(block.within_unit() for block in blocks):
             return True
-        parts = torch.eye(self.entries.size, dtype=torch.float64, device="cpu")[: self.entries.structure_size]
+        size = self.entries.size
+        count, step = size if key[1] else self.entries.structure_size, max(1, min(AT_ONCE, NUMBERS // size))
         one = torch.from_numpy(theta)
-        for start in range(0, len(parts), AT_ONCE):
-            some = parts[start : start + AT_ONCE]
+        for start in range(0, count, step):
+            parts = torch.arange(start, min(start + step, count), device="cpu")
+            some = torch.zeros(len(parts), size, dtype=torch.float64, device="cpu")
+            some[parts - start, parts] = 1.0
             bound = self.bind_on_host(one.expand(2 * len(some), -1), None, np.full(theta.shape[1], DOUBLE))
             ends = bound.maximize(torch.cat([some, -some]))
             reach = (ends.value * torch.cat([some, some])).sum(dim=1)
@@ -331,25 +339,46 @@ class AbstractPrepared(ABC):
         """
         return self._sums.get(theta.tobytes(), self._make_sums)
 
-    def _make_sums(self, key: bytes) -> AbstractSums:
+    def paths(self, theta: Float64[np.ndarray, " parameters"]) -> PathSums | None:
+        """The decision diagram of all structures for one vector of parameters; None where these are few vertices, or
+        there is no diagram."""
+        found = self._paths.get(theta.tobytes(), self._make_paths)
+        return found if isinstance(found, PathSums) else None
+
+    def structures(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "structures size"]:
+        """All structures for one vector of parameters: vertices, or integer points where variables are integers.
+
+        Raises
+        ------
+        ValueError : when there are too many to enumerate.
+        """
+        paths = self.paths(theta) if self.polytope.has_integers else None
+        return self.enumerated(theta) if paths is None else paths.points(VERTEX_LIMIT)
+
+    def _make_paths(self, key: bytes) -> PathSums | str:
+        """A diagram, or why there is none."""
         theta = np.frombuffer(key).copy()
-        diagrams, why = self._diagrams(theta), ""
-        if diagrams is not None:
-            try:
-                passes = diagrams.of(theta)
-            except (TooWide, NoIntegers) as error:
-                why = f"; {error}"
-            else:
-                if self.polytope.has_integers or passes.diagram.count > FEW:
-                    return PathSums(passes)
+        diagrams = self._diagrams(theta)
+        if diagrams is None:
+            return ""
+        try:
+            passes = diagrams.of(theta)
+        except (TooWide, NoIntegers) as error:
+            return f"; {error}"
+        return PathSums(passes) if self.polytope.has_integers or passes.diagram.count > FEW else ""
+
+    def _make_sums(self, key: bytes) -> AbstractSums:
+        theta, paths = np.frombuffer(key).copy(), self._paths.get(key, self._make_paths)
+        if isinstance(paths, PathSums):
+            return paths
         if self.polytope.has_integers and not self.is_binary(theta):
-            raise ValueError(f"sums over all structures need a decision diagram where these are not of 0 and 1{why}")
+            raise ValueError(f"sums over all structures need a decision diagram where these are not of 0 and 1{paths}")
         try:
             return VertexSums(self.enumerated(theta))
         except ValueError as error:
-            if not why:
+            if not paths:
                 raise
-            raise ValueError(f"{error}{why}") from None
+            raise ValueError(f"{error}{paths}") from None
 
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""

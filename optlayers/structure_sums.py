@@ -104,6 +104,20 @@ class PathSums(AbstractSums):
         self._pace.spread(work, len(asked))
         return torch.from_numpy(out).to(scores.device)
 
+    def points(self, most: int) -> Float64[np.ndarray, "structures size"]:
+        """All structures, in lexicographic order.
+
+        Raises
+        ------
+        ValueError : when there are more than ``most``.
+        """
+        count = self.passes.diagram.count
+        if count > most:
+            raise ValueError(f"there are {count} integer points, more than {most}, too many to enumerate")
+        nothing = torch.zeros(1, len(self.passes.fixed), dtype=torch.float64, device="cpu")
+        found: np.ndarray = self.best(nothing, max(count, 1))[0][0, :count].numpy()
+        return found[np.lexsort(found.T[::-1])] if found.size else found
+
     def best(self, scores: Float64[Tensor, "batch size"], most: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best structures ``(batch, most, size)``, best first, their scores, and how many there are.
 

@@ -500,6 +500,7 @@ RULES: list[ol.AbstractRule] = [
     ol.IMLE(samples=2),
     ol.AdaptiveIMLE(samples=2, symmetric=True),
     ol.ScoreFunction(samples=2),
+    ol.SampledMarginals(),
 ]
 
 

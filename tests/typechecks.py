@@ -17,6 +17,7 @@ COMPILED = ("optlayers.solvers.kernels", "polytopes")
 DOORS = (
     "optlayers.compiled",
     "optlayers.compiled_once",
+    "optlayers.distribution",
     "optlayers.losses.base",
     "optlayers.losses.hinge",
     "optlayers.losses.perturbed",
@@ -38,6 +39,7 @@ DOORS = (
     "optlayers.rules.spigot",
     "optlayers.rules.spigot_ce",
     "optlayers.rules.spigot_eg",
+    "optlayers.support",
     "optlayers.testing.loss",
 )
 """They check their arguments in words of their own, which tests read."""

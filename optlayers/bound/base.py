@@ -16,7 +16,7 @@ from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, all_of
 
-__all__ = ["AbstractBoundPolytope", "Marginals", "Tangent", "by_name", "tangent_of", "theta_of"]
+__all__ = ["AbstractBoundPolytope", "Best", "Marginals", "Tangent", "by_name", "tangent_of", "theta_of"]
 
 NO_REASONS: Mapping[int, str] = {}
 
@@ -30,6 +30,18 @@ class Marginals(NamedTuple):
 
     means: Float64[Tensor, "batch size"]
     total: Float64[Tensor, " batch"]
+    solution: Solution
+
+
+@final
+class Best(NamedTuple):
+    """The best vertices of every instance, best first, and the verdict on them.
+
+    An instance that has fewer than others has ``counts`` of them, and zeros behind these.
+    """
+
+    structures: Float64[Tensor, "most batch size"]
+    counts: Int64[Tensor, " batch"]
     solution: Solution
 
 
@@ -202,6 +214,58 @@ class AbstractBoundPolytope(ABC):
         The value is ``(samples, batch, size)``, the verdict of an instance that of :meth:`verdict`. Where the
         declaration has a log-partition function, vertices must be 0/1; else they are enumerated. ``generator`` None is
         torch's own. See :mod:`optlayers.sampling`.
+        """
+
+    @abstractmethod
+    def log_count(self) -> Marginals:
+        """The log of the number of vertices, for ``total``, with a verdict; the means are those of all vertices alike.
+
+        It is :meth:`log_partition` at scores of 0: -inf for none. Where auxiliary variables have scores, vertices are
+        pairs of a structure and auxiliary values.
+        """
+
+    @abstractmethod
+    def best(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
+        """The k best vertices, best first, or all of them where there are fewer. Of several that score the same, the
+        smaller one in lexicographic order comes first. See :mod:`optlayers.best_structures`.
+
+        Raises
+        ------
+        ValueError : vertices that are not known to be 0/1, and too many to enumerate.
+        """
+
+    @abstractmethod
+    def are_vertices(
+        self, points: Float64[Tensor, "batch size"], tolerance: float, *, structures_alone: bool
+    ) -> tuple[Bool[Tensor, " batch"], Solution]:
+        """Which points are vertices without forbidden parts, and the verdict on what was asked for that.
+
+        With ``structures_alone`` a point is looked at without the values of auxiliary variables: whether some vertex
+        has this structure.
+
+        Raises
+        ------
+        ValueError : vertices that are not known to be 0/1, and too many to enumerate.
+        """
+
+    @abstractmethod
+    def completing(
+        self, scores: Float64[Tensor, "batch size"], structures: Float64[Tensor, "batch size"]
+    ) -> tuple[AbstractBoundPolytope, Float64[Tensor, " batch"]]:
+        """Polytopes of those vertices alone that have a given 0/1 structure, whatever their auxiliary values are.
+
+        They are meant for :meth:`log_partition` and :meth:`marginals` at ``scores`` to which the second result, a
+        number per instance, is added for every part of the structure, and taken off the total again. Vertices that
+        have a part less weigh nothing then.
+        """
+
+    @abstractmethod
+    def support(self) -> list[Float64[Tensor, "vertices size"]]:
+        """All vertices of every instance that have no forbidden part, in lexicographic order.
+
+        Raises
+        ------
+        ValueError : too many to enumerate.
         """
 
     @abstractmethod

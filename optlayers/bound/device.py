@@ -400,6 +400,13 @@ class DevicePolytope(AbstractNumbers):
         forbidden = None if self.forbidden is None else self.forbidden.repeat(times, 1)
         return DevicePolytope(self.prepared, self.theta.repeat(times, 1), forbidden, self.precision)
 
+    def among(self, rows: Int64[Tensor, " rows"], forbidden: Bool[Tensor, "rows size"] | None = None) -> DevicePolytope:
+        """The polytopes of some instances; see :class:`AbstractNumbers`."""
+        hidden = self.forbidden
+        if hidden is not None:
+            forbidden = hidden[rows] if forbidden is None else hidden[rows] | forbidden
+        return DevicePolytope(self.prepared, self.theta[rows], forbidden, self.precision)
+
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
         other = self.prepared.relaxation(relaxation)

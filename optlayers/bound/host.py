@@ -338,6 +338,17 @@ class HostPolytope(AbstractNumbers):
         forbidden = None if self.forbidden is None else torch.from_numpy(np.tile(self.forbidden, (times, 1)))
         return self.prepared.bind_on_host(theta, forbidden, self.precision)
 
+    def among(
+        self, rows: Int64[Tensor, " rows"], forbidden: Bool[Tensor, "rows size"] | None = None
+    ) -> AbstractNumbers:
+        """The polytopes of some instances; see :class:`AbstractNumbers`."""
+        hidden = self.hidden
+        if hidden is not None:
+            forbidden = hidden[rows] if forbidden is None else hidden[rows] | forbidden
+        bound = self.prepared.bind_on_host(self.given[rows], forbidden, self.precision)
+        assert isinstance(bound, AbstractNumbers)
+        return bound
+
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
         return self._bound_to(self.prepared.relaxation(relaxation), slice(None))

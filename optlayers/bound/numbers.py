@@ -7,16 +7,22 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.bound.base import AbstractBoundPolytope, Tangent, by_name, tangent_of
+from optlayers.best_structures import best_in_order, best_of, best_structures
+from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
 from optlayers.form.standard import ParameterSpec
-from optlayers.marginals import LogPartition
+from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared
 from optlayers.solution import Solution
 
 __all__ = ["AbstractNumbers"]
+
+AT_ONCE = 2**22
+"""Numbers in an array of scores."""
+MARGIN = 40.0
+"""Structures that have a part less weigh less than exp(-40) of those that have all: nothing beside rounding."""
 
 
 class AbstractNumbers(AbstractBoundPolytope):
@@ -54,6 +60,18 @@ class AbstractNumbers(AbstractBoundPolytope):
         theta = self.given.detach().cpu().numpy()
         return all(self.prepared.is_binary(row) for row in np.unique(theta, axis=0))
 
+    @property
+    def binary_throughout(self) -> bool:
+        """Whether all vertices are known to be of 0 and 1, their auxiliary values too."""
+        theta = self.given.detach().cpu().numpy()
+        return all(self.prepared.is_binary(row, auxiliaries=True) for row in np.unique(theta, axis=0))
+
+    @abstractmethod
+    def among(
+        self, rows: Int64[Tensor, " rows"], forbidden: Bool[Tensor, "rows size"] | None = None
+    ) -> AbstractNumbers:
+        """The polytopes of some instances, in any order and number, with further forbidden parts."""
+
     def enumerated(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "vertices size"]:
         """All vertices for one vector of parameters."""
         return self.prepared.enumerated(theta)
@@ -76,6 +94,109 @@ class AbstractNumbers(AbstractBoundPolytope):
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""
         return self._sums().value(scores, {})
+
+    def log_count(self) -> Marginals:
+        """The log of the number of vertices; see :class:`AbstractBoundPolytope`."""
+        given = self.given
+        scores = torch.zeros(len(given), self.prepared.entries.size, dtype=torch.float64, device=given.device)
+        return self.marginals(scores)
+
+    def best(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
+        """The k best vertices; see :class:`AbstractBoundPolytope`."""
+        paths = {row.tobytes(): self.prepared.paths(row) for row in self.given.detach().cpu().numpy()}
+        if paths and all(found is not None for found in paths.values()):
+            return self._best_paths(scores, k)
+        if self.binary_throughout:
+            movable = self.movable.expand(len(scores), -1).cpu().numpy()
+            return best_structures(self._ask_some, scores, movable, k)
+        return best_of(self._support("the best structures are not known"), scores, k)
+
+    def _best_paths(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
+        """By the diagram for the parameters of every instance."""
+        if self.hidden is not None:
+            scores = scores.masked_fill(self.hidden, -torch.inf)
+        structures = scores.new_zeros(k, *scores.shape)
+        counts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
+            assert paths is not None
+            found, _, mine = paths.best(scores[rows], k)
+            structures[:, rows], counts[rows] = found.transpose(0, 1), mine
+        most = int(counts.max()) if len(counts) else 0
+        return best_in_order(structures[:most], counts)
+
+    def _ask_some(self, scores: Float64[Tensor, "rows size"], rows: Int64[Tensor, " rows"]) -> Solution:
+        """Best vertices of some instances, a part of them at a time."""
+        step = max(1, AT_ONCE // max(1, scores.shape[1]))
+        starts = range(0, len(scores), step)
+        parts = [self.among(rows[k : k + step]).maximize(scores[k : k + step]) for k in starts]
+        reasons = {place * step + k: reason for place, part in enumerate(parts) for k, reason in part.reasons.items()}
+        value, status, residual, gap = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("value", "status", "primal_residual", "gap")
+        )
+        return Solution(value, status, residual, gap, reasons)
+
+    def are_vertices(
+        self, points: Float64[Tensor, "batch size"], tolerance: float, *, structures_alone: bool
+    ) -> tuple[Bool[Tensor, " batch"], Solution]:
+        """Which points are vertices; see :class:`AbstractBoundPolytope`.
+
+        A point v of 0 and 1 is one if it is the best vertex at scores of 1 for its parts and -1 for all others: every
+        other vertex scores at least 1 less.
+        """
+        cut = self.prepared.entries.structure_size if structures_alone else points.shape[1]
+        near, nothing = points[:, :cut].round(), torch.full_like(points[:, 0], torch.nan)
+        known = self.binary if structures_alone else self.binary_throughout
+        if not known:
+            inside = torch.zeros_like(nothing, dtype=torch.bool)
+            for k, mine in enumerate(self._support("whether a point is a structure is not known")):
+                apart = (mine[:, :cut] - points[k, :cut]).abs() / mine[:, :cut].abs().clamp(min=1.0)
+                inside[k] = (apart <= tolerance).all(dim=1).any()
+            return inside, Solution(points, torch.zeros_like(inside, dtype=torch.int8), nothing, nothing)
+        whole = ((points[:, :cut] - near).abs() <= tolerance).all(dim=1)
+        whole &= ((near == 0.0) | (near == 1.0)).all(dim=1)
+        scores = torch.zeros_like(points)
+        scores[:, :cut] = torch.where(whole[:, None], 2.0 * near - 1.0, 0.0)
+        found = self.maximize(scores)
+        return whole & found.ok & (found.value[:, :cut].round() == near).all(dim=1), found
+
+    def completing(
+        self, scores: Float64[Tensor, "batch size"], structures: Float64[Tensor, "batch size"]
+    ) -> tuple[AbstractBoundPolytope, Float64[Tensor, " batch"]]:
+        """Polytopes of those vertices alone that have a structure; see :class:`AbstractBoundPolytope`."""
+        if not self.binary:
+            raise ValueError(
+                "the probability of a structure without auxiliary values needs structures of 0 and 1; give the "
+                "values of the auxiliary variables too"
+            )
+        cut, scores = self.prepared.entries.structure_size, scores.detach()
+        forbidden = torch.zeros_like(scores, dtype=torch.bool)
+        forbidden[:, :cut] = structures[:, :cut] < 0.5
+        within = self.among(torch.arange(len(scores), device=scores.device), forbidden)
+        if self.equally_long:
+            return within, torch.zeros_like(scores[:, 0])
+        held = self.structure(structures)
+        large = 2.0 * scores.abs().sum(dim=1, keepdim=True) + 1.0
+        completed = within.maximize(scores + large * held).value
+        best = (scores.masked_fill(forbidden, 0.0) * completed).sum(dim=1)
+        return within, MARGIN + (within.log_partition(scores) - best).clamp(min=0.0).nan_to_num(nan=0.0, posinf=0.0)
+
+    def support(self) -> list[Float64[Tensor, "vertices size"]]:
+        """All vertices of every instance without a forbidden part; see :class:`AbstractBoundPolytope`."""
+        return self._support("the structures are not known")
+
+    def _support(self, what: str) -> list[Float64[Tensor, "vertices size"]]:
+        given, hidden, reasons = self.given.detach(), self.hidden, dict[int, str]()
+        found: list[Tensor] = [given.new_zeros(0, self.prepared.entries.size)] * len(given)
+        try:
+            for rows, array in by_value(given, self.prepared.structures, reasons):
+                vertices = torch.from_numpy(array).to(given.device)
+                for k in rows.tolist():
+                    found[k] = vertices if hidden is None else vertices[(vertices[:, hidden[k]] == 0.0).all(dim=1)]
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+        if reasons:
+            raise ValueError(f"{what}: {next(iter(reasons.values()))}")
+        return found
 
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection, for a flat direction; see :meth:`optlayers.CompiledPolytope.tangent`."""

@@ -12,7 +12,16 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, Tangent, by_name, tangent_of, theta_of
+from optlayers.bound.base import (
+    NO_REASONS,
+    AbstractBoundPolytope,
+    Best,
+    Marginals,
+    Tangent,
+    by_name,
+    tangent_of,
+    theta_of,
+)
 from optlayers.bound.device import DevicePolytope
 from optlayers.bound.host import HostPolytope
 from optlayers.entries import Packed
@@ -168,6 +177,36 @@ class BoundPolytope(AbstractBoundPolytope):
         """Vertices drawn exactly; see :class:`AbstractBoundPolytope`."""
         solution = self.seen(self.numbers.sample(scores.detach(), samples, generator))
         return self._jumping(solution, scores) if self._has_graph(scores) else solution
+
+    def log_count(self) -> Marginals:
+        """The log of the number of vertices; see :class:`AbstractBoundPolytope`."""
+        counted = self.numbers.log_count()
+        self.seen(counted.solution)
+        return counted
+
+    def best(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
+        """The k best vertices, without a graph; see :class:`AbstractBoundPolytope`."""
+        best = self.numbers.best(scores.detach(), k)
+        self.seen(best.solution)
+        return best
+
+    def are_vertices(
+        self, points: Float64[Tensor, "batch size"], tolerance: float, *, structures_alone: bool
+    ) -> tuple[Bool[Tensor, " batch"], Solution]:
+        """Which points are vertices; see :class:`AbstractBoundPolytope`."""
+        inside, solution = self.numbers.are_vertices(points.detach(), tolerance, structures_alone=structures_alone)
+        return inside, self.seen(solution)
+
+    def completing(
+        self, scores: Float64[Tensor, "batch size"], structures: Float64[Tensor, "batch size"]
+    ) -> tuple[BoundPolytope, Float64[Tensor, " batch"]]:
+        """Polytopes of those vertices alone that have a structure; see :class:`AbstractBoundPolytope`."""
+        within, added = self.numbers.completing(scores, structures)
+        return BoundPolytope(within, None, self.failed), added
+
+    def support(self) -> list[Float64[Tensor, "vertices size"]]:
+        """All vertices of every instance; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.support()
 
     def _jumping(self, solution: Solution, scores: Tensor) -> Solution:
         return replace(solution, value=Underived.apply(JUMPS, solution.value, scores, self.theta))  # type: ignore[no-untyped-call]

@@ -1,0 +1,168 @@
+"""The best structures, best first, hold against a sorted list of all structures."""
+
+import itertools
+import math
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from catalogue import POLYTOPES
+from exact_sums import KINDS, Exact, pairs_of, scores_of
+from test_distribution import gibbs, near
+
+import optlayers as ol
+import polytopes
+from optlayers.bound.numbers import AbstractNumbers
+
+
+@pytest.mark.many(40)
+@pytest.mark.parametrize("entry", POLYTOPES, ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 4, 100])
+def test_the_best_come_first_and_none_is_missing(entry, kind, k):
+    pairs = pairs_of(entry)
+    flat = scores_of(kind, pairs, 3)
+    found = gibbs(entry, flat)
+    best, size = found.top_k(k), math.prod(entry.polytope.shape)
+    exact = [Exact(pairs, row) for row in flat.tolist()]
+    assert best.counts.tolist() == [min(k, len(one.structures)) for one in exact]
+    assert len(best.structures) == len(best.log_prob) == int(best.counts.max())
+    scale = float(flat[torch.isfinite(flat)].abs().max().clamp(min=1.0))
+    for place, one in enumerate(exact):
+        count = int(best.counts[place])
+        expected = one.best(k)
+        near(best.log_prob[:count, place], [w - one.log_partition for w, _ in expected], scale)
+        assert (best.log_prob[count:, place] == -torch.inf).all() and (best.structures[count:, place] == 0).all()
+        listed = best.structures[:count, place].reshape(count, -1).tolist()
+        for name in best.auxiliaries:
+            beside = best.auxiliaries[name][:count, place].reshape(count, -1).tolist()
+            listed = [x + y for x, y in zip(listed, beside, strict=True)]
+        assert len({tuple(x) for x in listed}) == count  # none comes twice
+        inside = [x for x in listed if x in one.structures]
+        assert len(inside) == count
+        if kind in ("random", "masked", "large"):
+            assert listed == [x for _, x in expected]
+        elif count == len(one.structures):
+            assert [x[:size] for x in listed] == [x[:size] for _, x in expected]
+
+
+def big_knapsack(seed=0, size=12):
+    weights = np.random.default_rng(seed).integers(1, 9, size)
+    x = cp.Variable(size, nonneg=True)
+    feasible = [z for z in itertools.product((0.0, 1.0), repeat=size) if np.dot(z, weights) <= 20]
+
+    def best(scores):
+        values = np.array(feasible) @ scores
+        return np.array(feasible[int(values.argmax())])
+
+    return ol.Polytope(x, [x <= 1], oracle=best, integral=True, rows="relaxation"), [list(z) for z in feasible]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e4, 1e12])
+def test_an_oracle_that_lists_sets_of_any_size(scale):
+    """Structures contain others here, so that cells are divided by parts that are left out as well."""
+    polytope, feasible = big_knapsack()
+    scores = scale * torch.randn(3, 12, dtype=torch.float64)
+    best = ol.Gibbs(polytope, scores).top_k(40)
+    for place, row in enumerate(scores.tolist()):
+        expected = sorted(((math.fsum(x * s for x, s in zip(z, row, strict=True)), z) for z in feasible), reverse=True)
+        assert best.structures[:, place].tolist() == [z for _, z in expected[:40]]
+
+
+def test_lists_do_not_depend_on_the_batch_nor_on_k():
+    scores = torch.randn(6, 4, 4, dtype=torch.float64).round()
+    polytope = polytopes.matching(4)
+    whole = ol.Gibbs(polytope, scores).top_k(7)
+    for place in range(6):
+        alone = ol.Gibbs(polytope, scores[place]).top_k(7)
+        assert torch.equal(alone.structures, whole.structures[:, place])
+    more = ol.Gibbs(polytope, scores).top_k(24)
+    values = (more.structures * scores).sum((2, 3))
+    assert (values[1:] <= values[:-1]).all()
+    assert torch.equal((whole.structures * scores).sum((2, 3)), values[:7])
+
+
+def test_rows_and_oracles_list_the_same():
+    scores = torch.randn(2, 4, 4, dtype=torch.float64)
+    declared = polytopes.arborescence(3)
+    one, other = ol.Gibbs(declared, scores).top_k(20), ol.Gibbs(declared.without_oracle(), scores).top_k(20)
+    assert one.counts.tolist() == other.counts.tolist() == [9, 9]
+    assert torch.equal(one.structures, other.structures)
+
+
+def test_large_structures_are_listed_without_the_sum_over_all():
+    scores = torch.randn(2, 11, 11, dtype=torch.float64)
+    found = ol.Gibbs(polytopes.matching(11), scores)
+    best = found.top_k(30)
+    values = (best.structures * scores).sum((2, 3))
+    assert (values[1:] < values[:-1]).all() and best.counts.tolist() == [30, 30]
+    assert len({tuple(x.flatten().tolist()) for x in best.structures[:, 0]}) == 30
+    # Of all that is one exchange of two columns away from the best, none is missing.
+    for place in range(2):
+        columns = best.structures[0, place].argmax(1)
+        for i, j in itertools.combinations(range(11), 2):
+            other = columns.clone()
+            other[[i, j]] = columns[[j, i]]
+            value = scores[place, range(11), other].sum()
+            if value > values[-1, place] + 1e-9:
+                assert (best.structures[:, place].argmax(2) == other).all(1).any()
+    with pytest.raises(ValueError, match="too many to enumerate"):
+        _ = best.log_prob
+
+
+def test_all_instances_and_cells_are_asked_for_together(monkeypatch):
+    asked = []
+
+    def counted(numbers, scores, rows):
+        asked.append(len(rows))
+        return numbers.among(rows).maximize(scores)
+
+    monkeypatch.setattr(AbstractNumbers, "_ask_some", counted)
+    ol.Gibbs(polytopes.matching(5), torch.randn(7, 5, 5)).top_k(6)
+    assert asked[0] == 4 * 7 and len(asked) == 6  # once, then once a round
+    assert asked[1] == 7 * 5
+
+
+def test_a_maximizer_that_misses_the_best_is_found_out():
+    corners = np.eye(4)
+
+    def poor(scores):
+        order = np.argsort(scores)
+        return corners[order[-1] if scores.min() < 0.0 else order[-2]]
+
+    x = cp.Variable(4, nonneg=True)
+    found = ol.Gibbs(
+        ol.Polytope(x, [cp.sum(x) == 1], oracle=poor, integral=True), torch.tensor([0.0, 50.0, 70.0, 90.0])
+    )
+    with pytest.raises(ol.SolveError, match="a better one was found than among all of them"):
+        found.top_k(3)
+
+
+def test_vertices_that_are_not_binary_are_enumerated():
+    found = ol.Gibbs(polytopes.permutahedron(4), torch.zeros(4))
+    assert found.top_k(100).counts == 24
+    assert found.top_k(2).structures.tolist() == [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]]
+    with pytest.raises(ValueError, match="the best structures are not known: marginals need the sum over all vertices"):
+        ol.Gibbs(polytopes.permutahedron(8), torch.zeros(8)).top_k(2)
+
+
+def test_failing_instances_do_not_stop_the_others():
+    scores, budget = torch.randn(3, 5), torch.tensor([2.0, 7.0, 3.0])
+    found = ol.Gibbs(polytopes.subset(5), scores, budget=budget, on_failure="nan").top_k(4)
+    assert found.counts.tolist() == [4, 0, 4] and found.structures[:, 1].isnan().all()
+    assert found.log_prob[:, 1].isnan().all() and torch.isfinite(found.log_prob[:, [0, 2]]).all()
+    with pytest.raises(ol.SolveError, match=r"1 of 3 .*\n  instance 1 is INFEASIBLE"):
+        ol.Gibbs(polytopes.subset(5), scores, budget=budget).top_k(4)
+
+
+def test_scores_of_any_size():
+    for size in (0.0, 1e-300, 1e-30, 1e30, 1e300):
+        scores = size * torch.randn(2, 4, dtype=torch.float64)
+        best = ol.Gibbs(polytopes.simplex(4), scores, on_failure="nan").top_k(9)
+        assert best.counts.tolist() == [4, 4]
+        if size:
+            assert best.structures.argmax(2).T.tolist() == scores.argsort(descending=True).tolist()
+    huge = ol.Gibbs(polytopes.simplex(4), torch.full((4,), 1.7e308, dtype=torch.float64) * torch.tensor([1, -1, 1, -1]))
+    with pytest.raises(ol.SolveError):
+        huge.top_k(2)
