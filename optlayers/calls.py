@@ -55,8 +55,14 @@ class AbstractCall(Node):
         return (self.forward([t for t in given if t is not None]),)
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """None: the derivative is not that of the operations."""
+        """Refused: the derivative of a call is known, and not that of its operations."""
         raise NotImplementedError("the derivative of a call is known, not that of its operations: ask transposed()")
+
+    @abstractmethod
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The known gradients as linear functions of what comes in; see :class:`optlayers.higher_order.Node`."""
 
     def transposed(self, wanted: Sequence[bool]) -> Node:
         """The gradients that are known."""

@@ -207,7 +207,8 @@ class Part:
             )
         share = self.share
         scores, theta = share.entries.packed_with_graph(tensors, share.batch, share.home, self.forbidden)
-        again = BoundPolytope(polytope.numbers, theta if theta is not None and theta.requires_grad else None)
+        moves = theta is not None and (theta.requires_grad or any(wanted[1 + len(share.entries.auxiliaries) :]))
+        again = BoundPolytope(polytope.numbers, theta if moves else None)
         self.again, context = again, replace(self.context, needs_gradient=True)
         flat = share.entries.flat_structure(grad, share.home)
         unanswered = self.failed
@@ -364,7 +365,9 @@ class LayerCall(AbstractCall):
         together = torch.stack([one.to(seen[0].device) for one in seen]).sum(dim=0)
         self.rule.adapt(self.parts[0].context.state, together)
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
         """The rule's gradients, where they are a linear function of what comes in."""
         for part in self.parts:
             if not part.rule.has_jacobian:
@@ -376,8 +379,10 @@ class LayerCall(AbstractCall):
         assert scores is not None
         apart = () if self.apart is None else (self.apart,)
         incoming = torch.zeros(*apart, *scores.shape, dtype=scores.dtype, device=scores.device, requires_grad=True)
-        wanted = [leaf is not None and leaf.requires_grad for leaf in leaves]
-        return [incoming], list(FirstDerivative(self, tuple(wanted)).graph(incoming, *leaves))
+        wanted = tuple(leaf is not None and leaf.requires_grad for leaf in leaves)
+        if not create_graph:  # what the matrix depends on may have no derivative, and needs none
+            leaves = [None if leaf is None else leaf.detach() for leaf in leaves]
+        return [incoming], FirstDerivative(self, wanted).graph(incoming, *leaves)
 
     @property
     def name(self) -> str:
@@ -544,6 +549,10 @@ class _Applied(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Tensor:
         given = ctx.saved_tensors
+        if any(d is not None and mapped_over(d) for d in directions):
+            (mapped,) = slice_by_slice(lambda *each: (_Applied.jvp(ctx, None, *each),), *directions)
+            assert mapped is not None
+            return mapped
         direction: Tensor
         (direction,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)  # type: ignore[no-untyped-call]
         return direction

@@ -71,10 +71,16 @@ class Node(ABC):
     def verify(self) -> None:
         """Raise where a derivative that was just taken through the graph does not exist."""
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Gradients of the leaves as linear functions of gradients of the results, which come first and are 0."""
-        results = [r for r in self.graph(*leaves) if r is not None and r.requires_grad]
-        incoming = [torch.zeros_like(r).requires_grad_() for r in results]
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """Gradients of the leaves that require one, as linear functions of gradients of the results.
+
+        The latter come first, are 0, and have the places of the results: None where there is no result. Where
+        ``create_graph``, the gradients are functions of the leaves, too.
+        """
+        results = self.graph(*leaves)
+        incoming = [None if r is None else torch.zeros_like(r).requires_grad_() for r in results]
         return incoming, _gradients(results, leaves, incoming, create_graph=True)
 
 
@@ -89,10 +95,10 @@ class Transposed(Node):
     def value(self, *given: Tensor | None) -> Tensors:
         """By autograd, from leaves of its own."""
         incoming, arguments = self._parted(given)
-        with torch.enable_grad():
-            leaves = _leaves(arguments, self.wanted)
-            results = self.node.graph(*leaves)
         try:
+            with torch.enable_grad():
+                leaves = _leaves(arguments, self.wanted)
+                results = self.node.graph(*leaves)
             gradients = self._all(_gradients(results, self._of(leaves), incoming, create_graph=False))
         except NoDerivative as error:
             raise NotImplementedError(f"{self.name} has no second derivative here: {error}") from None
@@ -152,9 +158,12 @@ class Pushed(Node):
     def value(self, *given: Tensor | None) -> Tensors:
         """By two gradients."""
         directions, arguments = given[: self.arguments], given[self.arguments :]
-        with torch.enable_grad():
-            leaves = _leaves(arguments, [True] * self.arguments)
-            moved = self._pushed(leaves, directions, create_graph=False)
+        try:
+            with torch.enable_grad():
+                leaves = _leaves(arguments, [d is not None and bool(d.any()) for d in directions])
+                moved = self._pushed(leaves, directions, create_graph=False)
+        except NoDerivative as error:
+            raise NotImplementedError(f"{self.name} has no derivative in forward mode here: {error}") from None
         self.verify()
         return moved
 
@@ -166,8 +175,8 @@ class Pushed(Node):
         """By two gradients, with a graph."""
         directions, arguments = given[: self.arguments], list(given[self.arguments :])
         arguments = [
-            a if a is None or a.requires_grad or not a.is_floating_point() else a.detach().requires_grad_()
-            for a in arguments
+            a if a is None or d is None or a.requires_grad or not a.is_floating_point() else a.detach().requires_grad_()
+            for a, d in zip(arguments, directions, strict=True)
         ]
         return self._pushed(arguments, directions, create_graph=True)
 
@@ -179,18 +188,17 @@ class Pushed(Node):
     def _pushed(
         self, arguments: Sequence[Tensor | None], directions: Sequence[Tensor | None], *, create_graph: bool
     ) -> Tensors:
-        incoming, gradients = self.node.gradients(arguments)
+        incoming, gradients = self.node.gradients(arguments, create_graph=create_graph)
         products = [
             (g * d).sum()
             for g, d in zip(gradients, directions, strict=True)
             if g is not None and d is not None and g.requires_grad
         ]
-        if not products:
-            return tuple(torch.zeros_like(g) for g in incoming)
-        moved = torch.autograd.grad(
-            products, incoming, [torch.ones_like(p) for p in products], create_graph=create_graph, allow_unused=True
+        ones = [torch.ones_like(product) for product in products]
+        moved = _gradients(products, incoming, ones, create_graph=create_graph)
+        return tuple(
+            torch.zeros_like(g) if m is None and g is not None else m for m, g in zip(moved, incoming, strict=True)
         )
-        return tuple(torch.zeros_like(g) if m is None else m for m, g in zip(moved, incoming, strict=True))
 
     def places(self, arguments: int) -> tuple[Places, Places]:
         """Those of the node, for directions and arguments."""
@@ -261,6 +269,8 @@ class Derived(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Any:
+        if any(d is not None and mapped_over(d) for d in directions):
+            return slice_by_slice(partial(Derived.jvp, ctx, None), *directions)
         given = ctx.saved_tensors
         return Derived.apply(ctx.node.pushed(len(given)), *directions, *given)  # type: ignore[no-untyped-call]
 

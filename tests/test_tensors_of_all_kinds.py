@@ -134,6 +134,19 @@ def test_vectorized_jacobians_are_those_without(polytope):
     torch.testing.assert_close(with_graph.detach(), plain, atol=0.0, rtol=0.0)
 
 
+@pytest.mark.parametrize("rule", [ol.SparseMAP(), ol.StructuredAttention(), ol.Pipeline()], ids=repr)
+def test_jacobians_are_the_same_in_forward_mode(rule):
+    layer, scores = ol.OptLayer(matching(3), rule), draw(2, 3, 3)
+    forward = {"vectorize": True, "strategy": "forward-mode"}
+    torch.testing.assert_close(jacobian(layer, scores, **forward), jacobian(layer, scores))
+
+    def loss(s: torch.Tensor) -> torch.Tensor:
+        return (layer(s) ** 3).sum()
+
+    expected = hessian(loss, scores)
+    torch.testing.assert_close(hessian(loss, scores, vectorize=True, outer_jacobian_strategy="forward-mode"), expected)
+
+
 @pytest.mark.parametrize("rule", [ol.SparseMAP(), ol.StructuredAttention()], ids=repr)
 def test_vectorized_hessians_are_those_without(rule):
     layer, scores = ol.OptLayer(matching(3), rule), draw(3, 3)

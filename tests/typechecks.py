@@ -18,6 +18,7 @@ DOORS = (
     "optlayers.compiled",
     "optlayers.compiled_once",
     "optlayers.losses.base",
+    "optlayers.losses.fenchel_young",
     "optlayers.losses.hinge",
     "optlayers.losses.perturbed",
     "optlayers.losses.regret",

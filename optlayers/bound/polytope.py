@@ -339,7 +339,9 @@ class _PulledBack(torch.autograd.Function):
         polytope, solution = ctx.polytope, ctx.solution
         if not polytope.polyhedral and ctx.needs_input_grad[4]:
             raise NoDerivative(CURVED)
-        if not polytope.parameters_shift and (ctx.needs_input_grad[5] or of_theta is not None):
+        if not polytope.parameters_shift and (
+            ctx.needs_input_grad[5] or (of_theta is not None and ctx.needs_input_grad[4])
+        ):
             raise NoDerivative(IN_THE_MATRIX)
         total, of_auxiliary = None, None
         if of_scores is not None:
