@@ -337,7 +337,9 @@ def test_a_loss_that_hides_failed_solves_is_found():
 
 def test_gradients_of_parameters_are_held_to_finite_differences():
     check_loss(Own, subset(4), budget=1.5)
-    with pytest.raises(AssertionError, match="AnotherEnvelope, by the parameter budget, instance .: its gradient says"):
+    with pytest.raises(
+        AssertionError, match=r"AnotherEnvelope, by the parameter budget, instance .: its gradient says"
+    ):
         check_loss(AnotherEnvelope, subset(4), budget=1.5)
 
 
@@ -345,5 +347,5 @@ def test_gradients_of_parameters_are_held_to_finite_differences():
     ("polytope", "parameters"), [(simplex(3), {}), (subset(4), {"budget": 1.5})], ids=["simplex", "subset"]
 )
 def test_second_derivatives_are_held_to_differences_of_slopes(polytope, parameters):
-    with pytest.raises(AssertionError, match="HalfCurved, instance .: its second derivative says that a slope grows"):
+    with pytest.raises(AssertionError, match=r"HalfCurved, instance .: its second derivative says that a slope grows"):
         check_loss(HalfCurved, polytope, **parameters)

@@ -61,8 +61,8 @@ def check_loss(
     differences of the slopes.
     A convex loss also lies above each of its tangents: at random, tied, equal and large scores. The gradient of a
     forbidden part is 0. An instance without a structure, which one more constraint sees to, makes the loss raise
-    :class:`optlayers.SolveError` with its index, and so does an instance that all solves are made to fail for. A loss that draws from torch's own generator meets the same random
-    numbers each time.
+    :class:`optlayers.SolveError` with its index, and so does an instance that all solves are made to fail for. A loss
+    that draws from torch's own generator meets the same random numbers each time.
 
     Parameters
     ----------
