@@ -95,7 +95,8 @@ class BoundPolytope(AbstractBoundPolytope):
         plain = forbidden is None and packed.theta is None and scores.is_cpu
         if plain and last is not None and last.batch == len(scores):
             return cls(last, None, None, scores)
-        return cls(numbers_of(prepared, packed.theta, forbidden, len(scores), packed.precision, scores.device))
+        numbers = numbers_of(prepared, packed.theta, forbidden, len(scores), packed.precision, scores.device)
+        return cls(numbers, None, None, scores)
 
     def seen(self, solution: Solution) -> Solution:
         """Record a solution if some instance failed."""

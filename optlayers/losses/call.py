@@ -21,7 +21,7 @@ from optlayers.losses.question import Question
 from optlayers.modes import is_differentiated
 from optlayers.sizes import Share
 from optlayers.solution import Failure, SolveError
-from optlayers.tensors import check_scores, moved
+from optlayers.tensors import moved
 
 __all__ = ["Check", "LossCall", "LossPart", "parts_of"]
 
@@ -259,7 +259,6 @@ def parts_of(
     name: str,
 ) -> tuple[torch.Size, Sequence[Tensor], list[LossPart]]:
     """The shape of a batch, its tensors, and its polytopes with what is given for every part, each with its check."""
-    check_scores(scores, name)
     for argument in ("generator", "objective"):
         if argument in parameters:
             raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
@@ -268,6 +267,9 @@ def parts_of(
     if layer.family is None:
         _refuse_taken(layer.compiled().entries)
     batch, tensors, shares = layer.shares(scores, sizes, parameters, name)
+    if layer.family is not None:
+        for share in shares:
+            _refuse_taken(share.entries)
     checked = {what: check(values, scores, batch, what) for what, (values, check) in given.items()}
     if layer.family is not None:
         for what in checked.keys() & {"target", "decisions"}:
@@ -277,7 +279,6 @@ def parts_of(
 
 def _part(share: Share, tensors: Sequence[Tensor], batch: torch.Size, given: Mapping[str, Tensor]) -> LossPart:
     entries = share.entries
-    _refuse_taken(entries)
     waiting: tuple[str, ...] = ()
     if entries.parameters:
         mine = tensors[share.named][len(entries.auxiliaries) :]

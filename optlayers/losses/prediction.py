@@ -60,6 +60,6 @@ def best_vertices(
     polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
 ) -> Prediction:
     """The best vertices and their scores. They stay the same nearby."""
-    scores = scores.detach()
+    scores = scores.detach() if scores.requires_grad else scores
     solution = polytope.maximize(scores)
     return Prediction(solution, (scores * solution.value).sum(dim=1), piecewise_constant=True)
