@@ -61,7 +61,7 @@ class Part:
     again: BoundPolytope | None = None
     """The polytopes of a pass with a graph."""
     seen: Tensor | None = None
-    """What the rule adapts by, of the backward pass."""
+    """What the backward pass has seen, which the rule adapts by."""
 
     def solve(self, tensors: Sequence[Tensor], on_failure: OnFailure) -> Solution:
         """The rule's answers to tensors of this part."""
@@ -271,7 +271,7 @@ class LayerCall(AbstractCall):
     retained: bool
     unanswered: Callable[[Sequence[str]], None]
     like: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None
-    """Of every tensor that was given."""
+    """The shape, dtype and device of every tensor that was given."""
     inside: AbstractCall | None = None
 
     @property
@@ -386,7 +386,7 @@ class LayerCall(AbstractCall):
 
     @property
     def name(self) -> str:
-        """That of the rule."""
+        """How messages name the call: by its rule."""
         return repr(self.rule)
 
     @property
@@ -396,7 +396,7 @@ class LayerCall(AbstractCall):
 
     @property
     def rule(self) -> AbstractRule:
-        """Of all parts, but for what depends on a size."""
+        """The rule of all parts, but for what depends on a size."""
         return self.parts[0].rule
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> LayerCall:
@@ -413,7 +413,7 @@ class LayerCall(AbstractCall):
 
     @property
     def result_place(self) -> int:
-        """Behind the dimension of structures that go apart."""
+        """The place of a dimension of ``vmap`` in the result: behind that of structures that go apart."""
         return 0 if self.apart is None else 1
 
     def gradients_with_graph(self, wanted: Sequence[bool], grad: Tensor, tensors: Sequence[Tensor]) -> Tensors:
@@ -449,7 +449,7 @@ class LayerCall(AbstractCall):
                 part.failing(solves, part.failed, self.on_failure)
 
     def second_derivative(self, first: FirstDerivative, wanted: tuple[bool, ...]) -> Node:
-        """By autograd; or by what a rule says itself, as it was done once."""
+        """The derivative of the gradients: by autograd, or by what an older rule says itself."""
         if any(hasattr(part.rule, "second_backward") for part in self.parts):
             return SaidByRule(first, self, wanted)
         return AbstractCall.second_derivative(self, first, wanted)
@@ -466,7 +466,7 @@ class SaidByRule(Node):
 
     @property
     def name(self) -> str:
-        """That of the rule."""
+        """How messages name the derivative: by the rule."""
         return self.first.name
 
     def value(self, *given: Tensor | None) -> Tensors:
@@ -511,19 +511,19 @@ class SaidByRule(Node):
         )
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """Not known."""
+        """Refused: what a rule says itself has no derivative."""
         raise NotImplementedError(f"{self.call.rule!r} has no third derivative; leave second_backward out")
 
     def verify(self) -> None:
         """All solves have been looked at."""
 
     def places(self, arguments: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Those of the first derivative, results first."""
+        """The places of the first derivative: of its results, then of its arguments; and the latter."""
         own, results = self.first.places(len(self.wanted))
         return (*results, *own), own
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the first derivative for the larger batch."""
+        """The second derivative of the call of the larger batch."""
         cut = len(batched) - len(self.wanted)
         inside = self.first.under_vmap(size, randomness, batched[cut:])
         assert isinstance(inside, FirstDerivative) and isinstance(inside.call, LayerCall)

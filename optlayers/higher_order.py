@@ -28,7 +28,7 @@ Places = tuple[int, ...]
 
 @final
 class NoDerivative(NotImplementedError):
-    """What was asked for is not to be had; the message says why."""
+    """A derivative that does not exist; the message says why."""
 
 
 class Node(ABC):
@@ -56,11 +56,11 @@ class Node(ABC):
         """The function of ``size`` times the batch; ``batched`` says which arguments differ between these."""
 
     def transposed(self, wanted: Sequence[bool]) -> Node:
-        """From gradients of the results to those of the arguments that are ``wanted``."""
+        """The function from gradients of the results to gradients of the arguments that are ``wanted``."""
         return Transposed(self, tuple(wanted))
 
     def pushed(self, arguments: int) -> Node:
-        """From directions of the arguments to those of the results."""
+        """The function from directions of the arguments to directions of the results."""
         return Pushed(self, arguments)
 
     def at_same_arguments(self, dims: Sequence[int | None]) -> bool:
@@ -93,7 +93,7 @@ class Transposed(Node):
     wanted: tuple[bool, ...]
 
     def value(self, *given: Tensor | None) -> Tensors:
-        """By autograd, from leaves of its own."""
+        """The gradients without a graph: autograd goes from the results to leaves of its own."""
         incoming, arguments = self._parted(given)
         try:
             with torch.enable_grad():
@@ -106,11 +106,11 @@ class Transposed(Node):
         return gradients
 
     def verify(self) -> None:
-        """Of the node."""
+        """Raise where a derivative that was taken through the node does not exist."""
         self.node.verify()
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """By autograd, with a graph."""
+        """The gradients as autograd takes them, with a graph."""
         incoming, arguments = self._parted(given)
         arguments = [
             a if a is None or not needs or a.requires_grad else a.detach().requires_grad_()
@@ -121,7 +121,7 @@ class Transposed(Node):
 
     @property
     def name(self) -> str:
-        """That of the node."""
+        """How messages call the node."""
         return self.node.name
 
     def _parted(self, given: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
@@ -132,17 +132,17 @@ class Transposed(Node):
         return [a for a, needs in zip(arguments, self.wanted, strict=True) if needs]
 
     def _all(self, gradients: Sequence[Tensor | None]) -> Tensors:
-        """With None for arguments that are not wanted."""
+        """The gradients of all arguments, None for those that are not wanted."""
         rest = iter(gradients)
         return tuple(next(rest) if needs else None for needs in self.wanted)
 
     def places(self, arguments: int) -> tuple[Places, Places]:
-        """Those of the node, results first."""
+        """The places of the node: those of its results, then those of its arguments; and the latter."""
         own, results = self.node.places(len(self.wanted))
         return (*results, *own), own
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the node for the larger batch."""
+        """The gradients of the node of the larger batch."""
         cut = len(batched) - len(self.wanted)
         return Transposed(self.node.under_vmap(size, randomness, batched[cut:]), self.wanted)
 
@@ -156,7 +156,7 @@ class Pushed(Node):
     arguments: int
 
     def value(self, *given: Tensor | None) -> Tensors:
-        """By two gradients."""
+        """The directions of the results without a graph, as a gradient of gradients."""
         directions, arguments = given[: self.arguments], given[self.arguments :]
         try:
             with torch.enable_grad():
@@ -168,11 +168,11 @@ class Pushed(Node):
         return moved
 
     def verify(self) -> None:
-        """Of the node."""
+        """Raise where a derivative that was taken through the node does not exist."""
         self.node.verify()
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """By two gradients, with a graph."""
+        """The directions of the results with a graph, as a gradient of gradients."""
         directions, arguments = given[: self.arguments], list(given[self.arguments :])
         arguments = [
             a if a is None or d is None or a.requires_grad or not a.is_floating_point() else a.detach().requires_grad_()
@@ -182,7 +182,7 @@ class Pushed(Node):
 
     @property
     def name(self) -> str:
-        """That of the node."""
+        """How messages call the node."""
         return self.node.name
 
     def _pushed(
@@ -201,12 +201,12 @@ class Pushed(Node):
         )
 
     def places(self, arguments: int) -> tuple[Places, Places]:
-        """Those of the node, for directions and arguments."""
+        """The places of the node: those of its arguments, for directions and once more; and its results."""
         own, results = self.node.places(self.arguments)
         return (*own, *own), results
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the node for the larger batch."""
+        """The forward mode of the node of the larger batch."""
         return Pushed(self.node.under_vmap(size, randomness, batched[self.arguments :]), self.arguments)
 
 
@@ -290,7 +290,7 @@ class Derived(torch.autograd.Function):
 
 
 def in_front(tensor: Tensor, dim: int | None, size: int, place: int = 0) -> Tensor:
-    """With the dimension of ``vmap`` at ``place``; a tensor that has none is the same for all."""
+    """A tensor with the dimension of ``vmap`` at ``place``; one that has none is the same for all."""
     if dim is not None:
         return tensor.movedim(dim, place)
     return tensor.unsqueeze(place).expand(*tensor.shape[:place], size, *tensor.shape[place:])

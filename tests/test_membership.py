@@ -24,7 +24,7 @@ def scores_for(shape, count, seed=0):
 
 
 def with_oracle(polytope, oracle, **others):
-    """The same declaration with another oracle."""
+    """A declaration with another oracle."""
     kept = {"integral": polytope.integral, "membership": polytope.membership, "scored": polytope.scored} | others
     return ol.Polytope(polytope.variable, polytope.constraints, oracle=oracle, **kept)
 

@@ -28,7 +28,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
 
 
 def lazily_negated(values: torch.Tensor) -> torch.Tensor:
-    """The same numbers, of which memory has the negative ones."""
+    """Numbers of which memory has the negative ones."""
     with torch.no_grad():
         view = torch.complex(torch.zeros_like(values), -values).conj().imag
     assert view.is_neg() and torch.equal(view.nan_to_num(), values.nan_to_num())

@@ -74,7 +74,7 @@ class LossCall(AbstractCall):
 
     @property
     def name(self) -> str:
-        """That of the loss."""
+        """How messages name the call: by its loss."""
         return self.loss
 
     @property

@@ -72,7 +72,7 @@ class Question:
 
     @property
     def auxiliary_names(self) -> str:
-        """Of those."""
+        """The names of the auxiliary variables that have scores, for messages."""
         return ", ".join(spec.name for spec in self.share.entries.auxiliaries)
 
     def ask(
