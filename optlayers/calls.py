@@ -43,7 +43,7 @@ class AbstractCall(Node):
 
     @abstractmethod
     def gradients_with_graph(self, wanted: Sequence[bool], grad: Tensor, tensors: Sequence[Tensor]) -> Tensors:
-        """These gradients as functions that autograd differentiates."""
+        """The known gradients as functions that autograd differentiates."""
 
     @property
     def result_place(self) -> int:
@@ -55,8 +55,14 @@ class AbstractCall(Node):
         return (self.forward([t for t in given if t is not None]),)
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """None: the derivative is not that of the operations."""
+        """Refused: the derivative of a call is known, and not that of its operations."""
         raise NotImplementedError("the derivative of a call is known, not that of its operations: ask transposed()")
+
+    @abstractmethod
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The known gradients as linear functions of what comes in; see :class:`optlayers.higher_order.Node`."""
 
     def transposed(self, wanted: Sequence[bool]) -> Node:
         """The gradients that are known."""
@@ -67,7 +73,7 @@ class AbstractCall(Node):
         return Transposed(first, wanted)
 
     def places(self, arguments: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """In front, but for the result."""
+        """The places of a dimension of ``vmap``: in front, but for the result, which says its own."""
         return (0,) * arguments, (self.result_place,)
 
     @abstractmethod
@@ -85,21 +91,21 @@ class FirstDerivative(Node):
 
     @property
     def name(self) -> str:
-        """That of the call."""
+        """How messages name the call."""
         return self.call.name
 
     def value(self, *given: Tensor | None) -> Tensors:
-        """From what forward left."""
+        """The gradients, from what the forward pass left on the call."""
         grad, _ = self._of_solved_call(given)
         return self.call.pull_back(self.wanted, grad.detach())
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """As functions that autograd differentiates."""
+        """The gradients as functions that autograd differentiates."""
         grad, tensors = self._of_solved_call(given)
         return self.call.gradients_with_graph(self.wanted, grad, tensors)
 
     def verify(self) -> None:
-        """Of the call."""
+        """Raise where a derivative that was taken through the call does not exist."""
         self.call.verify()
 
     def _of_solved_call(self, given: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
@@ -113,11 +119,11 @@ class FirstDerivative(Node):
         return grad, plain
 
     def transposed(self, wanted: Sequence[bool]) -> Node:
-        """By autograd, unless the call knows better."""
+        """The derivative of the gradients: by autograd, unless the call knows better."""
         return self.call.second_derivative(self, tuple(wanted))
 
     def places(self, arguments: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """In front, but for the gradient of the result."""
+        """The places of a dimension of ``vmap``: in front, but for the gradient of the result."""
         return (self.call.result_place, *(0,) * (arguments - 1)), (0,) * (arguments - 1)
 
     def at_same_arguments(self, dims: Sequence[int | None]) -> bool:
@@ -125,7 +131,7 @@ class FirstDerivative(Node):
         return all(dim is None for dim in dims[1:])
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the call that answered forward, if this is the same transform."""
+        """The gradients of the call of the larger batch: the one that answered forward, in the same transform."""
         inside = self.call.inside if any(batched[1:]) else None
         if inside is None:
             inside = self.call.under_vmap(size, randomness, batched[1:])

@@ -25,7 +25,7 @@ from optlayers.prepared import AbstractPrepared
 from optlayers.solution import Solution
 from optlayers.solvers import ActiveSet, Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.tensors import moved
+from optlayers.tensors import check_direction, check_scores, moved
 
 __all__ = ["CompiledPolytope", "compile_polytope", "solution_of"]
 
@@ -223,19 +223,27 @@ class CompiledPolytope(AbstractPrepared):
         Parameters
         ----------
         solution : an answer of :meth:`project` of this polytope.
-        direction : ``(*batch, *shape)``, like ``solution.value``.
+        direction : ``(*batch, *shape)``, like ``solution.value``, floating-point and finite, on any device.
 
         Returns
         -------
         Tangent : ``scores`` like ``direction``, and per parameter (and per scored auxiliary variable) a tensor
             ``(*batch, *shape of the parameter)``.
             Instances without a certified answer, and those that cannot be differentiated, get 0 and are not ``ok``.
+
+        Raises
+        ------
+        TypeError : a direction that is no tensor of real, floating-point numbers.
+        ValueError : a direction of another shape than the solution, or with numbers that are not finite for an instance
+            that has an answer; a solution that is none of :meth:`project`.
         """
+        check_scores(direction, "direction")
         if tuple(direction.shape) != tuple(solution.value.shape):
             raise ValueError(
                 f"the direction has shape {tuple(direction.shape)} but the solution {tuple(solution.value.shape)}"
             )
         batch, entries = solution.status.shape, self.entries
+        check_direction(direction, solution.ok)
         flat = entries.flat_structure(direction.detach(), solution.status.device)
         tangent = tangent_of(self.projection_form, solution, flat)
         parameters = {n: v.reshape((*batch, *v.shape[1:])).to(direction) for n, v in tangent.parameters.items()}

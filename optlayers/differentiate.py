@@ -61,7 +61,7 @@ class Part:
     again: BoundPolytope | None = None
     """The polytopes of a pass with a graph."""
     seen: Tensor | None = None
-    """What the rule adapts by, of the backward pass."""
+    """What the backward pass has seen, which the rule adapts by."""
 
     def solve(self, tensors: Sequence[Tensor], on_failure: OnFailure) -> Solution:
         """The rule's answers to tensors of this part."""
@@ -207,7 +207,8 @@ class Part:
             )
         share = self.share
         scores, theta = share.entries.packed_with_graph(tensors, share.batch, share.home, self.forbidden)
-        again = BoundPolytope(polytope.numbers, theta if theta is not None and theta.requires_grad else None)
+        moves = theta is not None and (theta.requires_grad or any(wanted[1 + len(share.entries.auxiliaries) :]))
+        again = BoundPolytope(polytope.numbers, theta if moves else None)
         self.again, context = again, replace(self.context, needs_gradient=True)
         flat = share.entries.flat_structure(grad, share.home)
         unanswered = self.failed
@@ -270,7 +271,7 @@ class LayerCall(AbstractCall):
     retained: bool
     unanswered: Callable[[Sequence[str]], None]
     like: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None
-    """Of every tensor that was given."""
+    """The shape, dtype and device of every tensor that was given."""
     inside: AbstractCall | None = None
 
     @property
@@ -364,7 +365,9 @@ class LayerCall(AbstractCall):
         together = torch.stack([one.to(seen[0].device) for one in seen]).sum(dim=0)
         self.rule.adapt(self.parts[0].context.state, together)
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
         """The rule's gradients, where they are a linear function of what comes in."""
         for part in self.parts:
             if not part.rule.has_jacobian:
@@ -376,12 +379,14 @@ class LayerCall(AbstractCall):
         assert scores is not None
         apart = () if self.apart is None else (self.apart,)
         incoming = torch.zeros(*apart, *scores.shape, dtype=scores.dtype, device=scores.device, requires_grad=True)
-        wanted = [leaf is not None and leaf.requires_grad for leaf in leaves]
-        return [incoming], list(FirstDerivative(self, tuple(wanted)).graph(incoming, *leaves))
+        wanted = tuple(leaf is not None and leaf.requires_grad for leaf in leaves)
+        if not create_graph:  # what the matrix depends on may have no derivative, and needs none
+            leaves = [None if leaf is None else leaf.detach() for leaf in leaves]
+        return [incoming], FirstDerivative(self, wanted).graph(incoming, *leaves)
 
     @property
     def name(self) -> str:
-        """That of the rule."""
+        """How messages name the call: by its rule."""
         return repr(self.rule)
 
     @property
@@ -391,7 +396,7 @@ class LayerCall(AbstractCall):
 
     @property
     def rule(self) -> AbstractRule:
-        """Of all parts, but for what depends on a size."""
+        """The rule of all parts, but for what depends on a size."""
         return self.parts[0].rule
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> LayerCall:
@@ -408,7 +413,7 @@ class LayerCall(AbstractCall):
 
     @property
     def result_place(self) -> int:
-        """Behind the dimension of structures that go apart."""
+        """The place of a dimension of ``vmap`` in the result: behind that of structures that go apart."""
         return 0 if self.apart is None else 1
 
     def gradients_with_graph(self, wanted: Sequence[bool], grad: Tensor, tensors: Sequence[Tensor]) -> Tensors:
@@ -444,7 +449,7 @@ class LayerCall(AbstractCall):
                 part.failing(solves, part.failed, self.on_failure)
 
     def second_derivative(self, first: FirstDerivative, wanted: tuple[bool, ...]) -> Node:
-        """By autograd; or by what a rule says itself, as it was done once."""
+        """The derivative of the gradients: by autograd, or by what an older rule says itself."""
         if any(hasattr(part.rule, "second_backward") for part in self.parts):
             return SaidByRule(first, self, wanted)
         return AbstractCall.second_derivative(self, first, wanted)
@@ -461,7 +466,7 @@ class SaidByRule(Node):
 
     @property
     def name(self) -> str:
-        """That of the rule."""
+        """How messages name the derivative: by the rule."""
         return self.first.name
 
     def value(self, *given: Tensor | None) -> Tensors:
@@ -506,19 +511,19 @@ class SaidByRule(Node):
         )
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """Not known."""
+        """Refused: what a rule says itself has no derivative."""
         raise NotImplementedError(f"{self.call.rule!r} has no third derivative; leave second_backward out")
 
     def verify(self) -> None:
         """All solves have been looked at."""
 
     def places(self, arguments: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Those of the first derivative, results first."""
+        """The places of the first derivative: of its results, then of its arguments; and the latter."""
         own, results = self.first.places(len(self.wanted))
         return (*results, *own), own
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the first derivative for the larger batch."""
+        """The second derivative of the call of the larger batch."""
         cut = len(batched) - len(self.wanted)
         inside = self.first.under_vmap(size, randomness, batched[cut:])
         assert isinstance(inside, FirstDerivative) and isinstance(inside.call, LayerCall)
@@ -544,6 +549,10 @@ class _Applied(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Tensor:
         given = ctx.saved_tensors
+        if any(d is not None and mapped_over(d) for d in directions):
+            (mapped,) = slice_by_slice(lambda *each: (_Applied.jvp(ctx, None, *each),), *directions)
+            assert mapped is not None
+            return mapped
         direction: Tensor
         (direction,) = Derived.apply(ctx.call.pushed(len(given)), *directions, *given)  # type: ignore[no-untyped-call]
         return direction

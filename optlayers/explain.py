@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optlayers.agreement import beyond_oracle
+from optlayers.compiled_oracle import name_of
 from optlayers.prepared import AbstractPrepared
 from optlayers.solvers import ActiveSet, Oracle
 
@@ -37,7 +38,8 @@ def explained(compiled: AbstractPrepared) -> str:
     return (
         f"A polytope of {size} scored entries of shape {shape}, {fixed} of them fixed by the constraints."
         f"{also} {which} {form.scored} scored, {form.auxiliary} auxiliary and {form.slack} slack columns "
-        f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} entries, in "
+        f"in {form.equalities} equality and {form.slack} inequality rows with {form.matrix.nnz} "
+        f"entr{'ies' if form.matrix.nnz != 1 else 'y'}, in "
         f"{form.blocks} independent block{'s' if form.blocks != 1 else ''}.{did}{given}{matrix} "
         f"maximize: {maximizer.explain_maximizer(form)}. project: {projector.explain_projector(form)}. "
         f"{derivative} Certified to a relative "
@@ -81,5 +83,6 @@ def _trust(compiled: AbstractPrepared) -> str:
             " That it satisfies the rows with unscored auxiliary variables is the oracle's word: no membership "
             "function is declared."
         )
-    name = getattr(membership, "__name__", repr(membership))
-    return integral + f" Membership function {name} stands for the rows with unscored auxiliary variables."
+    return (
+        integral + f" Membership function {name_of(membership)} stands for the rows with unscored auxiliary variables."
+    )

@@ -28,7 +28,7 @@ Places = tuple[int, ...]
 
 @final
 class NoDerivative(NotImplementedError):
-    """What was asked for is not to be had; the message says why."""
+    """A derivative that does not exist; the message says why."""
 
 
 class Node(ABC):
@@ -56,11 +56,11 @@ class Node(ABC):
         """The function of ``size`` times the batch; ``batched`` says which arguments differ between these."""
 
     def transposed(self, wanted: Sequence[bool]) -> Node:
-        """From gradients of the results to those of the arguments that are ``wanted``."""
+        """The function from gradients of the results to gradients of the arguments that are ``wanted``."""
         return Transposed(self, tuple(wanted))
 
     def pushed(self, arguments: int) -> Node:
-        """From directions of the arguments to those of the results."""
+        """The function from directions of the arguments to directions of the results."""
         return Pushed(self, arguments)
 
     def at_same_arguments(self, dims: Sequence[int | None]) -> bool:
@@ -71,9 +71,14 @@ class Node(ABC):
     def verify(self) -> None:
         """Raise where a derivative that was just taken through the graph does not exist."""
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Gradients of the leaves as linear functions of gradients of the results, which come first and are 0; None
-        where there is no result."""
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """Gradients of the leaves that require one, as linear functions of gradients of the results.
+
+        The latter come first, are 0, and have the places of the results: None where there is no result. Where
+        ``create_graph``, the gradients are functions of the leaves, too.
+        """
         results = self.graph(*leaves)
         incoming = [None if r is None else torch.zeros_like(r).requires_grad_() for r in results]
         return incoming, _gradients(results, leaves, incoming, create_graph=True)
@@ -88,12 +93,12 @@ class Transposed(Node):
     wanted: tuple[bool, ...]
 
     def value(self, *given: Tensor | None) -> Tensors:
-        """By autograd, from leaves of its own."""
+        """The gradients without a graph: autograd goes from the results to leaves of its own."""
         incoming, arguments = self._parted(given)
-        with torch.enable_grad():
-            leaves = _leaves(arguments, self.wanted)
-            results = self.node.graph(*leaves)
         try:
+            with torch.enable_grad():
+                leaves = _leaves(arguments, self.wanted)
+                results = self.node.graph(*leaves)
             gradients = self._all(_gradients(results, self._of(leaves), incoming, create_graph=False))
         except NoDerivative as error:
             raise NotImplementedError(f"{self.name} has no second derivative here: {error}") from None
@@ -101,11 +106,11 @@ class Transposed(Node):
         return gradients
 
     def verify(self) -> None:
-        """Of the node."""
+        """Raise where a derivative that was taken through the node does not exist."""
         self.node.verify()
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """By autograd, with a graph."""
+        """The gradients as autograd takes them, with a graph."""
         incoming, arguments = self._parted(given)
         arguments = [
             a if a is None or not needs or a.requires_grad else a.detach().requires_grad_()
@@ -116,7 +121,7 @@ class Transposed(Node):
 
     @property
     def name(self) -> str:
-        """That of the node."""
+        """How messages call the node."""
         return self.node.name
 
     def _parted(self, given: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
@@ -127,17 +132,17 @@ class Transposed(Node):
         return [a for a, needs in zip(arguments, self.wanted, strict=True) if needs]
 
     def _all(self, gradients: Sequence[Tensor | None]) -> Tensors:
-        """With None for arguments that are not wanted."""
+        """The gradients of all arguments, None for those that are not wanted."""
         rest = iter(gradients)
         return tuple(next(rest) if needs else None for needs in self.wanted)
 
     def places(self, arguments: int) -> tuple[Places, Places]:
-        """Those of the node, results first."""
+        """The places of the node: those of its results, then those of its arguments; and the latter."""
         own, results = self.node.places(len(self.wanted))
         return (*results, *own), own
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the node for the larger batch."""
+        """The gradients of the node of the larger batch."""
         cut = len(batched) - len(self.wanted)
         return Transposed(self.node.under_vmap(size, randomness, batched[cut:]), self.wanted)
 
@@ -151,57 +156,57 @@ class Pushed(Node):
     arguments: int
 
     def value(self, *given: Tensor | None) -> Tensors:
-        """By two gradients."""
+        """The directions of the results without a graph, as a gradient of gradients."""
         directions, arguments = given[: self.arguments], given[self.arguments :]
-        with torch.enable_grad():
-            leaves = _leaves(arguments, [True] * self.arguments)
-            moved = self._pushed(leaves, directions, create_graph=False)
+        try:
+            with torch.enable_grad():
+                leaves = _leaves(arguments, [d is not None and bool(d.any()) for d in directions])
+                moved = self._pushed(leaves, directions, create_graph=False)
+        except NoDerivative as error:
+            raise NotImplementedError(f"{self.name} has no derivative in forward mode here: {error}") from None
         self.verify()
         return moved
 
     def verify(self) -> None:
-        """Of the node."""
+        """Raise where a derivative that was taken through the node does not exist."""
         self.node.verify()
 
     def graph(self, *given: Tensor | None) -> Tensors:
-        """By two gradients, with a graph."""
+        """The directions of the results with a graph, as a gradient of gradients."""
         directions, arguments = given[: self.arguments], list(given[self.arguments :])
         arguments = [
-            a if a is None or a.requires_grad or not a.is_floating_point() else a.detach().requires_grad_()
-            for a in arguments
+            a if a is None or d is None or a.requires_grad or not a.is_floating_point() else a.detach().requires_grad_()
+            for a, d in zip(arguments, directions, strict=True)
         ]
         return self._pushed(arguments, directions, create_graph=True)
 
     @property
     def name(self) -> str:
-        """That of the node."""
+        """How messages call the node."""
         return self.node.name
 
     def _pushed(
         self, arguments: Sequence[Tensor | None], directions: Sequence[Tensor | None], *, create_graph: bool
     ) -> Tensors:
-        incoming, gradients = self.node.gradients(arguments)
+        incoming, gradients = self.node.gradients(arguments, create_graph=create_graph)
         products = [
             (g * d).sum()
             for g, d in zip(gradients, directions, strict=True)
             if g is not None and d is not None and g.requires_grad
         ]
-        if not products:
-            return tuple(None if g is None else torch.zeros_like(g) for g in incoming)
-        asked = [g for g in incoming if g is not None]
-        moved = torch.autograd.grad(
-            products, asked, [torch.ones_like(p) for p in products], create_graph=create_graph, allow_unused=True
+        ones = [torch.ones_like(product) for product in products]
+        moved = _gradients(products, incoming, ones, create_graph=create_graph)
+        return tuple(
+            torch.zeros_like(g) if m is None and g is not None else m for m, g in zip(moved, incoming, strict=True)
         )
-        rest = iter([torch.zeros_like(g) if m is None else m for m, g in zip(moved, asked, strict=True)])
-        return tuple(None if g is None else next(rest) for g in incoming)
 
     def places(self, arguments: int) -> tuple[Places, Places]:
-        """Those of the node, for directions and arguments."""
+        """The places of the node: those of its arguments, for directions and once more; and its results."""
         own, results = self.node.places(self.arguments)
         return (*own, *own), results
 
     def under_vmap(self, size: int, randomness: str, batched: Sequence[bool]) -> Node:
-        """Of the node for the larger batch."""
+        """The forward mode of the node of the larger batch."""
         return Pushed(self.node.under_vmap(size, randomness, batched[self.arguments :]), self.arguments)
 
 
@@ -264,6 +269,8 @@ class Derived(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *directions: Tensor | None) -> Any:
+        if any(d is not None and mapped_over(d) for d in directions):
+            return slice_by_slice(partial(Derived.jvp, ctx, None), *directions)
         given = ctx.saved_tensors
         return Derived.apply(ctx.node.pushed(len(given)), *directions, *given)  # type: ignore[no-untyped-call]
 
@@ -283,7 +290,7 @@ class Derived(torch.autograd.Function):
 
 
 def in_front(tensor: Tensor, dim: int | None, size: int, place: int = 0) -> Tensor:
-    """With the dimension of ``vmap`` at ``place``; a tensor that has none is the same for all."""
+    """A tensor with the dimension of ``vmap`` at ``place``; one that has none is the same for all."""
     if dim is not None:
         return tensor.movedim(dim, place)
     return tensor.unsqueeze(place).expand(*tensor.shape[:place], size, *tensor.shape[place:])

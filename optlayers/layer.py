@@ -15,7 +15,7 @@ from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, solution_of
 from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
 from optlayers.distribution import Gibbs
-from optlayers.entries import CPU, batch_of
+from optlayers.entries import CPU
 from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
@@ -26,7 +26,7 @@ from optlayers.sizes import Share
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.source import Source
-from optlayers.tensors import check_generator, check_scores
+from optlayers.tensors import check_generator
 from optlayers.warn import warn_caller
 
 __all__ = ["OptLayer"]
@@ -205,7 +205,7 @@ class OptLayer(nn.Module):
                 f"{what} works with losses: call layer(scores, objective=f), where f takes structures and gives "
                 "one loss per instance"
             )
-        call, tensors = self._call(scores, sizes, generator, parameters)
+        call, tensors = self._call(self.shares(scores, sizes, parameters), generator)
         if torch._C._are_functorch_transforms_active():
             return applied(call, *tensors)
         return Plain.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
@@ -225,30 +225,24 @@ class OptLayer(nn.Module):
                 f"{what} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
                 "backward() or torch.autograd.grad, and give the layer the whole batch"
             )
-        batch = self._batch(scores, sizes)
-        recorded = Objective(objective, batch, scores)
-        call, tensors = self._call(scores, sizes, generator, parameters, None if transformed else recorded)
+        arrived = self.shares(scores, sizes, parameters)
+        recorded = Objective(objective, arrived[0], scores)
+        call, tensors = self._call(arrived, generator, None if transformed else recorded)
         structures = applied(call, *tensors)
         return recorded.mean(structures, self.rule.apart) if transformed else recorded(structures, self.rule.apart)
 
-    def _batch(self, scores: Tensor, sizes: Any) -> torch.Size:
-        check_scores(scores)
-        return batch_of(scores, self.compiled().shape) if self.family is None else self.sizes_of(sizes, scores)[1]
-
     def _call(
         self,
-        scores: Tensor,
-        sizes: Any,
+        arrived: tuple[torch.Size, Sequence[Tensor], Sequence[Share]],
         generator: torch.Generator | None,
-        parameters: Mapping[str, Any],
         objective: Objective | None = None,
         *,
         retained: bool = False,
     ) -> tuple[LayerCall, Sequence[Tensor]]:
-        """A call, and its tensors; ``retained`` whether what it finds is looked at."""
+        """A call of what :meth:`shares` gives, and its tensors; ``retained`` whether what it finds is looked at."""
         if generator is not None:
             check_generator(generator)
-        batch, tensors, shares = self.shares(scores, sizes, parameters)
+        (batch, tensors, shares), scores = arrived, arrived[1][0]
         state, recorded, parts = self._state() if self._buffers else NO_STATE, torch.is_grad_enabled(), []
         for share in shares:
             entries, needs_gradient, flat = share.entries, recorded and scores.requires_grad, None
@@ -326,13 +320,12 @@ class OptLayer(nn.Module):
         """
         if self.rule.needs_objective:
             raise TypeError(f"{self.rule!r} works with losses, which lifted() does not take")
-        check_scores(scores)
         if transforms_active():
             raise NotImplementedError(
                 "lifted() cannot be transformed by torch.func (vmap, grad, ...): call the layer itself, or lifted() "
                 "outside of transforms with the whole batch"
             )
-        call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
+        call, tensors = self._call(self.shares(scores, sizes, parameters), generator, retained=True)
         value = applied(call, *tensors)
         return value, self._auxiliaries(call, scores, parameters)
 
@@ -373,7 +366,6 @@ class OptLayer(nn.Module):
 
         Arguments and errors are those of :meth:`forward`, without an objective.
         """
-        check_scores(scores)
         if transforms_active():
             raise NotImplementedError(
                 "solve() gives verdicts, which are numbers, and cannot be transformed by torch.func (vmap, grad, ...); "
@@ -381,7 +373,7 @@ class OptLayer(nn.Module):
             )
         if self.rule.apart is not None:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
-        call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
+        call, tensors = self._call(self.shares(scores, sizes, parameters), generator, retained=True)
         if self.family is not None:
             return self._by_size(call, applied(call, *tensors), self._auxiliaries(call, scores, parameters))
         value, (part,), batch = applied(call, *tensors), call.parts, call.batch

@@ -9,8 +9,16 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["mapped_over", "outside_graphs", "outside_inference_mode", "slice_by_slice", "transforms_active"]
+__all__ = [
+    "is_differentiated",
+    "mapped_over",
+    "outside_graphs",
+    "outside_inference_mode",
+    "slice_by_slice",
+    "transforms_active",
+]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -23,6 +31,13 @@ def transforms_active() -> bool:
     PyTorch has no public question for it; this is the one that ``torch.autograd.Function.apply`` itself asks.
     """
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def is_differentiated(tensor: Tensor) -> bool:
+    """Whether a derivative by this tensor may be asked for: backward, or forward as it has a direction."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        return True
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def outside_graphs(method: Callable[P, T]) -> Callable[P, T]:

@@ -191,7 +191,9 @@ class PartitionCall(AbstractCall):
             out[-1] = temperatures.reshape(like[-1])
         return tuple(out)
 
-    def gradients(self, leaves: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
         """The slopes times the gradients of the totals, which they are a linear function of."""
         incoming = torch.zeros(self.door.batch, dtype=torch.float64, device=self.home, requires_grad=True)
         wanted = tuple(leaf is not None and leaf.requires_grad for leaf in leaves)

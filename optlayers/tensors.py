@@ -16,6 +16,7 @@ __all__ = [
     "all_finite_in",
     "as_tensor",
     "check_dense",
+    "check_direction",
     "check_finite",
     "check_generator",
     "check_scores",
@@ -74,6 +75,21 @@ def check_finite(scores: Tensor, batch_dimensions: int, positions: Tensor | None
             f"({int(bad.sum())} such values in all); scores are finite, or -inf for a part that is forbidden"
         )
     return bool((scores == -torch.inf).any())
+
+
+def check_direction(direction: Tensor, answered: Tensor, name: str = "direction") -> None:
+    """Refuse numbers that are not finite, saying where, for the instances ``(*batch,)`` that are ``answered``."""
+    if all_finite(direction):
+        return
+    depth = answered.ndim
+    mine = answered.to(direction.device).reshape(*answered.shape, *[1] * (direction.ndim - depth))
+    bad = ~torch.isfinite(direction) & mine
+    if bool(bad.any()):
+        where = tuple(torch.nonzero(bad)[0].tolist())
+        raise ValueError(
+            f"{name} holds {direction.detach()[where].item()} at batch index {known_index(where[:depth], None)}, entry "
+            f"{list(where[depth:])} ({int(bad.sum())} such values in all); directions are finite"
+        )
 
 
 def known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[int, ...]:

@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def declared(self) -> Entry:
-        """The same without its oracle, so that general solvers answer."""
+        """The entry without its oracle, so that general solvers answer."""
         return replace(self, name=f"{self.name}, declared", polytope=self.polytope.without_oracle())
 
 

@@ -321,6 +321,35 @@ def test_tangent_wants_a_projection():
         compiled.tangent(compiled.project(zeros(2, 3)), zeros(3))
 
 
+@pytest.mark.parametrize(
+    ("direction", "message"),
+    [
+        ([[1.0, 0.0, 0.0]] * 2, "direction must be a torch.Tensor, but got list; torch.stack makes one of several"),
+        (zeros(2, 3).bool(), "direction must be real and floating-point .*, but got torch.bool"),
+        (zeros(2, 3).long(), "direction must be real and floating-point .*, but got torch.int64"),
+        (zeros(2, 3).to(torch.complex64), "direction must be real and floating-point .*, but got torch.complex64"),
+        (zeros(2, 3).to("meta"), "direction must hold numbers, but a tensor on the device meta has none"),
+        (zeros(2, 3).to_sparse(), "direction must be dense, but got layout torch.sparse_coo"),
+    ],
+)
+def test_tangent_wants_a_direction_like_scores(direction, message):
+    compiled = ol.compile_polytope(simplex(3))
+    with pytest.raises(TypeError, match=message):
+        compiled.tangent(compiled.project(zeros(2, 3)), direction)
+
+
+def test_tangent_wants_a_finite_direction_where_there_is_an_answer():
+    compiled = ol.compile_polytope(subset(3))
+    solution = compiled.project(zeros(2, 3), budget=torch.tensor([1.0, 7.0]))
+    assert solution.ok.tolist() == [True, False]
+    for wrong in (torch.nan, torch.inf):
+        direction = torch.tensor([[1.0, 0.0, wrong], [0.0, 0.0, 0.0]])
+        with pytest.raises(ValueError, match=rf"direction holds {wrong} at batch index 0, entry \[2\] .* are finite"):
+            compiled.tangent(solution, direction)
+        tangent = compiled.tangent(solution, direction.flip(0))
+        assert (tangent.scores == 0).all() and tangent.ok.tolist() == [True, False]
+
+
 def test_maximize_without_vertices_is_refused():
     ball = ol.compile_polytope(ol.Polytope(x, [cp.norm(x) <= 1]), projector=ol.CvxpyLayers())
     with pytest.raises(TypeError, match="maximize needs a polyhedral set"):

@@ -148,6 +148,9 @@ def test_explain_says_what_was_chosen_and_why():
     told = ol.compile_polytope(arborescence(4).without_oracle()).explain()
     assert "because there are 24 auxiliary columns and 24 inequality rows" in told
     assert "does not certify goes to Dense(), then Clarabel" in told
+    x = cp.Variable(3, nonneg=True)
+    one = ol.compile_polytope(ol.Polytope(x, [cp.sum(x) <= 1])).explain()
+    assert "because there is 1 inequality row" in one and "1 inequality rows" not in one.partition("because")[2]
 
 
 def test_hardly_sparse_constraints_are_solved_densely(monkeypatch):

@@ -1,6 +1,7 @@
 """What check_loss finds: losses that are wrong on purpose, each in one way."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -285,3 +286,66 @@ def test_arguments_are_checked():
         check_loss(Sound, simplex(3), target="masks")
     with pytest.raises(ValueError, match="at least 2 samples, but got 1"):
         check_loss(Sound, simplex(3), samples=1)
+
+
+class Own(ol.AbstractFenchelYoungLoss):
+    """SparseMAPLoss, written out, to be spoiled."""
+
+    rule = ol.SparseMAP()
+
+    def predict(self, polytope, scores, context):
+        solution = polytope.project(scores)
+        return ol.Prediction(solution, self.value(polytope, scores.detach(), solution.value.detach()))
+
+    def value(self, polytope, scores, points):
+        return (scores * points).sum(dim=1) - 0.5 * polytope.structure(points).square().sum(dim=1)
+
+    def regularizer(self, structure):
+        return 0.5 * structure.square().sum(dim=1)
+
+
+class HidesItsSolves(Own):
+    """An instance that has no projection has the loss of another point."""
+
+    def predict(self, polytope, scores, context):
+        solution = polytope.project(scores)
+        polytope.failed.clear()
+        points = solution.value.detach().nan_to_num()
+        found = replace(solution, value=points, status=torch.zeros_like(solution.status), reasons={})
+        return ol.Prediction(found, self.value(polytope, scores.detach(), points))
+
+
+class AnotherEnvelope(Own):
+    """Gradients of parameters are those of best vertices."""
+
+    def predict(self, polytope, scores, context):
+        return replace(super().predict(polytope, scores, context), behind=polytope.maximize(scores.detach()))
+
+
+class HalfCurved(Own):
+    """Half of the second derivative is lost."""
+
+    def predict(self, polytope, scores, context):
+        return super().predict(polytope, 0.5 * scores + 0.5 * scores.detach(), context)
+
+
+def test_a_loss_that_hides_failed_solves_is_found():
+    check_loss(Own, simplex(3))
+    with pytest.raises(AssertionError, match="HidesItsSolves hides that project failed for an instance: no SolveError"):
+        check_loss(HidesItsSolves, simplex(3))
+
+
+def test_gradients_of_parameters_are_held_to_finite_differences():
+    check_loss(Own, subset(4), budget=1.5)
+    with pytest.raises(
+        AssertionError, match=r"AnotherEnvelope, by the parameter budget, instance .: its gradient says"
+    ):
+        check_loss(AnotherEnvelope, subset(4), budget=1.5)
+
+
+@pytest.mark.parametrize(
+    ("polytope", "parameters"), [(simplex(3), {}), (subset(4), {"budget": 1.5})], ids=["simplex", "subset"]
+)
+def test_second_derivatives_are_held_to_differences_of_slopes(polytope, parameters):
+    with pytest.raises(AssertionError, match=r"HalfCurved, instance .: its second derivative says that a slope grows"):
+        check_loss(HalfCurved, polytope, **parameters)

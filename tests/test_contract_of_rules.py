@@ -106,6 +106,82 @@ def test_a_rule_that_tells_of_its_own_solves_keeps_the_contract():
     check_rule(Honest(), simplex(3))
 
 
+SILENT = ol.OptLayer(simplex(3), ol.SparseMAP(), on_failure="nan")
+
+
+@final
+@dataclass(frozen=True)
+class TakesARoad(ol.AbstractVertexRule):
+    """SPIGOT that solves by another road than the polytope it is given, and hides that it failed."""
+
+    road: str
+
+    def backward(self, polytope, saved, grad, context):
+        vertex = saved[1]
+        step = (vertex - grad).nan_to_num()
+        if self.road == "numbers":
+            found = polytope.numbers.project(step).value
+        elif self.road == "a bound polytope":
+            found = NEAR.bind({}, None, len(step)).project(step).value
+        elif self.road == "numbers of a bound polytope":
+            found = NEAR.bind({}, None, len(step)).numbers.project(step).value
+        elif self.road == "a layer":
+            found = SILENT(step)
+        elif self.road == "a solution of a layer":
+            found = SILENT.solve(step).value
+        elif self.road == "marginals of a bound polytope":
+            found = OWN.bind({}, None, len(step)).marginals(step).means
+        elif self.road == "one by one":
+            found = torch.stack([NEAR.project(one).value for one in step]) if len(step) else step
+        else:
+            return ol.Gradient(NEAR.tangent(POINTS[len(step)], grad.nan_to_num()).scores)
+        return ol.Gradient((vertex - found).nan_to_num())
+
+
+POINTS = {count: NEAR.project(torch.full((count, 3), 1 / 3, dtype=torch.float64)) for count in range(6)}
+ROADS = [
+    "a bound polytope",
+    "numbers of a bound polytope",
+    "a layer",
+    "a solution of a layer",
+    "marginals of a bound polytope",
+    "one by one",
+    "a derivative",
+]
+
+
+def test_a_rule_that_asks_the_numbers_behind_its_polytope_is_found():
+    with pytest.raises(AssertionError, match=r"TakesARoad.* hides that project failed in its backward pass"):
+        check_rule(TakesARoad("numbers"), simplex(3))
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_a_rule_that_hides_a_failed_solve_on_any_road_is_found(road):
+    what = r"hides that (project|marginals|tangent|project and tangent) of a compiled polytope of its own failed in its"
+    with pytest.raises(AssertionError, match=rf"TakesARoad.* {what} backward pass"):
+        check_rule(TakesARoad(road), simplex(3))
+
+
+@final
+@dataclass(frozen=True)
+class OneByOne(ol.AbstractVertexRule):
+    """SPIGOT over a polytope of its own, one instance after the other, with their verdicts."""
+
+    def backward(self, polytope, saved, grad, context):
+        OWN.maximize(torch.ones(3))  # which is no instance
+        step = (saved[1] - grad).nan_to_num()
+        if not len(step):
+            return ol.Gradient(step)
+        each = [NEAR.project(one) for one in step]
+        value, status = torch.stack([one.value for one in each]), torch.stack([one.status for one in each])
+        numbers = torch.zeros(len(step), dtype=torch.float64)
+        return ol.Gradient(saved[1] - value, solutions=(ol.Solution(value, status, numbers, numbers),))
+
+
+def test_a_rule_that_tells_of_its_solves_one_by_one_keeps_the_contract():
+    check_rule(OneByOne(), simplex(3))
+
+
 @final
 @dataclass(frozen=True)
 class Spoils(ol.AbstractVertexRule):

@@ -98,7 +98,7 @@ def projectors(problem: DenseProblem):
 
 
 def tied(scores: Tensor) -> Tensor:
-    """The same with two instances of few different scores, and one of zeros."""
+    """Scores of which two instances have few different ones, and one has zeros."""
     scores = scores.clone()
     scores[-3:-1] = scores[-3:-1].round()
     scores[-1] = 0.0

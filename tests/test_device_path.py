@@ -57,7 +57,7 @@ class Host:
 
 
 def both(polytope, theta, forbidden=None, precision=2.0**-52):
-    """The same batch for the solvers of the CPU and for those of a device; ``theta`` has a row per instance."""
+    """A batch for the solvers of the CPU and for those of a device; ``theta`` has a row per instance."""
     compiled, theta = ol.compile_polytope(polytope), torch.as_tensor(theta, dtype=torch.float64)
     epsilon = np.full(theta.shape[1], precision)
     host = Host(compiled.bind_on_host(theta, forbidden, epsilon))

@@ -3,7 +3,10 @@
 import copy
 import io
 import pickle
+import sys
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import cvxpy as cp
@@ -537,3 +540,46 @@ def test_solve_gives_the_verdicts_of_a_family():
     solution = chains.solve(scores_for(2, 3, 2), sizes=[3, 2], transition=pairs)
     value, lifted = chains.lifted(scores_for(2, 3, 2), sizes=[3, 2], transition=pairs)
     assert torch.equal(solution.value, value) and torch.equal(solution.scored["transition"], lifted["transition"])
+
+
+# What arrives is looked at once
+
+
+def entered(function: Callable[[], object]) -> Counter[str]:
+    """How often functions are entered by name, on a second call."""
+    function()
+    names: Counter[str] = Counter()
+
+    def note(frame, event, argument):
+        if event == "call":
+            names[frame.f_code.co_name] += 1
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return names
+
+
+def test_scores_sizes_and_names_are_checked_once():
+    scores, target = torch.randn(3, 4), torch.eye(4)[:3]
+    family, one = ol.OptLayer(ol.Family(simplex), ol.SparseMAP()), ol.OptLayer(simplex(4), ol.SparseMAP())
+    found = entered(lambda: family(scores, sizes=[4, 2, 3], objective=lambda z: z.sum(-1)))
+    assert found["size_table"] == found["check_scores"] == 1
+    for call in (lambda: one(scores, objective=lambda z: z.sum(-1)), lambda: one.solve(scores)):
+        found = entered(call)
+        assert found["arrive"] == 1 and found["check_scores"] == 0
+    loss = ol.SparseMAPLoss(simplex(4))
+    found = entered(lambda: loss(scores, target))
+    assert found["arrive"] == found["_refuse_taken"] == 1 and found["check_scores"] == 0
+
+
+def test_numbers_that_were_packed_are_known_to_be_finite():
+    scores, target = torch.randn(3, 4), torch.eye(4)[:3]
+    perceptron = ol.StructuredPerceptronLoss(subset(4), validate=False)
+    for rule in (ol.SparseMAP(), ol.Pipeline()):
+        found = entered(partial(ol.OptLayer(subset(4), rule), scores, budget=2.0))
+        assert found["_answered"] == 1 and found["all_finite_in"] == 0
+    found = entered(lambda: perceptron(scores, target, budget=1.0))
+    assert found["_answered"] == 1 and found["all_finite_in"] == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from catalogue import CATALOGUE, POLYTOPES
+from torch.autograd import forward_ad
 
 import optlayers as ol
 import polytopes
@@ -740,6 +741,88 @@ class MarginSparseMAPLoss(ol.AbstractFenchelYoungLoss):
     def regularizer(self, structure):
         """Half of the squared norm."""
         return 0.5 * structure.square().sum(dim=1)
+
+
+@final
+class DetachedSparseMAPLoss(ol.AbstractFenchelYoungLoss):
+    """SparseMAPLoss whose points do not tell autograd what they depend on."""
+
+    def __init__(self, polytope, constant=False):
+        super().__init__(polytope, reduction="none")
+        self.constant = constant
+
+    def predict(self, polytope, scores, context):
+        """The nearest points."""
+        solution, scores = polytope.project(scores.detach()), scores.detach()
+        value = (scores * solution.value).sum(dim=1) - 0.5 * polytope.structure(solution.value).square().sum(dim=1)
+        return ol.Prediction(solution, value, piecewise_constant=self.constant)
+
+    def regularizer(self, structure):
+        """Half of the squared norm."""
+        return 0.5 * structure.square().sum(dim=1)
+
+
+def test_a_loss_that_leaves_autograd_has_no_second_derivative():
+    scores, target = scores_for((4,), 2, seed=31).requires_grad_(), torch.eye(4, dtype=torch.float64)[:2]
+    loss = DetachedSparseMAPLoss(polytopes.simplex(4))
+    (slope,) = torch.autograd.grad(loss(scores, target).sum(), scores, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"DetachedSparseMAPLoss has no second derivative: .*detach\(\)"):
+        slope.sum().backward()
+    loss.constant = True  # as it says itself
+    assert (torch.autograd.functional.hessian(lambda s: loss(s, target).sum(), scores) == 0).all()
+
+
+@pytest.mark.parametrize("entry", SOME, ids=repr)
+@pytest.mark.parametrize("loss", EVERY)
+def test_losses_in_forward_mode_are_those_of_finite_differences(entry, loss):
+    if loss is ol.StructuredHingeLoss and entry.name == "ranking":
+        pytest.skip("no Hamming cost")
+    made, step = loss(entry.polytope, reduction="mean"), 1e-6
+    scores, along = scores_for(entry.polytope.shape, 2, 2, seed=32)
+    target = some_vertices(entry, 2)
+
+    def call(s):
+        torch.manual_seed(0)
+        return made(s, target, **entry.parameters)
+
+    with forward_ad.dual_level():
+        value, moved = forward_ad.unpack_dual(call(forward_ad.make_dual(scores, along)))
+    assert torch.equal(value, call(scores))
+    expected = (call(scores + step * along) - call(scores - step * along)) / (2.0 * step)
+    torch.testing.assert_close(moved, expected, atol=1e-7, rtol=1e-6)
+
+
+def test_losses_in_forward_mode_reach_parameters_and_refuse_what_they_do_not_know():
+    loss, scores, budget = ol.SparseMAPLoss(polytopes.subset(4), validate=False), scores_for((4,), 2, seed=33), 1.3
+    target, step = torch.eye(4, dtype=torch.float64)[:2], 1e-6
+    given = torch.tensor(budget, dtype=torch.float64)
+    expected = (loss(scores, target, budget=given + step) - loss(scores, target, budget=given - step)) / (2.0 * step)
+    assert abs(expected) > 0.01
+    crf = ol.CRFLoss(polytopes.subset(4), validate=False)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(given, torch.ones_like(given))
+        moved = forward_ad.unpack_dual(loss(scores, target, budget=dual)).tangent
+        with pytest.raises(ValueError, match="CRFLoss has no gradient for parameters, but budget requires one"):
+            crf(scores, target, budget=dual)
+        with pytest.raises(ValueError, match="losses have no gradient for their targets, but target requires one"):
+            loss(scores, forward_ad.make_dual(target, target), budget=given)
+    torch.testing.assert_close(moved, expected, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [ol.SparseMAPLoss, ol.CRFLoss])
+def test_second_derivatives_of_losses_in_forward_mode(loss):
+    made, scores, along = loss(polytopes.matching(3)), *scores_for((3, 3), 2, seed=34)
+    target, step = torch.eye(3, dtype=torch.float64), 1e-6
+
+    def slope(s):
+        leaf = s if s.requires_grad else s.detach().requires_grad_()
+        return torch.autograd.grad(made(leaf, target), leaf, create_graph=s.requires_grad)[0]
+
+    with forward_ad.dual_level():
+        moved = forward_ad.unpack_dual(slope(forward_ad.make_dual(scores.clone().requires_grad_(), along))).tangent
+    expected = (slope(scores + step * along) - slope(scores - step * along)) / (2.0 * step)
+    assert expected.abs().sum() > 0.01
+    torch.testing.assert_close(moved, expected, atol=1e-7, rtol=1e-6)
 
 
 def pairs() -> ol.Polytope:

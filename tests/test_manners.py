@@ -198,6 +198,70 @@ def test_second_derivatives_in_all_modes_agree(rule):
         torch.testing.assert_close(mixed(scores), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.* has no gradient for parameters")
+@pytest.mark.parametrize(("rule", "jacobian"), [(ol.Pipeline(), 0.0), (ol.StraightThrough(), 1.0)], ids=repr)
+def test_forward_over_reverse_goes_through_gradients_that_are_constant(rule, jacobian):
+    """Of scores and of parameters; what a rule says of the latter is 0."""
+    layer, (scores, along) = ol.OptLayer(subset(4), rule), scores_for(2, 2, 4)
+    budget = torch.tensor([1.3, 2.2], dtype=torch.float64)
+
+    def loss(s: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (layer(s, budget=b) ** 2).sum() + (s**2).sum() + (b**2).sum()
+
+    _, (of_scores, of_budget) = jvp(grad(loss, argnums=(0, 1)), (scores, budget), (along, torch.ones_like(budget)))
+    torch.testing.assert_close(of_scores, 2.0 * (1.0 + jacobian) * along)
+    torch.testing.assert_close(of_budget, torch.full_like(budget, 2.0))
+    _, alone = jvp(grad(lambda s: loss(s, budget)), (scores,), (along,))
+    torch.testing.assert_close(alone, of_scores)
+    (first, mixed), (_, last) = hessian(loss, argnums=(0, 1))(scores, budget)
+    torch.testing.assert_close(first.reshape(8, 8), 2.0 * (1.0 + jacobian) * torch.eye(8, dtype=torch.float64))
+    assert (mixed == 0).all()
+    torch.testing.assert_close(last, 2.0 * torch.eye(2, dtype=torch.float64))
+
+
+def test_forward_over_reverse_goes_through_some_of_the_gradients():
+    layer, (scores, along) = ol.OptLayer(subset(4), ol.SparseMAP()), scores_for(2, 2, 4)
+    budget, step = torch.tensor([1.3, 2.2], dtype=torch.float64), 1e-6
+
+    def slope(s: torch.Tensor) -> torch.Tensor:
+        return grad(lambda t: (layer(t, budget=budget) ** 2).sum())(s)
+
+    expected = (slope(scores + step * along) - slope(scores - step * along)) / (2.0 * step)
+    assert expected.abs().sum() > 0.1
+    torch.testing.assert_close(jvp(slope, (scores,), (along,))[1], expected, atol=1e-8, rtol=1e-6)
+
+
+def test_forward_mode_goes_through_parameters_in_the_matrix():
+    layer, scores = ol.OptLayer(weighted(), ol.SparseMAP()), scores_for(2, 3)
+    weight, along = 1.0 + scores_for(2, 3, seed=1).abs(), scores_for(2, 3, seed=2)
+    step = 1e-6 * along
+    expected = (layer(scores, weight=weight + step) - layer(scores, weight=weight - step)) / 2e-6
+    assert expected.abs().sum() > 0.1
+    _, moved = jvp(lambda w: layer(scores, weight=w), (weight,), (along,))
+    torch.testing.assert_close(moved, expected, atol=1e-8, rtol=1e-6)
+    with fwAD.dual_level():
+        dual = fwAD.unpack_dual(layer(scores, weight=fwAD.make_dual(weight, along)))
+    torch.testing.assert_close(dual.tangent, moved)
+    each = vmap(lambda s, w, d: jvp(lambda u: layer(s, weight=u), (w,), (d,))[1])(scores, weight, along)
+    torch.testing.assert_close(each, moved)
+    both = layer(scores + step, weight=weight + step) - layer(scores - step, weight=weight - step)
+    _, moved = jvp(lambda s, w: layer(s, weight=w), (scores, weight), (along, along))
+    torch.testing.assert_close(moved, both / 2e-6, atol=1e-8, rtol=1e-6)
+    for second in (jacfwd(jacfwd(lambda w: layer(scores, weight=w))), hessian(lambda w: layer(scores, weight=w).sum())):
+        with pytest.raises(NotImplementedError, match=r"SparseMAP\(\) has no .*detach these parameters, or take one"):
+            second(weight)
+
+
+def test_forward_mode_goes_through_sets_that_are_not_polyhedral():
+    x = cp.Variable(2)
+    layer = ol.OptLayer(ol.Polytope(x, [cp.norm(x) <= 1]), ol.SparseMAP(), projector=ol.CvxpyLayers())
+    scores, along = torch.tensor([3.0, 4.0], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    _, moved = jvp(layer, (scores,), (along,))
+    # s / |s| turns by what of the direction is orthogonal to s, over |s|.
+    expected = (along - 0.6 * torch.tensor([0.6, 0.8], dtype=torch.float64)) / 5.0
+    torch.testing.assert_close(moved, expected, atol=1e-6, rtol=0.0)
+
+
 def test_wrong_scores_under_vmap_are_named():
     scores = scores_for(4, 2, 3)
     scores[2, 1, 0] = torch.nan

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from functools import partial
 
 import cvxpy as cp
 import numba
@@ -23,7 +24,7 @@ def scores_for(shape, count, seed=0):
 
 
 def with_oracle(polytope, oracle, **others):
-    """The same declaration with another oracle."""
+    """A declaration with another oracle."""
     kept = {"integral": polytope.integral, "membership": polytope.membership, "scored": polytope.scored} | others
     return ol.Polytope(polytope.variable, polytope.constraints, oracle=oracle, **kept)
 
@@ -309,6 +310,9 @@ def test_explain_says_what_stands_for_hidden_rows():
     assert "must be integral" in told
     beside = ol.compile_polytope(polytopes.projective_tree(4), projector=ol.Clarabel()).explain()
     assert "Membership function crossed_words" in beside
+    tree = polytopes.projective_tree(4)
+    tree.membership = partial(tree.membership)
+    assert "Membership function crossed_words stands for" in ol.compile_polytope(tree).explain()
     rows = ol.compile_polytope(polytopes.projective_tree(4).without_oracle()).explain()
     assert "embership" not in rows and "must be integral" not in rows
     assert "embership" not in ol.compile_polytope(polytopes.matching(3)).explain()

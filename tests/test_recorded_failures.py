@@ -20,7 +20,7 @@ def capped() -> ol.Polytope:
 
 
 def narrow() -> ol.Polytope:
-    """The same, in a cube of half the size: empty where the total exceeds 1.5."""
+    """A total in a cube of half the size: empty where it exceeds 1.5."""
     x, total = cp.Variable(3), cp.Parameter(name="total")
     return ol.Polytope(x, [x >= 0, x <= 0.5, cp.sum(x) == total])
 

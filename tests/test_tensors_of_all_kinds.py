@@ -28,7 +28,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
 
 
 def lazily_negated(values: torch.Tensor) -> torch.Tensor:
-    """The same numbers, of which memory has the negative ones."""
+    """Numbers of which memory has the negative ones."""
     with torch.no_grad():
         view = torch.complex(torch.zeros_like(values), -values).conj().imag
     assert view.is_neg() and torch.equal(view.nan_to_num(), values.nan_to_num())
@@ -132,6 +132,19 @@ def test_vectorized_jacobians_are_those_without(polytope):
     torch.testing.assert_close(jacobian(layer, scores, vectorize=True), plain, atol=0.0, rtol=0.0)
     with_graph = jacobian(layer, scores.requires_grad_(), vectorize=True, create_graph=True)
     torch.testing.assert_close(with_graph.detach(), plain, atol=0.0, rtol=0.0)
+
+
+@pytest.mark.parametrize("rule", [ol.SparseMAP(), ol.StructuredAttention(), ol.Pipeline()], ids=repr)
+def test_jacobians_are_the_same_in_forward_mode(rule):
+    layer, scores = ol.OptLayer(matching(3), rule), draw(2, 3, 3)
+    forward = {"vectorize": True, "strategy": "forward-mode"}
+    torch.testing.assert_close(jacobian(layer, scores, **forward), jacobian(layer, scores))
+
+    def loss(s: torch.Tensor) -> torch.Tensor:
+        return (layer(s) ** 3).sum()
+
+    expected = hessian(loss, scores)
+    torch.testing.assert_close(hessian(loss, scores, vectorize=True, outer_jacobian_strategy="forward-mode"), expected)
 
 
 @pytest.mark.parametrize("rule", [ol.SparseMAP(), ol.StructuredAttention()], ids=repr)

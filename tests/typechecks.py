@@ -19,6 +19,7 @@ DOORS = (
     "optlayers.compiled_once",
     "optlayers.distribution",
     "optlayers.losses.base",
+    "optlayers.losses.fenchel_young",
     "optlayers.losses.hinge",
     "optlayers.losses.perturbed",
     "optlayers.losses.regret",

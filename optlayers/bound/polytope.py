@@ -104,7 +104,8 @@ class BoundPolytope(AbstractBoundPolytope):
         plain = forbidden is None and packed.theta is None and scores.is_cpu
         if plain and last is not None and last.batch == len(scores):
             return cls(last, None, None, scores)
-        return cls(numbers_of(prepared, packed.theta, forbidden, len(scores), packed.precision, scores.device))
+        numbers = numbers_of(prepared, packed.theta, forbidden, len(scores), packed.precision, scores.device)
+        return cls(numbers, None, None, scores)
 
     def seen(self, solution: Solution) -> Solution:
         """Record a solution if some instance failed."""
@@ -378,7 +379,9 @@ class _PulledBack(torch.autograd.Function):
         polytope, solution = ctx.polytope, ctx.solution
         if not polytope.polyhedral and ctx.needs_input_grad[4]:
             raise NoDerivative(CURVED)
-        if not polytope.parameters_shift and (ctx.needs_input_grad[5] or of_theta is not None):
+        if not polytope.parameters_shift and (
+            ctx.needs_input_grad[5] or (of_theta is not None and ctx.needs_input_grad[4])
+        ):
             raise NoDerivative(IN_THE_MATRIX)
         total, of_auxiliary = None, None
         if of_scores is not None:

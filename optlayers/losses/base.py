@@ -21,7 +21,7 @@ from optlayers.losses.known import in_whole_numbers, infeasible_because, not_one
 from optlayers.losses.prediction import Contrast
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_membership, check_numbers
-from optlayers.modes import outside_graphs, transforms_active
+from optlayers.modes import is_differentiated, outside_graphs, transforms_active
 from optlayers.polytope import Family, Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.rules.pipeline import Pipeline
@@ -98,7 +98,7 @@ class AbstractLoss(nn.Module, ABC):
             check_scores(scores, self.name_of_scores)
             raise NotImplementedError(
                 "losses cannot be transformed by torch.func (vmap, grad, ...); use backward() or torch.autograd.grad, "
-                "and give the loss the whole batch"
+                "torch.autograd.forward_ad for forward mode, and give the loss the whole batch"
             )
         batch, tensors, parts = parts_of(self.layer, scores, sizes, parameters, given, self.name_of_scores)
         for part in parts:
@@ -115,9 +115,9 @@ class AbstractLoss(nn.Module, ABC):
                 f"{type(self).__name__} has no gradient for parameters, but {name} requires one; pass {name}.detach(), "
                 "take SparseMAPLoss or StructuredHingeLoss, or learn it through OptLayer with SparseMAP()"
             )
-        if self.knows_auxiliary_scores and torch.is_grad_enabled():
+        if self.knows_auxiliary_scores:
             for spec, values in zip(part.share.entries.auxiliaries, tensors[part.share.named], strict=False):
-                if values.requires_grad:
+                if is_differentiated(values):
                     raise ValueError(
                         f"the scores of {spec.name} are taken as known, the same for predicted and true scores, but "
                         f"they require a gradient; pass {spec.name}.detach(), or declare what is predicted as the "

@@ -12,15 +12,16 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.polytope import Underived
-from optlayers.calls import AbstractCall
+from optlayers.calls import AbstractCall, FirstDerivative
 from optlayers.entries import Entries
 from optlayers.higher_order import Tensors
 from optlayers.layer import OptLayer
-from optlayers.losses.prediction import Contrast
+from optlayers.losses.prediction import Contrast, Prediction
 from optlayers.losses.question import Question
+from optlayers.modes import is_differentiated
 from optlayers.sizes import Share
 from optlayers.solution import Failure, SolveError
-from optlayers.tensors import check_scores, moved
+from optlayers.tensors import moved
 
 __all__ = ["Check", "LossCall", "LossPart", "parts_of"]
 
@@ -36,7 +37,7 @@ class LossPart:
     """The instances of one polytope in a call of a loss, and what forward leaves of them to backward.
 
     ``given`` are other tensors of the call, like the structure, ``precision`` that of their dtypes, and ``waiting`` the
-    parameters that require a gradient.
+    parameters that are differentiated by.
     """
 
     share: Share
@@ -73,7 +74,7 @@ class LossCall(AbstractCall):
 
     @property
     def name(self) -> str:
-        """That of the loss."""
+        """How messages name the call: by its loss."""
         return self.loss
 
     @property
@@ -127,6 +128,18 @@ class LossCall(AbstractCall):
             wanted, grad, [(part.share.entries.split(part.slopes), part.of_parameters) for part in self.parts]
         )
 
+    def gradients(
+        self, leaves: Sequence[Tensor | None], *, create_graph: bool
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The slopes times what comes in."""
+        scores = leaves[0]
+        assert scores is not None
+        incoming = torch.zeros(self.batch, dtype=torch.float64, device=scores.device, requires_grad=True)
+        wanted = tuple(leaf is not None and leaf.requires_grad for leaf in leaves)
+        if create_graph:
+            return [incoming], FirstDerivative(self, wanted).graph(incoming, *leaves)
+        return [incoming], self.pull_back(wanted, incoming)
+
     def gradients_with_graph(self, wanted: Sequence[bool], grad: Tensor, tensors: Sequence[Tensor]) -> Tensors:
         """Predictions are asked for once more, as functions of the scores."""
         return self._assembled(wanted, grad, [self._again(part, tensors) for part in self.parts])
@@ -142,7 +155,10 @@ class LossCall(AbstractCall):
         theta = theta if theta is not None and theta.requires_grad else None
         part.again = again = replace(question, scores=scores, theta=theta, asked=[])
         contrast = self.contrast(again)
-        parts = share.entries.split(_slopes(again, contrast))
+        slopes = _slopes(again, contrast)
+        if scores.requires_grad and not contrast.found.piecewise_constant:
+            self._refuse_constant(contrast.found, slopes)
+        parts = share.entries.split(slopes)
         if not contrast.found.differentiates_auxiliary:
             parts[1:] = [
                 Underived.apply(NO_AUXILIARY.format(spec.name), part, scores)  # type: ignore[no-untyped-call]
@@ -151,6 +167,15 @@ class LossCall(AbstractCall):
                 for spec, part in zip(share.entries.auxiliaries, parts[1:], strict=True)
             ]
         return parts, _of_parameters(part, contrast)
+
+    def _refuse_constant(self, found: Prediction, slopes: Float64[Tensor, "batch size"]) -> None:
+        """Refuse predictions that ought to depend on the scores, and have no graph that says so."""
+        if not found.solution.value.requires_grad and bool(slopes.any()):
+            raise NotImplementedError(
+                f"{self.loss} has no second derivative: its predict leaves autograd, by detach(), item() or NumPy; "
+                "write it in torch operations and questions to the polytope, or say Prediction(..., "
+                "piecewise_constant=True) where points stay the same nearby, as best vertices do"
+            )
 
     def _assembled(
         self,
@@ -234,7 +259,6 @@ def parts_of(
     name: str,
 ) -> tuple[torch.Size, Sequence[Tensor], list[LossPart]]:
     """The shape of a batch, its tensors, and its polytopes with what is given for every part, each with its check."""
-    check_scores(scores, name)
     for argument in ("generator", "objective"):
         if argument in parameters:
             raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
@@ -243,6 +267,9 @@ def parts_of(
     if layer.family is None:
         _refuse_taken(layer.compiled().entries)
     batch, tensors, shares = layer.shares(scores, sizes, parameters, name)
+    if layer.family is not None:
+        for share in shares:
+            _refuse_taken(share.entries)
     checked = {what: check(values, scores, batch, what) for what, (values, check) in given.items()}
     if layer.family is not None:
         for what in checked.keys() & {"target", "decisions"}:
@@ -252,11 +279,10 @@ def parts_of(
 
 def _part(share: Share, tensors: Sequence[Tensor], batch: torch.Size, given: Mapping[str, Tensor]) -> LossPart:
     entries = share.entries
-    _refuse_taken(entries)
     waiting: tuple[str, ...] = ()
-    if entries.parameters and torch.is_grad_enabled():
+    if entries.parameters:
         mine = tensors[share.named][len(entries.auxiliaries) :]
-        waiting = tuple(s.name for s, t in zip(entries.parameters, mine, strict=True) if t.requires_grad)
+        waiting = tuple(s.name for s, t in zip(entries.parameters, mine, strict=True) if is_differentiated(t))
     flat, precision = {}, {}
     for what, values in given.items():
         one = share.scores_of(values, batch) if what == "true_scores" else share.of(values, batch)

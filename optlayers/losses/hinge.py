@@ -16,7 +16,7 @@ from optlayers.losses.known import best_admitted, best_completed, given
 from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_target
-from optlayers.modes import outside_graphs
+from optlayers.modes import is_differentiated, outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_dense
@@ -166,7 +166,7 @@ def check_cost(cost: Any, scores: Tensor, batch: torch.Size, name: str) -> Tenso
             f"cost has shape {tuple(cost.shape)}: give {tuple(shape)} for all instances or {tuple(scores.shape)} for "
             "each its own"
         )
-    if cost.requires_grad and torch.is_grad_enabled():
+    if is_differentiated(cost):
         raise ValueError("losses have no gradient for costs, but cost requires one; pass cost.detach()")
     return cost.detach().expand(scores.shape)
 

@@ -29,6 +29,8 @@ class Prediction:
     behind : the solution whose optimal values these are the mean of, where several were asked for each instance; None
         for ``solution`` itself. Gradients of parameters are those of its optimal values.
     differentiates_auxiliary : whether the points of auxiliary variables have a derivative by all scores.
+    piecewise_constant : whether the points stay the same for all scores nearby, as best vertices do: second derivatives
+        are then 0. Other points have a graph on the scores where these require a gradient.
     gradients : the gradients of the values by parameters, by name; filled in by the loss.
     """
 
@@ -36,6 +38,7 @@ class Prediction:
     value: Float64[Tensor, " batch"]
     behind: Solution | None = None
     differentiates_auxiliary: bool = False
+    piecewise_constant: bool = False
     gradients: Callable[[], Mapping[str, Tensor]] | None = None
 
 
@@ -57,6 +60,6 @@ def best_vertices(
     polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
 ) -> Prediction:
     """The best vertices and their scores. They stay the same nearby."""
-    scores = scores.detach()
+    scores = scores.detach() if scores.requires_grad else scores
     solution = polytope.maximize(scores)
-    return Prediction(solution, (scores * solution.value).sum(dim=1))
+    return Prediction(solution, (scores * solution.value).sum(dim=1), piecewise_constant=True)

@@ -72,7 +72,7 @@ class Question:
 
     @property
     def auxiliary_names(self) -> str:
-        """Of those."""
+        """The names of the auxiliary variables that have scores, for messages."""
         return ", ".join(spec.name for spec in self.share.entries.auxiliaries)
 
     def ask(
@@ -117,6 +117,8 @@ class Question:
         if packed.scores.requires_grad or self.theta is not None:
             polytope = BoundPolytope(polytope.numbers, self.theta)
             self.asked.append(polytope)
+        elif packed.scores is not self.packed.scores:  # nobody has looked at these
+            polytope.finite = None
         return polytope
 
     def refuse_failed(self, solutions: list[Solution]) -> None:

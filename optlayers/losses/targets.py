@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optlayers.losses.prediction import Prediction, best_vertices
 from optlayers.losses.question import Question
+from optlayers.modes import is_differentiated
 from optlayers.rules.base import Context
 from optlayers.tensors import all_finite, check_dense, check_scores
 
@@ -35,7 +36,7 @@ def check_target(target: Any, scores: Tensor, batch: torch.Size, name: str) -> T
         raise TypeError(f"{name} must be real, or boolean for a mask of admissible parts, but got {target.dtype}")
     if target.shape != scores.shape:
         raise ValueError(f"{name} has shape {tuple(target.shape)}, but the scores have {tuple(scores.shape)}")
-    if target.requires_grad and torch.is_grad_enabled():
+    if is_differentiated(target):
         raise ValueError(f"losses have no gradient for their targets, but {name} requires one; pass {name}.detach()")
     return target.detach()
 
@@ -45,7 +46,7 @@ def check_true_scores(values: Any, scores: Tensor, batch: torch.Size, name: str)
     check_scores(values, name)
     if values.shape != scores.shape:
         raise ValueError(f"{name} have shape {tuple(values.shape)}, but the predicted ones {tuple(scores.shape)}")
-    if values.requires_grad and torch.is_grad_enabled():
+    if is_differentiated(values):
         raise ValueError(f"there is no gradient for true scores, but {name} require one; detach() them")
     alone: Tensor = values.detach()
     return alone

@@ -93,15 +93,9 @@ class Auto(AbstractMaximizer, AbstractProjector):
 
 
 def _why_interior(form: StandardForm) -> str:
-    parts = [
-        f"{count} {what}"
-        for count, what in (
-            (form.uncurved, "auxiliary columns"),
-            (form.slack, "inequality rows"),
-        )
-        if count
-    ]
-    return f"there are {' and '.join(parts)}"
+    counted = [(form.uncurved, "auxiliary column"), (form.slack, "inequality row")]
+    parts = [f"{count} {what}{'s' if count != 1 else ''}" for count, what in counted if count]
+    return f"there {'is' if form.uncurved + form.slack == 1 else 'are'} {' and '.join(parts)}"
 
 
 def _then(solvers: Sequence[AbstractSolver]) -> str:

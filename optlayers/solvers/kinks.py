@@ -86,7 +86,7 @@ class Piece:
     """Whether the piece is that of every other direction into the domain, too."""
 
     def joined(self, other: Piece) -> Piece:
-        """Those of both."""
+        """The instances of both, and their pieces."""
         both = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(Piece)]
         return Piece(*(np.concatenate(pair) for pair in both))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
@@ -13,22 +14,29 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.bound.base import AbstractBoundPolytope, Marginals
+from optlayers.bound.device import DeviceEvidence, DevicePolytope
+from optlayers.bound.host import HostEvidence, HostPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
+from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, SolveError, Status
 from optlayers.testing.through import same, through
 
-__all__ = ["check_failures"]
+__all__ = ["MARKED", "FailingSolves", "check_failures"]
 
 MARKED = 1
 """The instance that solves fail for."""
-ON_PURPOSE = "made to fail by check_rule"
+ON_PURPOSE = "made to fail by a contract"
 NO_SOLVES = ("structure",)
 """What a bound polytope answers without solving anything."""
 Pass = Literal["forward", "backward"]
 OnFailure = Literal["raise", "nan"]
+SOLVES = ("maximize", "project", "marginals", "sample")
+"""What polytopes of a batch solve, whatever road led to them."""
+PROOFS = ("is_binary", "enumerated")
+"""What is found out of a polytope once, by solves that are nobody's instances."""
 PASSES: tuple[tuple[Pass, bool], ...] = (("forward", False), ("forward", True), ("backward", False), ("backward", True))
 """Where solves fail: in which pass, and whether those of the rule's own polytopes."""
 
@@ -42,14 +50,18 @@ def check_failures(
     have no answer (or, where its answer does not depend on the solve, no gradient), and the others must have what they
     have without the failure. A pass that solves nothing keeps the contract.
 
-    The solves of the polytope that the rule is given fail, and then those of compiled polytopes of its own: a rule that
-    falls back on one of them where the other fails must say so.
+    The solves of the polytope that the rule is given fail, and then those of polytopes of its own, compiled, bound or
+    within a layer: a rule that falls back on one of them where the other fails must say so.
     """
     expected = through(OptLayer(compiled, rule), scores, weights, parameters)
     for which, own in PASSES:
-        watched = _Watched(rule, which, own, len(scores), [])
+        solves = FailingSolves(len(scores))
+        if own:  # a look at how many instances it solves at a time, before any of them fails
+            with solves.looking():
+                _asked(_Watched(rule, which, own, solves), compiled, "nan", scores, weights, parameters)
+        watched = _Watched(rule, which, own, solves)
         value, gradient = _asked(watched, compiled, "nan", scores, weights, parameters)
-        if not watched.failed:
+        if not solves.failed:
             continue
         what = f"{rule!r} hides that {watched.told} failed in its {which} pass: "
         beside = f"{rule!r}, where its {which} pass fails for another instance,"
@@ -81,7 +93,7 @@ def _asked(
     try:
         return through(OptLayer(compiled, rule, on_failure=on_failure), scores, weights, parameters)
     except Exception as error:
-        if not rule.failed or (on_failure == "raise" and isinstance(error, SolveError)):
+        if not rule.solves.failed or (on_failure == "raise" and isinstance(error, SolveError)):
             raise
         raise AssertionError(
             f"{rule!r} raises {type(error).__name__} where a solve of its {rule.which} pass fails for an instance; the "
@@ -97,14 +109,12 @@ class _Watched(AbstractRule):
     rule: AbstractRule
     which: Pass
     own: bool
-    batch: int
-    failed: list[str] = field(compare=False)
-    """The solves that failed, by their names."""
+    solves: FailingSolves = field(compare=False)
 
     @property
     def told(self) -> str:
         """The solves that failed, for a message."""
-        names = " and ".join(sorted(set(self.failed)))
+        names = self.solves.told
         return f"{names} of a compiled polytope of its own" if self.own else names
 
     def __post_init__(self) -> None:
@@ -141,36 +151,161 @@ class _Watched(AbstractRule):
 
     @contextmanager
     def _failing(self, which: Pass, polytope: AbstractBoundPolytope) -> Iterator[Any]:
-        """In the pass that is to fail: a polytope that does, or that of the rule while compiled polytopes fail."""
-        marked = torch.arange(self.batch, device="cpu") == MARKED
+        """In the pass that is to fail: a polytope that does, or that of the rule while all others fail."""
         if which != self.which:
             yield polytope
         elif not self.own:
-            yield _Failing(polytope, marked, self.failed)
+            yield _Failing(polytope, self.solves.marked, self.solves.failed)
         else:
-            with ExitStack() as stack:
-                for name in ("maximize", "project"):
-                    stack.enter_context(patch.object(CompiledPolytope, name, _failing(name, marked, self.failed)))
-                yield polytope
+            with self.solves:
+                yield _Spared(polytope, self.solves)
 
 
-def _failing(name: str, marked: Bool[Tensor, " batch"], failed: list[str]) -> Callable[..., Solution]:
-    """A solve of compiled polytopes that fails for marked instances; of this batch, and in this thread."""
-    original, thread = getattr(CompiledPolytope, name), threading.get_ident()
+@final
+class FailingSolves:
+    """Solves that fail for the marked instance of a batch, in one thread, while this is entered.
 
-    def solve(self: CompiledPolytope, scores: Tensor, **parameters: Any) -> Solution:
-        found: Solution = original(self, scores, **parameters)
-        rows = found.status.numel()
-        if threading.get_ident() != thread or rows == 0 or rows % len(marked):
-            return found
-        failed.append(name)
-        which = marked.repeat(rows // len(marked)).reshape(found.status.shape)
-        lost = which.reshape(*which.shape, *[1] * (found.value.ndim - which.ndim)).to(found.value.device)
-        status = found.status.masked_fill(which.to(found.status.device), int(Status.LIMIT))
-        reasons = dict(found.reasons) | dict.fromkeys(torch.nonzero(which.reshape(-1)).flatten().tolist(), ON_PURPOSE)
-        return replace(found, value=found.value.masked_fill(lost, torch.nan), status=status, reasons=reasons)
+    They fail where polytopes of a batch answer, which compiled polytopes, bound ones and layers all come down to. A
+    solve of the batch, or of it so many times, fails for its own instance. Solves of other numbers of instances are
+    none of the batch, unless a first look finds that they are so many together: then they are its instances, one after
+    the other.
+    """
 
-    return solve
+    def __init__(self, batch: int) -> None:
+        self.marked: Bool[Tensor, " batch"] = torch.arange(batch, device="cpu") == MARKED
+        self.failed: list[str] = []
+        """The solves that failed, by their names."""
+        self._looks = False
+        self._apart: Counter[Hashable] = Counter()
+        """How many instances each polytope solved in other numbers, on a first look."""
+        self._place: Counter[Hashable] = Counter()
+        """How many of these have been solved."""
+        self._spared = 0
+        self._thread = 0
+        self._patches = ExitStack()
+
+    @property
+    def told(self) -> str:
+        """The names of the solves that failed, for a message."""
+        return " and ".join(sorted(set(self.failed)))
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Solves are counted, and do not fail."""
+        self._looks = True
+        try:
+            yield
+        finally:
+            self._looks = False
+
+    @contextmanager
+    def sparing(self) -> Iterator[None]:
+        """Solves do not fail, and are not counted."""
+        self._spared += 1
+        try:
+            yield
+        finally:
+            self._spared -= 1
+
+    def __enter__(self) -> FailingSolves:
+        self._thread = threading.get_ident()
+        self._place.clear()
+        for cls in (HostPolytope, DevicePolytope):
+            for name in SOLVES:
+                self._patches.enter_context(patch.object(cls, name, self._failing(getattr(cls, name), name)))
+        for evidence in (HostEvidence, DeviceEvidence):
+            self._patches.enter_context(patch.object(evidence, "tangent", self._failing(evidence.tangent, "tangent")))
+        for name in PROOFS:
+            proof = getattr(AbstractPrepared, name)
+            self._patches.enter_context(patch.object(AbstractPrepared, name, self._sparing(proof)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._patches.close()
+
+    def _sparing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def spared(*given: Any, **named: Any) -> Any:
+            with self.sparing():
+                return original(*given, **named)
+
+        return spared
+
+    def _failing(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def solve(*given: Any, **named: Any) -> Any:
+            if self._spared or threading.get_ident() != self._thread:
+                return original(*given, **named)
+            with self.sparing():  # one that another one asks fails with it
+                found = original(*given, **named)
+            which = self._instances((name, id(given[0].form)), _batch_of(found))
+            if which is None:
+                return found
+            self.failed.append(name)
+            return _without(found, which)
+
+        return solve
+
+    def _instances(self, whose: Hashable, count: int) -> Bool[Tensor, " count"] | None:
+        """Which of so many instances are to fail, None for none."""
+        batch = len(self.marked)
+        if self._looks:
+            self._apart[whose] += count if count % batch else 0
+            return None
+        if count % batch == 0:
+            return self.marked.repeat(count // batch) if count else None
+        if self._apart[whose] == 0 or self._apart[whose] % batch:
+            return None
+        which = (self._place[whose] + torch.arange(count, device="cpu")) % batch == MARKED
+        self._place[whose] += count
+        return which if bool(which.any()) else None
+
+
+def _batch_of(found: Any) -> int:
+    """The number of instances of what was solved."""
+    verdict = found[2] if type(found) is tuple else _verdict(found)
+    assert verdict is not None
+    return int(verdict.numel())
+
+
+def _without(found: Any, which: Bool[Tensor, " batch"]) -> Any:
+    """What was solved, without the answers to some instances."""
+    if isinstance(found, Marginals):
+        lost = which.to(found.means.device)
+        means, total = found.means.masked_fill(lost[:, None], torch.nan), found.total.masked_fill(lost, torch.nan)
+        return Marginals(means, total, _without(found.solution, which))
+    if isinstance(found, Solution):
+        lost = which.to(found.status.device)
+        status = found.status.masked_fill(lost, int(Status.LIMIT))
+        reasons = dict(found.reasons) | dict.fromkeys(torch.nonzero(which).flatten().tolist(), ON_PURPOSE)
+        value = found.value.masked_fill(lost[:, None].to(found.value.device), torch.nan)
+        return replace(found, value=value, status=status, reasons=reasons)
+    scores, theta, ok = found  # of evidence that pulls a direction back
+    lost = which.to(ok.device)
+    return scores.masked_fill(lost[:, None], 0.0), lambda: theta().masked_fill(lost[:, None], 0.0), ok & ~lost
+
+
+@final
+class _Spared:
+    """A bound polytope whose solves do not fail, while all others do."""
+
+    def __init__(self, bound: Any, solves: FailingSolves) -> None:
+        self._bound, self._solves = bound, solves
+
+    def __getattr__(self, name: str) -> Any:
+        with self._solves.sparing():
+            asked = getattr(self._bound, name)
+        if name.startswith("__"):
+            return asked
+        if isinstance(asked, AbstractBoundPolytope):
+            return _Spared(asked, self._solves)
+        if not callable(asked):
+            return asked
+
+        def ask(*given: Any, **named: Any) -> Any:
+            with self._solves.sparing():
+                found = asked(*given, **named)
+            return _Spared(found, self._solves) if isinstance(found, AbstractBoundPolytope) else found
+
+        return ask
 
 
 @final
@@ -182,6 +317,8 @@ class _Failing:
 
     def __getattr__(self, name: str) -> Any:
         asked = getattr(self._bound, name)
+        if isinstance(asked, AbstractBoundPolytope):  # the numbers behind it
+            return _Failing(asked, self._marked, self._failed)
         if name.startswith("__") or name in NO_SOLVES or not callable(asked):
             return asked
 
@@ -212,6 +349,7 @@ class _Failing:
 
 
 AbstractBoundPolytope.register(_Failing)
+AbstractBoundPolytope.register(_Spared)
 
 
 def _verdict(found: Any) -> Bool[Tensor, " batch"] | None:

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from optlayers.compiled import compile_polytope
+from optlayers.losses import AbstractLoss
 from optlayers.polytope import Family, Polytope
 from optlayers.solution import SolveError
 from optlayers.testing.confined import ROOM, confined
 from optlayers.testing.draws import draw, with_scores
+from optlayers.testing.failures import MARKED, FailingSolves
 from optlayers.testing.pickling import check_pickled, is_pickled
 
 __all__ = ["check_loss"]
 
-MARKED = 1
-"""The instance that is infeasible."""
 STEP = 1e-5
 """Of finite differences."""
 SLOPE = 1e-5
 """Errors of slopes, relative to their size."""
+SECOND = 1e-4
+"""Errors of second derivatives, relative to their size."""
 SAME = 1e-8
 """How far what must be the same may differ, relative to its size."""
 WINS = (10.0, 1e3, 1e5)
@@ -54,11 +56,13 @@ def check_loss(
     can be pickled; a warning says if not), and leave the caller's tensors as they are.
 
     Slopes in random directions are compared with finite differences; at a kink they lie between those on both sides.
-    So are those by the scores of scored auxiliary variables, where the loss is called with structures.
+    So are those by the scores of scored auxiliary variables, where the loss is called with structures, and those by
+    parameters, where the loss has a gradient for them. Where it has second derivatives, these are compared with finite
+    differences of the slopes.
     A convex loss also lies above each of its tangents: at random, tied, equal and large scores. The gradient of a
     forbidden part is 0. An instance without a structure, which one more constraint sees to, makes the loss raise
-    :class:`optlayers.SolveError` with its index. A loss that draws from torch's own generator meets the same random
-    numbers each time.
+    :class:`optlayers.SolveError` with its index, and so does an instance that all solves are made to fail for. A loss
+    that draws from torch's own generator meets the same random numbers each time.
 
     Parameters
     ----------
@@ -106,6 +110,7 @@ def check_loss(
         _check_slopes(check, batch, seed)
         if convex:
             _check_convex(check, batch, seed)
+    _check_second(check, generic, seed)
     if target == "structures":
         _check_scored(check, generic, polytope, seed)
     _check_reductions(check, compiled, generic)
@@ -118,6 +123,8 @@ def check_loss(
     if families:
         _check_families(check, generic, polytope, zero)
     _check_failures(check, generic, polytope)
+    _check_hidden(check, compiled, generic)
+    _check_parameters(check, generic, polytope, seed)
 
 
 def _generic(polytope: Polytope, samples: int, seed: int) -> Tensor:
@@ -167,6 +174,21 @@ class _Check:
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return value.detach(), gradient
 
+    def second(self, batch: _Batch, direction: Tensor) -> Tensor | None:
+        """The derivative of the gradient in a direction, None where the loss says that it has none."""
+        leaf = batch.scores.detach().clone().requires_grad_()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            value = self.loss(leaf, batch.targets, **self.parameters)
+        try:
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
+            if not gradient.requires_grad:
+                return torch.zeros_like(leaf)
+            (along,) = torch.autograd.grad(gradient, leaf, direction, allow_unused=True)
+        except NotImplementedError:
+            return None
+        return torch.zeros_like(leaf) if along is None else along
+
     def draws(self, batch: _Batch) -> bool:
         """Whether the loss draws from torch's own generator."""
         with torch.random.fork_rng(devices=[]):
@@ -206,14 +228,19 @@ def _directions(batch: _Batch, count: int, seed: int) -> Tensor:
     return torch.randn(count, *batch.scores.shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
+def _rows(values: Tensor) -> Tensor:
+    """One row per instance."""
+    return values.reshape(len(values), 1) if values.ndim == 1 else values.flatten(1)
+
+
 def _products(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).flatten(1).sum(1)
+    return _rows(first * second).sum(1)
 
 
 def _check_slopes(check: _Check, batch: _Batch, seed: int) -> None:
     """Finite differences in random directions, and along the gradient: to both sides, as there may be a kink."""
     value, gradient = check.both(batch)
-    step = STEP * (1.0 + batch.scores.abs().flatten(1).amax(1))
+    step = STEP * (1.0 + _rows(batch.scores).abs().amax(1))
     wide = step.reshape(-1, *[1] * (batch.scores.ndim - 1))
     for direction in (*_directions(batch, 3, seed + 2), gradient):
         forth = (check.value(batch.scores + wide * direction, batch.targets) - value) / step
@@ -232,22 +259,82 @@ def _check_scored(check: _Check, batch: _Batch, polytope: Polytope, seed: int) -
     for variable in polytope.scored:
         others = dict(check.parameters)
         mine = others.pop(variable.name()).expand(len(batch.scores), *variable.shape)
-        turned = _ByScored(check.loss, batch.scores, variable.name())
+        turned = _ByNamed(check.loss, batch.scores, variable.name())
         by_scored = _Check(f"{check.name}, by the scores of {variable.name()}", check.make, turned, others)
         _check_slopes(by_scored, _Batch(mine, batch.targets), seed)
 
 
 @final
-class _ByScored(nn.Module):
-    """A loss as a function of the scores of an auxiliary variable."""
+class _ByNamed(nn.Module):
+    """A loss as a function of a parameter, or of the scores of an auxiliary variable."""
 
     def __init__(self, loss: nn.Module, scores: Tensor, name: str) -> None:
         super().__init__()
         self.loss, self.scores, self.name = loss, scores, name
 
-    def forward(self, scored: Tensor, target: Tensor, **named: Any) -> Any:
+    def forward(self, values: Tensor, target: Tensor, **named: Any) -> Any:
         """The loss at the given scores of the structure."""
-        return self.loss(self.scores, target, **named, **{self.name: scored})
+        return self.loss(self.scores, target, **named, **{self.name: values})
+
+
+def _check_second(check: _Check, batch: _Batch, seed: int) -> None:
+    """Second derivatives in random directions, next to differences of slopes to both sides."""
+    step = STEP * (1.0 + _rows(batch.scores).abs().amax(1))
+    wide = step.reshape(-1, *[1] * (batch.scores.ndim - 1))
+    _, here = check.both(batch)
+    for direction in _directions(batch, 2, seed + 4):
+        curved = check.second(batch, direction)
+        if curved is None:
+            return
+        forth = check.both(replace(batch, scores=batch.scores + wide * direction))[1] - here
+        back = here - check.both(replace(batch, scores=batch.scores - wide * direction))[1]
+        forth, back = forth / wide, back / wide
+        size = 1.0 + torch.maximum(forth.abs(), back.abs())
+        off = torch.maximum(torch.minimum(forth, back) - curved, curved - torch.maximum(forth, back))
+        for k in torch.nonzero(_rows(off > SECOND * size).any(1)).flatten().tolist():
+            part = int((off / size)[k].argmax())
+            mine, behind, ahead = (float(values[k].flatten()[part]) for values in (curved, back, forth))
+            raise AssertionError(
+                f"{check.name}, instance {k}: its second derivative says that a slope grows by {mine:.6g} in a "
+                f"direction, but differences of slopes say {behind:.6g} from behind and {ahead:.6g} ahead"
+            )
+
+
+def _check_parameters(check: _Check, batch: _Batch, polytope: Polytope, seed: int) -> None:
+    """The slopes by parameters, one after the other, of a loss that has them, by solvers that do."""
+    named = [parameter.name() for parameter in polytope.parameters]
+    if not named or polytope.rows == "relaxation" or not _has_parameters(check.loss):
+        return
+    made = check.make(compile_polytope(polytope.without_oracle()), reduction="none")
+    _trust_targets(made)
+    count = len(batch.scores)
+    for name in named:
+        others = dict(check.parameters)
+        shape = next(p.shape for p in polytope.parameters if p.name() == name)
+        mine = torch.as_tensor(others.pop(name), dtype=torch.float64, device="cpu").expand(count, *shape)
+        turned = _ByNamed(made, batch.scores, name)
+        by_parameter = _Check(f"{check.name}, by the parameter {name}", check.make, turned, others)
+        moved = _Batch(mine, batch.targets)
+        try:
+            for step in (STEP, -STEP):  # where it is at the end of what it may be, there are no differences
+                for direction in (torch.ones_like(mine), *_directions(moved, 3, seed + 2)):
+                    by_parameter.value(mine + 4.0 * step * (1.0 + mine.abs()) * direction, batch.targets)
+        except (SolveError, ValueError):
+            continue
+        _check_slopes(by_parameter, moved, seed)
+
+
+def _has_parameters(loss: nn.Module) -> bool:
+    """Whether a loss says that it has gradients for parameters."""
+    made = [module for module in loss.modules() if isinstance(module, AbstractLoss)]
+    return bool(made) and all(module.differentiates_parameters for module in made)
+
+
+def _trust_targets(loss: nn.Module) -> None:
+    """Targets are what they are called: what they are held to is not asked."""
+    for module in loss.modules():
+        if isinstance(module, AbstractLoss):
+            module.validate = False
 
 
 def _check_convex(check: _Check, batch: _Batch, seed: int) -> None:
@@ -256,7 +343,7 @@ def _check_convex(check: _Check, batch: _Batch, seed: int) -> None:
     for scale, direction in zip((1e-2, 1.0, 30.0), _directions(batch, 3, seed + 3), strict=True):
         there = check.value(batch.scores + scale * direction, batch.targets)
         below = value + scale * _products(gradient, direction) - there
-        size = 1.0 + there.abs() + value.abs() + batch.scores.abs().flatten(1).amax(1)
+        size = 1.0 + there.abs() + value.abs() + _rows(batch.scores).abs().amax(1)
         for k in torch.nonzero(below > SAME * size).flatten().tolist():
             raise AssertionError(
                 f"{check.name}, instance {k}: it lies {float(below[k]):.3g} below its tangent, at a distance of "
@@ -380,3 +467,21 @@ def _check_failures(check: _Check, batch: _Batch, polytope: Polytope) -> None:
         assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but {[(MARKED,)]} is infeasible"
     else:
         raise AssertionError(f"{check.name} hides that an instance is infeasible: no SolveError is raised")
+
+
+def _check_hidden(check: _Check, compiled: Any, batch: _Batch) -> None:
+    """All solves fail for an instance, but those that targets are held to."""
+    made = replace(check, loss=check.make(compiled, reduction="none"))
+    _trust_targets(made.loss)
+    made.value(batch.scores, batch.targets)  # what is found out of a polytope once
+    solves = FailingSolves(len(batch.scores))
+    try:
+        with solves:
+            made.value(batch.scores, batch.targets)
+    except SolveError as error:
+        named = [failure.index for failure in error.failures]
+        assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but solves failed for {[(MARKED,)]}"
+    else:
+        assert not solves.failed, (
+            f"{check.name} hides that {solves.told} failed for an instance: no SolveError is raised"
+        )

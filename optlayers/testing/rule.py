@@ -31,8 +31,9 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     forbidden blocks, too).
 
     A rule does not hide a failed solve. The solves of its forward pass, and then those of its backward pass, are made
-    to fail for one instance: all that it asks of the polytope that it is given, and after that ``maximize`` and
-    ``project`` of compiled polytopes of its own. The layer must raise :class:`optlayers.SolveError` that names this
+    to fail for one instance: all that it asks of the polytope that it is given, and after that what it asks of others:
+    compiled or bound by itself, or within a layer, of the whole batch or of one instance after the other. The layer
+    must raise :class:`optlayers.SolveError` that names this
     instance; with ``on_failure="nan"`` it must have no answer, or no gradient, while the others have theirs.
 
     Parameters
