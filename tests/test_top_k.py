@@ -92,8 +92,8 @@ def test_rows_and_oracles_list_the_same():
 
 
 def test_large_structures_are_listed_without_the_sum_over_all():
-    scores = torch.randn(2, 11, 11, dtype=torch.float64)
-    found = ol.Gibbs(polytopes.matching(11), scores)
+    scores = torch.randn(2, 16, 16, dtype=torch.float64)
+    found = ol.Gibbs(polytopes.matching(16), scores)
     best = found.top_k(30)
     values = (best.structures * scores).sum((2, 3))
     assert (values[1:] < values[:-1]).all() and best.counts.tolist() == [30, 30]
@@ -101,10 +101,10 @@ def test_large_structures_are_listed_without_the_sum_over_all():
     # Of all that is one exchange of two columns away from the best, none is missing.
     for place in range(2):
         columns = best.structures[0, place].argmax(1)
-        for i, j in itertools.combinations(range(11), 2):
+        for i, j in itertools.combinations(range(16), 2):
             other = columns.clone()
             other[[i, j]] = columns[[j, i]]
-            value = scores[place, range(11), other].sum()
+            value = scores[place, range(16), other].sum()
             if value > values[-1, place] + 1e-9:
                 assert (best.structures[:, place].argmax(2) == other).all(1).any()
     with pytest.raises(ValueError, match="too many to enumerate"):
@@ -143,7 +143,7 @@ def test_vertices_that_are_not_binary_are_enumerated():
     found = ol.Gibbs(polytopes.permutahedron(4), torch.zeros(4))
     assert found.top_k(100).counts == 24
     assert found.top_k(2).structures.tolist() == [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]]
-    with pytest.raises(ValueError, match="the best structures are not known: marginals need the sum over all vertices"):
+    with pytest.raises(ValueError, match="the best structures are not known: .*too many"):
         ol.Gibbs(polytopes.permutahedron(8), torch.zeros(8)).top_k(2)
 
 

@@ -25,7 +25,7 @@ from optlayers.integer.program import NO_LIMIT, IntegerProgram
 
 __all__ = ["END", "NODE_LIMIT", "DecisionDiagram", "TooWide", "compiled_diagram"]
 
-NODE_LIMIT = 200_000
+NODE_LIMIT = 500_000
 """So many nodes may be met before those that nothing completes are taken out."""
 SHORT = 2**62
 """Keys of states that are below this are numbers."""
@@ -98,6 +98,9 @@ def compiled_diagram(program: IntegerProgram, limit: int = NODE_LIMIT) -> Decisi
     """
     if program.is_empty:
         return _without_points()
+    if program.columns == 0:
+        possible = bool(((program.low <= 0) & (program.high >= 0)).all())
+        return _of_one_point() if possible else _without_points()
     best: DecisionDiagram | None = None
     widest: TooWide | None = None
     most = limit
@@ -121,6 +124,11 @@ def compiled_diagram(program: IntegerProgram, limit: int = NODE_LIMIT) -> Decisi
 def _without_points() -> DecisionDiagram:
     nothing = np.zeros(0, dtype=np.int64)
     return DecisionDiagram(np.full(1, NO_POINTS), np.zeros(2, dtype=np.int64), nothing, nothing, 0)
+
+
+def _of_one_point() -> DecisionDiagram:
+    nothing = np.zeros(0, dtype=np.int64)
+    return DecisionDiagram(np.full(1, END), np.zeros(2, dtype=np.int64), nothing, nothing, 1)
 
 
 def _orders(program: IntegerProgram) -> Iterator[Order]:
@@ -223,7 +231,7 @@ def _layers(program: IntegerProgram, order: Order, limit: int) -> tuple[list[_La
         to_come_low[mine] -= np.minimum(entries * least[j], entries * most[j])
         to_come_high[mine] -= np.maximum(entries * least[j], entries * most[j])
         values = np.arange(least[j], most[j] + 1)
-        if len(states) * len(values) > 8 * limit:
+        if len(states) * len(values) > 2 * limit:
             raise _too_wide(program, open_rows, place, len(states) * len(values), limit)
         moved = np.repeat(states[:, None, :], len(values), axis=1)
         moved[:, :, where] += values[None, :, None] * entries[None, None, :]

@@ -59,9 +59,9 @@ class BranchAndBound(AbstractHullSolver):
         if isinstance(self.node_limit, bool) or not isinstance(self.node_limit, int) or self.node_limit < 1:
             raise ValueError(f"node_limit must be a positive integer, but got {self.node_limit!r}")
 
-    def oracle(self, form: StandardForm) -> Callable[..., Any]:
+    def oracle(self, form: StandardForm, why: str = "") -> Callable[..., Any]:
         """Best points of one model for each thread."""
-        return _Search(form, self)
+        return _Search(form, self, why)
 
 
 class NotProved(RuntimeError):
@@ -73,16 +73,16 @@ class _Search:
     """Best integer points of a form; the models live in the threads that ask."""
 
     takes_flat = True
-    manner = "branch and bound of HiGHS, to a gap of 0"
 
-    def __init__(self, form: StandardForm, solver: BranchAndBound) -> None:
-        self.form, self.solver = form, solver
+    def __init__(self, form: StandardForm, solver: BranchAndBound, why: str) -> None:
+        self.form, self.solver, self.why = form, solver, why
+        self.manner = "branch and bound of HiGHS, to a gap of 0" + (f", because {why}" if why else "")
         self.__name__ = repr(solver)
         self._numbers: Cache[bytes, Instances] = Cache(KEPT)
         self._models = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Search, (self.form, self.solver)
+        return _Search, (self.form, self.solver, self.why)
 
     def __call__(self, scores: np.ndarray, theta: np.ndarray | None = None) -> Float64[np.ndarray, " size"]:
         key = b"" if theta is None else theta.tobytes()

@@ -26,6 +26,7 @@ from optlayers.solvers.pool import Pace
 
 __all__ = ["Diagram", "Diagrams", "Passes", "diagrams_of"]
 
+Refusal = TooWide | NoIntegers
 KEPT = 64
 """For so many values of the parameters are diagrams kept."""
 ROUNDS_AT_ONCE = 2
@@ -108,7 +109,7 @@ class Diagrams:
 
     def __init__(self, form: StandardForm, limit: int = NODE_LIMIT, *, within_unit: bool = False) -> None:
         self.form, self.limit, self.within_unit = form, limit, within_unit
-        self._known: Cache[bytes, Passes | ValueError] = Cache(KEPT)
+        self._known: Cache[bytes, Passes | Refusal] = Cache(KEPT)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.form, self.limit, self.within_unit)
@@ -122,14 +123,14 @@ class Diagrams:
         NoIntegers : when rows cannot be read as rows of integers.
         """
         found = self._known.get(theta.tobytes(), self._make)
-        if isinstance(found, ValueError):
+        if isinstance(found, (TooWide, NoIntegers)):
             raise found
         return found
 
-    def _make(self, key: bytes) -> Passes | ValueError:
+    def _make(self, key: bytes) -> Passes | Refusal:
         try:
             return Passes(self.form, self._compiled(np.frombuffer(key).copy()[None]))
-        except ValueError as error:
+        except (TooWide, NoIntegers) as error:
             return error.with_traceback(None)
 
     def _compiled(self, theta: Float64[np.ndarray, "1 parameters"]) -> DecisionDiagram:
@@ -192,18 +193,19 @@ class Diagram(AbstractHullSolver):
         if self.node_limit < 1:
             raise ValueError(f"node_limit must be positive, but got {self.node_limit}")
 
-    def oracle(self, form: StandardForm) -> Callable[..., Any]:
+    def oracle(self, form: StandardForm, why: str = "") -> Callable[..., Any]:
         """A longest path; compiled, where no parameters enter."""
         usual = self.node_limit == NODE_LIMIT
         diagrams = diagrams_of(form, False) if usual else Diagrams(form, self.node_limit)
         if form.parameter_count:
-            return _ByParameters(diagrams, None if self.otherwise is None else self.otherwise.oracle(form))
+            other = None if self.otherwise is None else self.otherwise.oracle(form, "diagrams are too wide")
+            return _ByParameters(diagrams, other)
         try:
             passes = diagrams.of(np.zeros(0))
         except (TooWide, NoIntegers) as error:
             if self.otherwise is None:
                 raise DeclarationError(f"{self!r} has no answers: {error}") from None
-            return self.otherwise.oracle(form)
+            return self.otherwise.oracle(form, str(error))
         return _longest_path(passes)
 
 

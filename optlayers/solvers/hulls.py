@@ -33,8 +33,8 @@ class AbstractHullSolver(AbstractMaximizer, AbstractProjector):
     """A solver of best integer points, by which the convex hull of all of them is projected onto."""
 
     @abstractmethod
-    def oracle(self, form: StandardForm) -> Callable[..., Any]:
-        """The function that finds a best point of the integer points of a form."""
+    def oracle(self, form: StandardForm, why: str = "") -> Callable[..., Any]:
+        """The function that finds a best point of the integer points of a form; ``why`` it is this solver's."""
 
     def prepare(self, form: StandardForm) -> Any:
         oracle = Oracle(self.oracle(form))
