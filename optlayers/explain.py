@@ -33,7 +33,9 @@ def explained(compiled: AbstractPrepared) -> str:
     if compiled.projects_on_rows and not isinstance(projector, ActiveSet):
         derivative = "The derivative of projections solves a sparse system on the active set."
     which = "After presolve it has"
-    if compiled.leaves_rows_to_oracle:
+    if compiled.leaves_rows_to_oracle and compiled.over_integer_points:
+        which = "Besides its rows with auxiliary variables, which the solver of integer points knows, it has"
+    elif compiled.leaves_rows_to_oracle:
         which = "Its rows with auxiliary variables are left to the oracle and not built; without them it has"
     return (
         f"A polytope of {size} scored entries of shape {shape}, {fixed} of them fixed by the constraints."
@@ -75,8 +77,8 @@ def _trust(compiled: AbstractPrepared) -> str:
     if not compiled.maximizer.reads_declaration and not compiled.projector.reads_declaration:
         return ""
     integral = " An answer of the oracle must be integral." if compiled.polytope.integral else ""
-    if not compiled.forms.hides_variables:
-        return integral
+    if not compiled.forms.hides_variables or compiled.over_integer_points:
+        return integral  # solvers of integer points know all rows
     membership = compiled.polytope.membership
     if membership is None:
         return integral + (

@@ -242,6 +242,8 @@ class AbstractPrepared(ABC):
             return False
         if blocks is not None and all(block.within_unit() for block in blocks):
             return True
+        if self.over_integer_points and self._bounded_by_0_and_1(theta):
+            return True
         size = self.entries.size
         count, step = size if key[1] else self.entries.structure_size, max(1, min(AT_ONCE, NUMBERS // size))
         one = torch.from_numpy(theta)
@@ -255,6 +257,14 @@ class AbstractPrepared(ABC):
             if not ends.all_ok or bool(((reach < -WHOLE) | (reach > 1.0 + WHOLE)).any()):
                 return False
         return True
+
+    def _bounded_by_0_and_1(self, theta: Float64[np.ndarray, "1 parameters"]) -> bool:
+        """Whether bounds of the declaration alone keep all that is scored between 0 and 1."""
+        form = self.rows or self.projection_form
+        instances, scored = make_instances(form, theta, None), slice(0, form.scored)
+        low, high = instances.lower[0, scored], instances.upper[0, scored]
+        fixed = (form.fixed >= 0.0) & (form.fixed <= 1.0)
+        return bool(fixed.all() and (low >= 0.0).all() and (high <= 1.0).all())
 
     @cached_property
     def equally_long(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 from scipy.spatial import ConvexHull
 
 import optlayers as ol
+from optlayers import enumeration
 from optlayers.integer.diagram import TooWide, compiled_diagram
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
 from optlayers.solvers.diagram import diagrams_of
@@ -334,7 +335,8 @@ def test_coefficients_are_read_as_fractions():
     assert best.value.tolist() == [[1.0, 1.0, 0.0]]
 
 
-def test_wide_declarations_say_where_and_go_to_branch_and_bound():
+def test_wide_declarations_say_where_and_go_to_branch_and_bound(monkeypatch):
+    monkeypatch.setattr(enumeration, "VERTEX_LIMIT", 30)
     weights = np.random.default_rng(0).random(40)
     x = cp.Variable(40, boolean=True)
     polytope = ol.Polytope(x, [weights @ x <= 10.0])
@@ -343,7 +345,7 @@ def test_wide_declarations_say_where_and_go_to_branch_and_bound():
     form = ol.compile_polytope(polytope, maximizer=ol.BranchAndBound()).forms.full
     with pytest.raises(TooWide):
         diagrams_of(form, False).of(np.zeros(0))
-    with pytest.raises(ValueError, match=r"more than 5000, too many .*decision diagram needs more than"):
+    with pytest.raises(ValueError, match=r"more than 30, too many .*decision diagram needs more than"):
         ol.OptLayer(polytope, ol.StructuredAttention())(draw(1, 40))
 
 
