@@ -1,0 +1,320 @@
+"""Integer declarations, sums over structures, and the k best: next to HiGHS, OR-tools, torch-struct and enumeration.
+
+Everything in float64, with scores from N(0, 1) and batches of 64. A line is two ways to the same answer, measured one
+after the other in every round; the ratio is that of the medians, other over ours. Where both are ours, the other is
+it is compared with in words. Answers are compared before they are measured: ``apart`` is the largest difference.
+
+    python benchmarks/integers.py --rounds 5
+    python benchmarks/integers.py --only knapsack
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cvxpy as cp
+import numpy as np
+import scipy.optimize
+import torch
+from measuring import brief, machine, open_console, repeats, seconds, table, write_csv
+from torch import Tensor
+
+import optlayers as ol
+import polytopes
+
+BATCH = 64
+ITEMS, CAPACITY = 50, 170
+HEADS = ["question", "next to", "ours, ms", "other, ms", "other / ours", "wanted", "apart"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two ways to one answer; ``share`` is the part of the batch that the other one is asked about."""
+
+    question: str
+    other: str
+    ours: Callable[[], Tensor]
+    theirs: Callable[[], Tensor]
+    wanted: float
+    share: float = 1.0
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line, in milliseconds per batch."""
+
+    question: str
+    other: str
+    ours: float
+    theirs: float
+    wanted: float
+    apart: float
+
+    def line(self) -> dict[str, str]:
+        """Under ``HEADS``."""
+        cells = (
+            self.question,
+            self.other,
+            brief(1e3 * self.ours),
+            brief(1e3 * self.theirs),
+            brief(self.theirs / self.ours),
+            brief(self.wanted),
+            f"{self.apart:.0e}",
+        )
+        return dict(zip(HEADS, cells, strict=True))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def knapsack(size: int = ITEMS, capacity: int = CAPACITY) -> tuple[ol.Polytope, np.ndarray]:
+    """Items of weights 1 to 19."""
+    weights = np.random.default_rng(0).integers(1, 20, size)
+    x = cp.Variable(size, boolean=True)
+    return ol.Polytope(x, [weights @ x <= capacity]), weights
+
+
+def by_rows(polytope: ol.Polytope) -> ol.Polytope:
+    """The rows alone: no oracle, no formula."""
+    return ol.Polytope(polytope.variable, polytope.constraints, integral=True)
+
+
+def through(layer: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
+    """The gradient of the squares of what a layer gives."""
+    leaf = scores.clone().requires_grad_()
+    layer(leaf).square().sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def knapsacks() -> Iterator[Pair]:
+    polytope, weights = knapsack()
+    compiled, scores = ol.compile_polytope(polytope), draw(BATCH, ITEMS)
+    rows = scipy.optimize.LinearConstraint(weights[None], ub=CAPACITY)
+    unit = scipy.optimize.Bounds(0, 1)
+
+    def best() -> Tensor:
+        return (compiled.maximize(scores).value * scores).sum(1)
+
+    def highs() -> Tensor:
+        found = [
+            -scipy.optimize.milp(-s, integrality=np.ones(ITEMS), bounds=unit, constraints=rows).fun
+            for s in scores.numpy()
+        ]
+        return torch.tensor(found, dtype=torch.float64)
+
+    whole = (1e6 * scores.clamp(min=0.0)).round()
+
+    def ours_whole() -> Tensor:
+        return (compiled.maximize(whole).value * whole).sum(1)
+
+    def ortools() -> Tensor:
+        from ortools.algorithms.python import knapsack_solver as ks
+
+        kind = ks.SolverType.KNAPSACK_MULTIDIMENSION_BRANCH_AND_BOUND_SOLVER
+        found = []
+        for profits in whole.to(torch.int64).tolist():
+            solver = ks.KnapsackSolver(kind, "knapsack")
+            solver.init(profits, [weights.tolist()], [CAPACITY])
+            found.append(float(solver.solve()))
+        return torch.tensor(found, dtype=torch.float64)
+
+    yield Pair(f"best knapsack of {ITEMS}", "HiGHS, one by one", best, highs, 300)
+    yield Pair(
+        f"best knapsack of {ITEMS}, whole profits", "OR-tools, one by one", ours_whole, ortools, 1, needs="ortools"
+    )
+    attention, sparse = ol.OptLayer(polytope, ol.StructuredAttention()), ol.OptLayer(polytope, ol.SparseMAP())
+    yield Pair(
+        "its marginals, forward and backward", "its best, ours", partial(through, attention, scores), best, 1 / 8
+    )
+    yield Pair("SparseMAP on its hull", "its best, ours", partial(sparse, scores), best, 1 / 60)
+
+
+def subsets() -> Iterator[Pair]:
+    size, budget, scores = 50, 5, draw(BATCH, 50)
+    x = cp.Variable(size, boolean=True)
+    rows, known = ol.Polytope(x, [cp.sum(x) == budget]), polytopes.subset(size)
+    ours, catalogue = ol.Gibbs(rows, scores), ol.Gibbs(known, scores, budget=float(budget))
+    yield Pair(
+        "5 of 50 by rows: marginals",
+        "the polynomials of the catalogue",
+        lambda: ol.Gibbs(rows, scores).mean,
+        lambda: ol.Gibbs(known, scores, budget=float(budget)).mean,
+        1 / 2,
+    )
+    yield Pair(
+        "5 of 50 by rows: 10 samples",
+        "the polynomials of the catalogue",
+        lambda: ours.sample((10,)).sum((0, 1, 2), keepdim=True) * 0.0,
+        lambda: catalogue.sample((10,)).sum((0, 1, 2), keepdim=True) * 0.0,
+        1 / 2,
+    )
+
+
+def chains() -> Iterator[Pair]:
+    steps, states = 20, 10
+    scores = draw(BATCH, steps, states, states)
+    layer = ol.OptLayer(by_rows(polytopes.sequence(steps, states)), ol.StructuredAttention())
+
+    def struct() -> Tensor:
+        from torch_struct import LinearChainCRF
+
+        edges = scores[:, 1:].transpose(-1, -2).clone()
+        edges[:, 0] += scores[:, 0, 0][:, None, :]
+        return LinearChainCRF(edges).marginals.transpose(-1, -2).reshape(BATCH, -1)
+
+    yield Pair(
+        "sequence 20 × 10 by rows: marginals",
+        "torch-struct LinearChainCRF",
+        lambda: layer(scores)[:, 1:].reshape(BATCH, -1),
+        struct,
+        1,
+        needs="torch_struct",
+    )
+
+
+def matchings() -> Iterator[Pair]:
+    size = 10
+    scores = draw(BATCH, size, size)
+    layer = ol.OptLayer(by_rows(polytopes.matching(size)), ol.StructuredAttention())
+    everything = torch.tensor(list(itertools.permutations(range(size))), dtype=torch.int64)
+
+    def enumeration() -> Tensor:
+        """Of the first instance alone."""
+        gains = scores[0][torch.arange(size), everything].sum(1)
+        share = torch.softmax(gains, 0)
+        found = torch.zeros(size, size, dtype=torch.float64)
+        for row in range(size):
+            found[row].index_add_(0, everything[:, row], share)
+        return found.reshape(1, -1)
+
+    yield Pair(
+        "matching 10 by rows: marginals",
+        "sum over 3,628,800 permutations",
+        lambda: layer(scores).reshape(BATCH, -1)[:1],
+        enumeration,
+        1000,
+        share=1 / BATCH,
+    )
+
+
+def compilations() -> Iterator[Pair]:
+    weights = knapsack()[1]
+    rows = scipy.optimize.LinearConstraint(weights[None], ub=CAPACITY)
+    unit, scores = scipy.optimize.Bounds(0, 1), draw(20, ITEMS).numpy()
+
+    def solves() -> Tensor:
+        for s in scores:
+            scipy.optimize.milp(-s, integrality=np.ones(ITEMS), bounds=unit, constraints=rows)
+        return torch.zeros(1)
+
+    def compiled(declare: Callable[[], ol.Polytope]) -> Tensor:
+        ol.OptLayer(declare(), ol.StructuredAttention()).compiled().sums(np.zeros(0))
+        return torch.zeros(1)
+
+    declared = {
+        f"knapsack {ITEMS}": lambda: knapsack()[0],
+        "sequence 20 × 10": lambda: by_rows(polytopes.sequence(20, 10)),
+        "matching 10": lambda: by_rows(polytopes.matching(10)),
+    }
+    for name, declare in declared.items():
+        yield Pair(f"compile {name}", "20 solves of the knapsack by HiGHS", partial(compiled, declare), solves, 1)
+
+
+def structures() -> Iterator[Pair]:
+    from torch_struct import LinearChainCRF, TreeCRF
+
+    words, spans = 20, draw(BATCH, 20, 20)
+    bracketing = polytopes.constituency_tree(words)
+    attend, best = ol.OptLayer(bracketing, ol.StructuredAttention()), ol.OptLayer(bracketing, ol.Pipeline())
+
+    def inner(found: Tensor) -> Tensor:
+        """Spans of two words and more, which both count."""
+        return found.reshape(BATCH, words, words).triu(1).reshape(BATCH, -1)
+
+    def tree(which: str) -> Tensor:
+        return inner(getattr(TreeCRF(spans[..., None].clone().requires_grad_()), which)[..., 0].detach())
+
+    yield Pair(
+        "constituency 20: marginals", "torch-struct", lambda: inner(attend(spans)), partial(tree, "marginals"), 1
+    )
+    yield Pair("constituency 20: best", "torch-struct", lambda: inner(best(spans)), partial(tree, "argmax"), 1)
+    scores = draw(BATCH, 50, 20, 20)
+
+    def ours() -> Tensor:
+        return ol.Gibbs(polytopes.sequence(50, 20), scores[:8]).top_k(10).structures.sum((-1, -2, -3, 0)).mul(0.0)
+
+    def theirs() -> Tensor:
+        edges = scores[:8, 1:].transpose(-1, -2).clone().requires_grad_()
+        return LinearChainCRF(edges).topk(10).detach().sum((0, 2, 3, 4)).mul(0.0)
+
+    yield Pair("chain 50 × 20, batch of 8: 10 best", "torch-struct", ours, theirs, 1)
+
+
+GROUPS: dict[str, tuple[Callable[[], Iterator[Pair]], str | None]] = {
+    "knapsack": (knapsacks, None),
+    "subset": (subsets, None),
+    "sequence": (chains, None),
+    "matching": (matchings, None),
+    "compile": (compilations, None),
+    "structures": (structures, "torch_struct"),
+}
+
+
+def measured(pair: Pair, rounds: int) -> Row:
+    """Medians of rounds, one after the other."""
+    first, second = pair.ours(), pair.theirs()
+    apart = float((first - second).abs().max()) if first.shape == second.shape else np.nan
+    start = time.perf_counter()
+    pair.ours()
+    counts = {"ours": repeats(max(time.perf_counter() - start, 1e-6)), "theirs": 1}
+    found: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(rounds):
+        for name, call in (("ours", pair.ours), ("theirs", pair.theirs)):
+            found[name].append(seconds([call] * counts[name]))
+    theirs = statistics.median(found["theirs"]) / pair.share
+    return Row(pair.question, pair.other, statistics.median(found["ours"]), theirs, pair.wanted, apart)
+
+
+def main() -> None:
+    """Measure, print a table and write it as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each of both (5)")
+    parser.add_argument("--only", default="", help="a pattern for the names of groups")
+    parser.add_argument("--output", type=Path, default=Path("out/benchmarks"), help="where CSV files go")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*does not define `arg_constraints`")
+    console = open_console()
+    rows: list[Row] = []
+    for name, (pairs, needs) in GROUPS.items():
+        if not re.search(options.only, name):
+            continue
+        if needs is not None and importlib.util.find_spec(needs) is None:
+            console.print(f"{needs} is not installed: {name} is left out")
+            continue
+        for pair in pairs():
+            if pair.needs is not None and importlib.util.find_spec(pair.needs) is None:
+                console.print(f"{pair.needs} is not installed: {pair.question} is left out")
+                continue
+            with console.status(f"{pair.question} …"):
+                rows.append(measured(pair, options.rounds))
+    if not rows:
+        parser.error(f"no group matches {options.only!r}; there are {', '.join(GROUPS)}")
+    console.print(table(f"integers, ms per batch of {BATCH} ({machine()})", HEADS, [row.line() for row in rows]))
+    write_csv(options.output / "integers.csv", rows)
+
+
+if __name__ == "__main__":
+    main()
