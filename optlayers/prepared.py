@@ -34,6 +34,8 @@ KEPT_BATCHES = 4
 """Of so many sizes are batches without parameters and forbidden parts kept: a rule that draws samples has two."""
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
+KEPT_MASKS = 64
+"""For so many sets of forbidden parts is kept which others they fix: many instances lack the same ones, as padding."""
 COMPARED = 4
 """For so many values of the parameters are rows compared with an oracle."""
 WHOLE = 1e-6
@@ -64,6 +66,8 @@ class AbstractPrepared(ABC):
         self._beyond: Cache[bytes, str | None] = Cache()
         self._vertices: Cache[bytes, np.ndarray] = Cache(KEPT_ENUMERATIONS)
         self._binary: Cache[bytes, bool] = Cache(KEPT)
+        self.moving: Cache[bytes, np.ndarray] = Cache(KEPT_MASKS)
+        """The parts that can move, for what is forbidden and θ."""
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[Polytope, Polytope] = Cache()

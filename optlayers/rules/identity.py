@@ -38,9 +38,10 @@ class Identity(AbstractRule):
     paper leaves it out.
 
     Parts that are forbidden or fixed, by the constraints or by what is forbidden beside them, have no influence and get
-    0. Scored auxiliary variables are scaled with the rest, so that the best vertex stays the same, but not centred.
-    Where no score is left, as all are equal, there is no direction to keep: w is 0, the vertex is the one for equal
-    scores, and the gradient is Cg.
+    0; which they are is decided by some more best vertices, where a mask is new. (What parameters fix is found where a
+    constraint shows it alone, or beside forbidden parts.) Scored auxiliary variables are scaled with the rest, so that
+    the best vertex stays the same, but not centred. Where no score is left, as all are equal, there is no direction to
+    keep: w is 0, the vertex is the one for equal scores, and the gradient is Cg.
 
     Parameters
     ----------
