@@ -66,7 +66,7 @@ class Part:
     def solve(self, tensors: Sequence[Tensor], on_failure: OnFailure) -> Solution:
         """The rule's answers to tensors of this part."""
         share, rule, context = self.share, self.rule, self.context
-        packed = share.entries.pack(tensors, share.batch, share.home, share.once, share.positions)
+        packed = share.pack(tensors)
         if packed.low:
             self._solve_with_masks(packed)
         else:
@@ -245,7 +245,7 @@ class Part:
         if on_failure == "raise":
             failures = first_failures(solutions, batch)
             rows = torch.nonzero(now).flatten().tolist()
-            raise SolveError([replace(failures[k], index=self.share.index(k)) for k in rows], batch)
+            raise SolveError([self.share.told(failures[k], k) for k in rows], batch)
         return now if before is None else before | now
 
     def under_vmap(self, size: int, batch: torch.Size, batched: Sequence[bool]) -> Part:
