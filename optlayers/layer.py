@@ -55,8 +55,9 @@ class OptLayer(nn.Module):
         multiplied by it. None, the default, leaves gradients as they arrive. Under ``loss.mean()`` they shrink with
         the batch, and with them the steps of :class:`Spigot`, :class:`SpigotCE`, :class:`SpigotEG`,
         :class:`Interpolation`, :class:`LPGD` and :class:`IMLE`: the first three then tend to derivatives at a point,
-        and the others are 0 nearly everywhere. ``"norm"`` measures the gradient of each instance in its norm, so that a
-        step does not depend on the batch, on the weight of a loss, or on how far an instance has been learned.
+        and the others are 0 nearly everywhere. ``"norm"`` measures the gradient of each instance in its norm over the
+        parts that can move, so that a step does not depend on the batch, on the weight of a loss, or on how far an
+        instance has been learned.
         ``"loss"`` divides by the weight with which the loss of the instance enters (1 / batch under a mean), so that
         the step follows the gradient of its own loss; the layer is then called with ``objective=``. Rules that are
         linear in the gradient stay the same.

@@ -64,6 +64,26 @@ def test_without_units_most_instances_of_a_mean_get_no_gradient(rule):
     assert moved[0] < 0.5 * moved[1]
 
 
+@pytest.mark.parametrize("beside", [0.0, 3.0, -1e6])
+def test_what_cannot_move_is_no_part_of_the_norm(beside):
+    """By hand: the norm of (-1, 2, -½) is the root of 5¼; two steps of it lead from the second part to the first."""
+    scores = torch.tensor([[0.1, 0.5, 0.4, -torch.inf]], dtype=torch.float64)
+    grad = torch.tensor([[-1.0, 2.0, -0.5, beside]], dtype=torch.float64)
+    found = pulled_back(ol.OptLayer(simplex(4), ol.Interpolation(2.0), gradient_unit="norm"), scores, grad)
+    half = 5.25**0.5 / 2
+    torch.testing.assert_close(found, torch.tensor([[-half, half, 0.0, 0.0]], dtype=torch.float64))
+    masked, grad = draw(1, 3, 3), draw(1, 3, 3, seed=1)
+    masked[0, :2, 2] = -torch.inf  # so that nothing is left to choose in the third row and column
+    layer = ol.OptLayer(matching(3), ol.Spigot(0.7), gradient_unit="norm")
+    expected = pulled_back(
+        ol.OptLayer(matching(2), ol.Spigot(0.7), gradient_unit="norm"), masked[:, :2, :2], grad[:, :2, :2]
+    )
+    grad[0, 2], grad[0, :, 2] = beside, beside
+    found = pulled_back(layer, masked, grad)
+    torch.testing.assert_close(found[:, :2, :2], expected)
+    assert torch.cat([found[0, 2], found[0, :, 2]]).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("rule", LINEAR, ids=repr)
 def test_linear_rules_stay_the_same(rule):
     scores, grad = draw(5, 3, 3), draw(5, 3, 3, seed=1)
