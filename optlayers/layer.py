@@ -106,7 +106,7 @@ class OptLayer(nn.Module):
         self._family = polytope if isinstance(polytope, Family) else None
         self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self._family.cache_size if self._family else 1)
         self._takes: Cache[int, bool] = Cache(4)
-        self._warned = False
+        self._warned = self._remarked = False
         with outside_inference_mode():
             state = rule.initial_state()
         for name, value in state.items():
@@ -118,6 +118,7 @@ class OptLayer(nn.Module):
             if isinstance(compiled, Polytope):
                 compiled = compiled_once(compiled, maximizer, projector)
             rule.check(compiled)
+            self._remark(rule, compiled)
             self._only = compiled
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptLayer:
@@ -145,9 +146,17 @@ class OptLayer(nn.Module):
             rule = self.rule.of_size(*size)
             assert isinstance(compiled, CompiledPolytope)
             rule.check(compiled)
+            self._remark(rule, compiled, f" (of this family size {named_size(size)} is the first that it concerns)")
             return rule
 
         return self._rules.get(size, make)
+
+    def _remark(self, rule: AbstractRule, compiled: CompiledPolytope, where: str = "") -> None:
+        """Say once what the rule has to say of a polytope."""
+        remark = None if self._remarked else rule.remark(compiled)
+        if remark is not None:
+            self._remarked = True
+            warn_caller(remark + where)
 
     def sizes_of(self, sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
         """For a family: one row of sizes per instance, and the shape of the batch, from what was given."""
@@ -220,16 +229,26 @@ class OptLayer(nn.Module):
             )
         if objective is not None:
             return self._losses(scores, sizes, objective, generator, parameters)
-        if self.rule.needs_objective or self.gradient_unit == "loss":
-            what = repr(self.rule) if self.rule.needs_objective else 'gradient_unit="loss"'
+        if self._works_with_losses is not None:
             raise TypeError(
-                f"{what} works with losses: call layer(scores, objective=f), where f takes structures and gives "
-                "one loss per instance"
+                f"{self._works_with_losses} works with losses: call layer(scores, objective=f), where f takes "
+                "structures and gives one loss per instance"
             )
         call, tensors = self._call(scores, sizes, generator, parameters)
         if torch._C._are_functorch_transforms_active():
             return applied(call, *tensors)
         return Plain.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+
+    @property
+    def _works_with_losses(self) -> str | None:
+        """What of the layer needs an objective, None for nothing."""
+        if self.rule.needs_objective:
+            return repr(self.rule)
+        return 'gradient_unit="loss"' if self.gradient_unit == "loss" else None
+
+    def _refuse_without_losses(self, method: str) -> None:
+        if self._works_with_losses is not None:
+            raise TypeError(f"{self._works_with_losses} works with losses, which {method}() does not take")
 
     def _losses(
         self,
@@ -240,11 +259,10 @@ class OptLayer(nn.Module):
         parameters: Mapping[str, Any],
     ) -> Tensor:
         transformed = transforms_active()
-        if transformed and (self.rule.needs_objective or self.gradient_unit == "loss"):
-            what = repr(self.rule) if self.rule.needs_objective else 'gradient_unit="loss"'
+        if transformed and self._works_with_losses is not None:
             raise NotImplementedError(
-                f"{what} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
-                "backward() or torch.autograd.grad, and give the layer the whole batch"
+                f"{self._works_with_losses} works with losses and cannot be transformed by torch.func (vmap, grad, "
+                "...); use backward() or torch.autograd.grad, and give the layer the whole batch"
             )
         batch = self._batch(scores, sizes)
         recorded = Objective(objective, batch, scores)
@@ -417,8 +435,7 @@ class OptLayer(nn.Module):
         scores but always with the dimensions of the batch, and without a gradient. In padding they are 0, and NaN where
         an instance has no answer. None of them for a batch without instances, whose polytopes are not known.
         """
-        if self.rule.needs_objective:
-            raise TypeError(f"{self.rule!r} works with losses, which lifted() does not take")
+        self._refuse_without_losses("lifted")
         check_scores(scores)
         if transforms_active():
             raise NotImplementedError(
@@ -472,7 +489,9 @@ class OptLayer(nn.Module):
                 "solve() gives verdicts, which are numbers, and cannot be transformed by torch.func (vmap, grad, ...); "
                 "call the layer itself, or solve() outside of transforms with the whole batch"
             )
-        if self.rule.apart is not None:
+        if self.rule.apart is None:
+            self._refuse_without_losses("solve")
+        else:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         call, tensors = self._call(scores, sizes, generator, parameters, retained=True)
         if self._family is not None:

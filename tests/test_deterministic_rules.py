@@ -271,8 +271,14 @@ def test_centring_that_changes_decisions_is_said_when_the_layer_is_made():
     with pytest.warns(UserWarning, match="changes decisions: the structures of this polytope are not known to"):
         ol.OptLayer(cube(3), ol.Identity(center=True))
     family = ol.OptLayer(ol.Family(cube), ol.Identity(center=True))
-    with pytest.warns(UserWarning, match="changes decisions"):  # when its first size is compiled
-        family(torch.zeros(1, 3), sizes=[3])
+    with pytest.warns(
+        UserWarning, match=r"changes decisions.*of this family size 2 is the first that it concerns"
+    ) as said:
+        family(torch.zeros(3, 4), sizes=[3, 2, 4])
+    assert len(said) == 1  # of all sizes
+    for outer in (ol.Hard(ol.Identity(center=True)), ol.PerturbAndMAP(ol.Identity(center=True))):
+        with pytest.warns(UserWarning, match="changes decisions"):
+            ol.OptLayer(cube(3), outer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ol.OptLayer(cube(3), ol.Identity())

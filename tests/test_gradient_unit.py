@@ -171,3 +171,15 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(NotImplementedError, match='gradient_unit="loss" works with losses and cannot be transformed'):
         torch.func.vmap(lambda s: layer(s, objective=lambda z: z.sum(-1)))(torch.zeros(2, 1, 3))
     assert repr(layer).endswith("on_failure='raise', gradient_unit='loss')")
+
+
+@pytest.mark.parametrize(
+    ("rule", "unit"), [(ol.SpigotCE(at="marginals"), None), (ol.Spigot(0.5, steps=3), "loss"), (ol.Spigot(), "loss")]
+)
+def test_what_works_with_losses_is_asked_with_one(rule, unit):
+    layer = ol.OptLayer(simplex(3), rule, gradient_unit=unit)
+    for method in ("solve", "lifted"):
+        with pytest.raises(TypeError, match=rf"works with losses, which {method}\(\) does not take"):
+            getattr(layer, method)(torch.zeros(3))
+    with pytest.raises(TypeError, match="works with losses: call layer"):
+        layer(torch.zeros(3))
