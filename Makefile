@@ -33,8 +33,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(PYTEST) -m "not slow"
 
-proofs: .venv/installed
-	$(PYTEST)
+proofs: .venv/installed  # with the checks of types that would take make test too long
+	OPTLAYERS_CHECK_EVERYTHING=1 $(PYTEST)
 
 coverage: .venv/installed
 	$(PYTEST) -m "not slow" --cov --cov-report=term

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,8 +73,18 @@ def repeats(one: float) -> int:
 def limit(allowed: float) -> Iterator[None]:
     """Raise ``TimeoutError`` when the body takes longer than so many seconds (and is in Python now and then)."""
 
+    class Late(TimeoutError):
+        def __str__(self) -> str:
+            return f"more than {allowed:g} s"
+
+    with (_by_a_signal if hasattr(signal, "SIGALRM") else _by_a_thread)(allowed, Late):
+        yield
+
+
+@contextmanager
+def _by_a_signal(allowed: float, late: type[TimeoutError]) -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {allowed:g} s")
+        raise late
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, allowed)
@@ -81,6 +93,24 @@ def limit(allowed: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _by_a_thread(allowed: float, late: type[TimeoutError]) -> Iterator[None]:
+    """Where there is no such signal, as on Windows; it waits for the end of a call that is not Python."""
+    mine, over = threading.get_ident(), threading.Event()
+
+    def stop() -> None:
+        if not over.wait(allowed):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(mine), ctypes.py_object(late))
+
+    clock = threading.Thread(target=stop, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        over.set()
+        clock.join()  # after which it comes no more
 
 
 class Budget:

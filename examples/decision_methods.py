@@ -79,6 +79,7 @@ def least_squares(features: Tensor, scores: Tensor) -> Tensor:
 
 RULES: dict[str, dict[str, ol.AbstractRule]] = {
     "blackbox": {f"strength {s:g}": ol.Interpolation(strength=s) for s in (1.0, 3.0, 10.0)},
+    # center=None, the default, is one of both: True for paths, which are equally long, and False for knapsacks.
     "identity": {f"center {center}": ol.Identity(center=center) for center in (True, False)},
     "spigot": {f"step {s:g}": ol.Spigot(step_size=s) for s in (0.1, 1.0, 10.0)},
 }

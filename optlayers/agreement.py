@@ -13,7 +13,7 @@ from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer
 from optlayers.solvers.batch import make_instances
 
-__all__ = ["beyond_oracle"]
+__all__ = ["beyond_oracle", "questions"]
 
 QUESTIONS = 32
 """Scores that are tried."""
@@ -26,8 +26,7 @@ def beyond_oracle(forms: Forms, oracle: Oracle, theta: Float64[np.ndarray, " par
     """In words, how far rows reach beyond the oracle's best for some scores; None where none are found.
 
     Rows that reach more than the convex hull of structures are a relaxation of it. The best points of both are compared
-    for scores that are equal, random, random signs, and 1 for some parts and 0 for others, as odd cycles and crossings
-    have them that pairwise rows allow halves of.
+    for some scores.
 
     Parameters
     ----------
@@ -35,7 +34,7 @@ def beyond_oracle(forms: Forms, oracle: Oracle, theta: Float64[np.ndarray, " par
     oracle : what is asked.
     theta : values of all parameters.
     """
-    scores = _questions(forms.full.size)
+    scores = questions(forms.full.size)
     by_rows, points = _best(forms.full, Auto(tolerance=TOLERANCE), theta, scores)
     by_oracle, structures = _best(forms.scored if oracle.reads_declaration else forms.full, oracle, theta, scores)
     both = (by_rows == Status.OPTIMAL) & (by_oracle == Status.OPTIMAL)
@@ -57,7 +56,9 @@ def _best(
     return verdict.status, form.expand(answer.point[:, : form.scored]) if answer.whole is None else answer.whole
 
 
-def _questions(size: int) -> Float64[np.ndarray, "questions size"]:
+def questions(size: int) -> Float64[np.ndarray, "questions size"]:
+    """Scores that tell two polytopes apart where they are not nearly the same: equal ones, random ones, random signs,
+    and 1 for some parts and 0 for others, as odd cycles and crossings have them that pairwise rows allow halves of."""
     generator = np.random.default_rng(0)
     quarter = (QUESTIONS - 2) // 3
     some = generator.random((quarter, size)) < np.linspace(0.1, 0.9, quarter)[:, None]

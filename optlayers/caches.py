@@ -47,6 +47,11 @@ class Cache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    def found(self, key: K) -> V | None:
+        """The value of a key where it is kept."""
+        entry = self._kept.get(key)
+        return None if entry is None else entry.value
+
     def get(self, key: K, make: Callable[[K], V]) -> V:
         """The value of a key, made of it where it is missing."""
         entry = self._kept.get(key)

@@ -16,7 +16,7 @@ from optlayers.bound.host import HostPolytope
 from optlayers.bound.polytope import BoundPolytope, numbers_of, plain_on_host
 from optlayers.choices import chosen_solvers, refuse_empty, refuse_misfit, refuse_unbounded
 from optlayers.entries import CPU, DOUBLE, Entries, parameter_tensors
-from optlayers.enumeration import Unsolved
+from optlayers.enumeration import TooMany, Unsolved
 from optlayers.explain import explained
 from optlayers.form.compile import Forms
 from optlayers.masks import answered
@@ -206,6 +206,8 @@ class CompiledPolytope(AbstractPrepared):
         theta = entries.packed_parameters(given, one)[0][0].numpy() if given else np.zeros(0)
         try:
             found = self.enumerated(theta)[:, : entries.structure_size]
+        except TooMany as error:
+            raise ValueError(f"{error}; single ones are found by maximize(scores)") from None
         except Unsolved as error:
             raise ValueError(f"the vertices are not known: {error}") from None
         if entries.auxiliaries:

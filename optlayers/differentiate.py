@@ -26,7 +26,7 @@ from optlayers.masks import answered
 from optlayers.modes import mapped_over, outside_inference_mode, slice_by_slice
 from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.sizes import Share
-from optlayers.solution import Failure, Solution, SolveError, any_of
+from optlayers.solution import Failure, Solution, SolveError, all_of, any_of
 from optlayers.tensors import all_finite, moved
 from optlayers.warn import warn_caller
 
@@ -66,7 +66,7 @@ class Part:
     def solve(self, tensors: Sequence[Tensor], on_failure: OnFailure) -> Solution:
         """The rule's answers to tensors of this part."""
         share, rule, context = self.share, self.rule, self.context
-        packed = share.entries.pack(tensors, share.batch, share.home, share.once, share.positions)
+        packed = share.pack(tensors)
         if packed.low:
             self._solve_with_masks(packed)
         else:
@@ -130,13 +130,17 @@ class Part:
         self, flat: Float64[Tensor, "*apart batch size"]
     ) -> tuple[Float64[Tensor, "*apart batch size"], Context, Float64[Tensor, " batch"]]:
         """Gradients in the unit of each instance, a context with an objective in it, and the units."""
-        objective = self.context.objective
+        objective, polytope = self.context.objective, self.polytope
+        if polytope is None:
+            raise RuntimeError("the backward pass of a layer came before its forward pass")
         if self.unit == "loss":
             if objective is None:
                 raise TypeError('gradient_unit="loss" is for losses: call layer(scores, objective=f)')
             unit = objective.weights.abs()
         else:
-            each = flat if self.rule.apart is None else flat.movedim(0, 1).flatten(1)
+            movable = polytope.movable  # the gradient of what cannot move says nothing
+            each = flat if all_of(movable) else torch.where(movable, flat, 0.0)
+            each = each if self.rule.apart is None else each.movedim(0, 1).flatten(1)
             largest = each.detach().abs().amax(dim=1, keepdim=True) if each.shape[1] else each.new_ones(len(each), 1)
             largest = torch.where(largest > 0.0, largest, 1.0)  # so that squares neither over- nor underflow
             unit = (torch.linalg.vector_norm(each / largest, dim=1) * largest[:, 0]).clamp(max=LARGEST)
@@ -246,7 +250,7 @@ class Part:
         if on_failure == "raise":
             failures = first_failures(solutions, batch)
             rows = torch.nonzero(now).flatten().tolist()
-            raise SolveError([replace(failures[k], index=self.share.index(k)) for k in rows], batch)
+            raise SolveError([self.share.told(failures[k], k) for k in rows], batch)
         return now if before is None else before | now
 
     def under_vmap(self, size: int, batch: torch.Size, batched: Sequence[bool]) -> Part:

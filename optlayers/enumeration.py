@@ -15,10 +15,16 @@ from optlayers.hulls import DIMENSION_LIMIT, FACET_LIMIT, TooManyDimensions, hul
 from optlayers.solution import Solution, Status
 from optlayers.unimodular import Block
 
-__all__ = ["VERTEX_LIMIT", "Unsolved", "enumerate_vertices"]
+__all__ = ["VERTEX_LIMIT", "TooMany", "Unsolved", "enumerate_vertices"]
 
 VERTEX_LIMIT = 5000
 """So many vertices are enumerated at most."""
+
+
+class TooMany(ValueError):
+    """There are too many vertices to enumerate, or to prove that there are no others; the message says no more, as what
+    to do depends on what they are wanted for."""
+
 
 Maximize = Callable[[Float64[Tensor, "batch size"]], Solution]
 
@@ -44,9 +50,10 @@ def enumerate_vertices(
 
     Raises
     ------
-    ValueError : when there are more than :data:`VERTEX_LIMIT` vertices; when they are not 0/1 in a block of more than
+    TooMany : when there are more than :data:`VERTEX_LIMIT` vertices; when they are not 0/1 in a block of more than
         ``hulls.DIMENSION_LIMIT`` dimensions, or their hull has too many facets, or the proof that all are 0/1 fails for
-        that reason; when the declaration says ``integral=True`` and they are not.
+        that reason.
+    ValueError : when the declaration says ``integral=True`` and they are not.
     Unsolved : when a question has no certified answer.
     """
     anywhere = maximize(torch.zeros(1, size, dtype=torch.float64, device="cpu"))
@@ -103,10 +110,7 @@ def _of_block(ask: Ask, size: int, block: Block | None, *, integral: bool, besid
 
     def refuse_many(count: int) -> None:
         if count * beside > VERTEX_LIMIT:
-            raise ValueError(
-                f"of its vertices there are more than {VERTEX_LIMIT}, too many to enumerate; declare the polytope with "
-                "log_partition= to have marginals, or use a rule that only projects, such as SparseMAP()"
-            )
+            raise TooMany(f"of its vertices there are more than {VERTEX_LIMIT}, too many to enumerate")
 
     try:
         vertices = binary_vertices(ask, size, refuse_many)
@@ -117,9 +121,8 @@ def _of_block(ask: Ask, size: int, block: Block | None, *, integral: bool, besid
         vertices = hull_vertices(ask, size, refuse_many, _refuse_facets)
         refuse_many(len(vertices))  # in all combinations with those of other blocks
     except TooManyDimensions:
-        raise ValueError(
-            f"its vertices are not 0/1 and have more than {DIMENSION_LIMIT} dimensions, too many to enumerate; declare "
-            "the polytope with log_partition= to have marginals"
+        raise TooMany(
+            f"its vertices are not 0/1 and have more than {DIMENSION_LIMIT} dimensions, too many to enumerate"
         ) from None
     off = np.abs(vertices - np.round(vertices)).max(initial=0.0)
     if integral and off > 0.0:
@@ -136,16 +139,15 @@ def _are_all(ask: Ask, vertices: np.ndarray, block: Block | None, *, integral: b
     try:
         return is_hull(ask, vertices)
     except TooManyFacets:
-        raise ValueError(
+        raise TooMany(
             f"of its vertices {len(vertices)} of 0 and 1 were found, but their hull has too many facets to prove that "
-            "there are no others: say integral=True where all vertices are integral, or declare the polytope with "
-            "log_partition= to have marginals"
+            "there are no others: no proof is needed where the declaration says integral=True"
         ) from None
 
 
 def _refuse_facets(count: int) -> None:
     if count > FACET_LIMIT:
-        raise ValueError(
+        raise TooMany(
             f"its vertices cannot be enumerated: the hull of these has more than {FACET_LIMIT} facets, too many to "
-            "enumerate; declare the polytope with log_partition= to have marginals"
+            "enumerate"
         )

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import implied
 from optlayers.solvers.plan import plan_of
 
-__all__ = ["fixed_parts", "implied_bounds", "sum_is_fixed"]
+__all__ = ["fixed_between", "implied_bounds", "may_move", "sum_is_fixed"]
 
 SAME = implied.SAME
+CHANGED = 1e-6
+"""Values of a part that differ by more than this, next to its size and to the room it has, are two."""
+FEW = 8
+"""After so many best vertices a point well inside is asked for;"""
+QUESTIONS = 256
+"""so many of an instance are asked for, at most."""
+
+Best = Callable[
+    [Int64[np.ndarray, " some"], Float64[np.ndarray, "some size"]],
+    tuple[Float64[np.ndarray, "some size"], Bool[np.ndarray, " some"]],
+]
+"""Best points of some instances, and which of them are certified."""
+Inside = Callable[[Int64[np.ndarray, " some"]], Float64[np.ndarray, "some size"]]
+"""Points of some instances, NaN for none."""
 
 
 def implied_bounds(
@@ -36,14 +52,77 @@ def implied_bounds(
     return lower, upper
 
 
-def fixed_parts(form: StandardForm, instances: Instances) -> Bool[np.ndarray, "batch size"]:
-    """Parts that constraints and forbidden parts fix to a number, as far as implied bounds tell."""
-    lower, upper = implied_bounds(form, instances)
+def fixed_between(
+    lower: Float64[np.ndarray, "batch columns"], upper: Float64[np.ndarray, "batch columns"]
+) -> Bool[np.ndarray, "batch columns"]:
+    """Columns whose bounds are one number."""
     with np.errstate(invalid="ignore"):
-        met = np.isfinite(upper) & (upper - lower <= SAME * np.maximum(1.0, np.abs(upper)))
-    fixed = np.ones((len(met), form.size), dtype=bool)
-    fixed[:, form.kept] = met[:, : form.scored]
-    return fixed
+        met: np.ndarray = np.isfinite(upper) & (upper - lower <= SAME * np.maximum(1.0, np.abs(upper)))
+    return met
+
+
+def may_move(
+    best: Best,
+    room: Float64[np.ndarray, "batch size"],
+    undecided: Bool[np.ndarray, "batch size"],
+    inside: Inside | None = None,
+) -> Bool[np.ndarray, "batch size"]:
+    """Which of the undecided parts do not have the same value in all points of their polytopes.
+
+    A part moves when two points differ in it. Of the parts that have not moved yet, weights of their own make a sum; if
+    the points in which it is largest and smallest agree in all of these parts, the sum is the same everywhere, and for
+    generic weights this means that none of the parts can move. Else some of them have moved, and it is asked again. A
+    structure moves as many parts as it has; where these are few, a point well inside moves nearly all at once.
+
+    Parameters
+    ----------
+    best : what questions are asked of.
+    room : how far bounds let a part move.
+    undecided : the parts that are asked about.
+    inside : points that are no vertices, to the accuracy of a projection, asked for after some vertices; None for none.
+
+    Returns
+    -------
+    Without what is known to be fixed. Parts of instances that a question fails for, or takes too many of, may move.
+    """
+    undecided = undecided.copy()
+    moves = np.zeros_like(undecided)
+    weights = 1.0 + np.random.default_rng(0).random(undecided.shape[1])
+    open_ones = np.flatnonzero(undecided.any(axis=1))
+    base, sign = np.zeros(undecided.shape), np.ones(len(undecided))
+    for question in range(QUESTIONS):
+        if len(open_ones) == 0:
+            break
+        if question == FEW and inside is not None:
+            changed = undecided[open_ones] & _differ(inside(open_ones), base[open_ones], room[open_ones], CHANGED**0.5)
+            moves[open_ones] |= changed
+            undecided[open_ones] &= ~changed
+            sign[open_ones] = np.where(changed.any(axis=1), 1.0, sign[open_ones])
+        found, good = best(open_ones, sign[open_ones, None] * np.where(undecided[open_ones], weights, 0.0))
+        given_up, some, found = open_ones[~good], open_ones[good], found[good]
+        if question == 0:
+            base[some] = found
+        changed = undecided[some] & _differ(found, base[some], room[some], CHANGED)
+        moves[some] |= changed
+        undecided[some] &= ~changed
+        moves[given_up] |= undecided[given_up]
+        again = changed.any(axis=1)
+        settled = ~again & (sign[some] < 0.0)  # both ends of one sum
+        sign[some] = np.where(again, 1.0, -1.0)
+        open_ones = some[~settled & undecided[some].any(axis=1)]
+    moves[open_ones] |= undecided[open_ones]
+    return moves
+
+
+def _differ(
+    points: Float64[np.ndarray, "some size"],
+    others: Float64[np.ndarray, "some size"],
+    room: Float64[np.ndarray, "some size"],
+    tolerance: float,
+) -> Bool[np.ndarray, "some size"]:
+    size = np.minimum(np.maximum(1.0, np.abs(others)), room)
+    apart: np.ndarray = np.abs(points - others) > tolerance * size
+    return apart
 
 
 def sum_is_fixed(form: StandardForm) -> bool:

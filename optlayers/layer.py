@@ -22,7 +22,7 @@ from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
-from optlayers.sizes import Share
+from optlayers.sizes import Share, named_size
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.source import Source
@@ -53,8 +53,9 @@ class OptLayer(nn.Module):
         multiplied by it. None, the default, leaves gradients as they arrive. Under ``loss.mean()`` they shrink with
         the batch, and with them the steps of :class:`Spigot`, :class:`SpigotCE`, :class:`SpigotEG`,
         :class:`Interpolation`, :class:`LPGD` and :class:`IMLE`: the first three then tend to derivatives at a point,
-        and the others are 0 nearly everywhere. ``"norm"`` measures the gradient of each instance in its norm, so that a
-        step does not depend on the batch, on the weight of a loss, or on how far an instance has been learned.
+        and the others are 0 nearly everywhere. ``"norm"`` measures the gradient of each instance in its norm over the
+        parts that can move, so that a step does not depend on the batch, on the weight of a loss, or on how far an
+        instance has been learned.
         ``"loss"`` divides by the weight with which the loss of the instance enters (1 / batch under a mean), so that
         the step follows the gradient of its own loss; the layer is then called with ``objective=``. Rules that are
         linear in the gradient stay the same.
@@ -99,13 +100,14 @@ class OptLayer(nn.Module):
         self.gradient_unit: GradientUnit = gradient_unit
         self._source = Source(polytope, maximizer, projector)
         self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self.family.cache_size if self.family else 1)
-        self._warned = False
+        self._warned = self._remarked = False
         with outside_inference_mode():
             state = rule.initial_state()
         for name, value in state.items():
             self.register_buffer(f"rule_{name}", value)
         if self._source.only is not None:
             rule.check(self._source.only)
+            self._remark(rule, self._source.only)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptLayer:
         """To another device, but not to another dtype: what a rule adapts by small steps keeps its precision."""
@@ -133,9 +135,17 @@ class OptLayer(nn.Module):
             rule = self.rule.of_size(*size)
             assert isinstance(compiled, CompiledPolytope)
             rule.check(compiled)
+            self._remark(rule, compiled, f" (of this family size {named_size(size)} is the first that it concerns)")
             return rule
 
         return self._rules.get(size, make)
+
+    def _remark(self, rule: AbstractRule, compiled: CompiledPolytope, where: str = "") -> None:
+        """Say once what the rule has to say of a polytope."""
+        remark = None if self._remarked else rule.remark(compiled)
+        if remark is not None:
+            self._remarked = True
+            warn_caller(remark + where)
 
     def sizes_of(self, sizes: Any, scores: Tensor) -> tuple[Int64[Tensor, "instances k"], torch.Size]:
         """For a family: one row of sizes per instance, and the shape of the batch, from what was given."""
@@ -199,16 +209,26 @@ class OptLayer(nn.Module):
             )
         if objective is not None:
             return self._losses(scores, sizes, objective, generator, parameters)
-        if self.rule.needs_objective or self.gradient_unit == "loss":
-            what = repr(self.rule) if self.rule.needs_objective else 'gradient_unit="loss"'
+        if self._works_with_losses is not None:
             raise TypeError(
-                f"{what} works with losses: call layer(scores, objective=f), where f takes structures and gives "
-                "one loss per instance"
+                f"{self._works_with_losses} works with losses: call layer(scores, objective=f), where f takes "
+                "structures and gives one loss per instance"
             )
         call, tensors = self._call(self.shares(scores, sizes, parameters), generator)
         if torch._C._are_functorch_transforms_active():
             return applied(call, *tensors)
         return Plain.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+
+    @property
+    def _works_with_losses(self) -> str | None:
+        """What of the layer needs an objective, None for nothing."""
+        if self.rule.needs_objective:
+            return repr(self.rule)
+        return 'gradient_unit="loss"' if self.gradient_unit == "loss" else None
+
+    def _refuse_without_losses(self, method: str) -> None:
+        if self._works_with_losses is not None:
+            raise TypeError(f"{self._works_with_losses} works with losses, which {method}() does not take")
 
     def _losses(
         self,
@@ -219,11 +239,10 @@ class OptLayer(nn.Module):
         parameters: Mapping[str, Any],
     ) -> Tensor:
         transformed = transforms_active()
-        if transformed and (self.rule.needs_objective or self.gradient_unit == "loss"):
-            what = repr(self.rule) if self.rule.needs_objective else 'gradient_unit="loss"'
+        if transformed and self._works_with_losses is not None:
             raise NotImplementedError(
-                f"{what} works with losses and cannot be transformed by torch.func (vmap, grad, ...); use "
-                "backward() or torch.autograd.grad, and give the layer the whole batch"
+                f"{self._works_with_losses} works with losses and cannot be transformed by torch.func (vmap, grad, "
+                "...); use backward() or torch.autograd.grad, and give the layer the whole batch"
             )
         arrived = self.shares(scores, sizes, parameters)
         recorded = Objective(objective, arrived[0], scores)
@@ -318,8 +337,7 @@ class OptLayer(nn.Module):
         scores but always with the dimensions of the batch, and without a gradient. In padding they are 0, and NaN where
         an instance has no answer. None of them for a batch without instances, whose polytopes are not known.
         """
-        if self.rule.needs_objective:
-            raise TypeError(f"{self.rule!r} works with losses, which lifted() does not take")
+        self._refuse_without_losses("lifted")
         if transforms_active():
             raise NotImplementedError(
                 "lifted() cannot be transformed by torch.func (vmap, grad, ...): call the layer itself, or lifted() "
@@ -371,7 +389,9 @@ class OptLayer(nn.Module):
                 "solve() gives verdicts, which are numbers, and cannot be transformed by torch.func (vmap, grad, ...); "
                 "call the layer itself, or solve() outside of transforms with the whole batch"
             )
-        if self.rule.apart is not None:
+        if self.rule.apart is None:
+            self._refuse_without_losses("solve")
+        else:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         call, tensors = self._call(self.shares(scores, sizes, parameters), generator, retained=True)
         if self.family is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optlayers.bound.base import Marginals
 from optlayers.compiled_oracle import name_of
-from optlayers.enumeration import Unsolved
+from optlayers.enumeration import TooMany, Unsolved
 from optlayers.form.standard import StandardForm
 from optlayers.solution import Solution, Status
 from optlayers.solvers.base import Instances
@@ -39,6 +39,10 @@ SAFE = (
 NO_FACE = (
     "marginals need the vertices without the forbidden parts, but one of these parts (of score -inf) is below 0 in one "
     "vertex and above 0 in another: where it is 0 are no vertices, in general. Leave the part out by a constraint"
+)
+WITHOUT_VERTICES = (
+    "; declare the polytope with log_partition= to have marginals, or use a rule that only projects, such as "
+    "SparseMAP()"
 )
 NOT_OF_AN_INSTANCE = (MemoryError, torch.cuda.OutOfMemoryError)
 """What the whole batch is to blame for."""
@@ -196,17 +200,23 @@ def _sum_over_structures(
 
 
 def by_value(
-    theta: Float64[Tensor, "batch parameters"], make: Callable[[np.ndarray], T], reasons: Reasons
+    theta: Float64[Tensor, "batch parameters"],
+    make: Callable[[np.ndarray], T],
+    reasons: Reasons,
+    advice: str = WITHOUT_VERTICES,
 ) -> Iterator[tuple[Int64[Tensor, " rows"], T]]:
     """The instances of each value of the parameters, with what is made of it, once for them.
 
-    Instances whose structures are not known are left out, and have ``reasons``.
+    Instances whose structures are not known are left out, and have ``reasons``. Where there are too many to enumerate,
+    ``advice`` says what else to do.
     """
     distinct, which = np.unique(theta.cpu().numpy(), axis=0, return_inverse=True)
     for position, values in enumerate(distinct):
         rows = np.flatnonzero(which.reshape(-1) == position)
         try:
             mine = make(values)
+        except TooMany as error:
+            raise ValueError(f"{error}{advice}") from None
         except Unsolved as error:
             reasons.update(dict.fromkeys(rows.tolist(), str(error)))
             continue

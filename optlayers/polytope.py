@@ -19,6 +19,8 @@ __all__ = ["ARGUMENTS", "Family", "Polytope", "is_integer"]
 
 ARGUMENTS = frozenset({"self", "scores", "sizes", "objective", "generator"})
 """Names that are taken: what callers give by name stands beside these."""
+CACHE_SIZE = 128
+"""So many sizes of a family are kept compiled by default."""
 
 
 @final
@@ -339,8 +341,10 @@ class Family:
         compiled. What an instance does not have is forbidden, and its answers are those of its own size. That is so
         where the smaller polytope is the larger one without the further parts: simplices, cubes, subsets, partial
         matchings, budgets. Where it is not (every word of a tree has a head), a size is refused: each is compared with
-        the rounded one when it occurs for the first time, by some scores, which takes a compilation; later epochs have
-        none. Parameters must be numbers.
+        the rounded one when it occurs for the first time, which takes a compilation; later epochs have none. Where the
+        rows of both are known, it is proved by these; else answers are compared for some 60 scores, and with parameters
+        for the first 64 values of these that occur, which proves nothing. Parameters must be numbers. Where several
+        structures are best, the one that is taken may be another one.
 
     Examples
     --------
@@ -350,7 +354,7 @@ class Family:
     """
 
     def __init__(
-        self, factory: Callable[..., Polytope], *, cache_size: int = 128, round_to: int | Sequence[int] = 1
+        self, factory: Callable[..., Polytope], *, cache_size: int = CACHE_SIZE, round_to: int | Sequence[int] = 1
     ) -> None:
         if not callable(factory):
             raise TypeError(f"factory must be callable, but got {type(factory).__name__}")
@@ -361,7 +365,7 @@ class Family:
         if cache_size < 1:
             raise ValueError(f"cache_size must be at least 1, but got {cache_size}")
         steps: list[Any] = list(round_to) if isinstance(round_to, (tuple, list)) else [round_to]
-        for step in steps:
+        for step in steps or [None]:
             if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
                 raise ValueError(f"round_to is a positive integer, or one for each size, but got {round_to!r}")
         self.factory = factory
@@ -410,7 +414,9 @@ class Family:
         return True
 
     def __repr__(self) -> str:
-        return f"Family({name_of(self.factory)})"
+        steps = self.round_to if len(self.round_to) > 1 else self.round_to[0]
+        room = "" if self.cache_size == CACHE_SIZE else f", cache_size={self.cache_size}"
+        return f"Family({name_of(self.factory)}{room}{'' if steps == 1 else f', round_to={steps}'})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self

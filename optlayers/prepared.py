@@ -15,7 +15,7 @@ from optlayers.agreement import beyond_oracle
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.caches import Cache, cached_property
 from optlayers.entries import CPU, DOUBLE, Entries
-from optlayers.enumeration import VERTEX_LIMIT, enumerate_vertices
+from optlayers.enumeration import VERTEX_LIMIT, TooMany, enumerate_vertices
 from optlayers.form.compile import Forms
 from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardForm
 from optlayers.implied import sum_is_fixed
@@ -41,6 +41,8 @@ FEW = 300
 """So many structures are summed over one by one."""
 KEPT_ENUMERATIONS = 16
 """For so many values of the parameters are vertices kept."""
+KEPT_MASKS = 64
+"""For so many sets of forbidden parts is kept which others they fix: many instances lack the same ones, as padding."""
 COMPARED = 4
 """For so many values of the parameters are rows compared with an oracle."""
 WHOLE = 1e-6
@@ -75,6 +77,8 @@ class AbstractPrepared(ABC):
         self._sums: Cache[bytes, AbstractSums] = Cache(KEPT_ENUMERATIONS)
         self._paths: Cache[bytes, PathSums | str] = Cache(KEPT_ENUMERATIONS)
         self._binary: Cache[tuple[bytes, bool], bool] = Cache(KEPT)
+        self.moving: Cache[bytes, np.ndarray] = Cache(KEPT_MASKS)
+        """The parts that can move, for what is forbidden and θ."""
         self.on_devices: Cache[torch.device, Any] = Cache()
         self._relaxations: Cache[Polytope, AbstractPrepared] = Cache(KEPT_RELAXATIONS)
         self._beside: Cache[Polytope, Polytope] = Cache()
@@ -385,10 +389,8 @@ class AbstractPrepared(ABC):
             raise ValueError(f"sums over all structures need a decision diagram where these are not of 0 and 1{paths}")
         try:
             return VertexSums(self.enumerated(theta))
-        except ValueError as error:
-            if not paths:
-                raise
-            raise ValueError(f"{error}{paths}") from None
+        except TooMany as error:
+            raise TooMany(f"{error}{paths}") from None
 
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""

@@ -10,12 +10,13 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.entries import NOTHING, Entries
+from optlayers.entries import NOTHING, Entries, Packed
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.prepared import AbstractPrepared
+from optlayers.solution import Failure, Status
 from optlayers.tensors import as_tensor
 
 __all__ = ["Share", "corner", "named_corners", "named_instance", "named_size", "rows_by_size", "size_table"]
@@ -44,6 +45,10 @@ class Share:
     size: tuple[int, ...] = ()
     beyond: Bool[Tensor, "instances *shape"] | None = None
     """The parts of the polytope that instances do not have, where sizes are rounded up; None for none."""
+    own: Int64[Tensor, "instances k"] | None = None
+    """The sizes of the instances, where they are rounded up."""
+    accept: Callable[[Float64[Tensor, "instances parameters"], Share], None] | None = None
+    """What refuses parameters for which rounding up changes answers."""
 
     def positions(self) -> Int64[Tensor, "*batch dimensions"] | None:
         """The indices that a user knows the instances by, where they are not their own."""
@@ -52,6 +57,25 @@ class Share:
         if not self.around:
             return self.rows.new_zeros(len(self.rows), 0)
         return torch.stack(torch.unravel_index(self.rows, self.around), dim=1)
+
+    def pack(self, tensors: Sequence[Tensor], name: str = "scores") -> Packed:
+        """The numbers of these instances; see :meth:`Entries.pack`."""
+        packed = self.entries.pack(tensors, self.batch, self.home, self.once, self.positions, name)
+        if self.accept is not None and packed.theta is not None:
+            self.accept(packed.theta, self)
+        return packed
+
+    def told(self, failure: Failure, k: int) -> Failure:
+        """The failure of the instance ``k`` as a user knows it."""
+        reason = failure.reason
+        if self.own is not None and self.beyond is not None and failure.status == Status.INFEASIBLE:
+            own = tuple(self.own[k].tolist())
+            if own != self.size:
+                reason += (
+                    f"; its size {named_size(own)} is rounded up to {named_size(self.size)}, and parts beyond its size "
+                    "are forbidden"
+                )
+        return replace(failure, index=self.index(k), reason=reason)
 
     def scores_of(self, scores: Tensor, batch: torch.Size) -> Tensor:
         """The scores of these instances, ``(*batch, *shape)``; parts that they do not have are forbidden."""
@@ -105,7 +129,8 @@ class Share:
         specs = self.entries.auxiliaries
         differ = {s.name for s, differs in zip(specs, batched[self.named][: len(specs)], strict=True) if differs}
         beyond = None if self.beyond is None else self.beyond.repeat(size, *[1] * (self.beyond.ndim - 1))
-        return replace(self, batch=mine, once=self.once - differ, rows=rows, around=batch, beyond=beyond)
+        own = None if self.own is None else self.own.repeat(size, 1)
+        return replace(self, batch=mine, once=self.once - differ, rows=rows, around=batch, beyond=beyond, own=own)
 
 
 def size_table(

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope
-from optlayers.compiled_once import compiled_of_size, compiled_once, refuse_other_answers
+from optlayers.compiled_once import compiled_of_size, compiled_once
 from optlayers.entries import CPU
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.polytope import Family, Polytope
-from optlayers.sizes import Share, corner, named_corners, named_instance, rows_by_size, size_table
+from optlayers.rounded import Sameness, sameness
+from optlayers.sizes import Share, corner, named_corners, named_instance, named_size, rows_by_size, size_table
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_scores
 
@@ -96,19 +97,23 @@ class Source:
         for size, rows in rows_by_size(rounded):
             if 0 in size:
                 continue
-            one, beyond = compiled(*size), None
+            whose, own = named_instance(rows, batch), None if rounded is table else table[rows]
+            one, beyond, accept = _compiled_for(compiled, size, own, whose), None, None
             entries, count = one.entries, torch.Size([len(rows)])
-            if rounded is table:
-                place = corner(one.shape, padded, size, named_instance(rows, batch))
+            if own is None:
+                place = corner(one.shape, padded, size, whose)
             else:
-                place, beyond = self._beyond(one, size, table, rows, padded, batch)
+                place, beyond, accept = self._beyond(one, size, own, rows, padded, batch)
             specs: list[ParameterSpec | ScoredSpec] = [*entries.parameters, *entries.auxiliaries]
             mine = named_corners(specs, parameters, rows, batch, size) if parameters else parameters
-            named, once = entries.arrive_named(mine, count)
+            try:
+                named, once = entries.arrive_named(mine, count)
+            except TypeError as error:
+                raise TypeError(f"{error}; {_declared_otherwise(compiled, size, rounded, whose)}") from error
             span = slice(len(tensors), len(tensors) + len(named))
             tensors += named
             home = CPU if scores.is_cpu else one.home(scores.device)
-            shares.append(Share(one, entries, count, home, once, span, rows, place, batch, size, beyond))
+            shares.append(Share(one, entries, count, home, once, span, rows, place, batch, size, beyond, own, accept))
         if not shares:  # no polytope says what is scored; what wants a gradient gets 0
             tensors += [value for value in parameters.values() if isinstance(value, Tensor) and value.requires_grad]
         return batch, tensors, shares
@@ -121,20 +126,61 @@ class Source:
         rows: Tensor,
         padded: torch.Size,
         batch: torch.Size,
-    ) -> tuple[tuple[slice, ...], Tensor | None]:
-        """For instances whose sizes are rounded up to ``size``: what they take together of their padded shape, and the
-        parts of the polytope that each of them does not have."""
+    ) -> tuple[tuple[slice, ...], Tensor | None, Callable[[Tensor, Share], None]]:
+        """For instances whose sizes are rounded up to ``size``: what they take together of their padded shape, the
+        parts of the polytope that each of them does not have, and what refuses parameters."""
         family = self.family
         assert family is not None
         if compiled.entries.auxiliaries:
             raise NotImplementedError(
                 "round_to is for families without scored auxiliary variables, whose padding has no fixed place"
             )
-        beyond = torch.ones(len(rows), *compiled.shape, dtype=torch.bool, device="cpu")
-        for own, mine in rows_by_size(table[rows]):
-            place: tuple[Any, ...] = corner(family.shape_of(*own), padded, own, named_instance(rows[mine], batch))
+        beyond, rounding = torch.ones(len(rows), *compiled.shape, dtype=torch.bool, device="cpu"), []
+        for own, mine in rows_by_size(table):
+            whose = named_instance(rows[mine], batch)
+            place: tuple[Any, ...] = corner(family.shape_of(*own), padded, own, whose)
             beyond[(mine, *place)] = False
             if own != size:
-                refuse_other_answers(family, self.maximizer, self.projector, own, size)
+                same = sameness(family, self.maximizer, self.projector, own, size, whose)
+                if not compiled.entries.parameters:
+                    same.refuse_other_answers(torch.zeros(1, 0, dtype=torch.float64, device="cpu"), whose)
+                rounding.append(same)
         together = tuple(slice(0, min(have, need)) for have, need in zip(padded, compiled.shape, strict=True))
-        return together, beyond
+        return together, beyond, partial(_accept, tuple(rounding))
+
+
+def _compiled_for(compiled: Compiled, size: tuple[int, ...], own: Tensor | None, whose: str) -> CompiledPolytope:
+    """The polytope of some instances, whose ``own`` sizes may have been rounded up."""
+    try:
+        return compiled(*size)
+    except Exception as error:
+        if own is None or size in {tuple(row) for row in own.tolist()}:
+            raise
+        raise ValueError(
+            f"{error}; that is for {whose}, whose size {named_size(own[0].tolist())} was rounded up to "
+            f"{named_size(size)}: leave round_to out, or give the factory a larger limit"
+        ) from error
+
+
+def _declared_otherwise(compiled: Compiled, size: tuple[int, ...], table: Tensor, whose: str) -> str:
+    """What is declared for the instances that something given by name does not fit."""
+    said = f"so the declaration of size {named_size(size)} says, which {whose} has"
+    for other, _ in rows_by_size(table):
+        names = [[spec.name for spec in compiled(*of).entries.parameters] for of in (size, other) if 0 not in of]
+        if len(names) == 2 and set(names[0]) != set(names[1]):
+            return (
+                f"{said}: its parameters are {names[0]}, and those of size {named_size(other)} {names[1]}, but all "
+                "instances are given the same ones: declare the same parameters at all sizes of the family"
+            )
+    return said
+
+
+def _accept(rounding: Sequence[Sameness], theta: Tensor, share: Share) -> None:
+    """Refuse parameters of instances for which sizes that are rounded up have other answers."""
+    own = share.own
+    assert own is not None
+    for same in rounding:
+        mine = torch.nonzero((own == torch.tensor(same.size, device="cpu")).all(dim=1))[:, 0]
+        index = share.index(int(mine[0]))
+        whose = f"instance {index[0] if len(index) == 1 else index}" if index else "the instance"
+        same.refuse_other_answers(theta[mine.to(theta.device)], whose)

@@ -7,10 +7,9 @@ from importlib import import_module
 import pytest
 import torch
 from accelerator import Pretended
-from jaxtyping import install_import_hook
-from typechecks import checked_modules
+from typechecks import install
 
-install_import_hook(checked_modules(), "typechecks.checked")
+install()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,7 @@ from statistics import mean
 import pytest
 import torch
 from decision_focused import DEFAULT_METHODS, arguments, main, planned
-from decision_methods import METHODS, TWO_STAGE, Known, hamming, regret
+from decision_methods import METHODS, RULES, TWO_STAGE, Known, hamming, regret
 from decision_problems import FEATURES, PROBLEMS, draw_amounts, draw_data, knapsack, shortest_path
 from decision_training import Run, draw, train
 
@@ -164,3 +164,17 @@ def test_a_wrong_option_is_explained(capsys, given, message):
     with pytest.raises(SystemExit):
         arguments(given)
     assert message in capsys.readouterr().err
+
+
+def test_the_default_of_identity_is_one_of_the_variants():
+    """Centred where all structures are equally long, as ``docs/results.md`` says of every problem there."""
+    signal = torch.randn(1, 40, generator=seeded(), dtype=torch.float64)
+    for name, center in (("shortest path", True), ("knapsack", False)):
+        polytope = PROBLEMS[name](seeded()).polytope
+        scores = torch.randn(1, *polytope.shape, generator=seeded(1), dtype=torch.float64)
+        found = []
+        for rule in (ol.Identity(), RULES["identity"][f"center {center}"]):
+            leaf = scores.clone().requires_grad_()
+            ol.OptLayer(polytope, rule)(leaf).backward(signal[:, : scores.numel()].reshape(scores.shape))
+            found.append(leaf.grad)
+        assert torch.equal(*found)

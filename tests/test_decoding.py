@@ -96,6 +96,11 @@ def test_vertices_that_are_not_of_0_and_1_are_compared_one_by_one():
     many = cp.Variable(14)
     with pytest.raises(ValueError, match=r"the structure of the smallest loss is not known: .* say integral=True"):
         ol.SparseMAPLoss(ol.Polytope(many, [many >= 0, many <= 2])).decode(torch.zeros(14))
+    with pytest.raises(
+        ValueError, match=r"too many to enumerate; say integral=True in the declaration where all"
+    ) as told:
+        ol.SparseMAPLoss(ol.Polytope(many, [many >= -1, many <= 1])).decode(torch.zeros(14))
+    assert "log_partition" not in str(told.value)  # which is for marginals
 
 
 def test_a_loss_with_a_regularizer_of_its_own_says_what_is_decoded():

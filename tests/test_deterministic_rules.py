@@ -1,7 +1,10 @@
 """Rules that ask the solver twice, or look through a normalization: their definitions and what holds exactly."""
 
+import itertools
 import warnings
 
+import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 from catalogue import CATALOGUE
@@ -268,8 +271,14 @@ def test_centring_that_changes_decisions_is_said_when_the_layer_is_made():
     with pytest.warns(UserWarning, match="changes decisions: the structures of this polytope are not known to"):
         ol.OptLayer(cube(3), ol.Identity(center=True))
     family = ol.OptLayer(ol.Family(cube), ol.Identity(center=True))
-    with pytest.warns(UserWarning, match="changes decisions"):  # when its first size is compiled
-        family(torch.zeros(1, 3), sizes=[3])
+    with pytest.warns(
+        UserWarning, match=r"changes decisions.*of this family size 2 is the first that it concerns"
+    ) as said:
+        family(torch.zeros(3, 4), sizes=[3, 2, 4])
+    assert len(said) == 1  # of all sizes
+    for outer in (ol.Hard(ol.Identity(center=True)), ol.PerturbAndMAP(ol.Identity(center=True))):
+        with pytest.warns(UserWarning, match="changes decisions"):
+            ol.OptLayer(cube(3), outer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ol.OptLayer(cube(3), ol.Identity())
@@ -286,7 +295,7 @@ def fixed_by(vertices, forbidden):
 @pytest.mark.many(12)
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if len(e.vertices) > 1], ids=repr)
 def test_parts_that_forbidden_ones_fix_get_no_gradient(entry):
-    """What is said to be fixed is so, by enumeration; where rows are a matching, nothing is missed."""
+    """What is said to be fixed is so, by enumeration, and nothing is missed."""
     flat = entry.vertices.reshape(len(entry.vertices), -1)
     generator = torch.Generator().manual_seed(0)
     for polytope in (entry.polytope, entry.polytope.without_oracle()):
@@ -300,11 +309,61 @@ def test_parts_that_forbidden_ones_fix_get_no_gradient(entry):
             movable = ol.compile_polytope(polytope)
             given = {n: torch.tensor([v], dtype=torch.float64) for n, v in entry.parameters.items()}
             rows = movable.bind(given, hidden[None], 1).movable[0]
-            assert not (~rows & ~torch.from_numpy(fixed)).any()
-            if "matching" in entry.name and len(entry.vertices) in (2, 6, 24):
-                assert torch.equal(~rows, torch.from_numpy(fixed))
+            assert torch.equal(~rows[: len(fixed)], torch.from_numpy(fixed))
             _, found = through(movable, ol.Identity(), scores, signal, **entry.parameters)
-            assert (found.flatten()[~rows] == 0).all()
+            assert (found.flatten()[fixed] == 0).all()
+
+
+def test_what_is_left_of_an_assignment_is_fixed_whichever_row_is_redundant():
+    """Of the rows of an assignment one follows from the others: any of them may be the one that says that a part is
+    fixed."""
+    scores, signal = draw((3, 3), 4, count=1)
+    for axis, k in itertools.product((1, 2), range(3)):
+        masked = scores.clone()
+        masked.select(axis, k)[0, :2] = -torch.inf  # the third of this row or column is 1, and others beside it 0
+        for compiled in (matching(3), matching(3).without_oracle()):
+            _, found = through(compiled, ol.Identity(), masked, signal)
+            left = torch.ones(3, 3, dtype=torch.bool)
+            left.select(axis - 1, k)[:] = False
+            left.select(2 - axis, 2)[:] = False
+            reference = masked[:, left].clone().requires_grad_()
+            (expected,) = torch.autograd.grad(written_out(reference, True, True), reference, signal[:, left])
+            torch.testing.assert_close(found[:, left], expected)
+            assert (found[:, ~left] == 0).all()
+
+
+def test_parts_that_several_constraints_fix_together_do_not_move():
+    x = cp.Variable(5)
+    rows = [x[0] + x[1] == 1, x[1] + x[2] == 1, x[0] + x[2] <= 1, x[0] + x[2] >= 1, x >= -1, x <= 2]  # the first are ½
+    compiled = ol.compile_polytope(ol.Polytope(x, rows))
+    assert compiled.bind({}, None, 7).movable.tolist() == [[False, False, False, True, True]]
+    assert compiled.bind({}, None, 0).movable.shape == (1, 5)
+    masks = torch.tensor([[False] * 5, [False] * 4 + [True], [False] * 3 + [True, True]])
+    assert compiled.bind({}, masks, 3).movable.tolist() == [
+        [False] * 3 + part for part in ([True] * 2, [True, False], [False] * 2)
+    ]
+
+
+def test_structures_of_one_part_each_are_told_apart_without_a_question_for_each():
+    """Of 300 classes and a part beside them that can only be 1."""
+    x, asked = cp.Variable(301), []
+
+    def best(scores):
+        asked.append(scores)
+        value = np.zeros(301)
+        value[np.argmax(scores[:300])], value[300] = 1.0, 1.0
+        return value
+
+    rows = [x >= 0, cp.sum(x[:300]) == 1, x[300] == x[0] + cp.sum(x[1:300])]
+    compiled = ol.compile_polytope(ol.Polytope(x, rows, oracle=best, integral=True))
+    hidden = torch.zeros(1, 301, dtype=torch.bool)
+    hidden[0, :4] = True
+    asked.clear()
+    assert torch.equal(compiled.bind({}, hidden, 1).movable[0], (~hidden[0]) & (torch.arange(301) < 300))
+    assert len(asked) < 30
+    before = len(asked)
+    compiled.bind({}, hidden.repeat(5, 1), 5).movable  # noqa: B018 - it is known
+    assert len(asked) == before
 
 
 def test_parts_that_a_parameter_fixes_have_no_gradient():

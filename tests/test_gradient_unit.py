@@ -64,6 +64,26 @@ def test_without_units_most_instances_of_a_mean_get_no_gradient(rule):
     assert moved[0] < 0.5 * moved[1]
 
 
+@pytest.mark.parametrize("beside", [0.0, 3.0, -1e6])
+def test_what_cannot_move_is_no_part_of_the_norm(beside):
+    """By hand: the norm of (-1, 2, -½) is the root of 5¼; two steps of it lead from the second part to the first."""
+    scores = torch.tensor([[0.1, 0.5, 0.4, -torch.inf]], dtype=torch.float64)
+    grad = torch.tensor([[-1.0, 2.0, -0.5, beside]], dtype=torch.float64)
+    found = pulled_back(ol.OptLayer(simplex(4), ol.Interpolation(2.0), gradient_unit="norm"), scores, grad)
+    half = 5.25**0.5 / 2
+    torch.testing.assert_close(found, torch.tensor([[-half, half, 0.0, 0.0]], dtype=torch.float64))
+    masked, grad = draw(1, 3, 3), draw(1, 3, 3, seed=1)
+    masked[0, :2, 2] = -torch.inf  # so that nothing is left to choose in the third row and column
+    layer = ol.OptLayer(matching(3), ol.Spigot(0.7), gradient_unit="norm")
+    expected = pulled_back(
+        ol.OptLayer(matching(2), ol.Spigot(0.7), gradient_unit="norm"), masked[:, :2, :2], grad[:, :2, :2]
+    )
+    grad[0, 2], grad[0, :, 2] = beside, beside
+    found = pulled_back(layer, masked, grad)
+    torch.testing.assert_close(found[:, :2, :2], expected)
+    assert torch.cat([found[0, 2], found[0, :, 2]]).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("rule", LINEAR, ids=repr)
 def test_linear_rules_stay_the_same(rule):
     scores, grad = draw(5, 3, 3), draw(5, 3, 3, seed=1)
@@ -151,3 +171,15 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(NotImplementedError, match='gradient_unit="loss" works with losses and cannot be transformed'):
         torch.func.vmap(lambda s: layer(s, objective=lambda z: z.sum(-1)))(torch.zeros(2, 1, 3))
     assert repr(layer).endswith("on_failure='raise', gradient_unit='loss')")
+
+
+@pytest.mark.parametrize(
+    ("rule", "unit"), [(ol.SpigotCE(at="marginals"), None), (ol.Spigot(0.5, steps=3), "loss"), (ol.Spigot(), "loss")]
+)
+def test_what_works_with_losses_is_asked_with_one(rule, unit):
+    layer = ol.OptLayer(simplex(3), rule, gradient_unit=unit)
+    for method in ("solve", "lifted"):
+        with pytest.raises(TypeError, match=rf"works with losses, which {method}\(\) does not take"):
+            getattr(layer, method)(torch.zeros(3))
+    with pytest.raises(TypeError, match="works with losses: call layer"):
+        layer(torch.zeros(3))

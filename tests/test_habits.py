@@ -37,11 +37,15 @@ def test_types_are_strict_everywhere_and_what_is_ignored_is_named():
             assert not IGNORE.search(path.read_text(encoding="utf-8")), f"an ignore without its code in {path}"
 
 
-def test_shapes_are_checked_in_all_modules_but_those_that_are_named():
-    for name in (*typechecks.COMPILED, *typechecks.DOORS, *typechecks.OFTEN, *typechecks.UNCHECKABLE):
+def test_shapes_are_checked_in_all_modules_but_those_that_are_named(monkeypatch):
+    for name in (*typechecks.PLAIN, *typechecks.DOORS, *typechecks.OFTEN, *typechecks.UNCHECKABLE):
         path = ROOT.joinpath(*name.split("."))
-        assert path.is_dir() or path.with_suffix(".py").is_file(), f"{name} is gone"
-    assert len(typechecks.checked_modules()) > 60
+        assert path.with_suffix(".py").is_file(), f"{name} is gone"
+    found = typechecks.checked_modules()
+    assert len(found) > 90 and {"polytopes.matching", "optlayers.solvers.kernels.dense"} <= set(found)
+    monkeypatch.setenv(typechecks.EVERYTHING, "1")
+    assert set(typechecks.checked_modules()) == {*found, *typechecks.OFTEN}
+    assert f"{typechecks.EVERYTHING}=1" in read("Makefile")
     vertices = torch.eye(3, dtype=torch.float64)
     log_sum_over(vertices, torch.zeros(2, 3, dtype=torch.float64))
     with pytest.raises(TypeCheckError, match="scores"):

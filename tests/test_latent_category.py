@@ -167,3 +167,10 @@ def test_a_wrong_option_is_explained(capsys, given, message):
     with pytest.raises(SystemExit):
         arguments(given)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("structure", "size"), PROBLEMS)
+def test_identity_centres_by_default_as_in_the_tables(structure, size):
+    problem = draw_problem(structure, size, seed=0)
+    drawn = problem.train.structures.flatten(1).sum(1)
+    assert (drawn == drawn[0]).all() and ol.compile_polytope(problem.polytope).equally_long

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from systems import needs_fork
 
 import optlayers as ol
 import polytopes
@@ -184,6 +185,7 @@ def _in_a_child(layer, answers):
     answers.put(layer(drawn(4)).sum().item())
 
 
+@needs_fork
 def test_a_forked_child_does_not_wait_for_a_turn_of_its_parent():
     started, go_on = threading.Event(), threading.Event()
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
+from systems import needs_fork
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -79,6 +80,7 @@ class Solved(Dataset):
         return torch.stack([self.hard(scores), self.soft(scores)])
 
 
+@needs_fork
 def test_data_loader_workers_are_forked_after_solving():
     data = Solved()
     expected = torch.stack([data[k] for k in range(len(data))])  # threads and solvers exist before the fork
@@ -180,6 +182,7 @@ WORK = {
 }
 
 
+@needs_fork
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 def test_a_forked_child_goes_backward_after_its_parent(work):
     with threads_of_openmp():
@@ -187,6 +190,7 @@ def test_a_forked_child_goes_backward_after_its_parent(work):
         assert exit_code(work) == 0
 
 
+@needs_fork
 def test_a_child_of_a_child_goes_backward_too():
     def work() -> None:
         backward_of_many()
@@ -197,6 +201,7 @@ def test_a_child_of_a_child_goes_backward_too():
         assert exit_code(work) == 0
 
 
+@needs_fork
 def test_a_child_forked_in_a_thread_goes_backward_too():
     codes = []
 
@@ -211,6 +216,7 @@ def test_a_child_forked_in_a_thread_goes_backward_too():
     assert codes == [0]
 
 
+@needs_fork
 def test_data_loader_workers_go_backward():
     class Learned(Dataset):
         def __len__(self) -> int:
@@ -248,6 +254,7 @@ def others(*work: Callable[[], None]) -> Iterator[None]:
             thread.join()
 
 
+@needs_fork
 def test_a_fork_while_other_threads_solve():
     def work() -> None:
         for one in WORK.values():
@@ -266,6 +273,7 @@ def compile_something() -> None:
     assert fresh(np.ones(3)) == 4.0
 
 
+@needs_fork
 def test_a_fork_while_another_thread_compiles():
     with others(compile_something):
         assert [exit_code(compile_something) for _ in range(4)] == [0] * 4
@@ -371,6 +379,7 @@ def test_a_cache_gives_all_threads_the_same_value():
         assert [len(values) for values in found] == [1, 1, 1]
 
 
+@needs_fork
 def test_a_cache_of_a_forked_child_is_open_and_full():
     cache: Cache[int, int] = Cache(2)
     cache.get(1, lambda key: 10)

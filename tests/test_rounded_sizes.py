@@ -2,13 +2,27 @@
 
 import copy
 import pickle
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import cvxpy as cp
 import pytest
 import torch
 
 import optlayers as ol
-from polytopes import arborescence, cube, linear_chain, matching, partial_matching, sequence, simplex, subset
+from optlayers import rounded
+from polytopes import (
+    arborescence,
+    cube,
+    linear_chain,
+    matching,
+    partial_matching,
+    permutahedron,
+    sequence,
+    simplex,
+    subset,
+)
 
 
 def draw(*shape, seed=0):
@@ -172,7 +186,7 @@ def test_every_size_is_compared_and_parameters_are_numbers():
 
 
 def test_what_does_not_fit_is_refused():
-    for bad in (0, -1, 2.5, True, "4", (4, 0)):
+    for bad in (0, -1, 2.5, True, "4", (4, 0), [], ()):
         with pytest.raises((ValueError, TypeError), match="round_to is a positive integer, or one for each size"):
             ol.Family(simplex, round_to=bad)
     with pytest.raises(ValueError, match=r"round_to has 2 steps \(2, 3\), but instances have 1 size"):
@@ -211,9 +225,13 @@ def at_most_seven(size: int) -> ol.Polytope:
 
 def test_a_size_that_is_rounded_beyond_the_limit_of_a_factory_is_named():
     layer = ol.OptLayer(ol.Family(at_most_seven, round_to=4), ol.SparseMAP())
-    with pytest.raises(ValueError, match="sizes go up to 7") as raised:
+    said = (
+        "sizes go up to 7, but this is 8; that is for instance 1, whose size 6 was rounded up to 8: leave round_to out"
+    )
+    with pytest.raises(ValueError, match=said):
         layer(draw(2, 7), sizes=[3, 6])
-    assert "instance 1, whose size 6 was rounded up to 8" in " ".join(raised.value.__notes__)
+    with pytest.raises(ValueError, match=r"this is 8$"):  # which nobody rounded
+        ol.OptLayer(ol.Family(at_most_seven, round_to=4), ol.SparseMAP())(draw(1, 8), sizes=[8])
 
 
 def with_a_budget_from_three_on(size: int) -> ol.Polytope:
@@ -223,7 +241,130 @@ def with_a_budget_from_three_on(size: int) -> ol.Polytope:
 @pytest.mark.parametrize("given", [{}, {"budget": 1.0}])
 def test_declarations_of_different_parameters_are_named_by_their_size(given):
     layer = ol.OptLayer(ol.Family(with_a_budget_from_three_on), ol.SparseMAP())
-    with pytest.raises(TypeError, match="parameters do not match") as raised:
+    (size, instance), other = ((2, 1), 5) if given else ((5, 0), 2)
+    own, others = (f"\\[{names}\\]" for names in (("", "'budget'") if given else ("'budget'", "")))
+    said = (
+        f"size {size} says, which instance {instance} has: its parameters are {own}, and those of size {other} {others}"
+    )
+    with pytest.raises(
+        TypeError, match=f"parameters do not match.*{said}, but all .* declare the same parameters at all"
+    ):
         layer(draw(2, 5), sizes=[5, 2], **given)
-    size, instance = (2, 1) if given else (5, 0)
-    assert f"size {size} says, which instance {instance} has" in " ".join(raised.value.__notes__)
+    with pytest.raises(TypeError, match=r"the declaration of size 3 says, which instance 1 has$"):
+        layer(draw(2, 5), sizes=[5, 3])
+
+
+def at_most_all_but_one(size: int) -> ol.Polytope:
+    x = cp.Variable(size)
+    return ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x) <= size - 1])
+
+
+def bounded_twice(size: int) -> ol.Polytope:
+    x, most = cp.Variable(size), cp.Parameter(name="most", nonneg=True)
+    return ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x) <= most, cp.sum(x) <= max(3, size / 2)])
+
+
+def test_other_answers_that_few_scores_have_are_found():
+    """The larger polytope has one vertex more, at all ones: 10 instead of 9."""
+    layer = ol.OptLayer(ol.Family(at_most_all_but_one, round_to=4), ol.Pipeline())
+    with pytest.raises(
+        ValueError, match="the polytope of size 10 is not that of size 12 without its further parts; in"
+    ):
+        layer(torch.full((2, 10), 2.0), sizes=[10, 12])
+
+
+def test_parameters_are_compared_at_the_values_that_are_given():
+    plain, larger = (ol.OptLayer(ol.Family(bounded_twice, round_to=step), ol.Pipeline()) for step in (1, 4))
+    scores = torch.full((2, 9), 2.0)
+    assert plain(scores, sizes=[9, 9], most=5.0).sum(1).tolist() == [4.5, 4.5]  # by the half of 9
+    for value in (1.0, 2.0, 4.0):  # which the larger one has, too
+        assert larger(scores, sizes=[9, 9], most=value).sum(1).tolist() == [value, value]
+    with pytest.raises(
+        ValueError, match="size 9 is not that of size 12 without its further parts, with most=5; instance 1"
+    ):
+        larger(torch.ones(2, 12), sizes=[12, 9], most=torch.tensor([6.0, 5.0]))
+    for loss in (ol.SparseMAPLoss, ol.StructuredHingeLoss):
+        lost = loss(ol.Family(bounded_twice, round_to=4))
+        with pytest.raises(ValueError, match=r"with most=4\.75; instance 0 has that size"):
+            lost(scores[:1], torch.zeros(1, 9), sizes=[9], most=4.75)
+    with pytest.raises(ValueError, match=r"with most=6; instance \(0, 0\) has that"):
+        torch.func.vmap(lambda s, b: larger(s, sizes=[9], most=b))(scores[:, None], torch.tensor([3.0, 6.0]))
+
+
+def weighted(size: int) -> ol.Polytope:
+    x, weight = cp.Variable(size), cp.Parameter(name="weight", nonneg=True)
+    return ol.Polytope(x, [x >= 0, x <= 1, weight * cp.sum(x) <= 2])
+
+
+def first_of_all(size: int) -> ol.Polytope:
+    x, most = cp.Variable(size), cp.Parameter(name="most")  # which may be negative: then only the larger one is empty
+    return ol.Polytope(x, [x >= -1, x <= 1, x[0] <= 1, *([x[3] <= most] if size > 3 else [])])
+
+
+SAME = [(simplex, 3, 4), (simplex, 1, 4), (cube, 3, 8), (subset, 2, 4), (budgeted, 5, 8), (weighted, 3, 4)]
+OTHER = [
+    (matching, 3, 4),
+    (arborescence, 3, 4),
+    (permutahedron, 2, 4),
+    (at_most_all_but_one, 9, 12),
+    (bounded_twice, 9, 12),
+    (other_from_five_on, 5, 8),
+    (first_of_all, 3, 4),
+]
+
+
+def test_that_rows_are_the_same_is_proved_without_a_solve(monkeypatch):
+    pairs = [(ol.compile_polytope(f(a)), ol.compile_polytope(f(b))) for f, a, b in SAME + OTHER]
+    pairs += [(ol.compile_polytope(partial_matching(1, 3)), ol.compile_polytope(partial_matching(4, 4)))]
+    for ask in ("maximize", "project"):
+        monkeypatch.setattr(ol.CompiledPolytope, ask, None)
+    found = [rounded.are_the_same(*pair) for pair in pairs]
+    assert found == [True] * len(SAME) + [False] * len(OTHER) + [True]
+
+
+def test_an_infeasible_instance_is_told_of_parts_beyond_its_size():
+    layer = ol.OptLayer(ol.Family(subset, round_to=4), ol.SparseMAP())
+    with pytest.raises(
+        ol.SolveError,
+        match=r"instance 0 is INFEASIBLE.*; its size 3 is rounded up to 4, and parts beyond its size are forbidden; ch",
+    ):
+        layer(draw(2, 4), sizes=[3, 4], budget=4.0)
+
+
+def test_a_family_shows_what_is_not_the_default():
+    assert repr(ol.Family(simplex)) == "Family(simplex)"
+    assert repr(ol.Family(simplex, round_to=4)) == "Family(simplex, round_to=4)"
+    assert repr(ol.Family(simplex, round_to=(4, 2), cache_size=3)) == "Family(simplex, cache_size=3, round_to=(4, 2))"
+
+
+def test_a_size_is_said_to_be_compiled_again_only_where_one_had_to_go():
+    begin = threading.Barrier(3)
+
+    def meeting(size: int) -> ol.Polytope:
+        if size == 2:
+            begin.wait(timeout=60)  # three threads make it at once
+        return simplex(size)
+
+    failed = []
+
+    def fails_once(size: int) -> ol.Polytope:
+        if not failed:
+            failed.append(size)
+            raise RuntimeError("not yet")
+        return simplex(size)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer = ol.OptLayer(ol.Family(meeting), ol.Pipeline())
+        with ThreadPoolExecutor(3) as three:
+            for one in [three.submit(layer.compiled, 2) for _ in range(3)]:
+                assert one.result().shape == (2,)
+        layer = ol.OptLayer(ol.Family(fails_once, cache_size=1), ol.Pipeline())
+        with pytest.raises(RuntimeError, match="not yet"):
+            layer.compiled(3)
+        layer.compiled(3)
+        layer.compiled(4)
+    with pytest.warns(
+        UserWarning, match=r"keeps 1 sizes compiled, but 2 have been asked for, and size 3 is compiled again"
+    ):
+        layer.compiled(3)

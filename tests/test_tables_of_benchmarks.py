@@ -1,6 +1,8 @@
 """What the benchmark of devices does with its time and its numbers: nothing is measured here."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import device
@@ -9,7 +11,7 @@ import pytest
 import torch
 from device import HOST, Session, Task
 from findings import BACKWARD, FORWARD, OURS, Result
-from measuring import Budget, markdown
+from measuring import Budget, limit, markdown
 from peers import Peer
 from rich.console import Console
 
@@ -34,6 +36,25 @@ def test_a_budget_works_off_tasks_in_their_order_and_names_the_rest():
     assert budget.work_off(["a", "b", "c", "d", "e"], do) == ["d", "e"] and done == ["a", "b", "c"]
     assert budget.left == 0.0
     assert Budget(10.0, lambda: now[0]).work_off(["a"], do) == []
+
+
+@pytest.mark.parametrize("signals", [True, False])
+def test_a_limit_of_time_needs_no_signals(signals, monkeypatch):
+    if not signals:  # as on Windows
+        for name in ("SIGALRM", "setitimer", "ITIMER_REAL"):
+            monkeypatch.delattr(signal, name, raising=False)
+
+    def busy() -> None:
+        while time.monotonic() < began + 20.0:
+            time.sleep(0.01)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"more than 0\.2 s"), limit(0.2):
+        busy()
+    assert time.monotonic() < began + 10.0
+    with limit(0.2):
+        pass
+    time.sleep(0.4)  # nothing comes later
 
 
 def test_rounds_are_those_that_fit_and_at_least_one():

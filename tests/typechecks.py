@@ -3,21 +3,28 @@
 Type checkers take an int for a float, and so does the check.
 """
 
+import ast
+import os
 from pathlib import Path
 
 from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+from jaxtyping._import_hook import JaxtypingTransformer
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 ROOT = Path(__file__).parent.parent
 
-COMPILED = ("optlayers.solvers.kernels", "polytopes")
-"""numba compiles the function under its decorator, and it cannot compile one with checks around it."""
+KERNELS = "optlayers.solvers.kernels"
+PLAIN = (f"{KERNELS}.dense", f"{KERNELS}.ties")
+"""Kernels extend numba by functions that it keeps on disk with all that they refer to; these are of torch alone."""
 
 DOORS = (
     "optlayers.compiled",
     "optlayers.compiled_once",
     "optlayers.distribution",
+    "optlayers.entries",
+    "optlayers.layer",
     "optlayers.losses.base",
     "optlayers.losses.fenchel_young",
     "optlayers.losses.hinge",
@@ -25,6 +32,7 @@ DOORS = (
     "optlayers.losses.regret",
     "optlayers.losses.spo_plus",
     "optlayers.objective",
+    "optlayers.polytope",
     "optlayers.rules.adaptive_imle",
     "optlayers.rules.gumbel_straight_through",
     "optlayers.rules.hard",
@@ -41,6 +49,13 @@ DOORS = (
     "optlayers.rules.spigot_ce",
     "optlayers.rules.spigot_eg",
     "optlayers.support",
+    "optlayers.sizes",
+    "optlayers.solvers.auto",
+    "optlayers.source",
+    "optlayers.solvers.highs",
+    "optlayers.solvers.interior_point",
+    "optlayers.solvers.oracle",
+    "optlayers.tensors",
     "optlayers.testing.loss",
 )
 """They check their arguments in words of their own, which tests read."""
@@ -49,32 +64,26 @@ OFTEN = (
     "optlayers.bound.host",
     "optlayers.bound.polytope",
     "optlayers.differentiate",
-    "optlayers.entries",
-    "optlayers.layer",
     "optlayers.locks",
     "optlayers.logspace",
     "optlayers.losses.call",
     "optlayers.losses.prediction",
     "optlayers.losses.question",
     "optlayers.modes",
-    "optlayers.polytope",
     "optlayers.prepared",
-    "optlayers.sizes",
     "optlayers.solution",
     "optlayers.solvers.addresses",
-    "optlayers.solvers.auto",
     "optlayers.solvers.batch",
-    "optlayers.solvers.highs",
-    "optlayers.solvers.interior_point",
-    "optlayers.solvers.oracle",
     "optlayers.solvers.plan",
     "optlayers.solvers.pool",
     "optlayers.solvers.scored_rows",
-    "optlayers.tensors",
     "optlayers.testing.failures",
     "optlayers.testing.oracle",
 )
-"""Every call goes through them many times: a check takes some 20 µs, and theirs would make tests half as long again."""
+"""Every call goes through them many times: a check takes some 20 µs, and theirs would make tests half as long again. So
+only `make proofs` checks them, which sets"""
+EVERYTHING = "OPTLAYERS_CHECK_EVERYTHING"
+"""to something."""
 
 UNCHECKABLE = ("optlayers.bound.base", "optlayers.caches", "optlayers.solvers.models")
 """The checker evaluates a mapping that is worked out when it is looked at, and takes neither Self nor a protocol."""
@@ -82,10 +91,31 @@ UNCHECKABLE = ("optlayers.bound.base", "optlayers.caches", "optlayers.solvers.mo
 
 def checked_modules() -> list[str]:
     """The modules of both packages, without those above."""
+    out = DOORS + UNCHECKABLE + (() if os.environ.get(EVERYTHING) else OFTEN)
     found = []
     for package in ("optlayers", "polytopes"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            if path.stem != "__init__" and not name.startswith(COMPILED) and name not in DOORS + OFTEN + UNCHECKABLE:
+            left_out = name in out or (name.startswith(KERNELS) and name not in PLAIN)
+            if path.stem != "__init__" and not left_out:
                 found.append(name)
     return found
+
+
+def install() -> None:
+    """Check what is imported from now on.
+
+    A function without annotations has nothing to be checked, and is left as it is: numba compiles such functions under
+    their decorators, and it cannot compile one with checks around it.
+    """
+    visit = JaxtypingTransformer.visit_FunctionDef
+
+    def visit_annotated(self: JaxtypingTransformer, node: ast.FunctionDef) -> ast.AST:
+        arguments = node.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        if node.returns is None and not any(argument is not None and argument.annotation for argument in every):
+            return node
+        return visit(self, node)
+
+    JaxtypingTransformer.visit_FunctionDef = visit_annotated
+    install_import_hook(checked_modules(), "typechecks.checked")

@@ -152,7 +152,8 @@ class AbstractBoundPolytope(ABC):
     @abstractmethod
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter: neither forbidden nor fixed by the constraints, by themselves or next to
-        forbidden parts, as far as one row after the other tells. One row may serve all instances.
+        forbidden parts. What parameters fix where nothing is forbidden is found as far as one row after the other
+        tells. One row may serve all instances.
         """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -16,7 +17,7 @@ from optlayers.bound.numbers import AbstractNumbers
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
 from optlayers.form.standard import StandardForm
-from optlayers.implied import fixed_parts
+from optlayers.implied import fixed_between, implied_bounds, may_move
 from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
@@ -210,6 +211,10 @@ class HostEvidence(AbstractEvidence):
         return torch.from_numpy(self._finite(mean_over_pieces(theta, index[good[index]], by_piece)))
 
 
+def _given(value: np.ndarray, _: bytes) -> np.ndarray:
+    return value
+
+
 @final
 class HostPolytope(AbstractNumbers):
     """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
@@ -310,15 +315,73 @@ class HostPolytope(AbstractNumbers):
     def movable(self) -> Bool[Tensor, "batch_or_1 size"]:
         """Parts whose scores can matter; see :class:`AbstractBoundPolytope`."""
         if self._movable is None:
-            parts = np.zeros((1, self.form.size), dtype=bool)
-            parts[:, self.form.kept] = True
-            rows = self.prepared.rows or self.form
-            if self.forbidden is not None or self.theta.shape[1]:
-                parts = parts & ~fixed_parts(rows, self.row_instances)
-            if self.forbidden is not None:
-                parts = parts & ~self.forbidden
-            self._movable = torch.from_numpy(parts)
+            self._movable = torch.from_numpy(self._moving())
         return self._movable
+
+    def _moving(self) -> Bool[np.ndarray, "batch_or_1 size"]:
+        """Without what is fixed: for parameters by rows alone, as they are others in every call."""
+        if self.forbidden is None:
+            if self.theta.shape[1]:
+                return self._bounded()[0]
+            alone = HostPolytope(self.prepared, np.zeros((1, 0)), None, self.precision)
+            return self.prepared.moving.get(b"", lambda _: alone._moving_anew())
+        keys = [mask.tobytes() + one.tobytes() for mask, one in zip(self.forbidden, self.theta, strict=True)]
+        kept = {key: self.prepared.moving.found(key) for key in keys}
+        new: dict[bytes, int] = {}
+        for k, key in enumerate(keys):
+            if kept[key] is None:
+                new.setdefault(key, k)
+        if new:
+            found = self._some(np.array(list(new.values())))._moving_anew()
+            for key, moving in zip(new, found, strict=True):
+                kept[key] = self.prepared.moving.get(key, partial(_given, moving))
+        moves = np.zeros((self.batch, self.form.size), dtype=bool)
+        for k, key in enumerate(keys):
+            moves[k] = kept[key]
+        return moves
+
+    def _moving_anew(self) -> Bool[np.ndarray, "batch size"]:
+        """By rows first, then by best vertices, and where many are needed by a point well inside."""
+        prepared = self.prepared
+        undecided, middle, room = self._bounded()
+        if prepared.maximizing is None or not undecided.any():
+            return undecided
+
+        def inside(index: Int64[np.ndarray, " some"]) -> Float64[np.ndarray, "some size"]:
+            solution = self._some(index).project(torch.from_numpy(middle[index]))
+            points: np.ndarray = np.where(solution.ok.numpy()[:, None], solution.value.numpy(), np.nan)
+            return points
+
+        def best(
+            index: Int64[np.ndarray, " some"], scores: Float64[np.ndarray, "some size"]
+        ) -> tuple[Float64[np.ndarray, "some size"], Bool[np.ndarray, " some"]]:
+            solution = self._some(index).maximize(torch.from_numpy(scores))
+            return solution.value.numpy(), solution.ok.numpy()
+
+        return may_move(best, room, undecided, inside if prepared.projects_on_rows and prepared.rows_say_all else None)
+
+    def _some(self, index: Int64[np.ndarray, " some"]) -> HostPolytope:
+        """Those of some instances, in the order of the batch."""
+        if len(index) == self.batch:
+            return self
+        forbidden = None if self.forbidden is None else self.forbidden[index]
+        return HostPolytope(self.prepared, self.theta[index], forbidden, self.precision)
+
+    def _bounded(
+        self,
+    ) -> tuple[Bool[np.ndarray, "batch size"], Float64[np.ndarray, "batch size"], Float64[np.ndarray, "batch size"]]:
+        """Parts that bounds do not fix, the middle between bounds, 0 for none, and how far these are apart."""
+        form = self.prepared.rows or self.form
+        lower, upper = (bounds[:, : form.scored] for bounds in implied_bounds(form, self.row_instances))
+        undecided, middle, room = (np.zeros((self.batch, form.size), dtype=t) for t in (bool, float, float))
+        undecided[:, form.kept] = ~fixed_between(lower, upper)
+        with np.errstate(invalid="ignore"):  # of infinite bounds
+            between = 0.5 * (lower + upper)
+            room[:, form.kept] = upper - lower
+        middle[:, form.kept] = np.where(np.isfinite(between), between, 0.0)
+        if self.forbidden is not None:
+            undecided &= ~self.forbidden
+        return undecided, middle, room
 
     @property
     def given(self) -> Float64[Tensor, "batch parameters"]:

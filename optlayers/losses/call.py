@@ -111,7 +111,7 @@ class LossCall(AbstractCall):
 
     def _solve(self, part: LossPart, tensors: Sequence[Tensor]) -> Float64[Tensor, " batch"]:
         share = part.share
-        packed = share.entries.pack(tensors, share.batch, share.home, share.once, share.positions, self.name_of_scores)
+        packed = share.pack(tensors, self.name_of_scores)
         state = None if self.generator is None else self.generator.get_state()
         part.question = question = Question(
             share, packed, packed.scores, part.given, part.precision, None, self.generator, state

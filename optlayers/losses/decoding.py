@@ -67,7 +67,7 @@ def nearest_vertex(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"
     value, status = torch.zeros_like(scores), torch.full((len(scores),), int(Status.FAILED), dtype=torch.int8)
     status = status.to(scores.device)
     try:
-        for rows, array in by_value(theta, numbers.enumerated, reasons):
+        for rows, array in by_value(theta, numbers.enumerated, reasons, advice=ADVICE):
             vertices = torch.from_numpy(array).to(scores.device)
             square = polytope.structure(vertices).square().sum(dim=1)
             gains = scores[rows] @ vertices.T - 0.5 * square
@@ -81,6 +81,6 @@ def nearest_vertex(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"
             value[rows] = vertices[which]
             status[rows] = torch.where(torch.isneginf(best), int(Status.INFEASIBLE), 0).to(torch.int8)
     except ValueError as error:
-        raise ValueError(f"the structure of the smallest loss is not known: {error}{ADVICE}") from None
+        raise ValueError(f"the structure of the smallest loss is not known: {error}") from None
     zeros = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
     return polytope.seen(Solution(value, status, zeros, torch.full_like(zeros, np.nan), reasons))

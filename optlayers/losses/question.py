@@ -127,7 +127,7 @@ class Question:
         if solutions:
             failures, bad = first_failures(solutions, len(self)), failed_instances(solutions, len(self))
             rows = torch.nonzero(bad).flatten().tolist()
-            raise SolveError([replace(failures[k], index=self.share.index(k)) for k in rows], len(self))
+            raise SolveError([self.share.told(failures[k], k) for k in rows], len(self))
 
     def whole(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, "batch size"]:
         """Structures with 0 for auxiliary variables."""

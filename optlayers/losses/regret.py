@@ -89,11 +89,9 @@ def regret(
 def _regret(part: LossPart, tensors: Sequence[Tensor]) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
     """What is lost by instances of one polytope, and what could be had."""
     share, entries = part.share, part.share.entries
-    guess = entries.pack(tensors, share.batch, share.home, share.once, share.positions, "predicted")
+    guess = share.pack(tensors, "predicted")
     true_scores = part.given["true_scores"].reshape(*share.batch, *entries.shape)
-    truth = entries.pack(
-        [true_scores, *tensors[1:]], share.batch, share.home, share.once, share.positions, "true_scores"
-    )
+    truth = share.pack([true_scores, *tensors[1:]], "true_scores")
     best, decided = (
         Question(share, packed, packed.scores).ask(best_vertices, packed.scores, packed.forbidden).solution.value
         for packed in (truth, guess)

@@ -129,6 +129,10 @@ class AbstractRule(ABC):
                 "use a rule that only projects, such as SparseMAP()"
             )
 
+    def remark(self, compiled: CompiledPolytope) -> str | None:
+        """What to warn of when a layer is made over a polytope that the rule takes; None for nothing."""
+        return None
+
     @abstractmethod
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

@@ -83,6 +83,10 @@ class Hard(AbstractVertexRule):
         super().check(compiled)
         self.rule.check(compiled)
 
+    def remark(self, compiled: CompiledPolytope) -> str | None:
+        """That of the rule behind it."""
+        return self.rule.remark(compiled)
+
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
     ) -> Gradient:

@@ -12,7 +12,6 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, all_of
-from optlayers.warn import warn_caller
 
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
@@ -38,9 +37,10 @@ class Identity(AbstractRule):
     paper leaves it out.
 
     Parts that are forbidden or fixed, by the constraints or by what is forbidden beside them, have no influence and get
-    0. Scored auxiliary variables are scaled with the rest, so that the best vertex stays the same, but not centred.
-    Where no score is left, as all are equal, there is no direction to keep: w is 0, the vertex is the one for equal
-    scores, and the gradient is Cg.
+    0; which they are is decided by some more best vertices, where a mask is new. (What parameters fix is found where a
+    constraint shows it alone, or beside forbidden parts.) Scored auxiliary variables are scaled with the rest, so that
+    the best vertex stays the same, but not centred. Where no score is left, as all are equal, there is no direction to
+    keep: w is 0, the vertex is the one for equal scores, and the gradient is Cg.
 
     Parameters
     ----------
@@ -68,15 +68,15 @@ class Identity(AbstractRule):
         if not isinstance(self.normalize, bool):
             raise TypeError(f"normalize must be True or False, but got {self.normalize!r}")
 
-    def check(self, compiled: CompiledPolytope) -> None:
-        """Refuse a set without vertices; say so where centring changes decisions."""
-        super().check(compiled)
-        if self.center and not compiled.equally_long:
-            warn_caller(
-                f"{self!r} changes decisions: the structures of this polytope are not known to have the same number of "
-                "parts, so that the best one for centred scores is another one; center=None centres where it changes "
-                "nothing"
-            )
+    def remark(self, compiled: CompiledPolytope) -> str | None:
+        """Where centring changes decisions."""
+        if not self.center or compiled.equally_long:
+            return None
+        return (
+            f"{self!r} changes decisions: the structures of this polytope are not known to have the same number of "
+            "parts, so that the best one for centred scores is another one; center=None centres where it changes "
+            "nothing"
+        )
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

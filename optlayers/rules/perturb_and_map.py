@@ -93,6 +93,10 @@ class PerturbAndMAP(AbstractRule):
         """Refuse what the wrapped rule refuses."""
         self.rule.check(compiled)
 
+    def remark(self, compiled: CompiledPolytope) -> str | None:
+        """That of the rule behind it."""
+        return self.rule.remark(compiled)
+
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:

@@ -227,8 +227,8 @@ class _Function:
             return f"{self} returned another shape than that of the structure, {self._outputs[0]}"
         return f"{self} {self._complaints.pop(code, 'failed')}"
 
-    def _enter(self, code: Any, _exception: int, _oracle: int, table: int, _shapes: int, out: int, _kinds: int) -> int:
-        """The callback for Python functions."""
+    def _enter(self, code: Any, _exception: Any, _oracle: Any, table: int, _shapes: Any, out: int, _kinds: Any) -> int:
+        """The callback for Python functions; an address of 0 is None."""
         code[0] = self._answer(table, out)
         return 0
 

@@ -139,6 +139,10 @@ class _Watched(AbstractRule):
         """What the rule needs."""
         self.rule.check(compiled)
 
+    def remark(self, compiled: CompiledPolytope) -> str | None:
+        """That of the rule behind it."""
+        return self.rule.remark(compiled)
+
     def forward(self, polytope: AbstractBoundPolytope, scores: Tensor, context: Context) -> tuple[Solution, Any]:
         """That of the rule."""
         with self._failing("forward", polytope) as given:
