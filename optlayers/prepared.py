@@ -394,11 +394,11 @@ class AbstractPrepared(ABC):
 
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""
-        form = self.form
-        if form is None:
+        if self.polytope.has_integers:
+            form = self.forms.full
+            return diagrams_of(form, False) if self.over_integer_points or form.integer.all() else None
+        if self.leaves_rows_to_oracle or not self.polyhedral:  # whose rows are perhaps very many, and not built
             return None
-        if self.over_integer_points or (self.polytope.has_integers and form.integer.all()):
-            return diagrams_of(form, False)
         rows = self.rows or self.projection_form
         blocks = self._blocks(theta[None])
         proved = blocks is not None and all(block.is_integral() for block in blocks)

@@ -13,6 +13,7 @@ import torch
 from scipy.spatial import ConvexHull
 
 import optlayers as ol
+import polytopes
 from optlayers import enumeration
 from optlayers.integer.diagram import TooWide, compiled_diagram
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
@@ -224,6 +225,24 @@ def test_integers_that_are_not_binary():
     assert hull_distance(points.numpy(), near.value.numpy()) < 1e-9
     share = torch.softmax(scores @ points.T, dim=1)
     torch.testing.assert_close(ol.OptLayer(polytope, ol.StructuredAttention())(scores), share @ points)
+
+
+def rows_alone(polytope: ol.Polytope) -> ol.Polytope:
+    return ol.Polytope(polytope.variable, polytope.constraints, integral=True)
+
+
+def test_sums_over_declared_integral_polytopes_are_passes_over_a_diagram():
+    scores = draw(3, 6, 6)
+    permutations = torch.tensor(list(itertools.permutations(range(6))))
+    gains = scores[:, torch.arange(6), permutations].sum(dim=2)
+    every = torch.nn.functional.one_hot(permutations, 6).double()
+    expected = torch.einsum("bk,kij->bij", torch.softmax(gains, dim=1), every)
+    layer = ol.OptLayer(rows_alone(polytopes.matching(6)), ol.StructuredAttention())
+    torch.testing.assert_close(layer(scores), expected)
+    assert layer.compiled().paths(np.zeros(0)) is not None
+    edges = draw(3, 6, 3, 3)  # 729 sequences, by their formula
+    ours = ol.OptLayer(rows_alone(polytopes.sequence(6, 3)), ol.StructuredAttention())(edges)
+    torch.testing.assert_close(ours, ol.OptLayer(polytopes.sequence(6, 3), ol.StructuredAttention())(edges))
 
 
 def test_structures_that_several_auxiliary_values_share_count_once():
