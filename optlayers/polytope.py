@@ -295,6 +295,8 @@ def _relaxed(variable: cp.Variable) -> cp.Variable:
         if name not in ("boolean", "integer", "bounds") and value is not False and value is not None
     }
     if booleans.any():
+        if booleans.all() and given is None:
+            return cp.Variable(variable.shape, name=variable.name(), **kept, bounds=[0.0, 1.0])
         low, high = np.where(booleans, 0.0, -np.inf), np.where(booleans, 1.0, np.inf)
         if given is not None:
             if any(isinstance(bound, cp.Expression) for bound in given):

@@ -104,7 +104,7 @@ class AbstractPrepared(ABC):
     def _rows_for(self, solver: AbstractSolver) -> StandardForm | None:
         """The form that a solver works on; None where the declared set is not polyhedral."""
         if solver.reads_declaration:
-            return self.forms.scored
+            return self.forms.full if self.over_integer_points else self.forms.scored
         try:
             return self.forms.full
         except NotPolyhedral:
@@ -241,6 +241,9 @@ class AbstractPrepared(ABC):
 
     def _shown_binary(self, key: tuple[bytes, bool]) -> bool:
         theta = np.frombuffer(key[0]).copy()[None]
+        fixed = (self.rows or self.projection_form).fixed
+        if not ((fixed >= 0.0) & (fixed <= 1.0)).all():
+            return False
         blocks = self._blocks(theta)
         if not (self.polytope.integral or (blocks is not None and all(block.is_integral() for block in blocks))):
             return False
@@ -267,8 +270,7 @@ class AbstractPrepared(ABC):
         form = self.rows or self.projection_form
         instances, scored = make_instances(form, theta, None), slice(0, form.scored)
         low, high = instances.lower[0, scored], instances.upper[0, scored]
-        fixed = (form.fixed >= 0.0) & (form.fixed <= 1.0)
-        return bool(fixed.all() and (low >= 0.0).all() and (high <= 1.0).all())
+        return bool((low >= 0.0).all() and (high <= 1.0).all())
 
     @cached_property
     def equally_long(self) -> bool:
@@ -385,8 +387,11 @@ class AbstractPrepared(ABC):
         theta, paths = np.frombuffer(key).copy(), self._paths.get(key, self._make_paths)
         if isinstance(paths, PathSums):
             return paths
-        if self.polytope.has_integers and not self.is_binary(theta):
-            raise ValueError(f"sums over all structures need a decision diagram where these are not of 0 and 1{paths}")
+        if self.over_integer_points and self.polytope.oracle is None:
+            raise ValueError(
+                f"sums over all structures of an integer declaration need a decision diagram{paths}. SparseMAP() and "
+                "other rules that only project, or ask for best structures, do without"
+            )
         try:
             return VertexSums(self.enumerated(theta))
         except TooMany as error:

@@ -16,7 +16,7 @@ from optlayers.solvers.kernels import implied
 __all__ = ["Block", "blocks_of"]
 
 INTEGRAL = 1e-9
-"""Right-hand sides and bounds this close to an integer, relative to their size, are that integer."""
+"""Right-hand sides and bounds this close to an integer, but for their own rounding, are that integer."""
 LARGEST = 2**24
 """Entries of a matrix that is looked at; larger ones are not proved."""
 SIGNED_ROWS = 10
@@ -104,7 +104,8 @@ def blocks_of(form: StandardForm, instances: Instances, *, together: bool) -> li
 
 
 def _are_integers(values: np.ndarray) -> bool:
-    return bool((np.abs(values - np.round(values)) <= INTEGRAL * (1.0 + np.abs(values))).all())
+    rounding = 4.0 * np.finfo(np.float64).eps * np.abs(values)
+    return bool((np.abs(values - np.round(values)) <= INTEGRAL + rounding).all())
 
 
 def _with_fewer_entries(matrix: np.ndarray, equality: np.ndarray) -> np.ndarray:

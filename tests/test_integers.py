@@ -14,7 +14,6 @@ from scipy.spatial import ConvexHull
 
 import optlayers as ol
 import polytopes
-from optlayers import enumeration
 from optlayers.integer.diagram import TooWide, compiled_diagram
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
 from optlayers.solvers.diagram import diagrams_of
@@ -354,8 +353,7 @@ def test_coefficients_are_read_as_fractions():
     assert best.value.tolist() == [[1.0, 1.0, 0.0]]
 
 
-def test_wide_declarations_say_where_and_go_to_branch_and_bound(monkeypatch):
-    monkeypatch.setattr(enumeration, "VERTEX_LIMIT", 30)
+def test_wide_declarations_say_where_and_go_to_branch_and_bound():
     weights = np.random.default_rng(0).random(40)
     x = cp.Variable(40, boolean=True)
     polytope = ol.Polytope(x, [weights @ x <= 10.0])
@@ -364,7 +362,7 @@ def test_wide_declarations_say_where_and_go_to_branch_and_bound(monkeypatch):
     form = ol.compile_polytope(polytope, maximizer=ol.BranchAndBound()).forms.full
     with pytest.raises(TooWide):
         diagrams_of(form, False).of(np.zeros(0))
-    with pytest.raises(ValueError, match=r"more than 30, too many .*decision diagram needs more than"):
+    with pytest.raises(ValueError, match=r"need a decision diagram; the decision diagram needs more than"):
         ol.OptLayer(polytope, ol.StructuredAttention())(draw(1, 40))
 
 
@@ -402,3 +400,128 @@ def test_copies_and_pickles_give_the_same_answers():
         expected = layer(scores)
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
             assert torch.equal(other(scores), expected)
+
+
+def pair(**kind) -> cp.Variable:
+    return cp.Variable(2, boolean=True, **kind)
+
+
+def symmetric(low: float, high: float, **kind) -> ol.Polytope:
+    x = cp.Variable((2, 2), symmetric=True, **kind)
+    return ol.Polytope(x, [x >= low, x <= high])
+
+
+GONE_WRONG = {
+    "exact integers, one unit over": (lambda x: [1e9 * x[0] + x[1] <= 1e9], lambda v: 10**9 * v[0] + v[1] <= 10**9),
+    "an equality one unit off": (lambda x: [1e10 * x[0] + x[1] == 1e10], lambda v: 10**10 * v[0] + v[1] == 10**10),
+    "large and small, together": (
+        lambda x: [1e7 * x[0] + 0.1 * x[1] == 10000000.1],
+        lambda v: 10**8 * v[0] + v[1] == 10**8 + 1,
+    ),
+    "small beside large": (lambda x: [1e-3 * x[0] + 1e14 * x[1] >= 1e14], lambda v: v[1] == 1),
+    "thirds": (lambda x: [x[0] / 3 + x[1] / 3 <= 2 / 3 - 1e-6], lambda v: v.sum() <= 1),
+    "a row that says nothing": (lambda x: [0 * x[0] + x[1] <= 1], lambda v: True),
+}
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+@pytest.mark.parametrize("what", GONE_WRONG)
+def test_coefficients_of_all_sizes_mean_what_they_say(what, solver):
+    declare, condition = GONE_WRONG[what]
+    x = pair()
+    points = structures_of(condition, (0, 1), (0, 1))
+    if solver == SOLVERS[1] and what == "small beside large":
+        with pytest.raises(ol.DeclarationError, match="differ too much in size to be told apart"):
+            ol.compile_polytope(ol.Polytope(x, declare(x)), maximizer=solver)
+        return
+    layer = ol.OptLayer(ol.Polytope(x, declare(x)), ol.Pipeline(), maximizer=solver, on_failure="nan")
+    scores = torch.tensor([[1.0, 1.0], [1.0, -2.0], [-2.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    found = layer(scores)
+    said = ~found.isnan().any(dim=1)  # HiGHS may not tell, and then says so
+    assert solver == SOLVERS[2] or said.all()
+    for k in torch.nonzero(said).flatten().tolist():
+        assert found[k].tolist() in points.tolist()
+        assert float(found[k] @ scores[k]) == float((points @ scores[k]).max())
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_parameters_decide_where_all_that_is_scored_is_fixed(solver):
+    x, y, p = pair(), pair(), cp.Parameter(name="p")
+    compiled = ol.compile_polytope(ol.Polytope(x, [x == 1, x[0] + y[0] + y[1] >= p]), maximizer=solver)
+    values, scores = torch.tensor([2.0, 5.0], dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    for answer in (compiled.maximize(scores, p=values), compiled.project(scores, p=values)):
+        assert answer.status.tolist() == [0, int(ol.Status.INFEASIBLE)]
+
+
+def test_sums_at_huge_scores_keep_their_shares():
+    x = cp.Variable(6, boolean=True)
+    polytope = ol.Polytope(x, [np.array([2, 3, 4, 5, 2, 3]) @ x <= 9.5])
+    points = structures_of(lambda v: np.array([2, 3, 4, 5, 2, 3]) @ v <= 9, *[(0, 1)] * 6)
+    best = points[points.sum(dim=1) == points.sum(dim=1).max()]  # which tie, when all scores are the same
+    for size in (1e4, 1e6, 1e9, 1e12, 1e15):
+        gibbs = ol.Gibbs(polytope, torch.full((6,), size, dtype=torch.float64))
+        torch.testing.assert_close(gibbs.mean, best.mean(dim=0))
+        torch.testing.assert_close(
+            gibbs.entropy(), torch.tensor(math.log(len(best)), dtype=torch.float64), rtol=0, atol=1e-15 * size + 1e-9
+        )
+
+
+def test_fixed_parts_beyond_0_and_1_belong_to_structures():
+    x = cp.Variable(2, integer=True, bounds=[[2, 0], [2, 1]])
+    gibbs = ol.Gibbs(ol.Polytope(x, []), torch.zeros(2, dtype=torch.float64))
+    assert float(gibbs.log_prob(torch.tensor([2.0, 1.0], dtype=torch.float64))) == pytest.approx(-math.log(2))
+
+
+@pytest.mark.parametrize("kind", [{}, {"boolean": True}, {"integer": True}])
+def test_symmetric_variables(kind):
+    compiled = ol.compile_polytope(symmetric(0, 1, **kind))
+    best = compiled.maximize(torch.tensor([[1.0, 2.0], [-3.0, -1.0]], dtype=torch.float64))
+    assert best.value.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    x, y = cp.Variable(2, boolean=True), cp.Variable((2, 2), diag=True, boolean=True)
+    hull = ol.compile_polytope(
+        ol.Polytope(x, [x[0] <= y[0, 0], x[1] <= y[1, 1], cp.trace(y) <= 1]), maximizer=ol.Diagram()
+    )
+    assert hull.vertices().tolist() == [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+
+
+def test_integers_of_very_many_values_go_to_branch_and_bound():
+    x = cp.Variable(2, integer=True, bounds=[0, 1e9])
+    compiled = ol.compile_polytope(ol.Polytope(x, [2 * x[0] + 3 * x[1] <= 1e9]))
+    assert "branch and bound" in compiled.explain()
+    assert compiled.maximize(torch.tensor([[1.0, 1.0]], dtype=torch.float64)).value.tolist() == [[5e8, 0.0]]
+    half = cp.Variable(1, integer=True)
+    compiled = ol.compile_polytope(ol.Polytope(half, [half >= 0, half <= 1e9 + 0.5]))
+    assert compiled.maximize(torch.ones(1, 1, dtype=torch.float64)).value.item() == 1e9
+
+
+def test_no_sum_is_looked_for_where_it_would_take_for_ever():
+    weights = np.random.default_rng(0).integers(1, 1000, (3, 30))
+    x = cp.Variable(30, boolean=True)
+    polytope = ol.Polytope(x, [weights @ x <= weights.sum(axis=1) // 2])
+    with pytest.raises(ValueError, match=r"need a decision diagram; .*needs more than .* nodes.*SparseMAP"):
+        _ = ol.Gibbs(polytope, torch.zeros(30)).log_partition
+
+
+def test_one_point_and_no_scored_layer():
+    x, y = cp.Variable(1, boolean=True), pair()
+    polytope = ol.Polytope(x, [x == 1, y[0] + y[1] >= 0.75, x[0] >= y[1]])
+    for solver in SOLVERS:
+        assert ol.compile_polytope(polytope, maximizer=solver).maximize(torch.zeros(1, 1)).value.item() == 1.0
+    assert ol.Gibbs(polytope, torch.zeros(1)).log_count().item() == 0.0
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_parts_with_a_score_of_0_tie_beside_decimals(solver):
+    x = cp.Variable(3, boolean=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [np.array([2, 2, 3]) @ x <= 4]), maximizer=solver)
+    best = compiled.maximize(torch.tensor([[-0.9, 0.0, -1.3], [0.0, 0.3, 0.0]], dtype=torch.float64))
+    assert best.value.tolist() == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    assert not torch.signbit(best.value).any()
+
+
+def test_projections_over_branch_and_bound_end_at_vertices():
+    x, y = pair(), pair()
+    compiled = ol.compile_polytope(ol.Polytope(x, [x[0] + y[0] + y[1] >= 2]), maximizer=ol.BranchAndBound())
+    near = compiled.project(torch.tensor([[0.0, -2.0]], dtype=torch.float64))
+    assert near.all_ok
+    torch.testing.assert_close(near.value, torch.zeros(1, 2, dtype=torch.float64))

@@ -140,19 +140,19 @@ _SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")
 
 def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec], chosen: Sequence[cp.Constraint]) -> AffineRows:
     """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of constraints of the relaxation, with their names."""
-    constraints, plain = list(chosen), polytope.relaxed()
+    constraints, relaxed = list(chosen), polytope.relaxed()
     names = {c.id: constraint_name(c, i) for i, c in enumerate(polytope.constraints)}
     scored = []
-    for variable in (plain.variable, *plain.scored):
+    for variable in (relaxed.variable, *relaxed.scored):
         if variable.size == 0:
             continue  # cvxpy drops them; the smallest sizes of a family may have such
         shaping = [a for a in _SHAPING if variable.attributes.get(a)]
         if shaping:
             # cvxpy replaces such a variable by a shorter one; a plain copy keeps one column per scored entry.
-            plain = cp.Variable(variable.shape)
-            constraints.append(plain == variable)
+            copy = cp.Variable(variable.shape)
+            constraints.append(copy == variable)
             names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {variable.name()}"
-            variable = plain
+            variable = copy
         scored.append(variable)
     # The objective mentions the variables so that they are compiled even where only their attributes bound them.
     problem = cp.Problem(cp.Minimize(sum(cp.sum(variable) for variable in scored)), constraints)
@@ -177,11 +177,17 @@ def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec], chosen: 
     for constraint in program.constraints:
         row_names += [names.get(constraint.id, "an attribute of a variable, or a convex function")] * constraint.size
     integer = np.zeros(program.x.size, dtype=bool)
-    for declared, variable in zip(polytope.variables, plain.variables, strict=True):
-        if variable.size and is_integer(declared).any():
-            first = program.var_id_to_col.get(_compiled_id(variable.id, chain, inverse))
-            if first is not None and not any(variable.attributes.get(a) for a in _SHAPING):
-                integer[first : first + variable.size] = is_integer(declared).reshape(-1, order="F")
+    sizes = {v.id: v.size for v in program.variables}
+    for declared, variable in zip(polytope.variables, relaxed.variables, strict=True):
+        flags = is_integer(declared).reshape(-1, order="F")
+        identity = _compiled_id(variable.id, chain, inverse)
+        first = program.var_id_to_col.get(identity)
+        if first is None or not flags.any():
+            continue
+        if sizes[identity] == len(flags):
+            integer[first : first + len(flags)] = flags
+        elif flags.all():  # a shorter variable in place of a symmetric or diagonal one
+            integer[first : first + sizes[identity]] = True
     entries = np.concatenate([is_integer(v).reshape(-1) for v in (polytope.variable, *polytope.scored)])
     integer[order] = entries
     equality = np.concatenate(

@@ -29,6 +29,8 @@ NODE_LIMIT = 500_000
 """So many nodes may be met before those that nothing completes are taken out."""
 SHORT = 2**62
 """Keys of states that are below this are numbers."""
+NUMBERS = 2**26
+"""So many activities are in memory at once."""
 END, NO_POINTS = -1, -2
 """In place of the column of the last node."""
 
@@ -230,9 +232,10 @@ def _layers(program: IntegerProgram, order: Order, limit: int) -> tuple[list[_La
         where = sorter[np.searchsorted(open_rows, mine, sorter=sorter)]
         to_come_low[mine] -= np.minimum(entries * least[j], entries * most[j])
         to_come_high[mine] -= np.maximum(entries * least[j], entries * most[j])
+        wide = len(states) * int(most[j] - least[j] + 1)
+        if wide > 2 * limit or wide * max(1, len(open_rows)) > NUMBERS:
+            raise _too_wide(program, open_rows, place, wide, limit)
         values = np.arange(least[j], most[j] + 1)
-        if len(states) * len(values) > 2 * limit:
-            raise _too_wide(program, open_rows, place, len(states) * len(values), limit)
         moved = np.repeat(states[:, None, :], len(values), axis=1)
         moved[:, :, where] += values[None, :, None] * entries[None, None, :]
         moved = moved.reshape(len(states) * len(values), len(open_rows))
@@ -374,6 +377,8 @@ def _joined(layers: Sequence[_Layer]) -> DecisionDiagram:
         total += len(real)
         number = mine[which]
     column = np.concatenate(columns)[::-1].copy()
+    if not arcs:
+        return _of_one_point()
     source, value, child = (np.concatenate(part) for part in zip(*arcs, strict=True))
     last = total - 1
     # The root may be below nodes that were passed by; nothing else is unreachable but what belongs to no path from it.

@@ -20,7 +20,10 @@ DENOMINATOR = 10**6
 READ = 1e-12
 """where they differ from these by no more than this, relative to their size."""
 NEAR = 1e-9
-"""Right-hand sides and bounds so near to an integer, relative to the size of their row, are that integer."""
+"""Right-hand sides and bounds so near to an integer, in units of their row, are that integer, but for rounding."""
+ROUNDING = 4.0 * np.finfo(np.float64).eps
+WIDEST = 2.0**50
+"""Bounds are smaller than this."""
 LARGEST = 2**60
 """Sums along a row stay below this."""
 NO_LIMIT = 2**62
@@ -54,6 +57,12 @@ class IntegerProgram:
         """How many there are."""
         return len(self.lower)
 
+    def has(self, point: Int64[np.ndarray, " columns"]) -> bool:
+        """Whether a point satisfies everything, exactly."""
+        sums = self.rows @ point
+        inside = ((point >= self.lower) & (point <= self.upper)).all()
+        return bool(inside and ((sums >= self.low) & (sums <= self.high)).all())
+
     @property
     def is_empty(self) -> bool:
         """Whether bounds or sides cross, which leaves no point. False says nothing."""
@@ -66,6 +75,8 @@ def integer_program(
     entries: Float64[np.ndarray, " entries"],
     lower: Float64[np.ndarray, " columns"],
     upper: Float64[np.ndarray, " columns"],
+    *,
+    without_limits: bool = False,
 ) -> IntegerProgram:
     """Read the rows of one instance, whose variables are all integers, as rows of integers.
 
@@ -77,6 +88,7 @@ def integer_program(
     form : whose columns, but for slack, are integers.
     rhs, entries, lower, upper : right-hand sides, the entries of the matrix in the order of ``form.matrix.data``, and
         bounds of all columns but slack.
+    without_limits : whether integers without bounds are taken, as they are when points are only held to the rows.
 
     Raises
     ------
@@ -86,12 +98,19 @@ def integer_program(
     body = sp.csc_array((entries, form.matrix.indices, form.matrix.indptr), shape=form.matrix.shape)[:, :width]
     rows, names = sp.csr_array(body), form.row_names
     equality = np.arange(form.rows) < form.equalities
+    if without_limits:
+        lower, upper = np.maximum(lower, -WIDEST / 2), np.minimum(upper, WIDEST / 2)
     for j in np.flatnonzero(~(np.isfinite(lower) & np.isfinite(upper))).tolist():
         raise NoIntegers(
             f"{_column_name(form, j)} is an integer without a limit: bound it from below and from above, by "
             "cp.Variable(..., integer=True, bounds=[0, 9]) or by constraints"
         )
-    margin = NEAR * (1.0 + np.maximum(np.abs(lower), np.abs(upper)))
+    bounds = np.maximum(np.abs(lower), np.abs(upper))
+    for j in np.flatnonzero(bounds >= WIDEST).tolist():
+        raise NoIntegers(
+            f"{_column_name(form, j)} has a bound of {bounds[j]:g}, too large for integers: give smaller ones"
+        )
+    margin = NEAR + ROUNDING * bounds
     least, most = np.ceil(lower - margin).astype(np.int64), np.floor(upper + margin).astype(np.int64)
     size = np.maximum(np.abs(least), np.abs(most))
     low, high = np.full(len(rhs), -NO_LIMIT), np.full(len(rhs), NO_LIMIT)
@@ -99,18 +118,27 @@ def integer_program(
     for i in range(len(rhs)):
         span = slice(int(rows.indptr[i]), int(rows.indptr[i + 1]))
         mine = rows.data[span]
-        unit, whole = _in_integers(mine)
+        unit, whole, exact = _in_integers(mine)
         reach = sum(abs(w) * int(s) for w, s in zip(whole, size[rows.indices[span]].tolist(), strict=True))
-        if reach >= LARGEST:
+        if reach >= LARGEST or max(map(abs, whole), default=0) >= LARGEST:
             raise NoIntegers(
                 f"{names[i]} has coefficients that no integers of moderate size stand for: give integers, or fractions "
                 "with small denominators"
             )
         data[span] = whole
-        if np.isinf(rhs[i]) and rhs[i] > 0:
+        if np.isinf(rhs[i]):
+            if rhs[i] < 0:
+                high[i] = -NO_LIMIT
+            elif equality[i]:
+                low[i] = NO_LIMIT
             continue
-        value = rhs[i] / unit
-        slack = NEAR * (1.0 + abs(value))
+        value = Fraction(float(rhs[i])) / unit
+        slack = Fraction(NEAR) if exact else Fraction(NEAR) + Fraction(READ) * abs(value)
+        if slack >= Fraction(1, 4) and abs(value) <= reach:
+            raise NoIntegers(
+                f"{names[i]} has coefficients that differ too much in size to be told apart: give integers, or "
+                "fractions with small denominators"
+            )
         if abs(value) > LARGEST:
             high[i], low[i] = (-NO_LIMIT, low[i]) if value < 0 else (high[i], NO_LIMIT if equality[i] else low[i])
             continue
@@ -132,15 +160,15 @@ def _column_name(form: StandardForm, column: int) -> str:
     return form.entry_name(int(form.kept[column])) if column < form.scored else "an auxiliary variable"
 
 
-def _in_integers(values: Float64[np.ndarray, " entries"]) -> tuple[float, list[int]]:
-    """A positive unit, and the integers that coefficients are multiples of it by."""
+def _in_integers(values: Float64[np.ndarray, " entries"]) -> tuple[Fraction, list[int], bool]:
+    """A positive unit, the integers that coefficients are multiples of it by, and whether that is exactly so."""
     values = np.where(np.abs(values) > 0.0, values, 0.0)
     there = values[values != 0.0]
     if len(there) == 0:
-        return 1.0, [0] * len(values)
+        return Fraction(1), [0] * len(values), True
     if (there == np.round(there)).all() and np.abs(there).max() < 2**53:
         divisor = math.gcd(*(int(v) for v in there))
-        return float(divisor), [int(v) // divisor for v in values]
+        return Fraction(divisor), [int(v) // divisor for v in values], True
     smallest = float(np.abs(there).min())
     fractions = [Fraction(v / smallest).limit_denominator(DENOMINATOR) for v in values.tolist()]
     scale = math.lcm(*(f.denominator for f in fractions))
@@ -151,7 +179,7 @@ def _in_integers(values: Float64[np.ndarray, " entries"]) -> tuple[float, list[i
         scale = math.lcm(*(f.denominator for f in exact))
         numbers = [int(f * scale) for f in exact]
         divisor = math.gcd(*numbers)
-        return float(Fraction(divisor, scale)), [n // divisor for n in numbers]
+        return Fraction(divisor, scale), [n // divisor for n in numbers], True
     numbers = [int(f * scale) for f in fractions]
     divisor = math.gcd(*numbers)
-    return smallest * divisor / scale, [n // divisor for n in numbers]
+    return Fraction(smallest) * divisor / scale, [n // divisor for n in numbers], False

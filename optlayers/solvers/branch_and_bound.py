@@ -14,6 +14,7 @@ from jaxtyping import Float64
 
 from optlayers.caches import Cache
 from optlayers.form.standard import StandardForm
+from optlayers.integer.program import IntegerProgram, NoIntegers, integer_program
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.hulls import AbstractHullSolver
@@ -39,8 +40,8 @@ class BranchAndBound(AbstractHullSolver):
     For declarations that are too wide for :class:`optlayers.Diagram`, or have variables besides that are not integers.
     An answer takes milliseconds and more; a projection asks several times (:class:`optlayers.ActiveSet`). Every
     instance is solved from scratch, so the answer depends on its scores alone. Where scores are multiples of a common
-    unit (integers, zeros), structures tie, and the objectives of all solvers decide (:class:`optlayers.Highs`); sums of
-    other scores tie by accident alone.
+    unit (integers, zeros), or parts have a score of 0, structures tie, and the objectives of all solvers decide
+    (:class:`optlayers.Highs`); sums of other scores tie by accident alone.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ class _Search:
         self.form, self.solver, self.why = form, solver, why
         self.manner = "branch and bound of HiGHS, to a gap of 0" + (f", because {why}" if why else "")
         self.__name__ = repr(solver)
-        self._numbers: Cache[bytes, Instances] = Cache(KEPT)
+        self._numbers: Cache[bytes, tuple[Instances, IntegerProgram | None]] = Cache(KEPT)
         self._models = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,15 +87,28 @@ class _Search:
 
     def __call__(self, scores: np.ndarray, theta: np.ndarray | None = None) -> Float64[np.ndarray, " size"]:
         key = b"" if theta is None else theta.tobytes()
-        numbers = self._numbers.get(key, self._numbers_of)
+        numbers, program = self._numbers.get(key, self._numbers_of)
         model = getattr(self._models, "model", None)
         if model is None:
             model = self._models.model = _Model(self.form, self.solver)
-        answer: np.ndarray = model.best(numbers, scores)
+        answer: np.ndarray = model.best(numbers, program, scores)
         return answer
 
-    def _numbers_of(self, key: bytes) -> Instances:
-        return make_instances(self.form, np.frombuffer(key).copy()[None], None)
+    def _numbers_of(self, key: bytes) -> tuple[Instances, IntegerProgram | None]:
+        """The numbers of an instance; and as rows of integers, where they are such, so that points can be held to them
+        exactly."""
+        form, width = self.form, self.form.unslacked
+        numbers = make_instances(form, np.frombuffer(key).copy()[None], None)
+        if not form.integer.all():
+            return numbers, None
+        entries = form.matrix.data if numbers.matrix is None else numbers.matrix[0]
+        try:
+            program = integer_program(
+                form, numbers.rhs[0], entries, numbers.lower[0, :width], numbers.upper[0, :width], without_limits=True
+            )
+        except NoIntegers:
+            return numbers, None
+        return numbers, program
 
 
 @final
@@ -120,7 +134,7 @@ class _Model:
             self.highs.setOptionValue(name, value)
         self.objectives = [ties.objective(k, form.scored, form.scored) for k in range(2)]
 
-    def best(self, numbers: Instances, scores: np.ndarray) -> np.ndarray:
+    def best(self, numbers: Instances, program: IntegerProgram | None, scores: np.ndarray) -> np.ndarray:
         """The scored vector of a best point, NaN where there is none."""
         form = self.form
         out: np.ndarray = np.full(form.size, np.nan)
@@ -131,22 +145,44 @@ class _Model:
         if (lower > upper).any():
             return out
         asked = np.where(np.isneginf(asked), 0.0, asked)
-        self.highs.passModel(self._model(numbers, lower, upper, self._costs(asked, lower, upper)))
+        whole = self._solved(numbers, lower, upper, self._costs(asked, lower, upper))
+        if whole is None:
+            return out
+        open_parts = (asked == 0.0) & (lower < upper)[: form.scored]
+        if open_parts.any() and asked.any() and _unit(asked) == 0.0:  # which tie, whatever they are
+            held = np.flatnonzero(~open_parts)
+            lower[held] = upper[held] = whole[held]
+            whole = self._solved(numbers, lower, upper, self._costs(np.zeros_like(asked), lower, upper))
+            if whole is None:
+                raise NotProved("HiGHS finds no structure where it found one before")
+        if program is not None and not program.has(whole.astype(np.int64)):
+            raise NotProved(
+                "HiGHS came to a point that breaks a constraint by less than its tolerance: entries of one constraint "
+                "differ too much in size; rescale it, or use Diagram()"
+            )
+        out[:] = form.fixed
+        out[form.kept] = whole[: form.scored] + 0.0  # not -0.0
+        return out
+
+    def _solved(self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray) -> np.ndarray | None:
+        """A best point for some costs, rounded where it is integer; None where there is none."""
+        form = self.form
+        self.highs.passModel(self._model(numbers, lower, upper, costs))
         self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.time_limit)
         self.highs.run()
         status = self.highs.getModelStatus()
         if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
-            return out
+            return None
+        if status == highspy.HighsModelStatus.kModelEmpty:
+            ends = np.where(np.pad(costs, (0, form.unslacked - len(costs))) > 0.0, upper, lower)
+            return np.asarray(np.where(form.integer, np.trunc(ends), ends))
         if status != highspy.HighsModelStatus.kOptimal:
             raise NotProved(
                 f"the search ended before a best structure was proved ({self.highs.modelStatusToString(status)}); "
                 "raise time_limit or node_limit of BranchAndBound"
             )
         point = np.array(self.highs.getSolution().col_value)
-        whole = np.where(form.integer, np.round(point), point)
-        out[:] = form.fixed
-        out[form.kept] = whole[: form.scored]
-        return out
+        return np.asarray(np.where(form.integer, np.round(point), point))
 
     def _costs(self, scores: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         """Costs of such a size that what HiGHS takes for nothing is below their rounding.
@@ -156,15 +192,7 @@ class _Model:
         scale = np.abs(scores).max(initial=0.0)
         wide = np.maximum(np.abs(lower), np.abs(upper))[: self.form.scored]
         spread = float(2.0 * wide.sum()) + 1.0
-        unit = 0.0
-        if scale == 0.0:
-            unit = 1.0
-        else:
-            for grid in GRIDS.tolist():
-                numbers = scores * grid
-                if np.abs(numbers).max() < 2**20 and (numbers == np.round(numbers)).all():
-                    unit = 1.0 / grid
-                    break
+        unit = _unit(scores)
         if unit == 0.0 or not np.isfinite(spread):
             sized: np.ndarray = scores * (SIZE / scale)
             return sized
@@ -190,3 +218,15 @@ class _Model:
         lp.a_matrix_.start_, lp.a_matrix_.index_ = body.indptr, body.indices
         lp.a_matrix_.value_ = body.data if numbers.matrix is None else numbers.matrix[0, : body.nnz]
         return lp
+
+
+def _unit(scores: Float64[np.ndarray, " scored"]) -> float:
+    """A number that all scores are multiples of, not too small next to them; 0 where none is seen."""
+    scale = np.abs(scores).max(initial=0.0)
+    if scale == 0.0:
+        return 1.0
+    for grid in GRIDS.tolist():
+        numbers = scores * grid
+        if np.abs(numbers).max() < 2**20 and (numbers == np.round(numbers)).all():
+            return float(1.0 / grid)
+    return 0.0

@@ -144,7 +144,11 @@ class Diagrams:
             scored = slice(0, form.scored)
             lower[:, scored], upper[:, scored] = np.maximum(lower[:, scored], 0), np.minimum(upper[:, scored], 1)
         skipped, rhs = np.zeros(form.rows, dtype=bool), np.array(instances.rhs[:1], order="C")
+        declared = lower.copy(), upper.copy()
         implied.tighten(*plan_of(form).by_row, np.array(entries)[None], skipped, rhs, lower, upper)
+        # What is declared stays: the rounding of rows with entries of very different size would take points away.
+        lower = np.where(np.isfinite(declared[0]), declared[0], lower)
+        upper = np.where(np.isfinite(declared[1]), declared[1], upper)
         program = integer_program(form, instances.rhs[0], entries, lower[0, :width], upper[0, :width])
         return compiled_diagram(program, self.limit)
 

@@ -124,8 +124,12 @@ def _weight(score, value, exponential):  # type: ignore[no-untyped-def]
 
 
 @part
-def _sum_paths(scores, exponentials, ordinary, column, start, value, child, total):  # type: ignore[no-untyped-def]
-    """Sums of the exponentials of all paths from every node on, or the logarithms of these."""
+def _sum_paths(scores, exponentials, ordinary, column, start, value, child, top, total):  # type: ignore[no-untyped-def]
+    """Sums of the exponentials of all paths from every node on.
+
+    Where these are not ``ordinary``, ``top`` are the best paths, and ``total`` the logarithms of sums of what all paths
+    are below these: numbers between 0 and the logarithm of the count, however large scores are.
+    """
     nodes = len(column)
     last = column[nodes - 1] == END
     if ordinary:
@@ -136,41 +140,50 @@ def _sum_paths(scores, exponentials, ordinary, column, start, value, child, tota
                 together += _weight(scores[j], value[a], exponentials[j]) * total[child[a]]
             total[u] = together
         return
-    total[nodes - 1] = 0.0 if last else -np.inf
+    top[nodes - 1], total[nodes - 1] = 0.0 if last else -np.inf, 0.0
     for u in range(nodes - 2, -1, -1):
-        j, top = column[u], -np.inf
+        j, best = column[u], -np.inf
         for a in range(start[u], start[u + 1]):
-            top = max(top, _step(scores[j], value[a]) + total[child[a]])
-        if top == -np.inf:
-            total[u] = top
+            best = max(best, _step(scores[j], value[a]) + top[child[a]])
+        top[u], total[u] = best, 0.0
+        if best == -np.inf:
             continue
         together = 0.0
         for a in range(start[u], start[u + 1]):
-            together += np.exp(_step(scores[j], value[a]) + total[child[a]] - top)
-        total[u] = top + np.log(together)
+            together += np.exp(_step(scores[j], value[a]) + top[child[a]] - best + total[child[a]])
+        total[u] = np.log(together)
 
 
 @part
-def _prepared(scores, reach, spread, column, start, value, child, exponentials, total):  # type: ignore[no-untyped-def]
-    """Sums of all paths from every node on, and whether they are plain: else they are logarithms."""
+def _prepared(  # type: ignore[no-untyped-def]
+    scores, reach, spread, column, start, value, child, exponentials, top, total
+):
+    """Sums of all paths from every node on, and whether they are plain: else they are logarithms, below the best."""
     ordinary = _is_ordinary(scores, reach, spread, column, start, value, child, total)
     if ordinary:
         for j in range(len(scores)):
             if reach[j] > 0:
                 exponentials[j] = np.exp(scores[j])
-    _sum_paths(scores, exponentials, ordinary, column, start, value, child, total)
+    _sum_paths(scores, exponentials, ordinary, column, start, value, child, top, total)
     return ordinary
 
 
 @part
-def _chance(ordinary, score, value, exponential, own, following):  # type: ignore[no-untyped-def]
+def _chance(ordinary, score, value, exponential, best, own, further, following):  # type: ignore[no-untyped-def]
     """The probability of an arc, given that its node is passed; of numbers alone, which is quick.
 
-    ``own`` is what :func:`_own` makes of the sum of its node, ``following`` the sum of the node that it leads to.
+    ``own`` is what :func:`_own` makes of the sum of its node and ``best`` its best path; ``following`` and ``further``
+    are the sum and the best path of the node that it leads to.
     """
     if ordinary:
         return own * _weight(score, value, exponential) * following
-    return np.exp(_step(score, value) + following - own)
+    return np.exp(_step(score, value) + further - best + following - own)
+
+
+@part
+def _nothing(ordinary, best, total):  # type: ignore[no-untyped-def]
+    """Whether no path leads on from a node."""
+    return total == 0.0 if ordinary else best == -np.inf
 
 
 @part
@@ -190,21 +203,21 @@ def _most_arcs(start):  # type: ignore[no-untyped-def]
 @jit
 def sums(column, start, value, child, reach, spread, scores, which, out):  # type: ignore[no-untyped-def]
     """Logarithms of the sums over all paths; -inf where there are none."""
-    total, exponentials = np.empty(len(column)), np.empty(scores.shape[1])
+    total, exponentials, top = np.empty(len(column)), np.empty(scores.shape[1]), np.zeros(len(column))
     for k in which:
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, total)
-        out[k] = np.log(total[0]) if ordinary else total[0]
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        out[k] = np.log(total[0]) if ordinary else top[0] + total[0]
 
 
 @jit
 def marginals(column, start, value, child, reach, spread, fixed, scores, which, out):  # type: ignore[no-untyped-def]
     """The means of all entries; 0 where there are no paths."""
     nodes = len(column)
-    total, exponentials, flow = np.empty(nodes), np.empty(scores.shape[1]), np.empty(nodes)
+    total, exponentials, flow, top = np.empty(nodes), np.empty(scores.shape[1]), np.empty(nodes), np.zeros(nodes)
     for k in which:
         mean = out[k]
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, total)
-        if total[0] == (0.0 if ordinary else -np.inf):
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        if _nothing(ordinary, top[0], total[0]):
             mean[:] = 0.0
             continue
         mean[:] = fixed
@@ -215,7 +228,9 @@ def marginals(column, start, value, child, reach, spread, fixed, scores, which, 
                 continue
             j, own = column[u], _own(ordinary, total[u])
             for a in range(start[u], start[u + 1]):
-                share = flow[u] * _chance(ordinary, scores[k, j], value[a], exponentials[j], own, total[child[a]])
+                share = flow[u] * _chance(
+                    ordinary, scores[k, j], value[a], exponentials[j], top[u], own, top[child[a]], total[child[a]]
+                )
                 flow[child[a]] += share
                 mean[j] += value[a] * share
 
@@ -224,24 +239,26 @@ def marginals(column, start, value, child, reach, spread, fixed, scores, which, 
 def covariances(column, start, value, child, reach, spread, scores, direction, which, out):  # type: ignore[no-untyped-def]
     """The covariance of entries times a direction; 0 where there are no paths."""
     nodes = len(column)
-    total, exponentials = np.empty(nodes), np.empty(scores.shape[1])
+    total, exponentials, top = np.empty(nodes), np.empty(scores.shape[1]), np.zeros(nodes)
     flow, along, behind = np.empty(nodes), np.empty(nodes), np.empty(nodes)
     chance = np.empty(len(value))
     for k in which:
         turned = out[k]
         turned[:] = 0.0
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, total)
-        if total[0] == (0.0 if ordinary else -np.inf):
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        if _nothing(ordinary, top[0], total[0]):
             continue
         behind[nodes - 1] = 0.0  # the mean of the direction over what follows a node
         for u in range(nodes - 2, -1, -1):
             mean, d = 0.0, direction[k, column[u]]
-            if total[u] == (0.0 if ordinary else -np.inf):
+            if _nothing(ordinary, top[u], total[u]):
                 behind[u] = 0.0
                 continue
             j, own = column[u], _own(ordinary, total[u])
             for a in range(start[u], start[u + 1]):
-                chance[a] = _chance(ordinary, scores[k, j], value[a], exponentials[j], own, total[child[a]])
+                chance[a] = _chance(
+                    ordinary, scores[k, j], value[a], exponentials[j], top[u], own, top[child[a]], total[child[a]]
+                )
                 if chance[a] > 0.0:
                     mean += chance[a] * (value[a] * d + behind[child[a]])
             behind[u] = mean
@@ -281,10 +298,10 @@ def sample(column, start, value, child, reach, spread, fixed, scores, numbers, w
     They are 0 where there are none. A number is the seed of what is drawn from node to node.
     """
     nodes = len(column)
-    total, exponentials = np.empty(nodes), np.empty(scores.shape[1])
+    total, exponentials, top = np.empty(nodes), np.empty(scores.shape[1]), np.zeros(nodes)
     for k in which:
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, total)
-        nothing = total[0] == (0.0 if ordinary else -np.inf)
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        nothing = _nothing(ordinary, top[0], total[0])
         for one in range(len(out)):
             point = out[one, k]
             if nothing:
@@ -297,7 +314,9 @@ def sample(column, start, value, child, reach, spread, fixed, scores, numbers, w
                 chosen = -1
                 j, own = column[u], _own(ordinary, total[u])
                 for a in range(start[u], start[u + 1]):
-                    chance = _chance(ordinary, scores[k, j], value[a], exponentials[j], own, total[child[a]])
+                    chance = _chance(
+                        ordinary, scores[k, j], value[a], exponentials[j], top[u], own, top[child[a]], total[child[a]]
+                    )
                     if chance == 0.0:
                         continue
                     chosen = a  # the last one that is possible, where rounding leaves a rest

@@ -340,6 +340,14 @@ def _judge(a, slot, goal, x, size):  # type: ignore[no-untyped-def]
 
 
 @part
+def _largest(goal):  # type: ignore[no-untyped-def]
+    largest = 0.0
+    for number in goal:
+        largest = max(largest, abs(number)) if number != -np.inf else largest
+    return largest
+
+
+@part
 def _take_in(a, active, out, size, shift):  # type: ignore[no-untyped-def]
     """Make the new vertex active, in exchange for another where it is dependent; how many there are, 0 if it cannot."""
     stay_apart()
@@ -418,7 +426,7 @@ def _project(  # type: ignore[no-untyped-def]
         _store(a, out, size, slot)
         better, scale = _judge(a, slot, goal, x, size)
         gap[k] = better
-        if better < -WORSE * scale:
+        if better < -WORSE * max(scale, _largest(goal)):  # what a solver compares is no more exact than this
             status[k] = NOT_MAXIMAL
             return a, active
         if not np.isfinite(better) or not np.isfinite(scale):
