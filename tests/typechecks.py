@@ -57,6 +57,7 @@ DOORS = (
     "optlayers.solvers.oracle",
     "optlayers.tensors",
     "optlayers.testing.loss",
+    "polytopes.sequence",
 )
 """They check their arguments in words of their own, which tests read."""
 

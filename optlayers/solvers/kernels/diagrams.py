@@ -31,7 +31,7 @@ def _step(score, value):  # type: ignore[no-untyped-def]
     return -np.inf if score == -np.inf else score * value
 
 
-@jit
+@jit("(float64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int64[::1])")
 def best(scores, column, start, value, child, fixed, first, second):  # type: ignore[no-untyped-def]
     """A best point, NaN where there is none.
 
@@ -200,7 +200,9 @@ def _most_arcs(start):  # type: ignore[no-untyped-def]
     return most
 
 
-@jit
+@jit(
+    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[:, ::1], int64[::1], float64[::1])"
+)
 def sums(column, start, value, child, reach, spread, scores, which, out):  # type: ignore[no-untyped-def]
     """Logarithms of the sums over all paths; -inf where there are none."""
     total, exponentials, top = np.empty(len(column)), np.empty(scores.shape[1]), np.zeros(len(column))
@@ -209,7 +211,10 @@ def sums(column, start, value, child, reach, spread, scores, which, out):  # typ
         out[k] = np.log(total[0]) if ordinary else top[0] + total[0]
 
 
-@jit
+@jit(
+    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[::1], float64[:, ::1], int64[::1], "
+    "float64[:, ::1])"
+)
 def marginals(column, start, value, child, reach, spread, fixed, scores, which, out):  # type: ignore[no-untyped-def]
     """The means of all entries; 0 where there are no paths."""
     nodes = len(column)
@@ -235,8 +240,13 @@ def marginals(column, start, value, child, reach, spread, fixed, scores, which, 
                 mean[j] += value[a] * share
 
 
-@jit
-def covariances(column, start, value, child, reach, spread, scores, direction, which, out):  # type: ignore[no-untyped-def]
+@jit(
+    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[:, ::1], float64[:, ::1], int64[::1], "
+    "float64[:, ::1])"
+)
+def covariances(  # type: ignore[no-untyped-def]
+    column, start, value, child, reach, spread, scores, direction, which, out
+):
     """The covariance of entries times a direction; 0 where there are no paths."""
     nodes = len(column)
     total, exponentials, top = np.empty(nodes), np.empty(scores.shape[1]), np.zeros(nodes)
@@ -291,8 +301,13 @@ def _uniform(state):  # type: ignore[no-untyped-def]
     return state, np.float64(bits >> np.uint64(11)) * 2.0**-53
 
 
-@jit
-def sample(column, start, value, child, reach, spread, fixed, scores, numbers, which, out):  # type: ignore[no-untyped-def]
+@jit(
+    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[::1], float64[:, ::1], float64[:, ::1], "
+    "int64[::1], float64[:, :, ::1])"
+)
+def sample(  # type: ignore[no-untyped-def]
+    column, start, value, child, reach, spread, fixed, scores, numbers, which, out
+):
     """Points drawn by their exponentials, ``(samples, batch, size)``, from ``numbers`` ``(samples, batch)`` of [0, 1).
 
     They are 0 where there are none. A number is the seed of what is drawn from node to node.
@@ -327,8 +342,13 @@ def sample(column, start, value, child, reach, spread, fixed, scores, numbers, w
                 u = child[chosen]
 
 
-@jit
-def k_best(column, start, value, child, fixed, first, second, scores, most, which, points, totals, counts):  # type: ignore[no-untyped-def]
+@jit(
+    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int64[::1], float64[:, ::1], int64, int64[::1], "
+    "float64[:, :, ::1], float64[:, ::1], int64[::1])"
+)
+def k_best(  # type: ignore[no-untyped-def]
+    column, start, value, child, fixed, first, second, scores, most, which, points, totals, counts
+):
     """The best points, ``(batch, most, size)``, best first, with their scores, and how many there are up to ``most``.
 
     Ties are decided as by :func:`best`, and at last by which path comes first.
