@@ -179,6 +179,8 @@ class AbstractPrepared(ABC):
         if oracle is None:
             return None
         if self.rows_are == "relaxation":
+            if self.polytope.separate is not None:
+                return "separate= brings further ones"
             return 'rows="relaxation" says so' if self.polytope.rows else "variables are integers"
         if len(self._beyond) >= COMPARED:
             return None
@@ -383,7 +385,7 @@ class AbstractPrepared(ABC):
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""
         form = self.form
-        if form is None:
+        if form is None or self.polytope.separate is not None:
             return None
         if self.over_integer_points or (self.polytope.has_integers and form.integer.all()):
             return diagrams_of(form, False)
