@@ -8,7 +8,6 @@ from types import NoneType
 import numpy as np
 import torch
 
-from optlayers.compiled_oracle import name_of
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.form.compile import Forms
 from optlayers.form.standard import DeclarationError, StandardForm
@@ -73,9 +72,11 @@ def _over_integer_points(
                 "Diagram(), BranchAndBound() or ActiveSet(), leave the solver out, or compile polytope.relaxed()"
             )
     if maximizer is None or isinstance(maximizer, Auto):
-        rows_tell = polytope.separate is None
-        default = Diagram(otherwise=BranchAndBound()) if rows_tell else BranchAndBound()
-        default = projector if isinstance(projector, AbstractHullSolver) else default
+        default: AbstractHullSolver = BranchAndBound()
+        if isinstance(projector, AbstractHullSolver):
+            default = projector
+        elif polytope.separate is None:
+            default = Diagram(otherwise=BranchAndBound())
         maximizer = Oracle(polytope.oracle) if polytope.oracle is not None else default
     one_for_both = isinstance(projector, AbstractHullSolver) and projector == maximizer
     asked = maximizer if isinstance(maximizer, Oracle) else None
@@ -117,7 +118,7 @@ def refuse_misfit(form: StandardForm, relaxation: StandardForm) -> None:
 def refuse_empty(compiled: AbstractPrepared) -> None:
     """Constraints without parameters that nothing satisfies are a :class:`DeclarationError` that says which."""
     form = compiled.rows
-    if compiled.over_integer_points or compiled.polytope.separate is not None:
+    if compiled.rows_are_not_all:
         _refuse_no_point(compiled)
         return
     if form is None:
@@ -138,7 +139,4 @@ def _refuse_no_point(compiled: AbstractPrepared) -> None:
     nothing = torch.zeros(1, compiled.entries.size, dtype=torch.float64, device="cpu")
     bound = compiled.bind_on_host(torch.zeros(1, 0, dtype=torch.float64, device="cpu"), None, np.zeros(0))
     if int(bound.maximize(nothing).status) == Status.INFEASIBLE:
-        separated = compiled.polytope.separate
-        also = "" if separated is None else f" and the inequalities of separate={name_of(separated)}"
-        what = "no integer point" if compiled.over_integer_points else "no point"
-        raise DeclarationError(f"the polytope is empty: {what} satisfies its constraints{also}")
+        raise DeclarationError(f"the polytope is empty: {compiled.nothing_satisfies}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from optlayers.agreement import beyond_oracle
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.caches import Cache, cached_property
+from optlayers.compiled_oracle import name_of
 from optlayers.entries import CPU, DOUBLE, Entries
 from optlayers.enumeration import VERTEX_LIMIT, enumerate_vertices
 from optlayers.form.compile import Forms
@@ -117,6 +118,18 @@ class AbstractPrepared(ABC):
     def over_integer_points(self) -> bool:
         """Whether the polytope is the hull of integer points that its rows are a relaxation of."""
         return self.polytope.has_integers and self.rows_are == "relaxation"
+
+    @property
+    def rows_are_not_all(self) -> bool:
+        """Whether points that satisfy the rows may be none of the polytope, as the declaration itself says."""
+        return self.over_integer_points or self.polytope.separate is not None
+
+    @property
+    def nothing_satisfies(self) -> str:
+        """Why there is no point although rows leave some, in words."""
+        separate = self.polytope.separate
+        brought = "" if separate is None else f" and the inequalities of separate={name_of(separate)}"
+        return f"no {'integer ' * self.over_integer_points}point satisfies the constraints{brought}"
 
     @property
     def form(self) -> StandardForm | None:

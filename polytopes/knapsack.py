@@ -12,10 +12,10 @@ __all__ = ["knapsack"]
 def knapsack(weights: ArrayLike, *, capacity: float | None = None) -> Polytope:
     r"""Sets of items that weigh at most ``capacity`` together: shape ``(items,)``.
 
-    The convex hull of :math:`\{x \in \{0, 1\}^n : w^\top x \le c\}`, which no short list of constraints describes. Where
-    weights are integers, or fractions with a small common denominator, and the knapsack is not huge, a decision diagram
-    answers (:class:`optlayers.Diagram`): the best set, projections onto the hull, marginals, samples, counts. Otherwise
-    branch and bound does.
+    The convex hull of :math:`\{x \in \{0, 1\}^n : w^\top x \le c\}`, which no short list of constraints describes.
+    Where weights are integers, or fractions with a small common denominator, and the knapsack is not huge, a decision
+    diagram answers (:class:`optlayers.Diagram`): the best set, projections onto the hull, marginals, samples, counts.
+    Otherwise branch and bound does.
 
     Parameters
     ----------

@@ -23,16 +23,16 @@ def tour(cities: int) -> Polytope:
     .. math:: \sum_{j < i} x_{ji} + \sum_{j > i} x_{ij} = 2,
 
     that do not fall apart into several trips. That takes a constraint for every set S of cities, that two edges leave
-    it, :math:`\sum_{i \in S, j \notin S} x_{ij} \ge 2` (Dantzig, Fulkerson and Johnson, 1954). They are too many to list,
-    and are brought on demand (``separate`` of :class:`optlayers.Polytope`): those of the connected components where
-    there are several, else that of a minimum cut (Stoer and Wagner, 1997). The best trip is a linear program with these
-    and, where that has a fractional vertex, branch and bound; marginals are by enumeration, up to 8 cities.
+    it, :math:`\sum_{i \in S, j \notin S} x_{ij} \ge 2` (Dantzig, Fulkerson and Johnson, 1954). They are too many to
+    list, and are brought on demand (``separate`` of :class:`optlayers.Polytope`): those of the connected components
+    where there are several, else that of a minimum cut (Stoer and Wagner, 1997). The best trip is a linear program with
+    these and, where that has a fractional vertex, branch and bound; marginals are by enumeration, up to 8 cities.
 
     References
     ----------
-    Dantzig, Fulkerson and Johnson (1954), Solution of a large-scale traveling-salesman problem. Stoer and Wagner (1997),
-    A simple min-cut algorithm, Journal of the ACM. Padberg and Rinaldi (1991), A branch-and-cut algorithm for the
-    resolution of large-scale symmetric traveling salesman problems, SIAM Review.
+    Dantzig, Fulkerson and Johnson (1954), Solution of a large-scale traveling-salesman problem. Stoer and Wagner
+    (1997), A simple min-cut algorithm, Journal of the ACM. Padberg and Rinaldi (1991), A branch-and-cut algorithm for
+    the resolution of large-scale symmetric traveling salesman problems, SIAM Review.
 
     >>> import optlayers as ol, torch
     >>> place = torch.tensor([0.0, 3.0, 1.0, 4.0, 2.0, 5.0]).mul(2 * torch.pi / 6)  # six cities on a circle

@@ -328,7 +328,7 @@ class _ForeignModel(_AbstractModel):
             constraints.append(least[order] @ x >= floor[-1])
         problem = cp.Problem(cp.Maximize(all_costs[order] @ x), constraints)
         try:
-            problem.solve(solver=name, **_OPTIONS.get(name, lambda _: {})(self.solver.time_limit))
+            problem.solve(solver=name, **_OPTIONS.get(name, lambda _: {})(self.solver.time_limit))  # type: ignore[no-untyped-call]
         except cp.SolverError as error:
             raise NotProved(f"{name} ended before a best structure was proved: {error}") from None
         if problem.status in (cp.INFEASIBLE, "infeasible_or_unbounded"):

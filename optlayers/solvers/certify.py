@@ -130,8 +130,8 @@ def certify(
 
     **Structures** are held to the rows that scored variables satisfy alone, to integrality, and to the membership
     function; mixtures of structures to all of that for each of them. Where a function brings constraints on demand, it
-    is asked about every answer. That no structure is better is the word of an oracle. **Points of sets that are not polyhedral** are held to the declaration, see
-    :mod:`optlayers.solvers.declared`.
+    is asked about every answer. That no structure is better is the word of an oracle. **Points of sets that are not
+    polyhedral** are held to the declaration, see :mod:`optlayers.solvers.declared`.
     """
     if answer.values is not None:
         return _of_declared(form, instances, answer)
@@ -302,7 +302,9 @@ def _hold_to_separation(
     separation = Separation(form.polytope)
     for k in np.flatnonzero(codes == FOUND).tolist():
         try:
-            worst = max((c.violation(points[k]) for c in separation.cuts(points[k], instances.parameters[k])), default=0)
+            worst = max(
+                (c.violation(points[k]) for c in separation.cuts(points[k], instances.parameters[k])), default=0
+            )
         except SeparationError as error:
             certificate.reasons[k] = Status.FAILED, str(error)
             certificate.error[k] = np.inf

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -42,6 +42,7 @@ _lock = ForkSafeLock()
 _clock = itertools.count(1)
 
 
+@runtime_checkable
 class IntegerModel(Protocol):
     """A model of branch and bound over one form."""
 
@@ -58,19 +59,18 @@ class Pool:
     its best vertex, also where ties are decided by further objectives.
     """
 
-    def __init__(self, limit: int = POOL_LIMIT) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
         self.cuts: tuple[Cut, ...] = ()
         """Never changed, but replaced as a whole."""
 
-    def add(self, cuts: Sequence[Cut]) -> None:
-        """Keep further constraints; those that were not of use for longest go."""
+    def add(self, cuts: Sequence[Cut], limit: int) -> None:
+        """Keep further constraints; above the limit, those go that were not of use for longest."""
         with _lock:
             known = {cut.key for cut in self.cuts}
             kept = [*self.cuts, *(cut for cut in cuts if cut.key not in known)]
-            if len(kept) > self.limit:
-                least = sorted(cut.used for cut in kept)[len(kept) - self.limit]
-                kept = [cut for cut in kept if cut.used >= least]
+            if len(kept) > limit:
+                last = sorted(range(len(kept)), key=lambda k: kept[k].used)[len(kept) - limit :]
+                kept = [kept[k] for k in sorted(last)]
             self.cuts = tuple(kept)
 
 
@@ -108,7 +108,7 @@ class SeparatedSearch:
 
     def pool(self, theta: Float64[np.ndarray, " parameters"]) -> Pool:
         """What was found for one value of the parameters."""
-        return self._pools.get(theta.tobytes(), lambda _: Pool(self.pool_limit))
+        return self._pools.get(theta.tobytes(), lambda _: Pool())
 
     def __call__(self, scores: np.ndarray, theta: np.ndarray | None = None) -> Float64[np.ndarray, " size"]:
         parameters = np.zeros(0) if theta is None else theta
@@ -167,8 +167,8 @@ class SeparatedSearch:
         if point is not None:
             for cut in program.tight_at(point):
                 cut.used = next(_clock)
-        if found:
-            pool.add(found)
+        if found or len(pool.cuts) > self.pool_limit:
+            pool.add(found, self.pool_limit)
 
 
 @final
@@ -215,9 +215,7 @@ class _Program:
         if status is Status.INFEASIBLE:
             return None, True
         if status is not Status.OPTIMAL:
-            raise SeparationError(
-                f"a linear program has no certified answer: {verdict.reasons.get(0, status.meaning)}"
-            )
+            raise SeparationError(f"a linear program has no certified answer: {verdict.reasons.get(0, status.meaning)}")
         point = np.array(verdict.answer.point[0, : form.unslacked])
         nearest = np.round(point[self.integer])
         ended = bool((np.abs(point[self.integer] - nearest) <= WHOLE).all())

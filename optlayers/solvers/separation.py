@@ -128,8 +128,8 @@ class Separation:
         if not (np.isfinite(coefficients).all() and np.isfinite(limit)):
             raise self._wrong("returned coefficients or a bound that are not finite")
         largest = float(np.abs(coefficients).max(initial=0.0))
-        scale = 2.0 ** -np.round(np.log2(largest)) if largest > 0.0 else 1.0
-        return Cut(coefficients * scale, limit * scale, float(scale))
+        scale = float(np.exp2(-np.round(np.log2(largest)))) if largest > 0.0 else 1.0
+        return Cut(coefficients * scale, limit * scale, scale)
 
     def _wrong(self, what: str) -> WrongSeparation:
         return WrongSeparation(
