@@ -252,6 +252,9 @@ class AbstractPrepared(ABC):
 
     def _shown_binary(self, key: tuple[bytes, bool]) -> bool:
         theta = np.frombuffer(key[0]).copy()[None]
+        scored = (self.polytope.variable, *self.polytope.scored) if key[1] else (self.polytope.variable,)
+        if all(variable.attributes["boolean"] is True for variable in scored):
+            return True
         blocks = self._blocks(theta)
         if not (self.polytope.integral or (blocks is not None and all(block.is_integral() for block in blocks))):
             return False

@@ -27,8 +27,10 @@ __all__ = ["IntegerModel", "Pool", "SeparatedSearch"]
 ROUNDS = 1000
 """So often is one instance solved with further constraints."""
 POOL_LIMIT = 1000
-"""So many constraints are kept for later instances."""
-POOLS = 64
+"""So many constraints are kept for later instances,"""
+NUMBERS = 2**22
+"""or fewer, so that they are at most so many numbers."""
+POOLS = 16
 """For so many values of the parameters are constraints kept."""
 TOLERANCE = 1e-8
 """To this much are the linear programs certified."""
@@ -93,9 +95,9 @@ class SeparatedSearch:
         time_limit: float,
         manner: str,
         remake: tuple[Any, ...],
-        pool_limit: int = POOL_LIMIT,
     ) -> None:
-        self.form, self.make_model, self.time_limit, self.pool_limit = form, make_model, time_limit, pool_limit
+        self.form, self.make_model, self.time_limit = form, make_model, time_limit
+        self.pool_limit = max(1, min(POOL_LIMIT, NUMBERS // max(1, form.size)))
         self.separation = Separation(form.polytope)
         self.manner = manner
         self.__name__ = f"HiGHS with {self.separation}"
