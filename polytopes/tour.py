@@ -2,8 +2,6 @@
 
 import cvxpy as cp
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from optlayers import Polytope
 from polytopes._sizes import at_least_one
@@ -55,18 +53,33 @@ def subtours(edges: np.ndarray) -> list[tuple[np.ndarray, float]]:
     cities = len(edges)
     weights = np.triu(edges, 1)
     weights = weights + weights.T
-    count, component = connected_components(csr_array(weights > VIOLATED), directed=False)
-    if count > 1:
-        sets = [component == k for k in range(count if count > 2 else 1)]
-    else:
+    sets = _components(weights > VIOLATED)
+    if len(sets) == 1:
+        if (weights == np.round(weights)).all() and (weights.sum(axis=0) == 2.0).all():
+            return []  # a round trip
         value, inside = _minimum_cut(weights)
         sets = [inside] if value < 2.0 - VIOLATED else []
     cuts = []
-    for inside in sets:
+    for inside in sets[: 1 if len(sets) == 2 else None]:
         crossing = np.zeros((cities, cities))
         crossing[np.ix_(inside, ~inside)] = crossing[np.ix_(~inside, inside)] = -1.0
         cuts.append((np.triu(crossing), -2.0))
     return cuts
+
+
+def _components(joined: np.ndarray) -> list[np.ndarray]:
+    """The connected components of a graph, as sets of nodes."""
+    sets, left = [], np.ones(len(joined), dtype=bool)
+    while left.any():
+        inside = np.zeros(len(joined), dtype=bool)
+        further = inside.copy()
+        further[left.argmax()] = True
+        while further.any():
+            inside |= further
+            further = joined[further].any(axis=0) & ~inside
+        sets.append(inside)
+        left &= ~inside
+    return sets
 
 
 def _minimum_cut(weights: np.ndarray) -> tuple[float, np.ndarray]:

@@ -300,21 +300,29 @@ def _hold_to_separation(
 ) -> None:
     """Show every answer to the function that brings constraints on demand: it must find nothing that it violates."""
     separation = Separation(form.polytope)
+    told: dict[bytes, tuple[Status | None, str]] = {}  # samples of few structures are asked about once
     for k in np.flatnonzero(codes == FOUND).tolist():
-        try:
-            worst = max(
-                (c.violation(points[k]) for c in separation.cuts(points[k], instances.parameters[k])), default=0
-            )
-        except SeparationError as error:
-            certificate.reasons[k] = Status.FAILED, str(error)
+        point, theta = points[k], instances.parameters[k]
+        key = point.tobytes() + theta.tobytes()
+        if key not in told:
+            told[key] = _held_to(separation, point, theta)
+        status, reason = told[key]
+        if status is not None:
+            certificate.reasons[k] = status, reason
             certificate.error[k] = np.inf
-            continue
-        if worst > SEPARATED:
-            certificate.reasons[k] = (
-                Status.INACCURATE,
-                f"its answer violates an inequality of {separation} by {worst:.3g} next to its terms; {SEPARATION}",
-            )
-            certificate.error[k] = np.inf
+
+
+def _held_to(separation: Separation, point: np.ndarray, theta: np.ndarray) -> tuple[Status | None, str]:
+    """What is wrong with an answer by a function that separates; None where that finds nothing."""
+    try:
+        worst = max((cut.violation(point) for cut in separation.cuts(point, theta)), default=0.0)
+    except SeparationError as error:
+        return Status.FAILED, str(error)
+    if worst <= SEPARATED:
+        return None, ""
+    return Status.INACCURATE, (
+        f"its answer violates an inequality of {separation} by {worst:.3g} next to its terms; {SEPARATION}"
+    )
 
 
 def _codes(status: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:

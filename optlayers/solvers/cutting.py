@@ -228,6 +228,9 @@ class _Program:
 
 def _exact(point: Float64[np.ndarray, "1 scored"]) -> Float64[np.ndarray, "1 scored"]:
     """Fractions with small denominators in place of what is next to them, whichever constraints have led there."""
+    whole = np.round(point)
+    if (np.abs(whole - point) <= FRACTION).all():  # as a rule
+        return whole
     nearest = np.round(point * DENOMINATORS) / DENOMINATORS
     near = np.abs(nearest - point) <= FRACTION
     first = near.argmax(axis=0)
