@@ -89,18 +89,21 @@ def limited_pairs(separated: bool) -> ol.Polytope:
     return ol.Polytope(x, [*rows, *(x[i] + x[j] <= limit for i, j in edges_of(5))])
 
 
+def silent(point):
+    """Nothing: points of integers are told apart by the constraints."""
+
+
+def of_integers(nodes: int, separate) -> ol.Polytope:
+    x = cp.Variable(len(edges_of(nodes)), boolean=True)
+    at = np.array([[float(node in edge) for edge in edges_of(nodes)] for node in range(nodes)])
+    return ol.Polytope(x, [at @ x <= 1], separate=separate)
+
+
 TOURS, MATCHINGS = all_tours(6), all_matchings(6)
 CASES = {
     "tour": (polytopes.tour(6), TOURS),
     "matching": (matchings(6), MATCHINGS),
-    "matching of integers": (
-        ol.Polytope(
-            x := cp.Variable(15, boolean=True),
-            [np.array([[float(node in edge) for edge in edges_of(6)] for node in range(6)]) @ x <= 1],
-            separate=blossoms,
-        ),
-        MATCHINGS,
-    ),
+    "matching of integers": (of_integers(6, blossoms), MATCHINGS),
 }
 each_case = pytest.mark.parametrize("name", CASES)
 
@@ -129,6 +132,19 @@ def test_best_vertices_are_the_best_structures_also_where_they_tie(name):
         tied = flat[gains >= gains.max() - 1e-12 * mine.abs().sum()]
         decided = max(tied.tolist(), key=lambda v: [float(o @ np.array(v)[kept]) for o in objectives])
         assert answer.value[k].flatten().tolist() == decided
+
+
+@pytest.mark.parametrize("solver", [None, "HIGHS", "SCIPY"])
+def test_branch_and_bound_decides_ties_of_any_scores(solver):
+    scores = torch.zeros(1, 15, dtype=torch.float64)
+    triangles = [k for k, (one, other) in enumerate(edges_of(6)) if one // 3 == other // 3]
+    scores[0, triangles] = 0.3  # halves of two triangles score 0.9, two edges 0.6
+    compiled = ol.compile_polytope(of_integers(6, silent), maximizer=ol.BranchAndBound(solver=solver))
+    objectives = [ties.objective(k, 15, 15) for k in range(2)]
+    tied = [v for v in MATCHINGS.tolist() if float(scores[0] @ torch.tensor(v, dtype=torch.float64)) > 0.59]
+    assert len(tied) == 18  # with an edge between the others, or none
+    decided = max(tied, key=lambda v: [float(o @ np.array(v)) for o in objectives])
+    assert compiled.maximize(scores).check().value[0].tolist() == decided
 
 
 @each_case
@@ -497,6 +513,8 @@ def test_what_cuts_off_everything_leaves_nothing():
     def none_at_all(point):
         return np.zeros(6), -1.0
 
+    with pytest.raises(AssertionError, match=r"separate=none_at_all cuts off everything"):
+        check_separation(matchings(4, separate=none_at_all))
     with pytest.raises(ol.DeclarationError, match=r"no point satisfies the constraints and .* separate=none_at_all"):
         ol.compile_polytope(matchings(4, separate=none_at_all))
 
@@ -504,12 +522,6 @@ def test_what_cuts_off_everything_leaves_nothing():
 def too_much(point):
     """Blossoms that also cut off the matching of two edges."""
     return [*blossoms(point), *([(np.ones(6), 1.5)] if point.sum() > 1.6 else [])]
-
-
-def of_integers(separate) -> ol.Polytope:
-    x = cp.Variable(6, boolean=True)
-    at = np.array([[float(node in edge) for edge in edges_of(4)] for node in range(4)])
-    return ol.Polytope(x, [at @ x <= 1], separate=separate)
 
 
 def only_when_fractional(point):
@@ -527,7 +539,7 @@ def moody(point, seen=[]):  # noqa: B006
     ("polytope", "structures", "message"),
     [
         (matchings(4, separate=too_much), all_matchings(4), "cuts off a structure, by 0.1"),
-        (of_integers(only_when_fractional), None, "cuts off a structure"),
+        (of_integers(4, only_when_fractional), None, "cuts off a structure"),
         (matchings(5, separate=lambda point: None), all_matchings(5), "scores 0.* more than the best structure"),
         (matchings(4, separate=moody), all_matchings(4), "different inequalities for the same point"),
     ],

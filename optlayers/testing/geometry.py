@@ -103,7 +103,7 @@ def _distances_to_hull(
     def farthest(slope: np.ndarray) -> np.ndarray | None:
         for parameter, part in zip(slopes, np.split(slope, ends), strict=True):
             parameter.value = part.reshape(parameter.shape)
-        while True:
+        for _ in range(ROUNDS):
             problem = cp.Problem(search.objective, [*search.constraints, *brought]) if brought else search
             problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
             if problem.status == cp.INFEASIBLE:
@@ -112,6 +112,7 @@ def _distances_to_hull(
             if not further:
                 return np.concatenate([np.asarray(variable.value, dtype=float).reshape(-1) for variable in variables])
             brought.extend(further)
+        raise AssertionError(f"{Separation(polytope)} still returned violated inequalities after {ROUNDS:,} rounds")
 
     found = torch.empty(len(points[0]), dtype=torch.float64, device="cpu")
     for k in range(len(found)):
@@ -161,6 +162,8 @@ def _distance_to_hull(farthest: Callable[[np.ndarray], np.ndarray | None], point
 
 SEPARATED = 1e-9
 """Integer points that reach further by less bring a point no nearer to the hull."""
+ROUNDS = 1000
+"""So often are further constraints brought for one integer point, or vertex."""
 BROUGHT = 1e-6
 """Constraints that are violated by less, next to their terms, are not brought: HiGHS leaves them by as much."""
 _PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
