@@ -225,7 +225,8 @@ def test_parameters_are_those_of_each_instance():
     torch.testing.assert_close(near.value, listed.project(scores, limit=limits).value)
     assert is_vertex(listed, best.value, limit=limits).all()
     assert contains(separated.polytope, near.value, limit=limits).all()
-    assert not contains(separated.polytope, torch.full((1, 5), 0.6), limit=1.0).any()
+    beyond = torch.tensor([[0.9, 0.9, 0.0, 0.0, 0.0]])  # which the rows alone allow
+    assert not contains(separated.polytope, beyond, limit=1.5).any()
     grads = []
     for one in (True, False):
         leaf = scores.clone().requires_grad_()
@@ -447,6 +448,21 @@ def test_rows_behind_the_form():
     assert longer.matrix.has_sorted_indices
 
 
+def test_entries_that_constraints_fix_count_in_what_is_brought():
+    x = cp.Variable(3)
+
+    def together(point):
+        return (np.array([1.0, 1.0, 0.0]), 1.4) if point[0] + point[1] > 1.4 + 1e-9 else None
+
+    compiled = ol.compile_polytope(ol.Polytope(x, [x[0] == 1, x >= 0, x <= 1], separate=together))
+    assert compiled.maximize(torch.ones(3, dtype=torch.float64)).check().value.tolist() == [1.0, 0.4, 1.0]
+    near = compiled.project(torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)).check().value
+    torch.testing.assert_close(near, torch.tensor([1.0, 0.4, 0.5], dtype=torch.float64))
+    with pytest.raises(ol.DeclarationError, match="no point satisfies the constraints"):
+        first = np.eye(3)[0]
+        ol.compile_polytope(ol.Polytope(x, [x[0] == 1, x >= 0, x <= 1], separate=lambda point: (first, 0.5)))
+
+
 LIARS = {
     "raises": (lambda point: 1 / 0, "separate=lie raised ZeroDivisionError: division by zero"),
     "a number": (lambda point: 1.0, "returned float"),
@@ -606,6 +622,9 @@ def test_solvers_of_cvxpy_give_the_answers_of_ours(solver):
         ours.project(scores[1:4], budget=9.0).value, other.project(scores[1:4], budget=9.0).value
     )
     assert f"branch and bound of {solver}" in other.explain()
+    behind = ol.Polytope(flow, [*rows[1:], cp.sum(x) <= 2])  # integers that are not the first columns
+    flows = [ol.compile_polytope(behind, maximizer=m) for m in (ol.BranchAndBound(), theirs)]
+    torch.testing.assert_close(*(c.maximize(draw(4, 3)).check().value for c in flows))
     tours = [ol.compile_polytope(polytopes.tour(7), maximizer=m) for m in (None, theirs)]
     scores = draw(4, 7, 7)
     assert torch.equal(*(c.maximize(scores).check().value for c in tours))

@@ -143,7 +143,7 @@ def test_vertices_that_are_not_binary_are_enumerated():
     found = ol.Gibbs(polytopes.permutahedron(4), torch.zeros(4))
     assert found.top_k(100).counts == 24
     assert found.top_k(2).structures.tolist() == [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]]
-    with pytest.raises(ValueError, match="the best structures are not known: .*too many"):
+    with pytest.raises(ValueError, match=r"the best structures are not known: .*too many"):
         ol.Gibbs(polytopes.permutahedron(8), torch.zeros(8)).top_k(2)
 
 
