@@ -458,8 +458,8 @@ def test_entries_that_constraints_fix_count_in_what_is_brought():
     assert compiled.maximize(torch.ones(3, dtype=torch.float64)).check().value.tolist() == [1.0, 0.4, 1.0]
     near = compiled.project(torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)).check().value
     torch.testing.assert_close(near, torch.tensor([1.0, 0.4, 0.5], dtype=torch.float64))
+    first = np.eye(3)[0]
     with pytest.raises(ol.DeclarationError, match="no point satisfies the constraints"):
-        first = np.eye(3)[0]
         ol.compile_polytope(ol.Polytope(x, [x[0] == 1, x >= 0, x <= 1], separate=lambda point: (first, 0.5)))
 
 
