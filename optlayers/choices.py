@@ -27,7 +27,7 @@ def chosen_solvers(
 ) -> tuple[AbstractMaximizer, AbstractProjector]:
     """The maximizer and the projector: those that are given, else what the declaration has, else :class:`Auto`."""
     polytope, auto = forms.polytope, Auto(tolerance=tolerance)
-    if polytope.has_integers and rows_are(forms) == "relaxation":
+    if polytope.separate is not None or (polytope.has_integers and rows_are(forms) == "relaxation"):
         maximizer, projector = _over_integer_points(forms, maximizer, projector)
     if isinstance(maximizer, AbstractHullSolver):
         maximizer = Oracle(maximizer.oracle(forms.full))
@@ -51,16 +51,32 @@ def chosen_solvers(
 def _over_integer_points(
     forms: Forms, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None
 ) -> tuple[Oracle, AbstractProjector]:
-    """Solvers of the hull of integer points; those of its relaxation are refused."""
+    """Solvers of the hull of integer points, or of what a function separates; those of its relaxation are refused."""
     polytope = forms.polytope
     for solver, question in ((maximizer, "best vertices"), (projector, "projections")):
+        if polytope.separate is not None and isinstance(solver, Diagram):
+            raise DeclarationError(
+                f"{solver!r} knows rows alone, and the declaration brings further constraints by separate=: use "
+                "BranchAndBound() or ActiveSet(), or leave the solver out"
+            )
+        if polytope.separate is not None and not isinstance(
+            solver, (Auto, Oracle, ActiveSet, AbstractHullSolver, NoneType)
+        ):
+            raise DeclarationError(
+                f"{solver!r} finds {question} of the constraints alone, and the declaration brings further ones by "
+                "separate=: use BranchAndBound() or ActiveSet(), or leave the solver out"
+            )
         if not isinstance(solver, (Auto, Oracle, ActiveSet, AbstractHullSolver, NoneType)):
             raise DeclarationError(
                 f"{solver!r} finds {question} of the linear relaxation, and the declaration has integer variables: use "
                 "Diagram(), BranchAndBound() or ActiveSet(), leave the solver out, or compile polytope.relaxed()"
             )
     if maximizer is None or isinstance(maximizer, Auto):
-        default = projector if isinstance(projector, AbstractHullSolver) else Diagram(otherwise=BranchAndBound())
+        default: AbstractHullSolver = BranchAndBound()
+        if isinstance(projector, AbstractHullSolver):
+            default = projector
+        elif polytope.separate is None:
+            default = Diagram(otherwise=BranchAndBound())
         maximizer = Oracle(polytope.oracle) if polytope.oracle is not None else default
     one_for_both = isinstance(projector, AbstractHullSolver) and projector == maximizer
     asked = maximizer if isinstance(maximizer, Oracle) else None
@@ -102,8 +118,8 @@ def refuse_misfit(form: StandardForm, relaxation: StandardForm) -> None:
 def refuse_empty(compiled: AbstractPrepared) -> None:
     """Constraints without parameters that nothing satisfies are a :class:`DeclarationError` that says which."""
     form = compiled.rows
-    if compiled.over_integer_points:
-        _refuse_no_integer_point(compiled)
+    if compiled.rows_are_not_all:
+        _refuse_no_point(compiled)
         return
     if form is None:
         reason = improper_set(compiled.polytope)
@@ -119,8 +135,8 @@ def refuse_empty(compiled: AbstractPrepared) -> None:
         raise DeclarationError(f"the polytope is empty: {reason}")
 
 
-def _refuse_no_integer_point(compiled: AbstractPrepared) -> None:
+def _refuse_no_point(compiled: AbstractPrepared) -> None:
     nothing = torch.zeros(1, compiled.entries.size, dtype=torch.float64, device="cpu")
     bound = compiled.bind_on_host(torch.zeros(1, 0, dtype=torch.float64, device="cpu"), None, np.zeros(0))
     if int(bound.maximize(nothing).status) == Status.INFEASIBLE:
-        raise DeclarationError("the polytope is empty: no integer point satisfies its constraints")
+        raise DeclarationError(f"the polytope is empty: {compiled.nothing_satisfies}")

@@ -53,6 +53,12 @@ def _rows(compiled: AbstractPrepared) -> str:
     """Why projections go over an oracle although there are rows."""
     polytope, maximizer, projector = compiled.polytope, compiled.maximizer, compiled.projector
     beyond: str | None = None
+    if polytope.separate is not None:
+        what = "the convex hull of integer points" if polytope.has_integers else "smaller than its constraints say"
+        return (
+            f" It is {what}: further constraints are brought on demand by separate={name_of(polytope.separate)}, and "
+            "every answer is shown to that function in the end."
+        )
     if compiled.over_integer_points:
         return " It is the convex hull of integer points, and its constraints are a linear relaxation of that."
     if polytope.has_integers:

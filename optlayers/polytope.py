@@ -73,6 +73,16 @@ class Polytope:
         the polytope, and projections go over it (:class:`optlayers.ActiveSet`). None: where ``integral=True`` and
         projections would go over the constraints, both are compared on some scores when the polytope is compiled (with
         parameters, when it is first projected onto), which finds most relaxations and proves nothing.
+    separate : optional source of constraints that are too many to list: ``separate(point, *scored, *parameters)`` looks
+        at a point as an oracle looks at scores (float64 arrays of its own, from several threads at the same time) and
+        returns an inequality that the point violates: ``(coefficients, bound)``, for sum(coefficients * x) <= bound,
+        with coefficients in the shape of ``variable`` (a tuple with those of ``scored`` behind them, if there are any).
+        A list of such pairs is taken as well; None or an empty list says that the point violates nothing. An inequality
+        must hold for all structures. Where variables are integers, it is enough that points of integers are told apart;
+        where none are, it must be every point outside of the polytope. The constraints are then a relaxation: linear
+        programs and branch and bound (:class:`optlayers.BranchAndBound`) are solved again with what was violated until
+        nothing is, projections go over these best vertices (:class:`optlayers.ActiveSet`), and every answer is shown to
+        ``separate`` in the end. :func:`optlayers.testing.check_separation` holds it to all of this.
     scored : auxiliary variables that get scores too, as keyword arguments by their name, but count for nothing in
         distances: a projection maximizes :math:`\langle s, x \rangle + \langle t, v \rangle - \tfrac12 \|x\|^2`
         (LP-SparseMAP: Niculae and Martins, 2020). Transition scores of a tag sequence are an example.
@@ -101,11 +111,17 @@ class Polytope:
         integral: bool = False,
         membership: Callable[..., Any] | None = None,
         rows: Literal["exact", "relaxation"] | None = None,
+        separate: Callable[..., Any] | None = None,
         scored: Iterable[cp.Variable] = (),
     ) -> None:
         if not isinstance(variable, cp.Variable):
             raise TypeError(f"a Polytope is declared on a cvxpy Variable, but got {type(variable).__name__}")
-        functions = {"oracle": oracle, "log_partition": log_partition, "membership": membership}
+        functions = {
+            "oracle": oracle,
+            "log_partition": log_partition,
+            "membership": membership,
+            "separate": separate,
+        }
         for name, function in functions.items():
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, but got {type(function).__name__}")
@@ -113,7 +129,9 @@ class Polytope:
             raise TypeError(f"integral must be True or False, but got {integral!r} of type {type(integral).__name__}")
         if rows not in (None, "exact", "relaxation"):
             raise ValueError(f'rows must be "exact", "relaxation" or None, but got {rows!r}')
-        if rows == "relaxation" and oracle is None:
+        if rows == "exact" and separate is not None:
+            raise ValueError('rows="exact" says that constraints are all there are, but separate= brings further ones')
+        if rows == "relaxation" and oracle is None and separate is None:
             raise ValueError('rows="relaxation" is for declarations with an oracle, which knows the polytope instead')
         if isinstance(scored, cp.Variable):
             raise TypeError("scored must be a list of cvxpy variables, but got a single one: put it in [ ]")
@@ -121,7 +139,8 @@ class Polytope:
         self.oracle = oracle
         self.log_partition = log_partition
         self.membership = membership
-        self.rows = rows
+        self.separate = separate
+        self.rows = rows if separate is None else "relaxation"
         self.scored = tuple(scored)
         for position, variable in enumerate(self.scored):
             if not isinstance(variable, cp.Variable):
@@ -223,7 +242,8 @@ class Polytope:
         r"""The linear relaxation: these constraints, without their variables having to be integers.
 
         Bounds of 0 and 1 of booleans stay. It is a polytope with vertices that may be fractional, and it contains this
-        one: for :class:`optlayers.Spigot`, ``relaxation=``, say. Without integer variables it is this declaration.
+        one: for :class:`optlayers.Spigot`, ``relaxation=``, say. Constraints that ``separate`` brings are not in it.
+        Without integer variables it is this declaration.
         """
         if not self.has_integers:
             return self
@@ -245,6 +265,7 @@ class Polytope:
             log_partition=self.log_partition,
             integral=self.integral,
             membership=self.membership,
+            separate=self.separate,
             scored=self.scored,
         )
 

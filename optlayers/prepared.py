@@ -14,6 +14,7 @@ from torch import Tensor
 from optlayers.agreement import beyond_oracle
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.caches import Cache, cached_property
+from optlayers.compiled_oracle import name_of
 from optlayers.entries import CPU, DOUBLE, Entries
 from optlayers.enumeration import VERTEX_LIMIT, TooMany, enumerate_vertices
 from optlayers.form.compile import Forms
@@ -123,6 +124,18 @@ class AbstractPrepared(ABC):
         return self.polytope.has_integers and self.rows_are == "relaxation"
 
     @property
+    def rows_are_not_all(self) -> bool:
+        """Whether points that satisfy the rows may be none of the polytope, as the declaration itself says."""
+        return self.over_integer_points or self.polytope.separate is not None
+
+    @property
+    def nothing_satisfies(self) -> str:
+        """Why there is no point although rows leave some, in words."""
+        separate = self.polytope.separate
+        brought = "" if separate is None else f" and the inequalities of separate={name_of(separate)}"
+        return f"no {'integer ' * self.over_integer_points}point satisfies the constraints{brought}"
+
+    @property
     def form(self) -> StandardForm | None:
         """All rows of the declaration, built when first asked for; None where the declared set is not polyhedral."""
         try:
@@ -183,6 +196,8 @@ class AbstractPrepared(ABC):
         if oracle is None:
             return None
         if self.rows_are == "relaxation":
+            if self.polytope.separate is not None:
+                return "separate= brings further ones"
             return 'rows="relaxation" says so' if self.polytope.rows else "variables are integers"
         if len(self._beyond) >= COMPARED:
             return None
@@ -244,6 +259,9 @@ class AbstractPrepared(ABC):
         fixed = (self.rows or self.projection_form).fixed
         if not ((fixed >= 0.0) & (fixed <= 1.0)).all():
             return False
+        scored = (self.polytope.variable, *self.polytope.scored) if key[1] else (self.polytope.variable,)
+        if all(variable.attributes["boolean"] is True for variable in scored):
+            return True
         blocks = self._blocks(theta)
         if not (self.polytope.integral or (blocks is not None and all(block.is_integral() for block in blocks))):
             return False
@@ -387,7 +405,7 @@ class AbstractPrepared(ABC):
         theta, paths = np.frombuffer(key).copy(), self._paths.get(key, self._make_paths)
         if isinstance(paths, PathSums):
             return paths
-        if self.over_integer_points and self.polytope.oracle is None:
+        if self.over_integer_points and self.polytope.oracle is None and self.polytope.separate is None:
             raise ValueError(
                 f"sums over all structures of an integer declaration need a decision diagram{paths}. SparseMAP() and "
                 "other rules that only project, or ask for best structures, do without"
@@ -399,10 +417,13 @@ class AbstractPrepared(ABC):
 
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""
+        if self.polytope.separate is not None:
+            return None
         if self.polytope.has_integers:
             form = self.forms.full
             return diagrams_of(form, False) if self.over_integer_points or form.integer.all() else None
         if self.leaves_rows_to_oracle or not self.polyhedral:  # whose rows are perhaps very many, and not built
+            return None
             return None
         rows = self.rows or self.projection_form
         blocks = self._blocks(theta[None])

@@ -7,6 +7,7 @@ from polytopes.constituency_tree import constituency_tree
 from polytopes.cube import cube
 from polytopes.dag_path import dag_path, grid_arcs, grid_path
 from polytopes.head_choice import head_choice
+from polytopes.knapsack import knapsack
 from polytopes.linear_chain import linear_chain
 from polytopes.matching import matching, partial_matching, rectangular_matching
 from polytopes.noncrossing_matching import noncrossing_matching
@@ -17,6 +18,7 @@ from polytopes.sequence import edge_scores, sequence, states_of
 from polytopes.simplex import simplex
 from polytopes.spanning_tree import spanning_tree
 from polytopes.subset import subset
+from polytopes.tour import tour
 
 __all__ = [
     "arborescence",
@@ -29,6 +31,7 @@ __all__ = [
     "grid_arcs",
     "grid_path",
     "head_choice",
+    "knapsack",
     "linear_chain",
     "matching",
     "monotone_alignment",
@@ -43,4 +46,5 @@ __all__ = [
     "spanning_tree",
     "states_of",
     "subset",
+    "tour",
 ]

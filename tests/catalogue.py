@@ -211,6 +211,19 @@ def spanning_trees(nodes: int) -> Iterator[np.ndarray]:
             yield x
 
 
+def round_trips(cities: int) -> Iterator[np.ndarray]:
+    """All choices of edges with two at every city over which everyone reaches everyone."""
+    for edges in itertools.combinations(itertools.combinations(range(cities), 2), cities):
+        x = upper_pairs(cities, edges)
+        both = x + x.T
+        if (both.sum(0) == 2).all() and (np.linalg.matrix_power(np.eye(cities) + both, cities) > 0).all():
+            yield x
+
+
+def sets_held(weights: Sequence[int], capacity: int) -> Iterator[np.ndarray]:
+    yield from (x for x in bits(len(weights)) if x @ weights <= capacity)
+
+
 def b_matchings(rows: Sequence[int], columns: Sequence[int]) -> Iterator[np.ndarray]:
     for x in bits(len(rows), len(columns)):
         if (x.sum(1) <= rows).all() and (x.sum(0) <= columns).all():
@@ -324,6 +337,15 @@ def b_matching_of(rows: Sequence[int], columns: Sequence[int], count: int, name:
     return entry(name, declare, [len(rows), len(columns)], b_matchings(rows, columns), count)
 
 
+def tour_of(cities: int, name: str) -> Entry:
+    return entry(name, polytopes.tour, [cities], round_trips(cities), math.factorial(cities - 1) // 2)
+
+
+def knapsack_of(weights: Sequence[int], capacity: int, count: int, name: str) -> Entry:
+    every = sets_held(weights, capacity)
+    return entry(name, polytopes.knapsack, [weights], every, count, capacity=float(capacity))
+
+
 # Listed so that the arcs of every path are in its order. Arcs 1 and 2 are parallel, arc 4 is on no path.
 ARCS = np.array([(0, 1), (1, 2), (1, 2), (0, 2), (2, 3), (2, 4), (1, 4), (4, 5), (0, 5)])
 
@@ -373,6 +395,8 @@ _EVERY = [
 
 _WITHOUT_ORACLE = [
     b_matching_of([2, 1], [1, 1, 1], 19, "b-matching"),
+    tour_of(5, "tour"),
+    knapsack_of([3, 4, 5, 2], 7, 9, "knapsack"),
 ]
 
 POLYTOPES = [*_EVERY, *(e.declared for e in _EVERY if not e.name.endswith((" one", "one word"))), *_WITHOUT_ORACLE]
@@ -429,6 +453,9 @@ def other_sizes() -> list[Entry]:
         partial_matching_as_b_matching(),
         b_matching_of([1, 0], [2, 2], 3, "b-matching with a row of none"),
         b_matching_of([2, 2, 2], [3, 3], 2**6, "b-matching of all pairs"),
+        *(tour_of(n, f"tour({n})") for n in (3, 4, 6)),
+        knapsack_of([3, 4], 0, 1, "knapsack of nothing"),
+        knapsack_of([2], 5, 2, "knapsack of one"),
     ]
 
 
@@ -450,9 +477,11 @@ SOLVERS: list[ol.AbstractSolver] = [
 ]
 
 
+INTEGER_SOLVERS: list[ol.AbstractSolver] = [ol.Diagram(), ol.BranchAndBound()]
+"""Those of hulls of integer points."""
 HIDDEN = (
     *("partial", "wide", "tall", "ranking", "tree", "projective", "chain"),
-    *("local", "bracketing", "noncrossing", "spanning", "b-matching"),
+    *("local", "bracketing", "noncrossing", "spanning", "b-matching", "tour", "knapsack"),
 )
 """The names of polytopes with auxiliary variables, or with inequalities between parts, begin like this."""
 
@@ -460,6 +489,10 @@ HIDDEN = (
 def solvers_of(entry: Entry) -> Iterator[ol.AbstractSolver]:
     """Those that take a polytope."""
     oracle = entry.polytope.oracle
+    if entry.polytope.has_integers:
+        rows_say_all = entry.polytope.separate is None
+        yield from (solver for solver in INTEGER_SOLVERS if rows_say_all or not isinstance(solver, ol.Diagram))
+        return
     for solver in SOLVERS:
         if isinstance(solver, ol.Oracle):
             if oracle is not None:

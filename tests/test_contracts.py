@@ -13,7 +13,8 @@ from optlayers.testing import check_log_partition, check_loss, check_oracle, che
 WITH_ORACLE = [entry for entry in POLYTOPES if entry.polytope.oracle is not None]
 WITH_LOG_PARTITION = [entry for entry in WITH_ORACLE if entry.polytope.log_partition is not None]
 # Of every solver, rule and loss all polytopes in a row: an even choice of cases leaves out none of them.
-WITH_SOLVERS = [(solver, entry) for entry in WITH_ORACLE for solver in solvers_of(entry)]
+INTEGERS = [entry for entry in POLYTOPES if entry.polytope.has_integers]
+WITH_SOLVERS = [(solver, entry) for entry in (*WITH_ORACLE, *INTEGERS) for solver in solvers_of(entry)]
 WITH_SOLVERS.sort(key=lambda case: type(case[0]).__name__)
 ANY_SOLVER = (ol.Pipeline, ol.StraightThrough, ol.Spigot, ol.SparseMAP, ol.StructuredAttention, ol.Hard)
 """Rules that meet polytopes without oracles, too: other rules ask the same questions of them."""

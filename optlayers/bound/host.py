@@ -530,11 +530,9 @@ class HostPolytope(AbstractNumbers):
             elif reason is not None:
                 reasons[int(k)] = reason
                 status[k] = Status.INFEASIBLE
-            elif status[k] == Status.INFEASIBLE and self.prepared.over_integer_points:
+            elif status[k] == Status.INFEASIBLE and self.prepared.rows_are_not_all:
                 without = self.forbidden is not None and bool(self.forbidden[k].any())
-                reasons[int(k)] = (
-                    "no integer point satisfies the constraints" + " without the forbidden parts" * without
-                )
+                reasons[int(k)] = f"{self.prepared.nothing_satisfies}{' without the forbidden parts' * without}"
             elif status[k] == Status.INFEASIBLE and sees_all:
                 reasons[int(k)] = "the solver finds it infeasible, but its constraints can hold together"
                 status[k] = Status.FAILED

@@ -1,22 +1,27 @@
-"""BranchAndBound: best integer points by HiGHS, to a gap of zero."""
+"""BranchAndBound: best integer points by HiGHS, or another solver that cvxpy knows, to a gap of zero."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
+import cvxpy as cp
 import highspy
 import numpy as np
+from cvxpy.reductions.solvers.defines import INSTALLED_MI_SOLVERS, MI_SOLVERS
 from highspy import _core
 from jaxtyping import Float64
 
 from optlayers.caches import Cache
-from optlayers.form.standard import StandardForm
+from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.integer.program import IntegerProgram, NoIntegers, integer_program
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
+from optlayers.solvers.cutting import SeparatedSearch
 from optlayers.solvers.hulls import AbstractHullSolver
 from optlayers.solvers.kernels import ties
 
@@ -30,6 +35,8 @@ SIZE = 1e4
 """Costs are brought to this size, next to the absolute tolerances of HiGHS."""
 KEPT = 16
 """For so many values of the parameters are the numbers of models kept."""
+TIED = 1e-12
+"""Structures whose scores differ by less, next to the sum of all of them, tie."""
 
 
 @final
@@ -43,26 +50,75 @@ class BranchAndBound(AbstractHullSolver):
     unit (integers, zeros), or parts have a score of 0, structures tie, and the objectives of all solvers decide
     (:class:`optlayers.Highs`); sums of other scores tie by accident alone.
 
+    Where a declaration brings constraints on demand (``separate`` of :class:`optlayers.Polytope`), linear programs of
+    HiGHS come first, and again with every constraint that their answers violate. Branch and bound is asked where an
+    answer stays fractional that must be integer, and decides all ties.
+
     Parameters
     ----------
     time_limit : seconds for one best structure; what is not proved to be best by then is no answer (``FAILED``), never
         a worse structure.
-    node_limit : nodes of the search for one best structure, in the same way.
+    node_limit : nodes of the search for one best structure, in the same way; HiGHS alone keeps it.
+    solver : the name by which cvxpy calls a solver of mixed-integer programs that is installed, such as ``"SCIP"`` or
+        ``"GUROBI"``, which then takes the place of HiGHS, through a problem of cvxpy for every question. None: HiGHS,
+        without that detour. A solver that cvxpy does not tell how to end at a gap of 0 ends at its own.
+
+    Raises
+    ------
+    ValueError : for limits that are not positive.
+    DeclarationError : when it is compiled for a declaration, and cvxpy finds no such solver installed.
     """
 
     time_limit: float = 60.0
     node_limit: int = 10_000_000
-    manner = "branch and bound of HiGHS"
+    solver: str | None = None
 
     def __post_init__(self) -> None:
         if not self.time_limit > 0:
             raise ValueError(f"time_limit must be positive, but got {self.time_limit}")
         if isinstance(self.node_limit, bool) or not isinstance(self.node_limit, int) or self.node_limit < 1:
             raise ValueError(f"node_limit must be a positive integer, but got {self.node_limit!r}")
+        if not (self.solver is None or isinstance(self.solver, str)):
+            raise ValueError(f'solver must be a name, such as "SCIP", or None, but got {self.solver!r}')
+
+    @property
+    def manner(self) -> str:  # type: ignore[override]
+        """Whose search it is."""
+        return f"branch and bound of {self.solver or 'HiGHS'}"
 
     def oracle(self, form: StandardForm, why: str = "") -> Callable[..., Any]:
         """Best points of one model for each thread."""
+        if self.solver is not None:
+            _refuse_missing(self.solver)
+        if form.polytope.separate is not None:
+            return _separated(form, self, why)
         return _Search(form, self, why)
+
+
+def _refuse_missing(solver: str) -> None:
+    if solver in INSTALLED_MI_SOLVERS:
+        return
+    what = "is not installed" if solver in MI_SOLVERS else "is no solver of mixed-integer programs that cvxpy knows"
+    raise DeclarationError(
+        f"BranchAndBound(solver={solver!r}): {solver} {what}; installed are "
+        f"{', '.join(sorted(INSTALLED_MI_SOLVERS))}, and BranchAndBound() is HiGHS without cvxpy"
+    )
+
+
+def _separated(form: StandardForm, solver: BranchAndBound, why: str) -> SeparatedSearch:
+    wholes = bool(form.integer.any())
+    search = f"linear programs of HiGHS{f' and {solver.manner}' if wholes else ''}, again and again with"
+    return SeparatedSearch(
+        form,
+        partial(_model, solver),
+        time_limit=solver.time_limit,
+        manner=f"{search} what a function brings" + (f", because {why}" if why else ""),
+        remake=(_separated, (form, solver, why)),
+    )
+
+
+def _model(solver: BranchAndBound, form: StandardForm) -> _AbstractModel:
+    return _Model(form, solver) if solver.solver is None else _ForeignModel(form, solver)
 
 
 class NotProved(RuntimeError):
@@ -77,7 +133,7 @@ class _Search:
 
     def __init__(self, form: StandardForm, solver: BranchAndBound, why: str) -> None:
         self.form, self.solver, self.why = form, solver, why
-        self.manner = "branch and bound of HiGHS, to a gap of 0" + (f", because {why}" if why else "")
+        self.manner = f"{solver.manner}, to a gap of 0" + (f", because {why}" if why else "")
         self.__name__ = repr(solver)
         self._numbers: Cache[bytes, tuple[Instances, IntegerProgram | None]] = Cache(KEPT)
         self._models = threading.local()
@@ -90,8 +146,8 @@ class _Search:
         numbers, program = self._numbers.get(key, self._numbers_of)
         model = getattr(self._models, "model", None)
         if model is None:
-            model = self._models.model = _Model(self.form, self.solver)
-        answer: np.ndarray = model.best(numbers, program, scores)
+            model = self._models.model = _model(self.solver, self.form)
+        answer: np.ndarray = model.best(numbers, scores, program)
         return answer
 
     def _numbers_of(self, key: bytes) -> tuple[Instances, IntegerProgram | None]:
@@ -111,13 +167,104 @@ class _Search:
         return numbers, program
 
 
-@final
-class _Model:
-    """One model of HiGHS, whose numbers are set for every instance."""
+class _AbstractModel(ABC):
+    """A model whose numbers are set for every instance."""
 
     def __init__(self, form: StandardForm, solver: BranchAndBound) -> None:
-        self.form, self.time_limit = form, solver.time_limit
+        self.form, self.solver = form, solver
         self.body = form.matrix[:, : form.unslacked]
+        self.objectives = [ties.objective(k, form.scored, form.scored) for k in range(2)]
+
+    @abstractmethod
+    def solved(
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floor: np.ndarray | None
+    ) -> np.ndarray | None:
+        """A point of best costs, None where there is none. With ``floor``, which are scores and a number behind them,
+        of the points that score so much.
+
+        Raises
+        ------
+        NotProved : when the search ends before its end.
+        """
+
+    def best(
+        self, numbers: Instances, scores: np.ndarray, program: IntegerProgram | None = None, *, decide: bool = False
+    ) -> np.ndarray:
+        """The scored vector of a best point, NaN where there is none.
+
+        Scores on a grid tie as the objectives of all solvers say, and so do parts with a score of 0; with ``decide``,
+        others do too. The point is held to the ``program`` exactly, where there is one.
+        """
+        form = self.form
+        out: np.ndarray = np.full(form.size, np.nan)
+        asked = scores[form.kept]
+        lower, upper = numbers.lower[0, : form.unslacked].copy(), numbers.upper[0, : form.unslacked].copy()
+        forbidden = np.flatnonzero(np.isneginf(asked))
+        lower[forbidden], upper[forbidden] = np.maximum(lower[forbidden], 0), np.minimum(upper[forbidden], 0)
+        if (lower > upper).any():
+            return out
+        asked = np.where(np.isneginf(asked), 0.0, asked)
+        costs, decided = self._costs(asked, lower, upper)
+        point = self.solved(numbers, lower, upper, costs, None)
+        if point is None:
+            return out
+        whole = self._whole(point)
+        open_parts = (asked == 0.0) & (lower < upper)[: form.scored]
+        if decide and not decided:
+            whole = self._whole(self._of_tied(numbers, lower, upper, costs, whole))
+        elif not decided and open_parts.any():  # which tie, whatever they are
+            held = np.flatnonzero(~open_parts)
+            low, high = lower.copy(), upper.copy()
+            low[held] = high[held] = whole[held]
+            costs, _ = self._costs(np.zeros_like(asked), lower, upper)
+            point = self.solved(numbers, low, high, costs, None)
+            whole = whole if point is None else self._whole(point)
+        if program is not None and not program.has(whole.astype(np.int64)):
+            raise NotProved(
+                f"{self.solver!r} came to a point that breaks a constraint by less than its tolerance: entries of one "
+                "constraint differ too much in size; rescale it, or use Diagram()"
+            )
+        out[:] = form.fixed
+        out[form.kept] = whole[: form.scored] + 0.0  # not -0.0
+        return out
+
+    def _whole(self, point: np.ndarray) -> np.ndarray:
+        whole: np.ndarray = np.where(self.form.integer, np.round(point), point)
+        return whole
+
+    def _of_tied(
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, best: np.ndarray
+    ) -> np.ndarray:
+        """Of the points that score as much as the best one, to within rounding, the one that objectives decide for."""
+        terms = costs * best[: self.form.scored]
+        slack = TIED * (SIZE + float(np.abs(terms).sum()))
+        floor = np.append(costs, float(terms.sum()) - slack)
+        decided, _ = self._costs(np.zeros(len(costs)), lower, upper)
+        point = self.solved(numbers, lower, upper, decided, floor)
+        return best if point is None else point
+
+    def _costs(self, scores: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Costs of such a size that what HiGHS takes for nothing is below their rounding, and whether they decide ties.
+
+        They do for scores that are on a grid.
+        """
+        scale = np.abs(scores).max(initial=0.0)
+        wide = np.maximum(np.abs(lower), np.abs(upper))[: self.form.scored]
+        spread = float(2.0 * wide.sum()) + 1.0
+        unit = _unit(scores)
+        if unit == 0.0 or not np.isfinite(spread):
+            return scores * (SIZE / scale) if scale > 0.0 else scores, False
+        # Objectives are multiples of 2^-12 below spread: together they stay below the unit by which scores differ.
+        costs = (scores / unit) * 4.0 * spread + self.objectives[0] + self.objectives[1] / (4.0 * spread * 2.0**12)
+        return costs, True
+
+
+@final
+class _Model(_AbstractModel):
+    """One model of HiGHS."""
+
+    def __init__(self, form: StandardForm, solver: BranchAndBound) -> None:
+        super().__init__(form, solver)
         # The public class prints a banner while it is constructed, before anything can silence it.
         self.highs: Any = _core._Highs()
         options: dict[str, Any] = {
@@ -132,74 +279,28 @@ class _Model:
         }
         for name, value in options.items():
             self.highs.setOptionValue(name, value)
-        self.objectives = [ties.objective(k, form.scored, form.scored) for k in range(2)]
 
-    def best(self, numbers: Instances, program: IntegerProgram | None, scores: np.ndarray) -> np.ndarray:
-        """The scored vector of a best point, NaN where there is none."""
-        form = self.form
-        out: np.ndarray = np.full(form.size, np.nan)
-        asked = scores[form.kept]
-        lower, upper = numbers.lower[0, : form.unslacked].copy(), numbers.upper[0, : form.unslacked].copy()
-        forbidden = np.flatnonzero(np.isneginf(asked))
-        lower[forbidden], upper[forbidden] = np.maximum(lower[forbidden], 0), np.minimum(upper[forbidden], 0)
-        if (lower > upper).any():
-            return out
-        asked = np.where(np.isneginf(asked), 0.0, asked)
-        whole = self._solved(numbers, lower, upper, self._costs(asked, lower, upper))
-        if whole is None:
-            return out
-        open_parts = (asked == 0.0) & (lower < upper)[: form.scored]
-        if open_parts.any() and asked.any() and _unit(asked) == 0.0:  # which tie, whatever they are
-            held = np.flatnonzero(~open_parts)
-            lower[held] = upper[held] = whole[held]
-            whole = self._solved(numbers, lower, upper, self._costs(np.zeros_like(asked), lower, upper))
-            if whole is None:
-                raise NotProved("HiGHS finds no structure where it found one before")
-        if program is not None and not program.has(whole.astype(np.int64)):
-            raise NotProved(
-                "HiGHS came to a point that breaks a constraint by less than its tolerance: entries of one constraint "
-                "differ too much in size; rescale it, or use Diagram()"
-            )
-        out[:] = form.fixed
-        out[form.kept] = whole[: form.scored] + 0.0  # not -0.0
-        return out
-
-    def _solved(self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray) -> np.ndarray | None:
-        """A best point for some costs, rounded where it is integer; None where there is none."""
-        form = self.form
+    def solved(
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floor: np.ndarray | None
+    ) -> np.ndarray | None:
         self.highs.passModel(self._model(numbers, lower, upper, costs))
-        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.time_limit)
+        if floor is not None:
+            columns = np.flatnonzero(floor[:-1]).astype(np.int32)
+            self.highs.addRow(float(floor[-1]), np.inf, len(columns), columns, floor[columns])
+        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.solver.time_limit)
         self.highs.run()
         status = self.highs.getModelStatus()
         if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
             return None
         if status == highspy.HighsModelStatus.kModelEmpty:
-            ends = np.where(np.pad(costs, (0, form.unslacked - len(costs))) > 0.0, upper, lower)
-            return np.asarray(np.where(form.integer, np.trunc(ends), ends))
+            ends = np.where(np.pad(costs, (0, self.form.unslacked - len(costs))) > 0.0, upper, lower)
+            return np.asarray(ends)
         if status != highspy.HighsModelStatus.kOptimal:
             raise NotProved(
                 f"the search ended before a best structure was proved ({self.highs.modelStatusToString(status)}); "
                 "raise time_limit or node_limit of BranchAndBound"
             )
-        point = np.array(self.highs.getSolution().col_value)
-        return np.asarray(np.where(form.integer, np.round(point), point))
-
-    def _costs(self, scores: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-        """Costs of such a size that what HiGHS takes for nothing is below their rounding.
-
-        They decide ties of scores that are on a grid.
-        """
-        scale = np.abs(scores).max(initial=0.0)
-        wide = np.maximum(np.abs(lower), np.abs(upper))[: self.form.scored]
-        spread = float(2.0 * wide.sum()) + 1.0
-        unit = _unit(scores)
-        if unit == 0.0 or not np.isfinite(spread):
-            sized: np.ndarray = scores * (SIZE / scale)
-            return sized
-        # Objectives are multiples of 2^-12 below spread: together they stay below the unit by which scores differ.
-        costs = (scores / unit) * 4.0 * spread + self.objectives[0] + self.objectives[1] / (4.0 * spread * 2.0**12)
-        decided: np.ndarray = costs
-        return decided
+        return np.array(self.highs.getSolution().col_value)
 
     def _model(self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray) -> highspy.HighsLp:
         form, body = self.form, self.body
@@ -230,3 +331,70 @@ def _unit(scores: Float64[np.ndarray, " scored"]) -> float:
         if np.abs(numbers).max() < 2**20 and (numbers == np.round(numbers)).all():
             return float(1.0 / grid)
     return 0.0
+
+
+@final
+class _ForeignModel(_AbstractModel):
+    """A problem of cvxpy over the arrays of a form, which is made for every question."""
+
+    def solved(
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floor: np.ndarray | None
+    ) -> np.ndarray | None:
+        form, name = self.form, self.solver.solver
+        assert name is not None
+        whole, rest = np.flatnonzero(form.integer), np.flatnonzero(~form.integer)
+        order = np.concatenate([whole, rest])
+        parts = [cp.Variable(len(whole), integer=True)] if len(whole) else []
+        parts += [cp.Variable(len(rest))] if len(rest) else []
+        x = cp.hstack(parts)
+        body = self.body.copy()
+        if numbers.matrix is not None:
+            body.data = numbers.matrix[0, : body.nnz].copy()
+        body, low, high = body.tocsr()[:, order], lower[order], upper[order]
+        equal, rhs = form.equalities, numbers.rhs[0]
+        constraints: list[cp.Constraint] = []
+        constraints += [body[:equal] @ x == rhs[:equal]] if equal else []
+        constraints += [body[equal:] @ x <= rhs[equal:]] if form.slack else []
+        bounded = np.flatnonzero(np.isfinite(low)), np.flatnonzero(np.isfinite(high))
+        constraints += [x[bounded[0]] >= low[bounded[0]]] if len(bounded[0]) else []
+        constraints += [x[bounded[1]] <= high[bounded[1]]] if len(bounded[1]) else []
+        all_costs = np.zeros(form.unslacked)
+        all_costs[: form.scored] = costs
+        if floor is not None:
+            least = np.zeros(form.unslacked)
+            least[: form.scored] = floor[:-1]
+            constraints.append(least[order] @ x >= floor[-1])
+        problem = cp.Problem(cp.Maximize(all_costs[order] @ x), constraints)
+        try:
+            problem.solve(solver=name, **_OPTIONS.get(name, lambda _: {})(self.solver.time_limit))  # type: ignore[no-untyped-call]
+        except cp.SolverError as error:
+            raise NotProved(f"{name} ended before a best structure was proved: {error}") from None
+        if problem.status in (cp.INFEASIBLE, "infeasible_or_unbounded"):
+            return None
+        if problem.status != cp.OPTIMAL:
+            raise NotProved(
+                f"{name} ended before a best structure was proved ({problem.status}); raise time_limit of "
+                "BranchAndBound"
+            )
+        point = np.empty(form.unslacked)
+        point[order] = np.asarray(x.value).reshape(-1)
+        return point
+
+
+_OPTIONS: dict[str, Callable[[float], dict[str, Any]]] = {
+    "HIGHS": lambda t: {
+        "time_limit": t,
+        "mip_rel_gap": 0.0,
+        "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": FEASIBLE,
+        "primal_feasibility_tolerance": FEASIBLE,
+    },
+    "SCIPY": lambda t: {"scipy_options": {"mip_rel_gap": 0.0, "time_limit": t}},
+    "SCIP": lambda t: {"scip_params": {"limits/gap": 0.0, "limits/absgap": 0.0, "limits/time": t}},
+    "GUROBI": lambda t: {"TimeLimit": t, "MIPGap": 0.0, "MIPGapAbs": 0.0},
+    "CPLEX": lambda t: {"cplex_params": {"timelimit": t, "mip.tolerances.mipgap": 0.0}},
+    "XPRESS": lambda t: {"maxtime": int(-max(1, t)), "miprelstop": 0.0, "mipabsstop": 0.0},
+    "CBC": lambda t: {"maximumSeconds": t, "allowableFractionGap": 0.0, "allowableGap": 0.0},
+    "GLPK_MI": lambda t: {"tm_lim": int(1000 * t)},
+}
+"""How a time limit and a gap of 0 are said to each of them."""

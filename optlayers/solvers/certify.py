@@ -24,6 +24,8 @@ from optlayers.solvers.kernels.batches import of_each
 from optlayers.solvers.kernels.calling import FOUND, NOTHING
 from optlayers.solvers.plan import KernelInput, Plan, plan_of
 from optlayers.solvers.scored_rows import OracleBatch
+from optlayers.solvers.separation import ADVICE as SEPARATION
+from optlayers.solvers.separation import Separation, SeparationError
 from optlayers.solvers.shadows import is_vertex_beside_others
 
 __all__ = ["Certificate", "certify", "certify_points"]
@@ -35,6 +37,8 @@ AS_GOOD = 1e-6
 NO_VERTEX = "its answer may score as much as any, but is no vertex of the polytope"
 OPTIMAL, LIMIT = int(Status.OPTIMAL), int(Status.LIMIT)
 _hiding: WeakCache[Polytope, bool] = WeakCache()
+SEPARATED = 1e-6
+"""An answer may violate an inequality that is brought on demand by this much, relative to the size of its terms."""
 OWN_DERIVATIVE = "the derivative of the answer is the word of its solver"
 NO_ORACLE = "nothing shows that its answer is best: it is a structure, but not by an oracle"
 NO_MIXTURE = "nothing shows that its answer is the nearest point: it is not given as a mixture of structures"
@@ -125,9 +129,9 @@ def certify(
     What rows leave is written to the slack columns of the answer.
 
     **Structures** are held to the rows that scored variables satisfy alone, to integrality, and to the membership
-    function; mixtures of structures to all of that for each of them. That no structure is better is the word of an
-    oracle. **Points of sets that are not polyhedral** are held to the declaration, see
-    :mod:`optlayers.solvers.declared`.
+    function; mixtures of structures to all of that for each of them. Where a function brings constraints on demand, it
+    is asked about every answer. That no structure is better is the word of an oracle. **Points of sets that are not
+    polyhedral** are held to the declaration, see :mod:`optlayers.solvers.declared`.
     """
     if answer.values is not None:
         return _of_declared(form, instances, answer)
@@ -234,7 +238,9 @@ def _of_structures(form: StandardForm, instances: Instances, answer: Answer) -> 
 
     call.spread("look", work, len(instances))
     _explain(call, codes, certificate)
-    if form.unslacked == form.scored and not form.polytope.integral and not _hides_variables(form):
+    if form.polytope.separate is not None:
+        _hold_to_separation(form, instances, point, codes, certificate)
+    elif form.unslacked == form.scored and not form.polytope.integral and not _hides_variables(form):
         _refuse_no_vertices(form, instances, _as_points(form, instances, point), certificate)
     return certificate
 
@@ -280,7 +286,43 @@ def _of_mixtures(form: StandardForm, instances: Instances, answer: Answer) -> Ce
 
     call.spread("look at mixtures", work, len(instances))
     _explain(call, codes, certificate)
+    if form.polytope.separate is not None:
+        _hold_to_separation(form, instances, point, codes, certificate)
     return certificate
+
+
+def _hold_to_separation(
+    form: StandardForm,
+    instances: Instances,
+    points: Float64[np.ndarray, "batch size"],
+    codes: Int64[np.ndarray, " batch"],
+    certificate: Certificate,
+) -> None:
+    """Show every answer to the function that brings constraints on demand: it must find nothing that it violates."""
+    separation = Separation(form.polytope)
+    told: dict[bytes, tuple[Status | None, str]] = {}  # samples of few structures are asked about once
+    for k in np.flatnonzero(codes == FOUND).tolist():
+        point, theta = points[k], instances.parameters[k]
+        key = point.tobytes() + theta.tobytes()
+        if key not in told:
+            told[key] = _held_to(separation, point, theta)
+        status, reason = told[key]
+        if status is not None:
+            certificate.reasons[k] = status, reason
+            certificate.error[k] = np.inf
+
+
+def _held_to(separation: Separation, point: np.ndarray, theta: np.ndarray) -> tuple[Status | None, str]:
+    """What is wrong with an answer by a function that separates; None where that finds nothing."""
+    try:
+        worst = max((cut.violation(point) for cut in separation.cuts(point, theta)), default=0.0)
+    except SeparationError as error:
+        return Status.FAILED, str(error)
+    if worst <= SEPARATED:
+        return None, ""
+    return Status.INACCURATE, (
+        f"its answer violates an inequality of {separation} by {worst:.3g} next to its terms; {SEPARATION}"
+    )
 
 
 def _codes(status: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:

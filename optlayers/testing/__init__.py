@@ -9,6 +9,7 @@ from optlayers.testing.loss import check_loss
 from optlayers.testing.oracle import check_oracle
 from optlayers.testing.polytope import PolytopeReport, check_polytope
 from optlayers.testing.rule import check_rule
+from optlayers.testing.separation import check_separation
 from optlayers.testing.solver import check_solver
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "check_oracle",
     "check_polytope",
     "check_rule",
+    "check_separation",
     "check_solver",
     "contains",
     "distance",

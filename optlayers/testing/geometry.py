@@ -19,8 +19,9 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.entries import CPU, Entries, batch_of
 from optlayers.form.compile import form_without_rows
 from optlayers.form.standard import StandardForm
-from optlayers.polytope import Polytope
+from optlayers.polytope import Polytope, is_integer
 from optlayers.solvers.batch import make_instances
+from optlayers.solvers.separation import Separation
 from optlayers.tensors import moved
 
 __all__ = ["are_vertices", "contains", "distance", "distances", "is_vertex"]
@@ -68,9 +69,10 @@ def distances(
 ) -> Tensor:
     """Distances of points to the set of values of some variables, ``(points, *shape)`` of each; and of parameters.
 
-    Where variables are integers, to the convex hull of these values.
+    Where variables are integers, to the convex hull of these values; where the declaration brings constraints on
+    demand, they are asked for.
     """
-    if polytope.has_integers:
+    if polytope.has_integers or polytope.separate is not None:
         return _distances_to_hull(polytope, variables, points, values)
     centers = [cp.Parameter(variable.shape) for variable in variables]
     gaps = [cp.max(cp.abs(variable - center)) for variable, center in zip(variables, centers, strict=True)]
@@ -96,20 +98,45 @@ def _distances_to_hull(
     search = cp.Problem(cp.Maximize(gain), list(polytope.constraints))
     ends = np.cumsum([variable.size for variable in variables])[:-1]
 
+    brought: list[cp.Constraint] = []
+
     def farthest(slope: np.ndarray) -> np.ndarray | None:
         for parameter, part in zip(slopes, np.split(slope, ends), strict=True):
             parameter.value = part.reshape(parameter.shape)
-        search.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
-        if search.status == cp.INFEASIBLE:
-            return None
-        return np.concatenate([np.asarray(variable.value, dtype=float).reshape(-1) for variable in variables])
+        for _ in range(ROUNDS):
+            problem = cp.Problem(search.objective, [*search.constraints, *brought]) if brought else search
+            problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
+            if problem.status == cp.INFEASIBLE:
+                return None
+            further = [] if polytope.separate is None else _violated(polytope)
+            if not further:
+                return np.concatenate([np.asarray(variable.value, dtype=float).reshape(-1) for variable in variables])
+            brought.extend(further)
+        raise AssertionError(f"{Separation(polytope)} still returned violated inequalities after {ROUNDS:,} rounds")
 
     found = torch.empty(len(points[0]), dtype=torch.float64, device="cpu")
     for k in range(len(found)):
+        brought.clear()
         for parameter in polytope.parameters:
             parameter.value = values[parameter.name()][k].numpy()
         point = np.concatenate([part[k].numpy().reshape(-1) for part in points])
         found[k] = _distance_to_hull(farthest, point)
+    return found
+
+
+def _violated(polytope: Polytope) -> list[cp.Constraint]:
+    """What the values of the variables violate of the constraints that a declaration brings on demand."""
+    variables = (polytope.variable, *polytope.scored)
+    values = [np.asarray(variable.value, dtype=float) for variable in variables]
+    values = [np.where(is_integer(v), np.round(value), value) for v, value in zip(variables, values, strict=True)]
+    point = np.concatenate([value.reshape(-1) for value in values])
+    theta = np.concatenate([np.zeros(0), *(np.asarray(p.value, dtype=float).reshape(-1) for p in polytope.parameters)])
+    found: list[cp.Constraint] = []
+    for cut in Separation(polytope).cuts(point, theta):
+        if cut.violation(point) > BROUGHT:
+            parts = np.split(cut.coefficients, np.cumsum([v.size for v in variables])[:-1])
+            terms = [cp.sum(cp.multiply(c.reshape(v.shape), v)) for c, v in zip(parts, variables, strict=True)]
+            found.append(sum(terms) <= cut.bound)
     return found
 
 
@@ -135,6 +162,10 @@ def _distance_to_hull(farthest: Callable[[np.ndarray], np.ndarray | None], point
 
 SEPARATED = 1e-9
 """Integer points that reach further by less bring a point no nearer to the hull."""
+ROUNDS = 1000
+"""So often are further constraints brought for one integer point, or vertex."""
+BROUGHT = 1e-6
+"""Constraints that are violated by less, next to their terms, are not brought: HiGHS leaves them by as much."""
 _PRECISE = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 
@@ -162,7 +193,7 @@ def is_vertex(
     form = compiled.form
     if form is None:
         raise TypeError("a set that is not polyhedral has no vertices")
-    if compiled.over_integer_points:
+    if compiled.rows_are_not_all:
         return _are_corners(compiled, points, parameters, tolerance)
     batch = batch_of(points, compiled.shape)
     flat = compiled.entries.flat_structure(points.detach(), CPU)[:, : compiled.entries.structure_size]

@@ -65,9 +65,10 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
         v.name(): extreme_scores(tuple(v.shape), samples, seed + 1 + position)
         for position, v in enumerate(polytope.scored)
     } | named
-    oracle, declared = compile_polytope(polytope), compile_polytope(polytope.without_oracle(), maximizer=Highs())
+    rows_alone = None if polytope.separate is not None else Highs()
+    oracle, declared = compile_polytope(polytope), compile_polytope(polytope.without_oracle(), maximizer=rows_alone)
     best = declared.maximize(scores, **given)
-    relaxed = polytope.rows == "relaxation"
+    relaxed = polytope.rows == "relaxation" and polytope.separate is None
     if relaxed and polytope.integral:
         best = _best_in_whole_numbers(declared, best, scores, given)
     found, again = oracle.maximize(scores, **given), oracle.maximize(scores, **given)

@@ -32,6 +32,7 @@ def is_pickled(polytope: Polytope, contract: str, what: str) -> bool:
         "oracle": polytope.oracle,
         "log_partition": polytope.log_partition,
         "membership function": polytope.membership,
+        "function that separates": polytope.separate,
     }
     for name, function in functions.items():
         try:

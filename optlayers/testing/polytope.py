@@ -64,14 +64,14 @@ def check_polytope(
     parameters = with_scores(polytope, parameters, seed)
     compiled = compile_polytope(polytope)
     scores = draw(polytope.shape, samples, seed)
-    reference = BranchAndBound() if compiled.over_integer_points else Highs()
+    reference = BranchAndBound() if compiled.rows_are_not_all else Highs()
     best = compile_polytope(polytope, maximizer=reference).maximize(scores, **parameters).check()
     near = compiled.project(scores, **parameters).check()
     farthest = max(float(distance(polytope, points, **parameters).max()) for points in (best.value, near.value))
     assert farthest <= 1e-6, f"an answer lies {farthest:.3g} outside of the declared polytope"
     form, whole_points = compiled.form, in_a_row(best.value, best.scored)
     assert form is not None
-    if not compiled.over_integer_points:  # whose best points are held to be integers
+    if not compiled.rows_are_not_all:  # whose best points are held to be integers, and to all inequalities
         vertices = are_vertices(form, whole_points, parameters, torch.Size([samples]), 1e-6)
         assert bool(vertices.all()), "an argmax is no vertex"
     check_projection(compiled, scores, near, parameters)

@@ -212,7 +212,8 @@ def sums(column, start, value, child, reach, spread, scores, which, out):  # typ
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[::1], float64[:, ::1], int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "float64[::1], float64, float64[::1], float64[:, ::1], int64[::1], "
     "float64[:, ::1])"
 )
 def marginals(column, start, value, child, reach, spread, fixed, scores, which, out):  # type: ignore[no-untyped-def]
@@ -241,7 +242,8 @@ def marginals(column, start, value, child, reach, spread, fixed, scores, which, 
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[:, ::1], float64[:, ::1], int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "float64[::1], float64, float64[:, ::1], float64[:, ::1], int64[::1], "
     "float64[:, ::1])"
 )
 def covariances(  # type: ignore[no-untyped-def]
@@ -302,7 +304,8 @@ def _uniform(state):  # type: ignore[no-untyped-def]
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[::1], float64[:, ::1], float64[:, ::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "float64[::1], float64, float64[::1], float64[:, ::1], float64[:, ::1], "
     "int64[::1], float64[:, :, ::1])"
 )
 def sample(  # type: ignore[no-untyped-def]
@@ -343,7 +346,8 @@ def sample(  # type: ignore[no-untyped-def]
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int64[::1], float64[:, ::1], int64, int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "float64[::1], int64[::1], int64[::1], float64[:, ::1], int64, int64[::1], "
     "float64[:, :, ::1], float64[:, ::1], int64[::1])"
 )
 def k_best(  # type: ignore[no-untyped-def]
