@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from llvmlite.binding.ffi import lib as llvm_library
 from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -23,6 +24,10 @@ NOTICE = (
     "python -m optlayers.warm does all of it ahead, OPTLAYERS_QUIET=1 hides this line"
 )
 
+# Nor may another thread be inside of LLVM, which it enters for a moment, also to look up what is compiled. Of functions
+# that are called before a fork the last ones come first: who compiles has the lock of the compiler, and waits for this.
+_llvm = llvm_library._lock
+at_fork(before=_llvm.__enter__, after_in_parent=_llvm.__exit__, after_in_child=_llvm.__exit__)
 # A fork waits until no other thread compiles: its child would find the compiler half way through, and locked for ever.
 at_fork(
     before=global_compiler_lock.acquire,
