@@ -285,8 +285,8 @@ class Gibbs(Distribution):
 
     def _curvature(self) -> Tensor:
         """The diagonal of the derivative of the marginals, times the temperature."""
-        graph, door, count = torch.is_grad_enabled(), self._door, math.prod(self._door.padded)
-        before = self._tensors
+        before, door, count = self._tensors, self._door, math.prod(self._door.padded)
+        graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in before)
         with torch.enable_grad():
             leaf = before[0] if before[0].requires_grad else before[0].detach().requires_grad_()
             self._tensors = [leaf, *before[1:]]

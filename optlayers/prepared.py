@@ -23,7 +23,7 @@ from optlayers.implied import sum_is_fixed
 from optlayers.integer.diagram import TooWide
 from optlayers.integer.program import NoIntegers
 from optlayers.integrality import rows_are
-from optlayers.polytope import Polytope
+from optlayers.polytope import Polytope, is_integer
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
@@ -380,21 +380,37 @@ class AbstractPrepared(ABC):
         return found if isinstance(found, PathSums) else None
 
     def structures(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "structures size"]:
-        """All structures for one vector of parameters: vertices, or integer points where variables are integers.
+        """All structures for one vector of parameters: vertices, or integer points where all that has scores is
+        integer.
 
         Raises
         ------
-        ValueError : when there are too many to enumerate.
+        ValueError : when there are too many to enumerate, or no diagram of integer points that are not all vertices.
         """
         paths = self.paths(theta) if self.polytope.has_integers else None
-        return self.enumerated(theta) if paths is None else paths.points(VERTEX_LIMIT)
+        if paths is not None:
+            return paths.points(VERTEX_LIMIT)
+        if self.structures_are_points and not self.is_binary(theta, auxiliaries=True):
+            why = self._paths.get(theta.tobytes(), self._make_paths)
+            raise ValueError(
+                "structures are all integer points, of which the vertices are only some, and to list these takes a "
+                f"decision diagram{why}. maximize(), project() and the vertices() of the hull do without"
+            )
+        return self.enumerated(theta)
+
+    @property
+    def structures_are_points(self) -> bool:
+        """Whether structures are integer points, since all that has scores is integer: vertices of the hull where they
+        are of 0 and 1, else these and others."""
+        return all(is_integer(variable).all() for variable in (self.polytope.variable, *self.polytope.scored))
 
     def _make_paths(self, key: bytes) -> PathSums | str:
         """A diagram, or why there is none."""
         theta = np.frombuffer(key).copy()
         diagrams = self._diagrams(theta)
         if diagrams is None:
-            return ""
+            relaxed = self.polytope.rows == "relaxation"
+            return "; there is none, as its constraints are a relaxation" if relaxed else ""
         try:
             passes = diagrams.of(theta)
         except (TooWide, NoIntegers) as error:
@@ -411,19 +427,18 @@ class AbstractPrepared(ABC):
                 "other rules that only project, or ask for best structures, do without"
             )
         try:
-            return VertexSums(self.enumerated(theta))
+            return VertexSums(self.structures(theta))
         except TooMany as error:
-            raise TooMany(f"{error}{paths}") from None
+            raise TooMany(f"{error}{paths if self.polytope.rows is None else ''}") from None
 
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""
-        if self.polytope.separate is not None:
+        if self.polytope.rows == "relaxation":  # what an oracle knows, or a function brings, leaves points out
             return None
         if self.polytope.has_integers:
             form = self.forms.full
             return diagrams_of(form, False) if self.over_integer_points or form.integer.all() else None
         if self.leaves_rows_to_oracle or not self.polyhedral:  # whose rows are perhaps very many, and not built
-            return None
             return None
         rows = self.rows or self.projection_form
         blocks = self._blocks(theta[None])

@@ -118,6 +118,28 @@ class PathSums(AbstractSums):
         found: np.ndarray = self.best(nothing, max(count, 1))[0][0, :count].numpy()
         return found[np.lexsort(found.T[::-1])] if found.size else found
 
+    def has(self, points: Float64[np.ndarray, "points size"], tolerance: float) -> Bool[np.ndarray, " points"]:
+        """Which points are structures, to within a tolerance next to the size of their entries: by a walk over the
+        diagram, however many structures there are."""
+        column, start, value, child = self.passes.arrays
+        fixed, last, arcs = self.passes.fixed, len(column) - 1, np.diff(start)
+        near = np.round(points)
+        open_entries: np.ndarray = np.abs(points - fixed) > tolerance * np.maximum(1.0, np.abs(fixed))
+        inside = np.full(len(points), not self.passes.diagram.empty)
+        node = np.zeros(len(points), dtype=np.int64)
+        while len(walking := np.flatnonzero(inside & (node < last))):
+            here = node[walking]
+            entry = column[here]
+            off = np.abs(points[walking, entry] - near[walking, entry])
+            whole = off <= tolerance * np.maximum(1.0, np.abs(near[walking, entry]))
+            open_entries[walking, entry] = False
+            inside[walking] = False
+            for place in range(int(arcs[here].max())):
+                arc = np.minimum(start[here] + place, len(value) - 1)
+                taken = whole & (place < arcs[here]) & (value[arc] == near[walking, entry])
+                inside[walking[taken]], node[walking[taken]] = True, child[arc[taken]]
+        return inside & ~open_entries.any(axis=1)
+
     def best(self, scores: Float64[Tensor, "batch size"], most: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best structures ``(batch, most, size)``, best first, their scores, and how many there are.
 

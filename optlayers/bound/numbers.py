@@ -119,8 +119,8 @@ class AbstractNumbers(AbstractBoundPolytope):
         counts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
         for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
             assert paths is not None
-            found, _, mine = paths.best(scores[rows], k)
-            structures[:, rows], counts[rows] = found.transpose(0, 1), mine
+            found, totals, mine = paths.best(scores[rows], k)
+            structures[:, rows], counts[rows] = _ties_in_order(found, totals).transpose(0, 1), mine
         most = int(counts.max()) if len(counts) else 0
         return best_in_order(structures[:most], counts)
 
@@ -148,6 +148,9 @@ class AbstractNumbers(AbstractBoundPolytope):
         known = self.binary if structures_alone else self.binary_throughout
         if not known:
             inside = torch.zeros_like(nothing, dtype=torch.bool)
+            whole_points = cut == points.shape[1]
+            if whole_points and (walked := self._on_paths(points, tolerance)) is not None:
+                return walked, Solution(points, torch.zeros_like(inside, dtype=torch.int8), nothing, nothing)
             for k, mine in enumerate(self._support("whether a point is a structure is not known")):
                 apart = (mine[:, :cut] - points[k, :cut]).abs() / mine[:, :cut].abs().clamp(min=1.0)
                 inside[k] = (apart <= tolerance).all(dim=1).any()
@@ -158,6 +161,16 @@ class AbstractNumbers(AbstractBoundPolytope):
         scores[:, :cut] = torch.where(whole[:, None], 2.0 * near - 1.0, 0.0)
         found = self.maximize(scores)
         return whole & found.ok & (found.value[:, :cut].round() == near).all(dim=1), found
+
+    def _on_paths(self, points: Float64[Tensor, "batch size"], tolerance: float) -> Bool[Tensor, " batch"] | None:
+        """Which points are structures, where diagrams of integer points tell; None elsewhere."""
+        inside = torch.zeros_like(points[:, 0], dtype=torch.bool)
+        for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
+            if paths is None:
+                return None
+            mine = paths.has(points[rows].cpu().numpy(), tolerance)
+            inside[rows] = torch.from_numpy(mine).to(points.device)
+        return inside if self.hidden is None else inside & ~(self.hidden & (points != 0.0)).any(dim=1)
 
     def completing(
         self, scores: Float64[Tensor, "batch size"], structures: Float64[Tensor, "batch size"]
@@ -207,3 +220,15 @@ class AbstractNumbers(AbstractBoundPolytope):
         if solution.evidence is None:
             raise ValueError("value_gradient takes a solution that maximize() or project() returned")
         return by_name(self.parameters, solution.evidence.value_gradient(solution.ok.reshape(-1)))
+
+
+def _ties_in_order(
+    found: Float64[Tensor, "batch most size"], totals: Float64[Tensor, "batch most"]
+) -> Float64[Tensor, "batch most size"]:
+    """Lists of structures, best first, of which those that score the same are put in lexicographic order."""
+    tied = ((totals[:, 1:] == totals[:, :-1]) & torch.isfinite(totals[:, 1:])).any(dim=1)
+    for row in torch.nonzero(tied).flatten().tolist():
+        mine = found[row].cpu().numpy()
+        order = np.lexsort((*mine.T[::-1], -totals[row].cpu().numpy()))
+        found[row] = found[row, torch.from_numpy(order).to(found.device)]
+    return found
