@@ -227,8 +227,8 @@ class AbstractBoundPolytope(ABC):
 
     @abstractmethod
     def best(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
-        """The k best vertices, best first, or all of them where there are fewer. Of several that score the same, the
-        smaller one in lexicographic order comes first. See :mod:`optlayers.best_structures`.
+        """The k best structures, best first, or all of them where there are fewer. Those that score the same are in
+        lexicographic order. See :mod:`optlayers.best_structures` and :meth:`optlayers.Gibbs.top_k`.
 
         Raises
         ------
