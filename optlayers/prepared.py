@@ -22,7 +22,7 @@ from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardFor
 from optlayers.implied import sum_is_fixed
 from optlayers.integer.diagram import TooWide
 from optlayers.integer.program import NoIntegers
-from optlayers.integrality import rows_are
+from optlayers.integrality import has_long_fractions, rows_are
 from optlayers.polytope import Polytope, is_integer
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
@@ -133,7 +133,13 @@ class AbstractPrepared(ABC):
         """Why there is no point although rows leave some, in words."""
         separate = self.polytope.separate
         brought = "" if separate is None else f" and the inequalities of separate={name_of(separate)}"
-        return f"no {'integer ' * self.over_integer_points}point satisfies the constraints{brought}"
+        said = f"no {'integer ' * self.over_integer_points}point satisfies the constraints{brought}"
+        if self.over_integer_points and has_long_fractions(self.forms.full):
+            said += (
+                "; between integers an equality holds exactly or not at all, and one has coefficients that are no "
+                "short fractions: give it room, by two inequalities, or round its numbers"
+            )
+        return said
 
     @property
     def form(self) -> StandardForm | None:

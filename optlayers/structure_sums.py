@@ -20,6 +20,10 @@ __all__ = ["AbstractSums", "PathSums", "VertexSums"]
 
 INSIDE = 1e-7
 """Entries of vertices beyond this are not 0."""
+LISTED = 5
+"""So many numbers are kept of each of the best paths from every node,"""
+MEMORY = 2**29
+"""and so many in all at most: 4 GB."""
 
 
 class AbstractSums(ABC):
@@ -114,9 +118,18 @@ class PathSums(AbstractSums):
         count = self.passes.diagram.count
         if count > most:
             raise ValueError(f"there are {count} integer points, more than {most}, too many to enumerate")
-        nothing = torch.zeros(1, len(self.passes.fixed), dtype=torch.float64, device="cpu")
-        found: np.ndarray = self.best(nothing, max(count, 1))[0][0, :count].numpy()
-        return found[np.lexsort(found.T[::-1])] if found.size else found
+        column, start, value, child = self.passes.arrays
+        points, node = np.tile(self.passes.fixed, (min(count, 1), 1)), np.zeros(min(count, 1), dtype=np.int64)
+        while len(open_ones := np.flatnonzero(node < len(column) - 1)):  # paths, of which each has a completion
+            here = node[open_ones]
+            arcs = start[here + 1] - start[here]
+            path = np.repeat(open_ones, arcs)
+            arc = np.repeat(start[here], arcs) + np.arange(len(path)) - np.repeat(np.cumsum(arcs) - arcs, arcs)
+            longer = points[path]
+            longer[np.arange(len(path)), column[node[path]]] = value[arc]
+            ended = node == len(column) - 1
+            points, node = np.concatenate([points[ended], longer]), np.concatenate([node[ended], child[arc]])
+        return points[np.lexsort(points.T[::-1])] if points.size else points
 
     def has(self, points: Float64[np.ndarray, "points size"], tolerance: float) -> Bool[np.ndarray, " points"]:
         """Which points are structures, to within a tolerance next to the size of their entries: by a walk over the
@@ -144,8 +157,19 @@ class PathSums(AbstractSums):
         """The best structures ``(batch, most, size)``, best first, their scores, and how many there are.
 
         Ties are decided as by all solvers (:class:`optlayers.Highs`).
+
+        Raises
+        ------
+        ValueError : when lists of so many, one for every node, take too much memory.
         """
         passes = self.passes
+        nodes, most = passes.diagram.nodes, max(1, min(most, passes.diagram.count))
+        if (numbers := most * (LISTED * nodes + scores.numel())) > MEMORY:
+            raise ValueError(
+                f"the {most:,} best structures take {8e-9 * numbers:,.0f} GB of memory by a decision diagram of "
+                f"{nodes:,} nodes for {len(scores):,} instances; ask for at most "
+                f"{MEMORY // (LISTED * nodes + scores.numel()):,}"
+            )
         asked = scores.detach().cpu().contiguous().numpy()
         points, totals = np.zeros((len(asked), most, asked.shape[1])), np.full((len(asked), most), -np.inf)
         counts = np.zeros(len(asked), dtype=np.int64)

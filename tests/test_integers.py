@@ -353,6 +353,17 @@ def test_coefficients_are_read_as_fractions():
     assert best.value.tolist() == [[1.0, 1.0, 0.0]]
 
 
+def test_equalities_between_numbers_that_are_no_fractions_hold_exactly_and_that_is_said():
+    x = cp.Variable(3, boolean=True)
+    numbers = np.array([math.pi, math.e, math.sqrt(2)])
+    with pytest.raises(ol.DeclarationError, match=r"no integer point .*coefficients that are no short fractions: give"):
+        ol.compile_polytope(ol.Polytope(x, [numbers @ x == math.pi + math.e]))
+    near = [numbers @ x <= math.pi + math.e + 1e-9, numbers @ x >= math.pi + math.e - 1e-9]
+    assert ol.compile_polytope(ol.Polytope(x, near)).vertices().tolist() == [[1.0, 1.0, 0.0]]
+    with pytest.raises(ol.DeclarationError, match=r"no integer point satisfies the constraints$"):
+        ol.compile_polytope(ol.Polytope(x, [np.array([0.2, 0.4, 0.6]) @ x == 0.5]))
+
+
 def test_wide_declarations_say_where_and_go_to_branch_and_bound():
     weights = np.random.default_rng(0).random(40)
     x = cp.Variable(40, boolean=True)

@@ -206,6 +206,26 @@ def test_vertices_that_are_not_binary_are_enumerated():
         ol.Gibbs(polytopes.permutahedron(8), torch.zeros(8)).top_k(2)
 
 
+def test_more_than_there_are_is_all_of_them_and_more_than_there_is_memory_for_is_said():
+    x = cp.Variable(60, boolean=True)
+    few, many = ol.Polytope(x, [cp.sum(x) <= 1.5]), ol.Polytope(x, [cp.sum(x) <= 5.5])
+    best = ol.Gibbs(few, torch.zeros(2, 60)).top_k(10**15)
+    assert best.counts.tolist() == [61, 61] and best.structures.sum(2).max() == 1
+    assert ol.Gibbs(polytopes.simplex(3), torch.zeros(3)).top_k(10**15).counts == 3
+    found = ol.Gibbs(many, torch.zeros(60))
+    with pytest.raises(ValueError, match=r"5,985,198 best structures take \d+ GB of memory .* ask for at most \d"):
+        found.top_k(10**9)
+    assert found.top_k(2000).counts == 2000
+
+
+def test_lists_of_all_structures_are_as_large_as_these():
+    """A list for every node of the diagram, of some thousands of them, has no room in memory."""
+    x, y = cp.Variable(50, integer=True, bounds=[0, 2]), cp.Variable(50, boolean=True)
+    found = ol.Gibbs(ol.Polytope(x, [x <= 2 * y, cp.sum(y) <= 2.5, cp.sum(x) <= 3]), torch.zeros(50))
+    pairs = math.comb(50, 2)
+    assert len(found.enumerate_support()) == 1 + 2 * 50 + 3 * pairs == round(found.log_count().exp().item())
+
+
 def test_failing_instances_do_not_stop_the_others():
     scores, budget = torch.randn(3, 5), torch.tensor([2.0, 7.0, 3.0])
     found = ol.Gibbs(polytopes.subset(5), scores, budget=budget, on_failure="nan").top_k(4)

@@ -115,14 +115,16 @@ class AbstractNumbers(AbstractBoundPolytope):
         """By the diagram for the parameters of every instance."""
         if self.hidden is not None:
             scores = scores.masked_fill(self.hidden, -torch.inf)
-        structures = scores.new_zeros(k, *scores.shape)
-        counts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        counts, parts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device), []
         for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
             assert paths is not None
-            found, totals, mine = paths.best(scores[rows], k)
-            structures[:, rows], counts[rows] = _ties_in_order(found, totals).transpose(0, 1), mine
+            found, totals, counts[rows] = paths.best(scores[rows], k)
+            parts.append((rows, _ties_in_order(found, totals).transpose(0, 1)))
         most = int(counts.max()) if len(counts) else 0
-        return best_in_order(structures[:most], counts)
+        structures = scores.new_zeros(most, *scores.shape)
+        for rows, mine in parts:
+            structures[: len(mine), rows] = mine[:most]
+        return best_in_order(structures, counts)
 
     def _ask_some(self, scores: Float64[Tensor, "rows size"], rows: Int64[Tensor, " rows"]) -> Solution:
         """Best vertices of some instances, a part of them at a time."""
