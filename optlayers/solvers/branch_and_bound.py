@@ -21,6 +21,7 @@ from jaxtyping import Float64
 from optlayers.caches import Cache
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.integer.program import IntegerProgram, NoIntegers, integer_program
+from optlayers.locks import at_fork
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.cutting import SeparatedSearch
@@ -128,6 +129,9 @@ def _separated(form: StandardForm, solver: BranchAndBound, why: str) -> Separate
 def _model(solver: BranchAndBound, form: StandardForm) -> _AbstractModel:
     return _Model(form, solver) if solver.solver is None else _ForeignModel(form, solver)
 
+
+# The scheduler of HiGHS, which a search starts, has threads that a forked child lacks, and would wait for.
+at_fork(after_in_child=partial(_core._Highs.resetGlobalScheduler, False))
 
 Floors = Sequence[tuple[Float64[np.ndarray, " scored"], float]]
 """Scores of points, and how much these are at least."""
