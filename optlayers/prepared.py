@@ -178,6 +178,8 @@ class AbstractPrepared(ABC):
         self, form: StandardForm, solver: AbstractSolver, instances: Instances
     ) -> Bool[np.ndarray, " batch"] | None:
         """Instances of which an oracle knows nothing, for a part of both signs is forbidden; None for none."""
+        if self.over_integer_points and self.polytope.rows is None:
+            return None  # what is left are the integer points of which the part is 0, as solvers of these know
         function: Callable[..., Any] | None = solver if isinstance(solver, Oracle) else None
         if isinstance(solver, ActiveSet):
             function = solver.function or self.polytope.oracle

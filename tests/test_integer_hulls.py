@@ -134,6 +134,35 @@ def test_vertices_are_those_of_the_hull_and_structures_are_all_points(seed):
     assert gibbs.is_structure(several[:, None])[:, 1].tolist() == expected
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_a_forbidden_part_of_both_signs_leaves_the_points_of_which_it_is_0(solver):
+    x = cp.Variable(3, integer=True, bounds=[-1, 2])
+    polytope = ol.Polytope(x, [x[0] + 2 * x[1] - x[2] <= 2.5, 2 * x[0] + 2 * x[2] >= -2.5])
+    every = np.array(list(itertools.product(range(-1, 3), repeat=3)), dtype=float)
+    good = (every @ [1, 2, -1] <= 2.5) & (every @ [2, 0, 2] >= -2.5) & (every[:, 1] == 0)
+    points = torch.from_numpy(every[good])
+    scores = 2 * torch.randn(20, 3, dtype=torch.float64)
+    scores[:, 1] = -torch.inf
+    finite = scores.masked_fill(torch.isneginf(scores), 0.0)
+    compiled = ol.compile_polytope(polytope, maximizer=solver)
+    best, near = compiled.maximize(scores), compiled.project(scores)
+    assert best.all_ok and near.all_ok
+    torch.testing.assert_close((best.value * finite).sum(1), (finite @ points.T).amax(1))
+    assert (best.value[:, 1] == 0).all() and (near.value[:, 1] == 0).all()
+    assert hull_gap(points.numpy(), near.value.numpy(), finite.numpy()) < 1e-9
+    gibbs = ol.Gibbs(compiled, scores)
+    torch.testing.assert_close(gibbs.mean, torch.softmax(finite @ points.T, 1) @ points)
+    assert torch.equal(gibbs.mode, best.value)
+
+
+def hull_gap(points: np.ndarray, answers: np.ndarray, scores: np.ndarray) -> float:
+    """By how much answers lie outside of the hull, or points beyond them along what is left of the scores."""
+    normals, offsets = hull_of(points)[1]
+    left = scores - answers
+    beyond = (left @ points.T).max(1) - (left * answers).sum(1)
+    return float(max((answers @ normals.T - offsets).max(), beyond.max()))
+
+
 # Structures and vertices
 
 

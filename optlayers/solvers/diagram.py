@@ -174,7 +174,8 @@ class Diagram(AbstractHullSolver):
     Columns are decided one after the other; choices that leave the same to be decided meet in one node of a graph, of
     which every path is a structure (see :mod:`optlayers.integer.diagram`). It is small where few constraints are open
     at any time: budgets, chains, alignments, small assignments. A best structure is a longest path, in a time that is
-    linear in the graph; ties are decided as by all solvers (:class:`optlayers.Highs`). Projections onto the convex hull
+    linear in the graph; sums are those of float64, and what differs by less than their rounding ties. Ties are decided
+    as by all solvers (:class:`optlayers.Highs`). Projections onto the convex hull
     go over the graph as an oracle (:class:`optlayers.ActiveSet`), and sums over all structures are exact: marginals,
     samples, counts.
 
