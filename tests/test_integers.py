@@ -196,6 +196,17 @@ def test_sums_of_rows_say_nothing_where_flows_may_be_larger():
         assert within == bool((highest <= 1.0 + 1e-9).all())
 
 
+@pytest.mark.parametrize("values", [2, 3])
+def test_what_scores_the_same_is_listed_in_lexicographic_order(values):
+    x = cp.Variable(4, integer=True)
+    polytope = ol.Polytope(x, [x >= 0, x <= values - 1, cp.sum(x) <= 5])
+    points = [z for z in itertools.product(range(values), repeat=4) if sum(z) <= 5]
+    for scores in (torch.zeros(4), torch.tensor([0.1, 0.2, 0.3, 0.1])):  # 0.1 + 0.2 and 0.3 are not one number
+        row = scores.double().tolist()
+        expected = sorted(points, key=lambda z: (-math.fsum(a * b for a, b in zip(z, row, strict=True)), z))
+        assert ol.Gibbs(polytope, scores).top_k(200).structures.tolist() == [list(z) for z in expected]
+
+
 def test_long_chains_have_a_diagram():
     """Of 590,000 states, and 19,621 nodes once those with the same completions are one."""
     passes = ol.compile_polytope(polytopes.sequence(50, 20)).paths(np.zeros(0)).passes
