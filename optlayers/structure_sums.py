@@ -151,8 +151,10 @@ def _put_in_order(
 ) -> None:
     """Sort what is best first and may tie, in place: by sums that are rounded once, then in lexicographic order."""
     finite = np.where(np.isneginf(scores), 0.0, scores)
-    rounding = len(scores) * np.finfo(np.float64).eps * float((np.abs(points) @ np.abs(finite)).max(initial=0.0))
-    if not (np.abs(np.diff(totals)) <= rounding).any():
+    with np.errstate(over="ignore"):
+        size = float((np.abs(points) @ np.abs(finite)).max(initial=0.0))
+    rounding = len(scores) * np.finfo(np.float64).eps * size
+    if not np.isfinite(rounding) or not (np.abs(np.diff(totals)) <= rounding).any():
         return
     sums = [math.fsum((point * finite)[point != 0.0].tolist()) for point in points]
     order = sorted(range(len(points)), key=lambda k: (-sums[k], points[k].tolist()))

@@ -207,6 +207,13 @@ def test_what_scores_the_same_is_listed_in_lexicographic_order(values):
         assert ol.Gibbs(polytope, scores).top_k(200).structures.tolist() == [list(z) for z in expected]
 
 
+def test_lists_at_scores_that_have_no_sum():
+    x = cp.Variable(3, boolean=True)
+    scores = torch.tensor([1.7e308, 1.7e308, -1.0], dtype=torch.float64)
+    best = ol.Gibbs(ol.Polytope(x, [cp.sum(x) <= 2]), scores).top_k(9)
+    assert best.counts == 7 and best.structures[0].tolist() == [1.0, 1.0, 0.0]
+
+
 def test_long_chains_have_a_diagram():
     """Of 590,000 states, and 19,621 nodes once those with the same completions are one."""
     passes = ol.compile_polytope(polytopes.sequence(50, 20)).paths(np.zeros(0)).passes

@@ -218,7 +218,11 @@ def _in_order(program: IntegerProgram, order: Order, limit: int) -> DecisionDiag
         return _without_points()
     if program.scored < program.columns:
         made = [
-            _Layer(j, np.arange(least[k], least[k] + values[k]), child[begin[k] : begin[k + 1]].reshape(-1, values[k]))
+            _Layer(
+                j,
+                np.arange(least[k], least[k] + values[k]),
+                child[begin[k] : begin[k + 1]].reshape(-1, values[k]).astype(int),
+            )
             for k, j in enumerate(order.tolist())
         ]
         if not _take_out_dead_ends(made):
@@ -229,7 +233,7 @@ def _in_order(program: IntegerProgram, order: Order, limit: int) -> DecisionDiag
         order = np.array([layer.column for layer in made])
         least, values = program.lower[order], program.upper[order] - program.lower[order] + 1
         begin = np.concatenate([[0], np.cumsum([layer.child.size for layer in made])])
-        child = np.concatenate([layer.child.ravel() for layer in made])
+        child = np.concatenate([layer.child.ravel() for layer in made]).astype(np.int32)
         width = int(child[begin[-2] :].max()) + 1
     layer, begin, value, child, width = layers.join(begin, values, least, child, width)
     if len(layer) == 0:

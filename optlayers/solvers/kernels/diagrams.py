@@ -90,18 +90,18 @@ def best(scores, column, start, value, child, pair, fixed, first, second):  # ty
 def _decided(scores, column, start, value, child, fixed, first, second, total):  # type: ignore[no-untyped-def]
     nodes = len(column)
     one, other, choice = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    passed = np.zeros(nodes, np.bool_)  # by best paths; what is not is never looked at
+    passed, order = np.zeros(nodes, np.bool_), np.empty(nodes, np.int64)  # by best paths; others are never looked at
     one[nodes - 1] = other[nodes - 1] = 0
-    passed[0] = True
+    passed[0], count = True, 0
     for u in range(nodes - 1):
         if passed[u]:
+            order[count] = u
+            count += 1
             score = scores[column[u]]
             for a in range(start[u], start[u + 1]):
                 if _step(score, value[a]) + total[child[a]] == total[u]:
                     passed[child[a]] = True
-    for u in range(nodes - 2, -1, -1):
-        if not passed[u]:
-            continue
+    for u in order[:count][::-1]:
         j, chosen, a1, a2 = column[u], -1, 0, 0
         for a in range(start[u], start[u + 1]):
             if _step(scores[j], value[a]) + total[child[a]] != total[u]:

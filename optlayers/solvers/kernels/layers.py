@@ -66,7 +66,7 @@ def build(order, start, row, entry, low, high, least, most, limit, numbers, no_l
     """
     columns, rows = len(order), len(low)
     begin = np.zeros(columns + 1, np.int64)
-    child = np.empty(1024, np.int64)
+    child = np.empty(1024, np.int32)
     first, last = np.full(rows, columns), np.full(rows, -1)
     to_come_low, to_come_high = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     for place in range(columns):
@@ -181,7 +181,7 @@ def build(order, start, row, entry, low, high, least, most, limit, numbers, no_l
     return BUILT, columns, count, begin, child
 
 
-@jit("(int64[::1], int64[::1], int64[::1], int64[::1], int64)")
+@jit("(int64[::1], int64[::1], int64[::1], int32[::1], int64)")
 def join(begin, values, least, child, states):  # type: ignore[no-untyped-def]
     """Nodes of layers, from the last to the first: those with the same arcs are one, those that nothing completes go,
     and those whose only arc gives 0 are not there.
