@@ -11,11 +11,12 @@ import scipy.sparse as sp
 from jaxtyping import Float64
 
 from optlayers.form.standard import AffineMap, StandardForm, entry_name
-from optlayers.implied import implied_bounds
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import CONSISTENT, rounding_of
 from optlayers.solvers.highs import Highs
+from optlayers.solvers.kernels import implied
+from optlayers.solvers.plan import plan_of
 
 __all__ = ["explain_infeasible", "improper_set", "is_bounded", "is_rounding", "unbounded_entry"]
 
@@ -43,8 +44,10 @@ def unbounded_entry(form: StandardForm) -> int | None:
     nothing = np.zeros((len(directions), form.parameter_count))
     sides = cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing)
     instances = Instances(directions, None, *sides, None, None, nothing)
-    narrowest = implied_bounds(cone, instances.take(np.zeros(1, dtype=np.int64)))
-    if all((np.abs(bound[0, : form.scored]) <= VIOLATION).all() for bound in narrowest):
+    low, high = np.array(sides[1][:1], order="C"), np.array(sides[2][:1], order="C")
+    entries, rhs = cone.matrix.data[None], np.array(sides[0][:1], order="C")
+    implied.tighten(*plan_of(cone).by_row, entries, np.zeros(cone.rows, dtype=bool), rhs, low, high)
+    if all((np.abs(bound[0, : form.scored]) <= VIOLATION).all() for bound in (low, high)):
         return None  # one row after the other shows it, as a rule
     solver = Highs()
     answer = solver.maximize(solver.prepare(cone), instances)
