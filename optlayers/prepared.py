@@ -450,8 +450,10 @@ class AbstractPrepared(ABC):
             return None
         rows = self.rows or self.projection_form
         blocks = self._blocks(theta[None])
-        proved = blocks is not None and all(block.is_integral() for block in blocks)
-        if blocks is None or not (proved or (self.polytope.integral and not rows.auxiliary)):
+        if blocks is None:
+            return None
+        declared = self.polytope.integral and not rows.auxiliary
+        if not (declared or all(block.is_integral() for block in blocks)):
             return None
         return diagrams_of(rows, True) if self.is_binary(theta) else None
 

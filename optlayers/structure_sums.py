@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, final
 
@@ -156,7 +157,9 @@ class PathSums(AbstractSums):
     def best(self, scores: Float64[Tensor, "batch size"], most: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best structures ``(batch, most, size)``, best first, their scores, and how many there are.
 
-        Ties are decided as by all solvers (:class:`optlayers.Highs`).
+        Of those that tie for the last place, the ones that all solvers agree upon are listed
+        (:class:`optlayers.Highs`); of those that are listed and score the same, the smaller one in lexicographic order
+        comes first.
 
         Raises
         ------
@@ -180,6 +183,25 @@ class PathSums(AbstractSums):
             )
 
         self._pace.spread(work, len(asked))
+        for mine, sums, count, row in zip(points, totals, counts.tolist(), asked, strict=True):
+            _put_in_order(mine[:count], sums[:count], row)
         found: Any = (points, totals, counts)
         points_, totals_, counts_ = (torch.from_numpy(part).to(scores.device) for part in found)
         return points_, totals_, counts_
+
+
+def _put_in_order(
+    points: Float64[np.ndarray, "count size"],
+    totals: Float64[np.ndarray, " count"],
+    scores: Float64[np.ndarray, " size"],
+) -> None:
+    """Sort what is best first and may tie, in place: by sums that are rounded once, then in lexicographic order."""
+    finite = np.where(np.isneginf(scores), 0.0, scores)
+    with np.errstate(over="ignore"):
+        size = float((np.abs(points) @ np.abs(finite)).max(initial=0.0))
+    rounding = len(scores) * np.finfo(np.float64).eps * size
+    if not np.isfinite(rounding) or not (np.abs(np.diff(totals)) <= rounding).any():
+        return
+    sums = [math.fsum((point * finite)[point != 0.0].tolist()) for point in points]
+    order = sorted(range(len(points)), key=lambda k: (-sums[k], points[k].tolist()))
+    points[:], totals[:] = points[order], totals[order]

@@ -118,8 +118,8 @@ class AbstractNumbers(AbstractBoundPolytope):
         counts, parts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device), []
         for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
             assert paths is not None
-            found, totals, counts[rows] = paths.best(scores[rows], k)
-            parts.append((rows, _ties_in_order(found, totals).transpose(0, 1)))
+            found, _, counts[rows] = paths.best(scores[rows], k)
+            parts.append((rows, found.transpose(0, 1)))
         most = int(counts.max()) if len(counts) else 0
         structures = scores.new_zeros(most, *scores.shape)
         for rows, mine in parts:
@@ -222,15 +222,3 @@ class AbstractNumbers(AbstractBoundPolytope):
         if solution.evidence is None:
             raise ValueError("value_gradient takes a solution that maximize() or project() returned")
         return by_name(self.parameters, solution.evidence.value_gradient(solution.ok.reshape(-1)))
-
-
-def _ties_in_order(
-    found: Float64[Tensor, "batch most size"], totals: Float64[Tensor, "batch most"]
-) -> Float64[Tensor, "batch most size"]:
-    """Lists of structures, best first, of which those that score the same are put in lexicographic order."""
-    tied = ((totals[:, 1:] == totals[:, :-1]) & torch.isfinite(totals[:, 1:])).any(dim=1)
-    for row in torch.nonzero(tied).flatten().tolist():
-        mine = found[row].cpu().numpy()
-        order = np.lexsort((*mine.T[::-1], -totals[row].cpu().numpy()))
-        found[row] = found[row, torch.from_numpy(order).to(found.device)]
-    return found
