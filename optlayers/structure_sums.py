@@ -119,7 +119,7 @@ class PathSums(AbstractSums):
         count = self.passes.diagram.count
         if count > most:
             raise ValueError(f"there are {count} integer points, more than {most}, too many to enumerate")
-        column, start, value, child = self.passes.arrays
+        column, start, value, child, _ = self.passes.arrays
         points, node = np.tile(self.passes.fixed, (min(count, 1), 1)), np.zeros(min(count, 1), dtype=np.int64)
         while len(open_ones := np.flatnonzero(node < len(column) - 1)):  # paths, of which each has a completion
             here = node[open_ones]
@@ -135,7 +135,7 @@ class PathSums(AbstractSums):
     def has(self, points: Float64[np.ndarray, "points size"], tolerance: float) -> Bool[np.ndarray, " points"]:
         """Which points are structures, to within a tolerance next to the size of their entries: by a walk over the
         diagram, however many structures there are."""
-        column, start, value, child = self.passes.arrays
+        column, start, value, child, _ = self.passes.arrays
         fixed, last, arcs = self.passes.fixed, len(column) - 1, np.diff(start)
         near = np.round(points)
         open_entries: np.ndarray = np.abs(points - fixed) > tolerance * np.maximum(1.0, np.abs(fixed))
