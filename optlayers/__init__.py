@@ -22,6 +22,7 @@ from optlayers.losses import (
     regret,
 )
 from optlayers.polytope import Family, Polytope
+from optlayers.regularizers import AbstractRegularizer, Entropy, Euclidean, Tsallis
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -43,6 +44,7 @@ from optlayers.rules import (
     PerturbedAdditive,
     PerturbedMultiplicative,
     Pipeline,
+    Regularized,
     SampledMarginals,
     ScoreFunction,
     SecondGradient,
@@ -94,6 +96,7 @@ __all__ = [
     "AbstractLoss",
     "AbstractMaximizer",
     "AbstractProjector",
+    "AbstractRegularizer",
     "AbstractRule",
     "AbstractSolver",
     "AbstractVertexRule",
@@ -114,6 +117,8 @@ __all__ = [
     "Dense",
     "Diagram",
     "DualNewton",
+    "Entropy",
+    "Euclidean",
     "Failure",
     "Family",
     "Gibbs",
@@ -131,6 +136,7 @@ __all__ = [
     "Polytope",
     "PerturbedFenchelYoungLoss",
     "Prediction",
+    "Regularized",
     "SPOPlusLoss",
     "SecondGradient",
     "Solution",
@@ -147,6 +153,7 @@ __all__ = [
     "StructuredHingeLoss",
     "StructuredPerceptronLoss",
     "Tangent",
+    "Tsallis",
     "compile_polytope",
     "log_add",
     "log_sum",

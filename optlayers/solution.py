@@ -126,6 +126,8 @@ class AbstractEvidence(ABC):
     form: StandardForm
     decomposition: Decomposition | None = None
     """The vertices that answers mix, where they are given so."""
+    curvature: Callable[[Tensor], Tensor] | None = None
+    """Of regularized points: the curvature of the regularizer as a function of them, 0 where no part moves."""
 
     @property
     @abstractmethod

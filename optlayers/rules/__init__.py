@@ -12,6 +12,7 @@ from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, Logistic, Sum
 from optlayers.rules.perturb_and_map import PerturbAndMAP
 from optlayers.rules.perturbed import PerturbedAdditive, PerturbedMultiplicative
 from optlayers.rules.pipeline import Pipeline
+from optlayers.rules.regularized import Regularized
 from optlayers.rules.sampled_marginals import SampledMarginals
 from optlayers.rules.score_function import ScoreFunction
 from optlayers.rules.sparsemap import SparseMAP
@@ -45,6 +46,7 @@ __all__ = [
     "Interpolation",
     "LPGD",
     "Pipeline",
+    "Regularized",
     "SecondGradient",
     "SparseMAP",
     "Spigot",

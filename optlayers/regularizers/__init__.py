@@ -1,0 +1,8 @@
+"""Regularizers, a file each."""
+
+from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.regularizers.entropy import Entropy
+from optlayers.regularizers.euclidean import Euclidean
+from optlayers.regularizers.tsallis import Tsallis
+
+__all__ = ["AbstractRegularizer", "Entropy", "Euclidean", "Tsallis"]

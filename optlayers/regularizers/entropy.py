@@ -1,0 +1,71 @@
+"""The negative entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from optlayers.form.standard import StandardForm
+from optlayers.regularizers.base import AbstractRegularizer, positive_number
+from optlayers.solvers.kernels.curves import BITS, ENTROPY
+
+__all__ = ["Entropy"]
+
+
+@final
+@dataclass(frozen=True)
+class Entropy(AbstractRegularizer):
+    r"""The negative entropy of the parts, :math:`\Omega(z) = T \sum_j z_j \log z_j`.
+
+    The regularized point is the entropic (Kullback-Leibler) projection of :math:`e^{s / T}`: softmax on the simplex,
+    what Sinkhorn's iteration ends at on transport plans and on the Birkhoff polytope. On other polytopes of structures
+    it is not the Gibbs distribution's mean, whose entropy is that of structures and not of parts
+    (:class:`optlayers.StructuredAttention`).
+
+    A part that is a bit of its own, between 0 and 1 and in no other constraint, has the entropy of a bit,
+    :math:`z \log z + (1 - z) \log (1 - z)`: on the cube the regularized point is the logistic function of s / T.
+
+    Parameters
+    ----------
+    temperature : T, positive. As it falls to 0, points tend to best vertices.
+
+    References
+    ----------
+    Cuturi (2013), Sinkhorn distances, NeurIPS. Blondel, Martins and Niculae (2020), Learning with Fenchel-Young
+    losses, JMLR. Benamou, Carlier, Cuturi, Nenna and Peyré (2015), Iterative Bregman projections for regularized
+    transportation problems, SIAM J. Sci. Comput.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", positive_number("temperature", self.temperature, "Entropy"))
+
+    def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
+        """Of a bit where a part is in no row and between 0 and 1."""
+        cut = form.curved
+        in_rows = np.diff(form.matrix.indptr)[:cut] > 0
+        constant = np.diff(form.lower.matrix.indptr)[:cut] + np.diff(form.upper.matrix.indptr)[:cut] == 0
+        bit = ~in_rows & constant & (form.lower.constant[:cut] == 0.0) & (form.upper.constant[:cut] == 1.0)
+        return np.where(bit, BITS, ENTROPY).astype(np.int64)
+
+    def weights(self, size: int) -> Float64[np.ndarray, " size"]:
+        """The temperature."""
+        return np.full(size, self.temperature)
+
+    def value(self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]) -> Float64[Tensor, " batch"]:
+        """T times the sum of z log z, 0 where z is 0."""
+        terms = torch.special.xlogy(points, points)
+        terms = terms + torch.where(kind == BITS, torch.special.xlogy(1.0 - points, 1.0 - points), 0.0)
+        return self.temperature * terms.sum(dim=1)
+
+    def curvature(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+    ) -> Float64[Tensor, "batch size"]:
+        """T / z, for a bit T / (z (1 - z))."""
+        return self.temperature / torch.where(kind == BITS, points * (1.0 - points), points)
