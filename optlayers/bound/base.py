@@ -150,6 +150,12 @@ class AbstractBoundPolytope(ABC):
         :meth:`optlayers.CompiledPolytope.regularized`.
         """
 
+    @abstractmethod
+    def worth(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0."""
+
     @property
     @abstractmethod
     def parameters(self) -> tuple[ParameterSpec, ...]:

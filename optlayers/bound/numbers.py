@@ -12,9 +12,11 @@ from torch import Tensor
 
 from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
+from optlayers.bound.regularized import worth
 from optlayers.form.standard import ParameterSpec
 from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Solution
 
 __all__ = ["AbstractNumbers"]
@@ -85,6 +87,12 @@ class AbstractNumbers(AbstractBoundPolytope):
     def parameters_shift(self) -> bool:
         """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
         return self.prepared.parameters_shift
+
+    def worth(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
+        return worth(self.prepared, points, regularizer)
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""

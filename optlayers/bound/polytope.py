@@ -158,6 +158,12 @@ class BoundPolytope(AbstractBoundPolytope):
             return solution
         return replace(solution, value=_Regularized.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
 
+    def worth(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.worth(points, regularizer)
+
     def pulled_back(
         self, solution: Solution, direction: Float64[Tensor, "batch size"], at: Tensor | None
     ) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch parameters"] | None]:

@@ -22,7 +22,7 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
-__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized"]
+__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth"]
 
 class OnHost(Protocol):
     """What is asked here of the polytopes of a batch on the CPU."""
@@ -73,9 +73,8 @@ class RegularizedEvidence(AbstractEvidence):
     def curvature(self, points: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:  # type: ignore[override]
         """The curvature at the points as a function of them, 0 where nothing moves and beside the structure."""
         form, size = self.form, self.form.structure_size
-        kind = torch.zeros(size, dtype=torch.int64, device=points.device)
+        kind = self.regularizer.kinds(form).to(points.device)
         columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
-        kind[columns] = torch.from_numpy(self.solved.curves.kind[: form.curved]).to(points.device)
         moves = torch.zeros(len(points), size, dtype=torch.bool, device=points.device)
         bend, free = self.solved.bend[:, : form.curved], self.solved.answer.free
         assert free is not None
@@ -137,6 +136,8 @@ def regularized(
     polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
 ) -> Solution:
     r"""The points :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)` of a batch."""
+    if regularizer.projects == 1.0:
+        return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
     if prepared is not polytope.prepared:
         return polytope.bound_to(prepared, slice(None)).regularized(scores, regularizer)
@@ -170,6 +171,16 @@ def regularized(
         reasons,
         RegularizedEvidence(form, solved, regularizer),
     )
+
+
+def worth(
+    prepared: AbstractPrepared, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+) -> Float64[Tensor, "batch size"]:
+    """ω of every part of points, 0 for auxiliary variables."""
+    form = (prepared if regularizer.projects is not None else by_constraints(prepared)).projection_form
+    size = form.structure_size
+    found = regularizer.worth(points[:, :size], regularizer.kinds(form).to(points.device))
+    return torch.nn.functional.pad(found, (0, points.shape[1] - size))
 
 
 def _nowhere_finite(instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:

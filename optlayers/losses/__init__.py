@@ -7,6 +7,7 @@ from optlayers.losses.hinge import StructuredHingeLoss
 from optlayers.losses.perceptron import StructuredPerceptronLoss
 from optlayers.losses.perturbed import PerturbedFenchelYoungLoss
 from optlayers.losses.prediction import Prediction
+from optlayers.losses.regularized import FenchelYoungLoss
 from optlayers.losses.regret import regret
 from optlayers.losses.sparsemap import SparseMAPLoss
 from optlayers.losses.spo_plus import SPOPlusLoss
@@ -15,6 +16,7 @@ __all__ = [
     "AbstractFenchelYoungLoss",
     "AbstractLoss",
     "CRFLoss",
+    "FenchelYoungLoss",
     "PerturbedFenchelYoungLoss",
     "Prediction",
     "Reduction",

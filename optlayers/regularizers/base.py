@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.curves import Curves
-from optlayers.solvers.kernels.curves import LINEAR
+from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
 
 __all__ = ["AbstractRegularizer", "positive_number", "spread"]
 
@@ -24,6 +24,9 @@ class AbstractRegularizer(ABC):
     C order, and everything is written in torch operations, so that it can be differentiated again.
     """
 
+    kind_of_fixed: int = QUADRATIC
+    """The kind of parts that have no column, as constraints fix them."""
+
     @abstractmethod
     def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
         """The kind of every column of the structure in a standard form."""
@@ -31,6 +34,11 @@ class AbstractRegularizer(ABC):
     def weights(self, size: int) -> Float64[np.ndarray, " size"]:
         """The weight of every part."""
         return np.ones(size)
+
+    @property
+    def projects(self) -> float | None:
+        """w, where regularized points are the nearest points to s / w, for which constraints need not be known."""
+        return None
 
     @property
     def exponent(self) -> float:
@@ -43,8 +51,10 @@ class AbstractRegularizer(ABC):
         return 0.0
 
     @abstractmethod
-    def value(self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]) -> Float64[Tensor, " batch"]:
-        """Ω; inf outside of its domain."""
+    def worth(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+    ) -> Float64[Tensor, "batch size"]:
+        """ω of every part; inf outside of its domain."""
 
     @abstractmethod
     def curvature(
@@ -52,6 +62,12 @@ class AbstractRegularizer(ABC):
     ) -> Float64[Tensor, "batch size"]:
         r""":math:`\omega''`; it may be infinite where a part is at an end of its domain."""
 
+
+    def kinds(self, form: StandardForm) -> Int64[Tensor, " size"]:
+        """The kind of every part of the structure; one that constraints fix has a kind, too."""
+        found = np.full(form.structure_size, self.kind_of_fixed, dtype=np.int64)
+        found[form.kept[: form.curved]] = self.kind_of(form)
+        return torch.from_numpy(found)
 
     def curves(self, form: StandardForm) -> Curves:
         """The regularizer over the columns of a form; those beside the structure have no curvature."""

@@ -42,6 +42,7 @@ class Entropy(AbstractRegularizer):
     """
 
     temperature: float = 1.0
+    kind_of_fixed = ENTROPY
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "temperature", positive_number("temperature", self.temperature, "Entropy"))
@@ -58,14 +59,20 @@ class Entropy(AbstractRegularizer):
         """The temperature."""
         return np.full(size, self.temperature)
 
-    def value(self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]) -> Float64[Tensor, " batch"]:
-        """T times the sum of z log z, 0 where z is 0."""
-        terms = torch.special.xlogy(points, points)
-        terms = terms + torch.where(kind == BITS, torch.special.xlogy(1.0 - points, 1.0 - points), 0.0)
-        return self.temperature * terms.sum(dim=1)
+    def worth(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+    ) -> Float64[Tensor, "batch size"]:
+        """T z log z, and for a bit as much of 1 - z; 0 where a number is 0, inf where it is negative."""
+        rest = torch.where(kind == BITS, _times_log(1.0 - points), 0.0)
+        return self.temperature * (_times_log(points) + rest)
 
     def curvature(
         self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
     ) -> Float64[Tensor, "batch size"]:
         """T / z, for a bit T / (z (1 - z))."""
         return self.temperature / torch.where(kind == BITS, points * (1.0 - points), points)
+
+
+def _times_log(number: Tensor) -> Tensor:
+    positive = torch.where(number > 0.0, number, 1.0)
+    return torch.where(number < 0.0, torch.inf, number * torch.log(positive))

@@ -57,13 +57,20 @@ class Euclidean(AbstractRegularizer):
             )
         return np.full(form.curved, QUADRATIC, dtype=np.int64)
 
+    @property
+    def projects(self) -> float | None:
+        """The weight, where it is one for all parts."""
+        return None if self.shape else self.numbers[0]
+
     def weights(self, size: int) -> Float64[np.ndarray, " size"]:
         """As they were given."""
         return np.broadcast_to(np.array(self.numbers), (size,)).copy() if not self.shape else np.array(self.numbers)
 
-    def value(self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]) -> Float64[Tensor, " batch"]:
-        """Half of the weighted sum of squares."""
-        return 0.5 * (spread(self.weights(points.shape[1]), points) * points * points).sum(dim=1)
+    def worth(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+    ) -> Float64[Tensor, "batch size"]:
+        """Half of the weighted squares."""
+        return 0.5 * spread(self.weights(points.shape[1]), points) * points * points
 
     def curvature(
         self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]

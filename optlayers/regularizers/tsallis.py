@@ -37,6 +37,7 @@ class Tsallis(AbstractRegularizer):
     """
 
     alpha: float = 1.5
+    kind_of_fixed = POWER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", positive_number("alpha", self.alpha, "Tsallis", above=1.0))
@@ -50,13 +51,14 @@ class Tsallis(AbstractRegularizer):
         """α."""
         return self.alpha
 
-    def value(self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]) -> Float64[Tensor, " batch"]:
-        """z (z^(α-1) - 1) / (α (α - 1)), summed; without cancellation near α = 1."""
+    def worth(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+    ) -> Float64[Tensor, "batch size"]:
+        """z (z^(α-1) - 1) / (α (α - 1)), without cancellation near α = 1; inf where z is negative."""
         alpha = self.alpha
         positive = torch.where(points > 0.0, points, 1.0)
-        terms = torch.where(points > 0.0, points * torch.expm1((alpha - 1.0) * torch.log(positive)), 0.0)
-        terms = torch.where(points < 0.0, torch.inf, terms)
-        return terms.sum(dim=1) / (alpha * (alpha - 1.0))
+        terms = points * torch.expm1((alpha - 1.0) * torch.log(positive)) / (alpha * (alpha - 1.0))
+        return torch.where(points < 0.0, torch.inf, terms)
 
     def curvature(
         self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]

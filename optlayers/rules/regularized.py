@@ -62,13 +62,15 @@ class Regularized(AbstractRule):
     def check(self, compiled: CompiledPolytope) -> None:
         """Refuse a polytope that is not described by constraints, and a regularizer that does not fit it."""
         super().check(compiled)
-        self.regularizer.curves(by_constraints(compiled).projection_form)
+        if self.regularizer.projects is None:
+            self.regularizer.curves(by_constraints(compiled).projection_form)
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> tuple[Solution, Any]:
         """The regularized points."""
-        solution = polytope.regularized(scores, self.regularizer)
+        weight = self.regularizer.projects
+        solution = polytope.regularized(scores, self.regularizer) if weight is None else polytope.project(scores / weight)
         return solution, solution
 
     def backward(
@@ -76,4 +78,4 @@ class Regularized(AbstractRule):
     ) -> Gradient:
         """Their derivative, applied to the gradient."""
         tangent = polytope.tangent(saved, grad)
-        return Gradient(tangent.scores, tangent.parameters)
+        return Gradient(tangent.scores / (self.regularizer.projects or 1.0), tangent.parameters)

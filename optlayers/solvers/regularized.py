@@ -15,7 +15,7 @@ from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.certify import Certificate
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels import smooth_face, smooth_interior_point, smooth_newton
-from optlayers.solvers.kernels.active_set import CONVERGED
+from optlayers.solvers.kernels.active_set import CONVERGED, ROW_SHIFT, TINY
 from optlayers.solvers.kernels.batches import of_each, per_instance
 from optlayers.solvers.kernels.curves import BITS, LINEAR, POWER, QUADRATIC
 from optlayers.solvers.plan import Plan, plan_of
@@ -29,6 +29,10 @@ POLISHED = 3
 """So many Newton steps are made on the active set that an interior point ends near."""
 LEAST_SHARE = 0.1
 """None of them takes more of a number whose curvature changes."""
+SMALL_SHIFT = 1e-12
+"""δ of rows in linear systems where all columns are curved."""
+LARGEST = 1e250
+"""A column of more curvature stays where it is."""
 AT_BOUND = 1e-10
 """Beside entropies, what is nearer to its bound is at it."""
 GUESSED_STEPS = 15
@@ -160,14 +164,42 @@ class Regularizing:
         sides = of_each(np.where(ok[:, None], side, 0.0) / unit)
         bend = of_each(np.where(ok[:, None], self.bend, np.inf) / unit)
         of_rows, flags = per_instance(row_side), of_each(free)
+        # Next to columns without curvature, rounding is larger.
+        delta = ROW_SHIFT if form.uncurved else SMALL_SHIFT
 
         def work(which: np.ndarray) -> None:
             smooth_face.solve_on_curve(
-                plan.system.table, plan.slack_row, plan.varies, matrix, flags, bend, sides, of_rows, which, p, q, left
+                plan.system.table, plan.slack_row, plan.varies, matrix, flags, bend, sides, of_rows, delta, which, p, q, left
             )
 
         plan.spread(work, count, solves=3)
+        for k in np.flatnonzero(~(left <= CONVERGED)).tolist():
+            found = self._densely(k, sides[k], of_rows[k if len(of_rows) > 1 else 0], bend[k])
+            if found is not None:
+                p[k], q[k], left[k] = found
         return p, q * unit, left
+
+    def _densely(
+        self, k: int, side: np.ndarray, row_side: np.ndarray, bend: np.ndarray
+    ) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " rows"], float] | None:
+        """The linear system of one instance by least squares, with columns in the units that they move in; None where
+        its numbers are none."""
+        form, columns = self.form, self.form.columns
+        assert self.answer.free is not None
+        matrix = self.instances.matrix_of(form, k).toarray()
+        side = np.concatenate([side, np.zeros(columns - len(side))])
+        moves = np.flatnonzero(self.answer.free[k] & np.isfinite(bend) & (bend < LARGEST))
+        scale = np.where(bend[moves] > 0.0, 1.0 / np.sqrt(np.where(bend[moves] > 0.0, bend[moves], 1.0)), 1.0)
+        body = matrix[:, moves] * scale
+        system = np.block([[np.diag(1.0 * (bend[moves] > 0.0)), body.T], [body, np.zeros((form.rows, form.rows))]])
+        sides = np.concatenate([scale * side[moves], row_side])
+        if not (np.isfinite(system).all() and np.isfinite(sides).all()):
+            return None
+        found = np.linalg.lstsq(system, sides, rcond=1e-14)[0]
+        left = np.abs(system @ found - sides).max(initial=0.0) / max(np.abs(sides).max(initial=0.0), TINY)
+        p = np.zeros(columns)
+        p[moves] = scale * found[: len(moves)]
+        return p, found[len(moves) :], left
 
 
 @dataclass

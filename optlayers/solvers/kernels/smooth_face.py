@@ -16,7 +16,6 @@ import numpy as np
 from optlayers.solvers.kernels.active_set import (
     COLUMN_SHIFT,
     PRECISION,
-    ROW_SHIFT,
     STEPS,
     TINY,
     face_in,
@@ -42,10 +41,10 @@ __all__ = ["solve_on_curve"]
 
 @jit(
     "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], boolean[:, ::1], float64[:, ::1], float64[:, ::1], "
-    "float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
+    "float64[:, ::1], float64, int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
 )
-def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_side, which, p_out, q_out, left_over):  # type: ignore[no-untyped-def]
-    """Solve the system above for ``side``, g, and ``row_side``, h; ``left_over`` is the residual, relative to the numbers of the system."""
+def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_side, delta, which, p_out, q_out, left_over):  # type: ignore[no-untyped-def]
+    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows; ``left_over`` is the residual, relative to the numbers of the system."""
     system, slack_row = opened(table), flat(slack_rows)
     rows, columns = len(system.order), len(system.column_start) - 1
     first_slack = columns - len(slack_row)
@@ -71,7 +70,7 @@ def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_sid
             theta[e] = moving[e] / (bend[e] if bend[e] > 0.0 else COLUMN_SHIFT)
             bend[e] = bend[e] if bend[e] < np.inf else 0.0
         for i in range(rows):
-            store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(ROW_SHIFT)))
+            store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(delta)))
         assemble(system, varies, entries, theta, shift, face.factored)
         factor(system, face.factored, face.column, 0.0)
         fill(p, 0.0)
@@ -96,21 +95,25 @@ def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_sid
 @part
 def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # type: ignore[no-untyped-def]
     """Repeat proximal steps in place; ``face.left`` is what they leave of the residual, of columns in the units of what
-    they move (Θ times it), of rows next to that."""
+    they move (Θ times it), of rows next to that: next to as much as a column may move for a g of this size."""
     idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
     first, second, pull, step = face.first, face.second, face.pull, face.step
     columns, rows = len(bend) // LANES, len(idle) // LANES
+    largest, loosest = spread(0.0), spread(0.0)
+    for j in range(columns):
+        largest = maximum(largest, load(moving, j) * absolute(load(g, j)))
+        loosest = maximum(loosest, where_less(spread(0.0), load(bend, j), load(theta, j), spread(0.0)))
     for attempt in range(STEPS + 1):
         multiply_transpose(system, varies, entries, q, pull)
         multiply(system, varies, entries, p, step)
-        column_error, row_error, size = spread(0.0), spread(0.0), spread(TINY)
+        column_error, row_error, size = spread(0.0), spread(0.0), maximum(largest * loosest, spread(TINY))
         for i in range(rows):
             size = maximum(size, (1.0 - load(idle, i)) * absolute(load(r2, i)))
         for j in range(columns):
             error = load(moving, j) * (load(g, j) - load(bend, j) * load(p, j) - load(pull, j))
             moved = load(theta, j) * error
             column_error = maximum(column_error, absolute(moved))
-            size = maximum(size, maximum(absolute(load(p, j)), absolute(load(theta, j) * load(g, j))))
+            size = maximum(size, absolute(load(p, j)))
             store(first, j, error)
             store(pull, j, moved)
         for i in range(rows):

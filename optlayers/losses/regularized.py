@@ -1,0 +1,87 @@
+"""The Fenchel-Young loss of any regularizer."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.bound.polytope import BoundPolytope
+from optlayers.compiled import CompiledPolytope
+from optlayers.losses.decoding import best_less
+from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
+from optlayers.losses.prediction import Prediction
+from optlayers.losses.question import Question
+from optlayers.polytope import Family, Polytope
+from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.rules.base import Context
+from optlayers.rules.regularized import Regularized
+from optlayers.solution import Solution
+
+__all__ = ["FenchelYoungLoss"]
+
+
+@final
+class FenchelYoungLoss(AbstractFenchelYoungLoss):
+    r"""The Fenchel-Young loss of a regularizer on the polytope.
+
+    .. math:: \max_{z \in P} \big(\langle s, z \rangle - \Omega(z)\big) + \Omega(y) - \langle s, y \rangle
+
+    The gradient is the regularized point less the target, and the second derivative that of the point. It is 0 exactly
+    when that point is the target: with entropies only in the limit, with :class:`Euclidean` and :class:`Tsallis` from a
+    margin on. With :class:`Entropy` on the simplex it is the cross-entropy of softmax, on the cube of independent bits
+    that of the logistic function; on other polytopes it is not :class:`CRFLoss`, whose entropy is that of structures.
+
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
+    regularizer : Ω.
+    arguments : those of :class:`AbstractLoss`, by name.
+
+    References
+    ----------
+    Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from optlayers import Entropy
+    >>> from polytopes import simplex
+    >>> scores = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
+    >>> loss = FenchelYoungLoss(simplex(3), Entropy())(scores, torch.tensor([1, 0, 0]))
+    >>> round(loss.item(), 4), torch.autograd.grad(loss, scores)[0]
+    (0.5514, tensor([-0.4239,  0.2119,  0.2119]))
+    """
+
+    def __init__(
+        self, polytope: Polytope | CompiledPolytope | Family, regularizer: AbstractRegularizer, **arguments: Any
+    ) -> None:
+        self.rule = Regularized(regularizer)
+        super().__init__(polytope, **arguments)
+        self.omega = regularizer
+
+    def predict(
+        self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
+    ) -> Prediction:
+        """The regularized points."""
+        solution = polytope.regularized(scores, self.omega)
+        point = solution.value.detach()
+        value = (scores.detach() * point).sum(dim=1) - polytope.worth(point, self.omega).sum(dim=1)
+        return Prediction(solution, value)
+
+    def charge(self, question: Question, target: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
+        """Ω of the target."""
+        polytope = BoundPolytope.of(question.share.compiled, question.packed, question.forbidden)
+        return polytope.worth(question.whole(target), self.omega).sum(dim=1)
+
+    def regularizer(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
+        """Ω of points, as if none of their parts were a bit of its own."""
+        kind = torch.full((structure.shape[1],), self.omega.kind_of_fixed, device=structure.device)
+        return self.omega.worth(structure, kind).sum(dim=1)
+
+    def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+        """The vertices v with the best ⟨s, v⟩ - Ω(v)."""
+        return best_less(polytope, scores, lambda points: polytope.worth(points, self.omega))
