@@ -151,7 +151,7 @@ def regularized(
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
     fixed = at = None
-    if curves.steep or curves.least > 0.0:
+    if not curves.takes_negative or curves.least > 0.0:
         fixed, at = _fixed(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)

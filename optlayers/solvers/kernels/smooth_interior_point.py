@@ -15,7 +15,6 @@ from optlayers.solvers.kernels.batches import grouped, read, read_group
 from optlayers.solvers.kernels.curves import BITS, ENTROPY, LINEAR, POWER, bend, slope
 from optlayers.solvers.kernels.flat import flat, keep, row
 from optlayers.solvers.kernels.interior_point import (
-    DEPENDENT,
     PROXIMAL,
     SHORTER,
     aim_at,
@@ -32,8 +31,15 @@ from optlayers.solvers.kernels.normal_equations import assemble, factor, multipl
 
 __all__ = ["optimize"]
 
+SMALLEST_PIVOT = 0.0
+"""Rows that depend on others have pivots that are rounding, of either sign; those that are not positive are dropped. What
+is small beside that may be what an entropy leaves of a row."""
 PATIENCE = 8
-"""After so many steps without a better point nothing is to be hoped for: what is left is rounding."""
+"""After so many steps without a better point nothing is to be hoped for: what is left is rounding,"""
+NEAR = 1e-9
+"""where the point is so near already;"""
+HOPE = 40
+"""from afar, steps may get worse for so long."""
 SMALL = 1e-2
 GROWN = 4.0
 """A number whose slope is that of an entropy grows at most so many times in a step."""
@@ -115,7 +121,7 @@ def optimize(  # type: ignore[no-untyped-def]
                     gap = verdict[2 * LANES + w] / (1.0 + abs(verdict[3 * LANES + w]))
                     off = max(verdict[w], verdict[LANES + w], gap)
                     since[w] += 1
-                    done[w] = off <= tolerance or step == limit or since[w] > PATIENCE
+                    done[w] = off <= tolerance or step == limit or since[w] > (PATIENCE if best[w] <= NEAR else HOPE)
                     if not off >= best[w]:
                         best[w] = off
                         since[w] = 0
@@ -131,7 +137,7 @@ def optimize(  # type: ignore[no-untyped-def]
                 break
             store(mean, 0, load(few, 10) / load(pairs, 0))
             assemble(system, varies, entries, theta, nothing, factored)
-            factor(system, factored, spare, DEPENDENT)
+            factor(system, factored, spare, SMALLEST_PIVOT)
             goal = load(floor, 0)
             # Predictor: towards complementary pairs whose products are as small as they become.
             _towards(l, u, z, has_low, has_high, goal, g, aimed)
