@@ -156,6 +156,13 @@ class AbstractBoundPolytope(ABC):
     ) -> Float64[Tensor, "batch size"]:
         r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0."""
 
+    @abstractmethod
+    def worth_gradient(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Mapping[str, Tensor]:
+        r"""The gradient of :math:`\Omega` at points with respect to every parameter, ``(batch, *shape)``: 0 for those that
+        are not its number."""
+
     @property
     @abstractmethod
     def parameters(self) -> tuple[ParameterSpec, ...]:

@@ -164,6 +164,12 @@ class BoundPolytope(AbstractBoundPolytope):
         """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
         return self.numbers.worth(points, regularizer)
 
+    def worth_gradient(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Mapping[str, Tensor]:
+        """The gradient of Ω at points with respect to every parameter, ``(batch, *shape)``."""
+        return self.numbers.worth_gradient(points, regularizer)
+
     def pulled_back(
         self, solution: Solution, direction: Float64[Tensor, "batch size"], at: Tensor | None
     ) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch parameters"] | None]:
@@ -255,7 +261,7 @@ class BoundPolytope(AbstractBoundPolytope):
             return self._tangent(solution, direction)
         curvature = None if solution.evidence is None else solution.evidence.curvature
         if curvature is not None:
-            return self._tangent_with_graph(solution, direction, curvature(solution.value))
+            return self._tangent_with_graph(solution, direction, curvature(solution.value, self.theta))
         scores, theta = self.pulled_back(solution, direction, solution.value)
         named = {} if theta is None else by_name(self.numbers.parameters, theta)
         return Tangent(scores, named, torch.ones_like(solution.ok))
@@ -263,13 +269,19 @@ class BoundPolytope(AbstractBoundPolytope):
     def _tangent_with_graph(self, solution: Solution, direction: Tensor, curvature: Tensor) -> Tangent:
         """That of regularized points, which changes with their curvature."""
         scores = _OnCurve.apply(self, solution, direction, curvature)  # type: ignore[no-untyped-call]
-        named: Mapping[str, Tensor] = {}
-        if self.theta is not None:
+        named: dict[str, Tensor] = {}
+        if self.theta is not None and solution.evidence is not None:
             plain = self._tangent(solution, direction.detach()).parameters
             named = {
                 name: Underived.apply(OF_CURVED_PARAMETERS, value, direction, solution.value, self.theta)  # type: ignore[no-untyped-call]
                 for name, value in plain.items()
             }
+            # By the number of the regularizer: an expression in points, direction and θ, for θ at this place alone.
+            here = self.theta.view_as(self.theta)
+            for spec in solution.evidence.of_regularizer:
+                slope = (solution.evidence.slope(solution.value, here) * scores).sum()
+                (found,) = torch.autograd.grad(slope, here, create_graph=True)
+                named[spec.name] = -found[:, spec.span].reshape(len(found), *spec.shape)
         return Tangent(scores, named, torch.ones_like(solution.ok))
 
     def _tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:

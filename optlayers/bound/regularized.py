@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, final
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
@@ -22,7 +22,7 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
-__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth"]
+__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth", "worth_gradient"]
 
 class OnHost(Protocol):
     """What is asked here of the polytopes of a batch on the CPU."""
@@ -63,6 +63,8 @@ class RegularizedEvidence(AbstractEvidence):
     form: StandardForm
     solved: Regularizing
     regularizer: AbstractRegularizer
+    theta: Float64[Tensor, "batch parameters"] | None
+    """The parameters of instances, of which one may be the number of the regularizer."""
 
     @property
     def proof(self) -> Proof:
@@ -70,8 +72,27 @@ class RegularizedEvidence(AbstractEvidence):
         answer = self.solved.answer
         return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
 
-    def curvature(self, points: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:  # type: ignore[override]
+    def curvature(  # type: ignore[override]
+        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
+    ) -> Float64[Tensor, "batch size"]:
         """The curvature at the points as a function of them, 0 where nothing moves and beside the structure."""
+        return self._at(points, theta, self.regularizer.curvature)
+
+    @property
+    def of_regularizer(self) -> Sequence[ParameterSpec]:  # type: ignore[override]
+        """The parameters that are the number of the regularizer."""
+        names = {parameter.name() for parameter in self.regularizer.parameters}
+        return [spec for spec in self.form.parameters if spec.name in names]
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
+    ) -> Float64[Tensor, "batch size"]:
+        """The slope at the points as a function of them, 0 where nothing moves and beside the structure."""
+        return self._at(points, theta, self.regularizer.slope)
+
+    def _at(
+        self, points: Tensor, theta: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
         form, size = self.form, self.form.structure_size
         kind = self.regularizer.kinds(form).to(points.device)
         columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
@@ -80,7 +101,8 @@ class RegularizedEvidence(AbstractEvidence):
         assert free is not None
         moves[:, columns] = torch.from_numpy(free[:, : form.curved] & np.isfinite(bend)).to(points.device)
         inside = torch.where(moves, points[:, :size], 0.5)  # a curvature that is infinite has no gradient
-        found = torch.where(moves, self.regularizer.curvature(inside, kind), 0.0)
+        numbers = self.regularizer.numbers(form, self.theta if theta is None else theta)
+        found = torch.where(moves, function(inside, kind, numbers), 0.0)
         return torch.nn.functional.pad(found, (0, points.shape[1] - size))
 
     def tangent(
@@ -103,7 +125,8 @@ class RegularizedEvidence(AbstractEvidence):
             found = PulledBack(form, instances, answer.free, mine, p, q, right)
             high = instances.upper - answer.point < answer.point - instances.lower
             theta = found.parameters(answer.point, answer.dual, high)
-            return torch.from_numpy(np.where(np.isinf(instances.parameters), 0.0, theta)).to(device)
+            theta = np.where(np.isinf(instances.parameters), 0.0, theta)
+            return torch.from_numpy(theta).to(device) + self._of_number(torch.from_numpy(scores).to(device))
 
         return torch.from_numpy(scores).to(device), of_parameters, torch.from_numpy(right).to(device)
 
@@ -113,8 +136,26 @@ class RegularizedEvidence(AbstractEvidence):
         answer, instances, form = solved.answer, solved.instances, self.form
         with np.errstate(invalid="ignore"):
             slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
-        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, np.nan_to_num(slope, posinf=0.0, neginf=0.0))
-        return torch.from_numpy(np.where(np.isinf(instances.parameters), 0.0, theta)).to(ok.device)
+        slope = np.nan_to_num(slope, posinf=0.0, neginf=0.0)
+        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, slope)
+        found = torch.from_numpy(np.where(np.isinf(instances.parameters), 0.0, theta)).to(ok.device)
+        if self.theta is None or not self.regularizer.parameters:
+            return found
+        points = torch.from_numpy(form.expand(np.where(good[:, None], answer.point[:, : form.scored], 0.0)))
+        return found - worth_gradient(form, points.to(ok.device), self.regularizer, self.theta)
+
+    def _of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
+        """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
+        points move with it as with scores, by minus the slope."""
+        if self.theta is None or not self.regularizer.parameters:
+            return 0.0
+        form, answer = self.form, self.solved.answer
+        points = torch.from_numpy(form.expand(answer.point[:, : form.scored])).to(moved.device)
+        with torch.enable_grad():
+            theta = self.theta.detach().requires_grad_()
+            slope = (self.slope(points, theta) * moved.detach()).sum()
+            (found,) = torch.autograd.grad(slope, theta, allow_unused=True)
+        return 0.0 if found is None else -found
 
 
 def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
@@ -144,7 +185,8 @@ def regularized(
     form, given = polytope.form, np.ascontiguousarray(scores.detach().numpy())
     if not form.unslacked:  # a single point
         return polytope.project(scores.detach())
-    instances, curves = polytope.instances.with_scores(given), regularizer.curves(form)
+    theta = torch.from_numpy(np.ascontiguousarray(polytope.instances.parameters)) if form.parameters else None
+    instances, curves = polytope.instances.with_scores(given), regularizer.curves(form, theta)
     left_out = polytope.left_out(instances)
     nowhere = _nowhere_finite(instances, curves)
     aside = nowhere if left_out is None else nowhere | left_out
@@ -169,18 +211,44 @@ def regularized(
         torch.from_numpy(residual),
         torch.from_numpy(certificate.gap),
         reasons,
-        RegularizedEvidence(form, solved, regularizer),
+        RegularizedEvidence(form, solved, regularizer, theta),
     )
 
 
 def worth(
-    prepared: AbstractPrepared, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    prepared: AbstractPrepared,
+    points: Float64[Tensor, "batch size"],
+    regularizer: AbstractRegularizer,
+    theta: Float64[Tensor, "batch parameters"] | None,
 ) -> Float64[Tensor, "batch size"]:
     """ω of every part of points, 0 for auxiliary variables."""
     form = (prepared if regularizer.projects is not None else by_constraints(prepared)).projection_form
-    size = form.structure_size
-    found = regularizer.worth(points[:, :size], regularizer.kinds(form).to(points.device))
+    return worth_on(form, points, regularizer, theta)
+
+
+def worth_on(
+    form: StandardForm,
+    points: Float64[Tensor, "batch size"],
+    regularizer: AbstractRegularizer,
+    theta: Float64[Tensor, "batch parameters"] | None,
+) -> Float64[Tensor, "batch size"]:
+    """ω of every part of points of a standard form, 0 for auxiliary variables."""
+    size, kind = form.structure_size, regularizer.kinds(form).to(points.device)
+    found = regularizer.worth(points[:, :size], kind, regularizer.numbers(form, theta).to(points.device))
     return torch.nn.functional.pad(found, (0, points.shape[1] - size))
+
+
+def worth_gradient(
+    form: StandardForm,
+    points: Float64[Tensor, "batch size"],
+    regularizer: AbstractRegularizer,
+    theta: Float64[Tensor, "batch parameters"],
+) -> Float64[Tensor, "batch parameters"]:
+    """The gradient of Ω at points with respect to the parameters of instances."""
+    with torch.enable_grad():
+        leaf = theta.detach().to(points.device).requires_grad_()
+        (found,) = torch.autograd.grad(worth_on(form, points.detach(), regularizer, leaf).sum(), leaf)
+    return found
 
 
 def _nowhere_finite(instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:

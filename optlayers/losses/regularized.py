@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -13,7 +16,7 @@ from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.losses.decoding import best_less
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
-from optlayers.losses.prediction import Prediction
+from optlayers.losses.prediction import Contrast, Prediction
 from optlayers.losses.question import Question
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers.base import AbstractRegularizer
@@ -72,15 +75,22 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         value = (scores.detach() * point).sum(dim=1) - polytope.worth(point, self.omega).sum(dim=1)
         return Prediction(solution, value)
 
+    def contrast(self, question: Question) -> Contrast:
+        """The regularized points and the target, whose Ω depends on a number of the regularizer, too."""
+        contrast = super().contrast(question)
+        if not self.omega.parameters or question.given["target"].dtype == torch.bool or question.has_auxiliaries:
+            return contrast
+        target = question.whole(question.given["target"])
+        return replace(contrast, known=replace(contrast.known, gradients=partial(self._of_target, question, target)))
+
+    def _of_target(self, question: Question, target: Float64[Tensor, "batch size"]) -> Mapping[str, Tensor]:
+        polytope = BoundPolytope.of(question.share.compiled, question.packed, question.forbidden)
+        return {name: -value for name, value in polytope.worth_gradient(target, self.omega).items()}
+
     def charge(self, question: Question, target: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
         """Ω of the target."""
         polytope = BoundPolytope.of(question.share.compiled, question.packed, question.forbidden)
         return polytope.worth(question.whole(target), self.omega).sum(dim=1)
-
-    def regularizer(self, structure: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
-        """Ω of points, as if none of their parts were a bit of its own."""
-        kind = torch.full((structure.shape[1],), self.omega.kind_of_fixed, device=structure.device)
-        return self.omega.worth(structure, kind).sum(dim=1)
 
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The vertices v with the best ⟨s, v⟩ - Ω(v)."""

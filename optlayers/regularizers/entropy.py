@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import cvxpy as cp
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from optlayers.form.standard import StandardForm
-from optlayers.regularizers.base import AbstractRegularizer, positive_number
+from optlayers.regularizers.base import AbstractRegularizer, checked_number
 from optlayers.solvers.kernels.curves import BITS, ENTROPY
 
 __all__ = ["Entropy"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entropy(AbstractRegularizer):
     r"""The negative entropy of the parts, :math:`\Omega(z) = T \sum_j z_j \log z_j`.
 
@@ -32,7 +33,8 @@ class Entropy(AbstractRegularizer):
 
     Parameters
     ----------
-    temperature : T, positive. As it falls to 0, points tend to best vertices.
+    temperature : T, positive: a number, or a ``cp.Parameter`` for one of the instance, or for one of each part. As it
+        falls to 0, points tend to best vertices.
 
     References
     ----------
@@ -41,11 +43,17 @@ class Entropy(AbstractRegularizer):
     transportation problems, SIAM J. Sci. Comput.
     """
 
-    temperature: float = 1.0
+    temperature: float | cp.Parameter = 1.0
     kind_of_fixed = ENTROPY
+    number_name = "temperature"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", positive_number("temperature", self.temperature, "Entropy"))
+        object.__setattr__(self, "temperature", checked_number("temperature", self.temperature, "Entropy"))
+
+    @property
+    def number(self) -> float | cp.Parameter:
+        """The temperature."""
+        return self.temperature
 
     def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
         """Of a bit where a part is in no row and between 0 and 1."""
@@ -55,22 +63,29 @@ class Entropy(AbstractRegularizer):
         bit = ~in_rows & constant & (form.lower.constant[:cut] == 0.0) & (form.upper.constant[:cut] == 1.0)
         return np.where(bit, BITS, ENTROPY).astype(np.int64)
 
-    def weights(self, size: int) -> Float64[np.ndarray, " size"]:
-        """The temperature."""
-        return np.full(size, self.temperature)
-
     def worth(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
     ) -> Float64[Tensor, "batch size"]:
         """T z log z, and for a bit as much of 1 - z; 0 where a number is 0, inf where it is negative."""
         rest = torch.where(kind == BITS, _times_log(1.0 - points), 0.0)
-        return self.temperature * (_times_log(points) + rest)
+        return number * (_times_log(points) + rest)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """T (log z + 1), for a bit T log(z / (1 - z))."""
+        rest = torch.where(kind == BITS, points, 0.0)
+        return number * torch.where(kind == BITS, torch.log(points) - torch.log1p(-rest), torch.log(points) + 1.0)
 
     def curvature(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
     ) -> Float64[Tensor, "batch size"]:
         """T / z, for a bit T / (z (1 - z))."""
-        return self.temperature / torch.where(kind == BITS, points * (1.0 - points), points)
+        return number / torch.where(kind == BITS, points * (1.0 - points), points)
+
+    def __repr__(self) -> str:
+        number = self.temperature
+        return f"Entropy(temperature={number.name() if isinstance(number, cp.Parameter) else f'{number:g}'})"
 
 
 def _times_log(number: Tensor) -> Tensor:

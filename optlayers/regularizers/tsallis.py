@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import cvxpy as cp
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from optlayers.form.standard import StandardForm
-from optlayers.regularizers.base import AbstractRegularizer, positive_number
+from optlayers.regularizers.base import AbstractRegularizer, checked_number
 from optlayers.solvers.kernels.curves import POWER
 
 __all__ = ["Tsallis"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tsallis(AbstractRegularizer):
     r"""The negative entropy of Tsallis, :math:`\Omega(z) = \sum_j (z_j^\alpha - z_j) / (\alpha (\alpha - 1))`.
 
@@ -28,7 +29,7 @@ class Tsallis(AbstractRegularizer):
 
     Parameters
     ----------
-    alpha : α, above 1.
+    alpha : α, above 1: a number, or a ``cp.Parameter`` for one of the instance, or for one of each part.
 
     References
     ----------
@@ -36,32 +37,49 @@ class Tsallis(AbstractRegularizer):
     (2019), Sparse sequence-to-sequence models, ACL.
     """
 
-    alpha: float = 1.5
+    alpha: float | cp.Parameter = 1.5
+    above = 1.0
     kind_of_fixed = POWER
+    number_name = "alpha"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", positive_number("alpha", self.alpha, "Tsallis", above=1.0))
+        object.__setattr__(self, "alpha", checked_number("alpha", self.alpha, "Tsallis", above=1.0))
+
+    @property
+    def number(self) -> float | cp.Parameter:
+        """α."""
+        return self.alpha
 
     def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
         """A power for each."""
         return np.full(form.curved, POWER, dtype=np.int64)
 
-    @property
-    def exponent(self) -> float:
-        """α."""
-        return self.alpha
+    def columns(
+        self, number: Float64[np.ndarray, "rows curved"]
+    ) -> tuple[Float64[np.ndarray, "rows curved"], Float64[np.ndarray, "rows curved"]]:
+        """Powers, of weight 1."""
+        return np.ones(number.shape), number
 
     def worth(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
     ) -> Float64[Tensor, "batch size"]:
         """z (z^(α-1) - 1) / (α (α - 1)), without cancellation near α = 1; inf where z is negative."""
-        alpha = self.alpha
         positive = torch.where(points > 0.0, points, 1.0)
-        terms = points * torch.expm1((alpha - 1.0) * torch.log(positive)) / (alpha * (alpha - 1.0))
+        terms = points * torch.expm1((number - 1.0) * torch.log(positive)) / (number * (number - 1.0))
         return torch.where(points < 0.0, torch.inf, terms)
 
+    def slope(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """(z^(α-1) - 1) / (α - 1) + 1 / α."""
+        return torch.expm1((number - 1.0) * torch.log(points)) / (number - 1.0) + 1.0 / number
+
     def curvature(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"]
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
     ) -> Float64[Tensor, "batch size"]:
         """z^(α - 2)."""
-        return points.clamp(min=0.0) ** (self.alpha - 2.0)
+        return points ** (number - 2.0)
+
+    def __repr__(self) -> str:
+        number = self.alpha
+        return f"Tsallis(alpha={number.name() if isinstance(number, cp.Parameter) else f'{number:g}'})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+import cvxpy as cp
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -59,11 +60,18 @@ class Regularized(AbstractRule):
             hint = f"; make it a value: {self.regularizer.__name__}()" if isinstance(self.regularizer, type) else ""
             raise TypeError(f"regularizer must be one such as Entropy(), but got {self.regularizer!r}{hint}")
 
+    @property
+    def parameters(self) -> tuple[cp.Parameter, ...]:
+        """Those of the regularizer."""
+        return self.regularizer.parameters
+
     def check(self, compiled: CompiledPolytope) -> None:
         """Refuse a polytope that is not described by constraints, and a regularizer that does not fit it."""
         super().check(compiled)
         if self.regularizer.projects is None:
-            self.regularizer.curves(by_constraints(compiled).projection_form)
+            form = by_constraints(compiled).projection_form
+            self.regularizer.check_shape(form)
+            self.regularizer.kind_of(form)
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

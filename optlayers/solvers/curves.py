@@ -19,13 +19,13 @@ class Curves:
     r"""A convex function :math:`\Omega(z) = \sum_j \omega_j(z_j)` over columns: their kinds, weights and powers.
 
     What these are says :mod:`optlayers.solvers.kernels.curves`; formulas are written here once more, for certificates.
-    ``weight`` and ``power`` have a row that all instances share. ``least`` is the weight of a logarithmic barrier at all
+    ``weight`` and ``power`` have a row for each instance, or one that all share. ``least`` is the weight of a logarithmic barrier at all
     bounds, 0 for none.
     """
 
     kind: Int64[np.ndarray, " columns"]
-    weight: Float64[np.ndarray, "1 columns"]
-    power: Float64[np.ndarray, "1 columns"]
+    weight: Float64[np.ndarray, "rows columns"]
+    power: Float64[np.ndarray, "rows columns"]
     least: float = 0.0
 
     @property
@@ -39,9 +39,18 @@ class Curves:
         return bool((self.kind <= QUADRATIC).all())
 
     @property
-    def unit(self) -> float:
+    def unit(self) -> Float64[np.ndarray, "rows 1"]:
         """The size of weights."""
-        return float(np.median(self.weight[0, self.kind != LINEAR])) if (self.kind != LINEAR).any() else 1.0
+        curved = self.kind != LINEAR
+        if not curved.any():
+            return np.ones((len(self.weight), 1))
+        return np.median(self.weight[:, curved], axis=1, keepdims=True)
+
+    def take(self, index: np.ndarray) -> Curves:
+        """Those of a part of the batch."""
+        if len(self.weight) == 1:
+            return self
+        return Curves(self.kind, self.weight[index], self.power[index], self.least)
 
     def domain(
         self, lower: Float64[np.ndarray, "batch columns"], upper: Float64[np.ndarray, "batch columns"]
@@ -125,12 +134,12 @@ class Curves:
         largest = np.maximum(np.abs(point).max(axis=1, initial=0.0), 1.0)
         found = np.full(len(point), np.inf)
         for kind, _, _, weight, power in self._parts(point):
-            least = float(weight.min())
+            least = weight.min(axis=1)
             if kind in (ENTROPY, BITS):
                 found = np.minimum(found, least / largest)
             elif kind == POWER:
-                exponent = float(power.max()) - 2.0
-                found = np.minimum(found, least * largest**exponent if exponent <= 0.0 else 0.0)
+                exponent = power.max(axis=1) - 2.0
+                found = np.minimum(found, np.where(exponent <= 0.0, least * largest**exponent, 0.0))
             else:
                 found = np.minimum(found, least)
         return np.where(np.isfinite(found), found, 1.0)

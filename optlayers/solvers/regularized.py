@@ -87,7 +87,7 @@ class Regularizing:
         every = np.arange(len(instances))
         smooth = form.uncurved == 0 and curves.least == 0.0
         late = every
-        if smooth and not ((curves.kind == POWER) & (curves.power[0] > 2.0)).any():
+        if smooth and not ((curves.kind == POWER) & (curves.power > 2.0)).any():
             late = batch.by_newton(every, answer)
         if len(late):
             batch.by_interior_point(late, answer)
@@ -113,7 +113,7 @@ class Regularizing:
         """
         answer = self.answer
         assert answer.free is not None
-        some = Regularizing(self.form, self.instances.take(which), self.curves, answer.take(which))
+        some = Regularizing(self.form, self.instances.take(which), self.curves.take(which), answer.take(which))
         error = certify_regularized(some).error
         for guess in (np.inf, AT_BOUND) if self.curves.steep else (np.inf,):
             other = some._on_guessed_set(guess)
@@ -221,7 +221,7 @@ class _Batch:
         plan, curves, unit = self.plan, self.curves, self.curves.unit
         steps = np.empty(len(self.scores), dtype=np.int64)
         theta = np.empty(answer.point.shape)
-        scores, weight = of_each(self.scores / unit), curves.weight / unit
+        scores, weight = of_each(self.scores / unit), of_each(curves.weight / unit)
 
         def work(some: np.ndarray) -> None:
             smooth_newton.optimize(
@@ -254,8 +254,8 @@ class _Batch:
         """Solve instances; their status says which are left."""
         plan, curves, count = self.plan, self.curves, len(which)
         matrix, rhs, lower, upper = self._some(which)
-        scores = self.scores[which]
-        unit = np.maximum(np.abs(scores).max(axis=1, initial=0.0), curves.weight.max())[:, None]
+        scores, curves = self.scores[which], curves.take(which)
+        unit = np.maximum(np.abs(scores).max(axis=1, initial=0.0), curves.weight.max(axis=1))[:, None]
         point, dual = np.empty((count, self.form.columns)), np.empty((count, self.form.rows))
         low, high = np.empty(point.shape, dtype=bool), np.empty(point.shape, dtype=bool)
         steps = np.empty(count, dtype=np.int64)
