@@ -23,7 +23,7 @@ from optlayers.losses import (
     regret,
 )
 from optlayers.polytope import Family, Polytope
-from optlayers.regularizers import AbstractRegularizer, Entropy, Euclidean, Tsallis
+from optlayers.regularizers import AbstractRegularizer, Barrier, Entropy, Euclidean, Tsallis
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -32,6 +32,7 @@ from optlayers.rules import (
     AbstractVertexRule,
     AdaptiveIMLE,
     AdaptiveStep,
+    CentralPath,
     Context,
     Gaussian,
     Gradient,
@@ -105,9 +106,11 @@ __all__ = [
     "AdaptiveStep",
     "Answer",
     "Auto",
+    "Barrier",
     "BranchAndBound",
     "BoundPolytope",
     "CRFLoss",
+    "CentralPath",
     "Clarabel",
     "CompiledOracle",
     "CompiledPolytope",

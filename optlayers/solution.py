@@ -128,6 +128,8 @@ class AbstractEvidence(ABC):
     """The vertices that answers mix, where they are given so."""
     curvature: Callable[[Tensor, Tensor | None], Tensor] | None = None
     """Of regularized points: the curvature of the regularizer as a function of them and of θ, 0 where no part moves."""
+    once: str | None = None
+    """Why the derivative of answers that are no projections has none of its own; None where it has."""
     of_regularizer: Sequence[ParameterSpec] = ()
     """The parameters that are the number of a regularizer."""
 

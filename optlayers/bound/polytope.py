@@ -259,6 +259,12 @@ class BoundPolytope(AbstractBoundPolytope):
         """The derivative of a projection; see :class:`AbstractBoundPolytope`."""
         if not (torch.is_grad_enabled() and (direction.requires_grad or solution.value.requires_grad)):
             return self._tangent(solution, direction)
+        once = None if solution.evidence is None else solution.evidence.once
+        if once is not None:
+            plain, by = self._tangent(solution, direction.detach()), (direction, solution.value, self.theta)
+            scores = Underived.apply(once, plain.scores, *by)  # type: ignore[no-untyped-call]
+            named = {name: Underived.apply(once, value, *by) for name, value in plain.parameters.items()}  # type: ignore[no-untyped-call]
+            return Tangent(scores, named, plain.ok)
         curvature = None if solution.evidence is None else solution.evidence.curvature
         if curvature is not None:
             return self._tangent_with_graph(solution, direction, curvature(solution.value, self.theta))

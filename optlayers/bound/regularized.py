@@ -49,6 +49,7 @@ class OnHost(Protocol):
     ) -> tuple[Float64[np.ndarray, "batch size"], Int8[np.ndarray, " batch"], dict[int, str]]: ...
 
 
+ONCE = "the derivative of barrier points has no derivative here; take one derivative only"
 NO_ROWS = (
     "regularized points need constraints that describe the polytope, and this one is known by its structures alone: "
     "SparseMAP() projects onto it, StructuredAttention() has its marginals"
@@ -77,6 +78,11 @@ class RegularizedEvidence(AbstractEvidence):
     ) -> Float64[Tensor, "batch size"]:
         """The curvature at the points as a function of them, 0 where nothing moves and beside the structure."""
         return self._at(points, theta, self.regularizer.curvature)
+
+    @property
+    def once(self) -> str | None:  # type: ignore[override]
+        """Why the derivative has none of its own, None where it has."""
+        return None if self.regularizer.of_parts else ONCE
 
     @property
     def of_regularizer(self) -> Sequence[ParameterSpec]:  # type: ignore[override]
@@ -122,6 +128,8 @@ class RegularizedEvidence(AbstractEvidence):
         def of_parameters() -> Tensor:
             answer, instances = solved.answer, solved.instances
             assert answer.free is not None
+            if solved.curves.has_barrier:
+                return torch.from_numpy(self._through_barrier(p, q, right)).to(device)
             found = PulledBack(form, instances, answer.free, mine, p, q, right)
             high = instances.upper - answer.point < answer.point - instances.lower
             theta = found.parameters(answer.point, answer.dual, high)
@@ -143,6 +151,26 @@ class RegularizedEvidence(AbstractEvidence):
             return found
         points = torch.from_numpy(form.expand(np.where(good[:, None], answer.point[:, : form.scored], 0.0)))
         return found - worth_gradient(form, points.to(ok.device), self.regularizer, self.theta)
+
+    def _through_barrier(
+        self, p: Float64[np.ndarray, "batch columns"], q: Float64[np.ndarray, "batch rows"], right: np.ndarray
+    ) -> Float64[np.ndarray, "batch parameters"]:
+        """The gradient of θ where all bounds push: it moves rows and bounds, and the size of the push."""
+        form, instances, answer, mu = self.form, self.solved.instances, self.solved.answer, self.solved.curves.least
+        low, high = answer.point - instances.lower, instances.upper - answer.point
+        with np.errstate(divide="ignore"):
+            bend_low, bend_high = mu[:, None] / low**2, mu[:, None] / high**2
+            push = np.where(instances.lower < instances.upper, 1.0 / low - 1.0 / high, 0.0)
+        stays = ~(instances.lower < instances.upper)
+        bend_low[stays], bend_high[stays] = 0.0, 0.0
+        found = PulledBack(form, instances, np.ones(p.shape, dtype=bool), np.zeros((len(p), form.scored)), p, q, right)
+        theta = found.parameters(answer.point, answer.dual, np.zeros(p.shape, dtype=bool))
+        theta += form.lower.transposed(p * bend_low) + form.upper.transposed(p * bend_high)
+        theta = np.where(np.isinf(instances.parameters), 0.0, theta)
+        for spec in self.of_regularizer:
+            theta[:, spec.start] += (p * push).sum(axis=1)
+        theta[~right] = 0.0
+        return theta
 
     def _of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
         """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
@@ -193,7 +221,7 @@ def regularized(
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
     fixed = at = None
-    if not curves.takes_negative or curves.least > 0.0:
+    if not curves.takes_negative or curves.has_barrier:
         fixed, at = _fixed(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)

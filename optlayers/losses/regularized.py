@@ -63,6 +63,8 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         self, polytope: Polytope | CompiledPolytope | Family, regularizer: AbstractRegularizer, **arguments: Any
     ) -> None:
         self.rule = Regularized(regularizer)
+        if not regularizer.of_parts:
+            raise ValueError(f"{regularizer!r} is infinite at structures, so that no loss of them is finite")
         super().__init__(polytope, **arguments)
         self.omega = regularizer
 

@@ -30,6 +30,8 @@ class AbstractRegularizer(ABC):
 
     above: float = 0.0
     """Numbers must be finite, and above this."""
+    of_parts: bool = True
+    """Whether it is a sum over parts; one that is not is infinite at structures, and is differentiated once."""
     kind_of_fixed: int = QUADRATIC
     """The kind of parts that have no column, as constraints fix them."""
 
@@ -124,10 +126,17 @@ class AbstractRegularizer(ABC):
                 f"{form.shape}: give one number for all parts, or one for each"
             )
 
-    def curves(self, form: StandardForm, theta: Float64[Tensor, "batch parameters"] | None) -> Curves:
-        """The regularizer over the columns of a form; those beside the structure have no curvature."""
+    def checked(
+        self, form: StandardForm, theta: Float64[Tensor, "batch parameters"] | None
+    ) -> Float64[np.ndarray, "rows parts"]:
+        """The number of every part.
+
+        Raises
+        ------
+        ValueError : numbers out of range, naming the instance.
+        """
         self.check_shape(form)
-        number = self.numbers(form, theta).detach().cpu().numpy()
+        number: np.ndarray = self.numbers(form, theta).detach().cpu().numpy()
         bad = ~(np.isfinite(number) & (number > self.above))
         if bad.any():
             k, entry = (int(i) for i in np.argwhere(bad)[0])
@@ -136,13 +145,18 @@ class AbstractRegularizer(ABC):
                 f"{self.number_name} of {type(self).__name__} must be finite and above {self.above:g}, but is "
                 f"{number[k, entry]:g}{whose}"
             )
+        return number
+
+    def curves(self, form: StandardForm, theta: Float64[Tensor, "batch parameters"] | None) -> Curves:
+        """The regularizer over the columns of a form; those beside the structure have no curvature."""
+        number = self.checked(form, theta)
         of_columns = number if number.shape[1] == 1 else number[:, form.kept[: form.curved]]
         weights, powers = self.columns(np.broadcast_to(of_columns, (len(number), form.curved)))
         kind = np.full(form.columns, LINEAR, dtype=np.int64)
         weight, power = np.ones((len(number), form.columns)), np.full((len(number), form.columns), 2.0)
         kind[: form.curved] = self.kind_of(form)
         weight[:, : form.curved], power[:, : form.curved] = weights, powers
-        return Curves(kind, weight, power)
+        return Curves(kind, weight, power, np.zeros(1))
 
 
 def checked_number(name: str, value: Any, owner: str, *, above: float = 0.0) -> float | cp.Parameter:

@@ -2,6 +2,7 @@
 
 from optlayers.rules.adaptive_imle import AdaptiveIMLE
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.rules.central_path import CentralPath
 from optlayers.rules.gumbel_straight_through import GumbelStraightThrough
 from optlayers.rules.hard import Hard
 from optlayers.rules.identity import Identity
@@ -39,6 +40,7 @@ __all__ = [
     "AbstractRule",
     "AbstractVertexRule",
     "AdaptiveStep",
+    "CentralPath",
     "Context",
     "Gradient",
     "Hard",

@@ -19,14 +19,19 @@ class Curves:
     r"""A convex function :math:`\Omega(z) = \sum_j \omega_j(z_j)` over columns: their kinds, weights and powers.
 
     What these are says :mod:`optlayers.solvers.kernels.curves`; formulas are written here once more, for certificates.
-    ``weight`` and ``power`` have a row for each instance, or one that all share. ``least`` is the weight of a logarithmic barrier at all
-    bounds, 0 for none.
+    ``weight`` and ``power`` have a row for each instance, or one that all share. ``least`` is the weight of a
+    logarithmic barrier at all bounds, a number for each instance or one for all, 0 for none.
     """
 
     kind: Int64[np.ndarray, " columns"]
     weight: Float64[np.ndarray, "rows columns"]
     power: Float64[np.ndarray, "rows columns"]
-    least: float = 0.0
+    least: Float64[np.ndarray, " rows"]
+
+    @property
+    def has_barrier(self) -> bool:
+        """Whether bounds have a barrier."""
+        return bool((self.least > 0.0).any())
 
     @property
     def steep(self) -> bool:
@@ -50,7 +55,7 @@ class Curves:
         """Those of a part of the batch."""
         if len(self.weight) == 1:
             return self
-        return Curves(self.kind, self.weight[index], self.power[index], self.least)
+        return Curves(self.kind, self.weight[index], self.power[index], self.least[index] if len(self.least) > 1 else self.least)
 
     def domain(
         self, lower: Float64[np.ndarray, "batch columns"], upper: Float64[np.ndarray, "batch columns"]

@@ -85,7 +85,7 @@ class Regularizing:
         answer, theta = Answer.to_fill(form, len(instances)), np.empty((len(instances), form.columns))
         answer.free = np.empty(answer.point.shape, dtype=bool)
         every = np.arange(len(instances))
-        smooth = form.uncurved == 0 and curves.least == 0.0
+        smooth = form.uncurved == 0 and not curves.has_barrier
         late = every
         if smooth and not ((curves.kind == POWER) & (curves.power > 2.0)).any():
             late = batch.by_newton(every, answer)
@@ -95,12 +95,16 @@ class Regularizing:
         answer.free &= bounds[0] < bounds[1]
         held = replace(instances, lower=bounds[0], upper=bounds[1])
         solved = cls(form, held, curves, answer)
-        return solved.polished(late, tolerance) if len(late) and curves.least == 0.0 else solved
+        return solved.polished(late, tolerance) if len(late) and not curves.has_barrier else solved
 
     @cached_property
     def bend(self) -> Float64[np.ndarray, "batch columns"]:
         """The curvature at the points; inf for columns that stay where they are."""
         found = self.curves.bend(self.answer.point)
+        if self.curves.has_barrier:
+            with np.errstate(divide="ignore"):
+                rooms = self.answer.point - self.instances.lower, self.instances.upper - self.answer.point
+                found = found + sum(self.curves.least[:, None] / room**2 for room in rooms)
         found[self.instances.lower == self.instances.upper] = np.inf
         return found
 
@@ -165,11 +169,13 @@ class Regularizing:
         bend = of_each(np.where(ok[:, None], self.bend, np.inf) / unit)
         of_rows, flags = per_instance(row_side), of_each(free)
         # Next to columns without curvature, rounding is larger.
-        delta = ROW_SHIFT if form.uncurved else SMALL_SHIFT
+        delta = ROW_SHIFT if form.uncurved and not self.curves.has_barrier else SMALL_SHIFT
+        # What has a barrier has curvature, slack columns too.
+        slack_row = plan.slack_row[:0] if self.curves.has_barrier else plan.slack_row
 
         def work(which: np.ndarray) -> None:
             smooth_face.solve_on_curve(
-                plan.system.table, plan.slack_row, plan.varies, matrix, flags, bend, sides, of_rows, delta, which, p, q, left
+                plan.system.table, slack_row, plan.varies, matrix, flags, bend, sides, of_rows, delta, which, p, q, left
             )
 
         plan.spread(work, count, solves=3)
@@ -259,7 +265,7 @@ class _Batch:
         point, dual = np.empty((count, self.form.columns)), np.empty((count, self.form.rows))
         low, high = np.empty(point.shape, dtype=bool), np.empty(point.shape, dtype=bool)
         steps = np.empty(count, dtype=np.int64)
-        scaled, weight, least = of_each(scores / unit), of_each(curves.weight / unit), curves.least / unit[:, 0]
+        scaled, weight, least = of_each(scores / unit), of_each(curves.weight / unit), np.broadcast_to(curves.least, (count,)) / unit[:, 0]
 
         def work(some: np.ndarray) -> None:
             smooth_interior_point.optimize(
@@ -286,7 +292,7 @@ class _Batch:
 
         plan.spread(work, count, GUESSED_STEPS)
         assert answer.free is not None
-        if curves.least > 0.0:
+        if curves.has_barrier:
             low[:], high[:] = False, False
         answer.point[which], answer.dual[which] = point, dual * unit
         answer.free[which] = ~(low | high)
@@ -325,10 +331,17 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     terms_of = np.abs(prices)
     terms_of[:, : form.scored] += np.abs(instances.scores)
     curved = curves.kind != LINEAR
-    if curves.least > 0.0:
-        barrier = curves.least / (point - instances.lower) - curves.least / (instances.upper - point)
-        off = np.where(instances.lower < instances.upper, reduced - curves.slope(point) + barrier, 0.0)
-        gap = np.abs(off * point)
+    if curves.has_barrier:
+        push = curves.least[:, None] / (point - instances.lower) - curves.least[:, None] / (instances.upper - point)
+        moves = instances.lower < instances.upper
+        off, bend = np.where(moves, reduced - curves.slope(point) + push, 0.0), np.where(moves, solved.bend, 1.0)
+        # Newton's decrement, which bounds the gap of self-concordant functions where it is small.
+        bent = bend > 0.0
+        gap = np.where(bent, off**2 / np.where(bent, bend, 1.0), 0.0)
+        loose = np.where(bent, 0.0, np.abs(off) / np.maximum(terms_of, curves.least[:, None]))
+        error = np.maximum(error, loose.max(axis=1, initial=0.0))
+        inside = np.where(moves, (point > instances.lower) & (point < instances.upper), True).all(axis=1)
+        error = np.where(inside, error, np.inf)
     else:
         best = np.clip(curves.meet(reduced), instances.lower, instances.upper)
         gap = (point - best) * (curves.slope(point) - reduced)
@@ -347,6 +360,8 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     strength = curves.strength(point[:, : form.curved] if form.curved else point)
     worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
     distance = np.where(strength > 0.0, np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND, whole / np.maximum(worth, 1.0))
+    if curves.has_barrier:  # in the units of rooms
+        distance = np.sqrt(whole / curves.least) / BEYOND
     error = np.maximum(error, distance)
     error = np.where(np.isfinite(error), error, np.inf)
     return Certificate(residual, whole, error, np.ones(count, dtype=bool))
