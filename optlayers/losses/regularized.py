@@ -24,7 +24,7 @@ from optlayers.rules.base import Context
 from optlayers.rules.regularized import Regularized
 from optlayers.solution import Solution
 
-__all__ = ["FenchelYoungLoss"]
+__all__ = ["FenchelYoungLoss", "of_parts", "regularized_points"]
 
 
 @final
@@ -63,8 +63,7 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         self, polytope: Polytope | CompiledPolytope | Family, regularizer: AbstractRegularizer, **arguments: Any
     ) -> None:
         self.rule = Regularized(regularizer)
-        if not regularizer.of_parts:
-            raise ValueError(f"{regularizer!r} is infinite at structures, so that no loss of them is finite")
+        of_parts(regularizer)
         super().__init__(polytope, **arguments)
         self.omega = regularizer
 
@@ -72,10 +71,7 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> Prediction:
         """The regularized points."""
-        solution = polytope.regularized(scores, self.omega)
-        point = solution.value.detach()
-        value = (scores.detach() * point).sum(dim=1) - polytope.worth(point, self.omega).sum(dim=1)
-        return Prediction(solution, value)
+        return regularized_points(polytope, scores, self.omega)
 
     def contrast(self, question: Question) -> Contrast:
         """The regularized points and the target, whose Ω depends on a number of the regularizer, too."""
@@ -97,3 +93,19 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The vertices v with the best ⟨s, v⟩ - Ω(v)."""
         return best_less(polytope, scores, lambda points: polytope.worth(points, self.omega))
+
+
+def regularized_points(
+    polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+) -> Prediction:
+    """Regularized points, and what they are worth."""
+    solution = polytope.regularized(scores, regularizer)
+    point = solution.value.detach()
+    worth = polytope.worth(point, regularizer).sum(dim=1)
+    return Prediction(solution, (scores.detach() * point).sum(dim=1) - worth)
+
+
+def of_parts(regularizer: AbstractRegularizer) -> None:
+    """Refuse a regularizer that has no value at structures."""
+    if not regularizer.of_parts:
+        raise ValueError(f"{regularizer!r} is infinite at structures, so that no loss of them is finite")

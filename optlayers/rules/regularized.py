@@ -78,7 +78,9 @@ class Regularized(AbstractRule):
     ) -> tuple[Solution, Any]:
         """The regularized points."""
         weight = self.regularizer.projects
-        solution = polytope.regularized(scores, self.regularizer) if weight is None else polytope.project(scores / weight)
+        solution = (
+            polytope.regularized(scores, self.regularizer) if weight is None else polytope.project(scores / weight)
+        )
         return solution, solution
 
     def backward(
