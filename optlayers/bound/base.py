@@ -157,6 +157,12 @@ class AbstractBoundPolytope(ABC):
         r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0."""
 
     @abstractmethod
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        r"""The gradient of :math:`\Omega` at points; 0 for auxiliary variables."""
+
+    @abstractmethod
     def worth_gradient(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Mapping[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
-from optlayers.bound.regularized import by_constraints, worth, worth_gradient
+from optlayers.bound.regularized import by_constraints, of_parts, worth_gradient
 from optlayers.form.standard import ParameterSpec
 from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared
@@ -92,7 +92,13 @@ class AbstractNumbers(AbstractBoundPolytope):
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Float64[Tensor, "batch size"]:
         """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
-        return worth(self.prepared, points, regularizer, self.given if self.parameters else None)
+        return of_parts(self.prepared, points, regularizer, regularizer.worth, self.given if self.parameters else None)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """The gradient of a regularizer; see :class:`AbstractBoundPolytope`."""
+        return of_parts(self.prepared, points, regularizer, regularizer.slope, self.given if self.parameters else None)
 
     def worth_gradient(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
