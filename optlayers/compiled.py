@@ -22,6 +22,7 @@ from optlayers.form.compile import Forms
 from optlayers.masks import answered
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Solution
 from optlayers.solvers import ActiveSet, Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -159,6 +160,38 @@ class CompiledPolytope(AbstractPrepared):
         Arguments, results and errors are those of :meth:`maximize`. A part with score ``-inf`` is 0.
         """
         return self._answer(_project, scores, parameters)
+
+    def regularized(
+        self, scores: Float[Tensor, "*batch_and_shape"], regularizer: AbstractRegularizer, **parameters: Any
+    ) -> Solution:
+        r"""The regularized point :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)`.
+
+        Ω counts the parts of the structure, not auxiliary variables. ``gap`` of the result is a bound on what the point
+        is worth less than the best one, and ``tangent`` its derivative. Arguments, results and errors are otherwise
+        those of :meth:`maximize`.
+
+        Parameters
+        ----------
+        regularizer : Ω, such as ``Entropy(temperature=0.1)``.
+
+        Raises
+        ------
+        DeclarationError : where the polytope is known by its structures alone, and not by constraints.
+
+        Examples
+        --------
+        >>> from optlayers import Entropy
+        >>> from polytopes import simplex
+        >>> compile_polytope(simplex(3)).regularized(torch.tensor([1.0, 0.0, 0.0]), Entropy()).value
+        tensor([0.5761, 0.2119, 0.2119])
+        """
+        if not isinstance(regularizer, AbstractRegularizer):
+            raise TypeError(f"regularizer must be one such as Entropy(), but got {regularizer!r}")
+
+        def ask(polytope: BoundPolytope, numbers: Tensor) -> tuple[Solution, None]:
+            return polytope.regularized(numbers, regularizer), None
+
+        return self._answer(ask, scores, parameters)
 
     def _answer(
         self, ask: Callable[[BoundPolytope, Tensor], tuple[Solution, None]], scores: Tensor, named: Mapping[str, Any]

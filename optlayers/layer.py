@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
+import cvxpy as cp
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from optlayers.caches import Cache
-from optlayers.compiled import CompiledPolytope, solution_of
+from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
 from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
 from optlayers.distribution import Gibbs
 from optlayers.entries import CPU
@@ -98,7 +99,7 @@ class OptLayer(nn.Module):
         self.rule = rule
         self.on_failure: OnFailure = on_failure
         self.gradient_unit: GradientUnit = gradient_unit
-        self._source = Source(polytope, maximizer, projector)
+        self._source = Source(_beside(polytope, rule.parameters), maximizer, projector)
         self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self.family.cache_size if self.family else 1)
         self._warned = self._remarked = False
         with outside_inference_mode():
@@ -449,3 +450,13 @@ class OptLayer(nn.Module):
         what = self.family if self.family is not None else self.compiled().polytope
         unit = "" if self.gradient_unit is None else f", gradient_unit={self.gradient_unit!r}"
         return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}{unit}"
+
+
+def _beside(
+    polytope: Polytope | CompiledPolytope | Family, parameters: Sequence[cp.Parameter]
+) -> Polytope | CompiledPolytope | Family:
+    """Polytopes with the parameters of a rule."""
+    if not isinstance(polytope, CompiledPolytope):
+        return polytope.beside(parameters) if parameters else polytope
+    other = polytope.polytope.beside(parameters)
+    return polytope if other is polytope.polytope else compile_polytope(other, tolerance=polytope.tolerance)

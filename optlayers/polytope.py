@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, final
 
 import cvxpy as cp
@@ -150,6 +151,8 @@ class Polytope:
         self._declare: Callable[[], Iterable[cp.Constraint]] | None = None
         self._constraints: list[tuple[cp.Constraint, ...]] = []
         self._relaxed: list[Polytope] = []
+        self._further: tuple[cp.Parameter, ...] = ()
+        self._beside: dict[tuple[int, ...], Polytope] = {}
         if callable(constraints):
             self._declare = constraints
         else:
@@ -223,6 +226,7 @@ class Polytope:
             for bound in variable.attributes["bounds"] or ():
                 if isinstance(bound, cp.Expression):
                     found |= {p.id: p for p in bound.parameters()}
+        found |= {p.id: p for p in self._further}
         return tuple(found.values())
 
     @property
@@ -256,6 +260,21 @@ class Polytope:
             )
         return self._relaxed[0]
 
+    def beside(self, parameters: Sequence[cp.Parameter]) -> Polytope:
+        """These variables and constraints with further parameters, which no constraint need mention: data of what is
+        asked about the polytope. There is one for the same parameters, without the oracle and the other functions."""
+        own = {p.id for p in self.parameters}
+        new = tuple(p for p in parameters if p.id not in own)
+        if not new:
+            return self
+        key = tuple(p.id for p in new)
+        if key not in self._beside:
+            constraints = self._constraints[0] if self._constraints else lambda: self.constraints
+            other = Polytope(self.variable, constraints, integral=self.integral, scored=self.scored)
+            other._further = new
+            self._beside.setdefault(key, other)
+        return self._beside[key]
+
     def without_oracle(self) -> Polytope:
         """These variables and constraints alone, for a general solver: what an oracle is compared with."""
         constraints = self._constraints[0] if self._constraints else lambda: self.constraints
@@ -281,7 +300,7 @@ class Polytope:
 
     def __getstate__(self) -> dict[str, Any]:
         # The function that declares the constraints is often a lambda, and pickle takes none.
-        return self.__dict__ | {"_constraints": [self.constraints], "_declare": None, "_relaxed": []}
+        return self.__dict__ | {"_constraints": [self.constraints], "_declare": None, "_relaxed": [], "_beside": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # cvxpy numbers its objects from a counter of the process. An unpickled declaration brings numbers of another
@@ -395,6 +414,7 @@ class Family:
         self.cache_size = int(cache_size)
         self.round_to = tuple(int(step) for step in steps)
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._beside: dict[tuple[int, ...], Family] = {}
 
     def __call__(self, *size: int) -> Polytope:
         """The declaration for one size (an int, or several)."""
@@ -410,6 +430,16 @@ class Family:
                 f"{type(polytope).__name__} for size {size}"
             )
         return polytope
+
+    def beside(self, parameters: Sequence[cp.Parameter]) -> Family:
+        """The family of these polytopes with further parameters; see :meth:`Polytope.beside`."""
+        key = tuple(p.id for p in parameters)
+        if not key:
+            return self
+        if key not in self._beside:
+            factory = partial(_beside, self.factory, tuple(parameters))
+            self._beside.setdefault(key, Family(factory, cache_size=self.cache_size, round_to=self.round_to))
+        return self._beside[key]
 
     def rounded(self, table: Tensor) -> Tensor:
         """A row of sizes per instance, rounded up; the table itself where that changes nothing at all."""
@@ -443,3 +473,8 @@ class Family:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         return self
+
+
+def _beside(factory: Callable[..., Polytope], parameters: Sequence[cp.Parameter], *size: int) -> Polytope:
+    """The polytope of a factory with further parameters."""
+    return factory(*size).beside(parameters)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int8
 from torch import Tensor
 
 from optlayers.caches import cached_property
-from optlayers.form.standard import StandardForm
+from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.mixture import Decomposition
 
 __all__ = ["AbstractEvidence", "Failure", "Proof", "Solution", "SolveError", "Status", "all_of", "any_of"]
@@ -126,6 +126,16 @@ class AbstractEvidence(ABC):
     form: StandardForm
     decomposition: Decomposition | None = None
     """The vertices that answers mix, where they are given so."""
+    curvature: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    """Of regularized points: the curvature of the regularizer as a function of them and of θ, 0 where no part moves."""
+    once: str | None = None
+    """Why the derivative of answers that are no projections has none of its own; None where it has."""
+    of_regularizer: Sequence[ParameterSpec] = ()
+    """The parameters that are the number of a regularizer."""
+
+    def slope(self, points: Tensor, theta: Tensor | None) -> Tensor:
+        """The slope of the regularizer at regularized points, as a function of them and of θ."""
+        raise NotImplementedError("there is a slope where there is a regularizer")
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.polytope import Polytope
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Solution, all_of
 
 __all__ = ["AbstractBoundPolytope", "Best", "Marginals", "Tangent", "by_name", "tangent_of", "theta_of"]
@@ -76,7 +77,7 @@ def tangent_of(form: StandardForm, solution: Solution, direction: Float64[Tensor
     evidence = solution.evidence
     if evidence is None:
         raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
-    if evidence.form is not form:
+    if evidence.form is not form and evidence.curvature is None:
         raise ValueError("tangent takes a solution of the same compiled polytope, but got one of another")
     scores, of_parameters, ok = evidence.tangent(direction, None if solution.all_ok else solution.ok.reshape(-1))
     return Tangent(scores, _OfParameters(form.parameters, of_parameters) if form.parameters else {}, ok)
@@ -142,6 +143,31 @@ class AbstractBoundPolytope(ABC):
 
         ``starts`` are vertices near the answers, if some are known: a solver may begin there, where they are near.
         """
+
+    @abstractmethod
+    def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
+        r"""The point :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)` per instance; see
+        :meth:`optlayers.CompiledPolytope.regularized`.
+        """
+
+    @abstractmethod
+    def worth(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0."""
+
+    @abstractmethod
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        r"""The gradient of :math:`\Omega` at points; 0 for auxiliary variables."""
+
+    @abstractmethod
+    def worth_gradient(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Mapping[str, Tensor]:
+        r"""The gradient of :math:`\Omega` at points with respect to every parameter, ``(batch, *shape)``: 0 for those that
+        are not its number."""
 
     @property
     @abstractmethod

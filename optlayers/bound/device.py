@@ -15,11 +15,13 @@ from torch import Tensor
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.host import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
+from optlayers.bound.regularized import on_device
 from optlayers.caches import cached_property
 from optlayers.form.standard import AffineMap, StandardForm
 from optlayers.marginals import LogPartition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.sampling import sample
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.batch import CONSISTENT, ROUNDINGS, balancing, in_scaled_rows, make_instances
@@ -290,6 +292,12 @@ class DevicePolytope(AbstractNumbers):
         """The nearest point per instance; see :meth:`optlayers.CompiledPolytope.project`. Starts are of no use here."""
         curved = self.form.uncurved == 0 and self.form.slack == 0
         return self._solve(scores, dense.dual_newton if curved else dense.interior_point, projection=True)
+
+    def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
+        """Regularized points, which the CPU works out; see :class:`AbstractBoundPolytope`."""
+        forbidden = None if self.forbidden is None else self.forbidden.cpu()
+        host = self.prepared.bind_on_host(self.theta.detach().cpu(), forbidden, self.precision)
+        return on_device(host.regularized(scores.detach().cpu(), regularizer), scores.device)
 
     def _solve(self, scores: Tensor, solve: Callable[[DenseProblem], DenseAnswer], *, projection: bool) -> Solution:
         form = self.form

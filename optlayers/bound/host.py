@@ -9,11 +9,12 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.numbers import AbstractNumbers
+from optlayers.bound.regularized import regularized
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
 from optlayers.form.standard import StandardForm
@@ -22,6 +23,7 @@ from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.mixture import Decomposition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.sampling import sample
 from optlayers.sections import beside, refused
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
@@ -275,7 +277,7 @@ class HostPolytope(AbstractNumbers):
         other, index = self.prepared.by_rows, np.flatnonzero(section)
         if other is None:
             return refused(solution, section)
-        return beside(solution, index, self._bound_to(other, index).maximize(scores[torch.from_numpy(index)]))
+        return beside(solution, index, self.bound_to(other, index).maximize(scores[torch.from_numpy(index)]))
 
     def project(
         self,
@@ -296,6 +298,10 @@ class HostPolytope(AbstractNumbers):
             return solution
         section = prepared.without_a_face(prepared.projection_form, prepared.projector, instances)
         return solution if section is None else refused(solution, section)
+
+    def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
+        """Regularized points, by the constraints; see :class:`AbstractBoundPolytope`."""
+        return regularized(self, scores, regularizer)
 
     def holds(self, points: Float64[Tensor, "batch size"]) -> bool:
         """Whether all points are known to be in their polytopes, by what is declared of these, without a solve."""
@@ -414,9 +420,9 @@ class HostPolytope(AbstractNumbers):
 
     def relaxed(self, relaxation: Polytope) -> AbstractBoundPolytope:
         """Another polytope for the same batch; see :class:`AbstractBoundPolytope`."""
-        return self._bound_to(self.prepared.relaxation(relaxation), slice(None))
+        return self.bound_to(self.prepared.relaxation(relaxation), slice(None))
 
-    def _bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope:
+    def bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope:
         """Other polytopes for the instances ``index``."""
         theirs = theta_of(self.parameters, other.projection_form.parameters)
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden[index])
@@ -455,20 +461,11 @@ class HostPolytope(AbstractNumbers):
     def _answered(self, lineup: Lineup, instances: Instances, finite: bool) -> Solution:
         """What solvers answer, with the verdict; scores are known to be ``finite`` or not."""
         form, projection = lineup.form, lineup.projection
-        verdict = lineup.answer(instances, self._hopeless(instances, finite))
+        verdict = lineup.answer(instances, self.left_out(instances, finite))
+        value, status, reasons = self.judged(verdict, form, instances, projection=projection)
         answer, residual = verdict.answer, verdict.certificate.residual
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
-        status, reasons = verdict.status, verdict.reasons
-        failing = np.count_nonzero(status)
-        if failing:
-            status, reasons = self._reasons(form, instances, verdict, projection=projection)
-        if answer.whole is not None:
-            value = answer.whole
-        else:
-            value = (
-                answer.point[:, : form.scored].copy() if form.keeps_all else form.expand(answer.point[:, : form.scored])
-            )
         certificate = verdict.certificate
         certified = status == OPTIMAL
         solution = Solution(
@@ -480,11 +477,23 @@ class HostPolytope(AbstractNumbers):
             HostEvidence(form, instances, answer, lineup.solver, projection, certified, certificate.exact),
             word=certificate.word,
         )
-        if not failing:
+        if not np.count_nonzero(status):
             solution.__dict__["all_ok"] = True
         return solution
 
-    def _hopeless(self, instances: Instances, finite: bool) -> Bool[np.ndarray, " batch"] | None:
+    def judged(
+        self, verdict: Verdict, form: StandardForm, instances: Instances, *, projection: bool
+    ) -> tuple[Float64[np.ndarray, "batch size"], Int8[np.ndarray, " batch"], dict[int, str]]:
+        """Answers as scored vectors, their verdicts, and the reasons of those that failed."""
+        status, reasons = verdict.status, verdict.reasons
+        if np.count_nonzero(status):
+            status, reasons = self._reasons(form, instances, verdict, projection=projection)
+        if verdict.answer.whole is not None:
+            return verdict.answer.whole, status, reasons
+        scored = verdict.answer.point[:, : form.scored]
+        return scored.copy() if form.keeps_all else form.expand(scored), status, reasons
+
+    def left_out(self, instances: Instances, finite: bool = False) -> Bool[np.ndarray, " batch"] | None:
         """Instances that no solver need see; one that failed forward comes back here with NaN scores."""
         if finite or all_finite_in(instances.whole):
             return self.infeasible

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
+from optlayers.bound.regularized import by_constraints, of_parts, worth_gradient
 from optlayers.form.standard import ParameterSpec
 from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Solution
 
 __all__ = ["AbstractNumbers"]
@@ -85,6 +87,25 @@ class AbstractNumbers(AbstractBoundPolytope):
     def parameters_shift(self) -> bool:
         """Whether parameters enter right-hand sides alone; see :class:`AbstractBoundPolytope`."""
         return self.prepared.parameters_shift
+
+    def worth(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
+        return of_parts(self.prepared, points, regularizer, regularizer.worth, self.given if self.parameters else None)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """The gradient of a regularizer; see :class:`AbstractBoundPolytope`."""
+        return of_parts(self.prepared, points, regularizer, regularizer.slope, self.given if self.parameters else None)
+
+    def worth_gradient(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Mapping[str, Tensor]:
+        """The gradient of a regularizer by parameters; see :class:`AbstractBoundPolytope`."""
+        form = by_constraints(self.prepared).projection_form
+        return by_name(self.parameters, worth_gradient(form, points, regularizer, self.given))
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""

@@ -29,6 +29,7 @@ from optlayers.form.standard import ParameterSpec
 from optlayers.higher_order import NoDerivative
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Failure, Solution, Status
 
 __all__ = [
@@ -56,6 +57,11 @@ IN_THE_MATRIX = (
 VALUES = (
     "gradients of optimal values with respect to parameters have derivatives by the scores of nearest points alone; "
     "detach the parameters, or take one derivative only"
+)
+
+OF_CURVED_PARAMETERS = (
+    "gradients of regularized points with respect to parameters have no derivative; detach the parameters, or take one "
+    "derivative only"
 )
 
 
@@ -144,6 +150,31 @@ class BoundPolytope(AbstractBoundPolytope):
         projected = replace(solution, value=_Projected.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
         projected.__dict__["asked"] = scores  # what the gradients of optimal values depend on, too
         return projected
+
+    def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
+        """Regularized points; see :class:`AbstractBoundPolytope`."""
+        solution = self.seen(self.numbers.regularized(scores.detach() if scores.requires_grad else scores, regularizer))
+        if not self._has_graph(scores):
+            return solution
+        return replace(solution, value=_Regularized.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
+
+    def worth(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.worth(points, regularizer)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """The gradient of a regularizer; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.slope(points, regularizer)
+
+    def worth_gradient(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Mapping[str, Tensor]:
+        """The gradient of Ω at points with respect to every parameter, ``(batch, *shape)``."""
+        return self.numbers.worth_gradient(points, regularizer)
 
     def pulled_back(
         self, solution: Solution, direction: Float64[Tensor, "batch size"], at: Tensor | None
@@ -234,8 +265,35 @@ class BoundPolytope(AbstractBoundPolytope):
         """The derivative of a projection; see :class:`AbstractBoundPolytope`."""
         if not (torch.is_grad_enabled() and (direction.requires_grad or solution.value.requires_grad)):
             return self._tangent(solution, direction)
+        once = None if solution.evidence is None else solution.evidence.once
+        if once is not None:
+            plain, by = self._tangent(solution, direction.detach()), (direction, solution.value, self.theta)
+            scores = Underived.apply(once, plain.scores, *by)  # type: ignore[no-untyped-call]
+            named = {name: Underived.apply(once, value, *by) for name, value in plain.parameters.items()}  # type: ignore[no-untyped-call]
+            return Tangent(scores, named, plain.ok)
+        curvature = None if solution.evidence is None else solution.evidence.curvature
+        if curvature is not None:
+            return self._tangent_with_graph(solution, direction, curvature(solution.value, self.theta))
         scores, theta = self.pulled_back(solution, direction, solution.value)
         named = {} if theta is None else by_name(self.numbers.parameters, theta)
+        return Tangent(scores, named, torch.ones_like(solution.ok))
+
+    def _tangent_with_graph(self, solution: Solution, direction: Tensor, curvature: Tensor) -> Tangent:
+        """That of regularized points, which changes with their curvature."""
+        scores = _OnCurve.apply(self, solution, direction, curvature)  # type: ignore[no-untyped-call]
+        named: dict[str, Tensor] = {}
+        if self.theta is not None and solution.evidence is not None:
+            plain = self._tangent(solution, direction.detach()).parameters
+            named = {
+                name: Underived.apply(OF_CURVED_PARAMETERS, value, direction, solution.value, self.theta)  # type: ignore[no-untyped-call]
+                for name, value in plain.items()
+            }
+            # By the number of the regularizer: an expression in points, direction and θ, for θ at this place alone.
+            here = self.theta.view_as(self.theta)
+            for spec in solution.evidence.of_regularizer:
+                slope = (solution.evidence.slope(solution.value, here) * scores).sum()
+                (found,) = torch.autograd.grad(slope, here, create_graph=True)
+                named[spec.name] = -found[:, spec.span].reshape(len(found), *spec.shape)
         return Tangent(scores, named, torch.ones_like(solution.ok))
 
     def _tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
@@ -354,6 +412,47 @@ class _Projected(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
         (scores,) = ctx.saved_tensors
         return None, None, *ctx.polytope.pulled_back(ctx.solution, grad, scores)
+
+
+class _Regularized(torch.autograd.Function):
+    """Regularized points, with their derivative by scores and θ."""
+
+    @staticmethod
+    def forward(ctx: Any, polytope: BoundPolytope, solution: Solution, scores: Tensor, theta: Tensor | None) -> Tensor:
+        ctx.polytope, ctx.solution = polytope, solution
+        value = solution.value.clone()
+        ctx.save_for_backward(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        (value,) = ctx.saved_tensors
+        polytope = ctx.polytope
+        tangent = polytope.tangent(replace(ctx.solution, value=value), grad)
+        theta = None
+        if ctx.needs_input_grad[3]:
+            parts = [tangent.parameters[spec.name].reshape(len(grad), spec.size) for spec in polytope.parameters]
+            theta = torch.cat(parts, dim=1)
+        return None, None, tangent.scores, theta
+
+
+class _OnCurve(torch.autograd.Function):
+    r"""The derivative of regularized points applied to a direction g: the p with the best :math:`\langle g, p \rangle -
+    \tfrac12 p^\top H p` among directions that stay on the active set, where H is the curvature. It is linear in g and
+    symmetric, and its derivative by H is :math:`-(J g)(J \cdot)`, entry by entry."""
+
+    @staticmethod
+    def forward(ctx: Any, polytope: BoundPolytope, solution: Solution, direction: Tensor, curvature: Tensor) -> Tensor:
+        ctx.polytope, ctx.solution = polytope, solution
+        found = polytope._tangent(solution, direction).scores
+        ctx.save_for_backward(direction, curvature, found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
+        direction, curvature, found = ctx.saved_tensors
+        back = _OnCurve.apply(ctx.polytope, ctx.solution, grad, curvature)  # type: ignore[no-untyped-call]
+        return None, None, back, -back * found if ctx.needs_input_grad[3] else None
 
 
 class _PulledBack(torch.autograd.Function):

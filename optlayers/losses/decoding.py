@@ -18,7 +18,7 @@ from optlayers.marginals import by_value
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, Status
 
-__all__ = ["Decoding", "nearest_vertex"]
+__all__ = ["Decoding", "best_less", "nearest_vertex"]
 
 ADVICE = (
     "; say integral=True in the declaration where all structures are of 0 and 1, or decode by "
@@ -49,18 +49,27 @@ class Decoding(AbstractRule):
         raise NotImplementedError("decoded structures have no gradient")
 
 
-def nearest_vertex(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
-    r"""The vertex with the best :math:`\langle s, v \rangle - \tfrac12 \|v\|^2`, which is nearest to the scores.
+Worth = Callable[[Float64[Tensor, "batch size"]], Float64[Tensor, "batch size"]]
 
-    For structures of 0 and 1 the squared norm is the number of parts, so that it is the best vertex for scores less
-    1/2. Others are compared one by one, where there are few. Auxiliary variables have scores, and no norm.
+
+def nearest_vertex(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
+    r"""The vertex with the best :math:`\langle s, v \rangle - \tfrac12 \|v\|^2`, which is nearest to the scores; see
+    :func:`best_less`. Auxiliary variables have scores, and no norm."""
+    return best_less(polytope, scores, lambda points: 0.5 * polytope.structure(points).square())
+
+
+def best_less(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"], worth: Worth) -> Solution:
+    r"""The vertex with the best :math:`\langle s, v \rangle - \Omega(v)`, for what parts contribute to Ω.
+
+    Structures of 0 and 1 are the best ones for scores less what a part adds. Others are compared one by one, where
+    there are few.
 
     Raises
     ------
     ValueError : vertices that are not known to be of 0 and 1, and too many to enumerate.
     """
     if polytope.binary:
-        return polytope.maximize(scores - polytope.structure(torch.full_like(scores, 0.5)))
+        return polytope.maximize(scores - (worth(torch.ones_like(scores)) - worth(torch.zeros_like(scores))))
     numbers = polytope.numbers
     assert isinstance(numbers, AbstractNumbers)
     theta, forbidden, reasons = numbers.given, numbers.hidden, dict[int, str]()
@@ -69,8 +78,7 @@ def nearest_vertex(polytope: BoundPolytope, scores: Float64[Tensor, "batch size"
     try:
         for rows, array in by_value(theta, numbers.enumerated, reasons, advice=ADVICE):
             vertices = torch.from_numpy(array).to(scores.device)
-            square = polytope.structure(vertices).square().sum(dim=1)
-            gains = scores[rows] @ vertices.T - 0.5 * square
+            gains = scores[rows] @ vertices.T - worth(vertices).sum(dim=1)
             if forbidden is not None:
                 used = forbidden[rows].to(gains.dtype) @ (vertices != 0.0).to(gains.dtype).T
                 gains = gains.masked_fill(used > 0.5, -torch.inf)

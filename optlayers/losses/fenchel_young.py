@@ -62,6 +62,12 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         """Ω of points of the polytope."""
         return 0.0
 
+    def charge(
+        self, question: Question, target: Float64[Tensor, "batch structure_size"]
+    ) -> Float64[Tensor, " batch"] | float:
+        """Ω of a target, where it depends on the polytope."""
+        return self.regularizer(target)
+
     def margin(
         self, target: Float64[Tensor, "batch structure_size"] | Bool[Tensor, "batch structure_size"]
     ) -> Float64[Tensor, "batch structure_size"] | None:
@@ -91,7 +97,7 @@ class AbstractFenchelYoungLoss(AbstractLoss):
         elif question.has_auxiliaries:
             known = best_completed(question, scores, self.completable(question, target), self.predict)
         else:
-            known = given(question, scores, target, self.regularizer(target))
+            known = given(question, scores, target, self.charge(question, target))
         return Contrast(found, known)
 
     def check(self, question: Question) -> None:

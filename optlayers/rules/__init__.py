@@ -2,16 +2,19 @@
 
 from optlayers.rules.adaptive_imle import AdaptiveIMLE
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient, SecondGradient
+from optlayers.rules.central_path import CentralPath
 from optlayers.rules.gumbel_straight_through import GumbelStraightThrough
 from optlayers.rules.hard import Hard
 from optlayers.rules.identity import Identity
 from optlayers.rules.imle import IMLE
 from optlayers.rules.interpolation import Interpolation
 from optlayers.rules.lpgd import LPGD
+from optlayers.rules.mirror_spigot import MirrorSpigot
 from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, Logistic, SumOfGamma
 from optlayers.rules.perturb_and_map import PerturbAndMAP
 from optlayers.rules.perturbed import PerturbedAdditive, PerturbedMultiplicative
 from optlayers.rules.pipeline import Pipeline
+from optlayers.rules.regularized import Regularized
 from optlayers.rules.sampled_marginals import SampledMarginals
 from optlayers.rules.score_function import ScoreFunction
 from optlayers.rules.sparsemap import SparseMAP
@@ -38,13 +41,16 @@ __all__ = [
     "AbstractRule",
     "AbstractVertexRule",
     "AdaptiveStep",
+    "CentralPath",
     "Context",
     "Gradient",
     "Hard",
     "Identity",
     "Interpolation",
     "LPGD",
+    "MirrorSpigot",
     "Pipeline",
+    "Regularized",
     "SecondGradient",
     "SparseMAP",
     "Spigot",

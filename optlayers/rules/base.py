@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
+import cvxpy as cp
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -104,6 +105,11 @@ class AbstractRule(ABC):
     """Whether a score of 0 is a score like any other."""
     apart: int | None = None
     """How many structures per instance go forward one by one, each to the objective; None for a single one."""
+
+    @property
+    def parameters(self) -> tuple[cp.Parameter, ...]:
+        """Parameters of the rule itself, which callers give by name as those of the polytope."""
+        return ()
 
     def initial_state(self) -> dict[str, Tensor]:
         """Tensors that adapt from call to call, by name; the layer keeps them as buffers. Most rules have none."""

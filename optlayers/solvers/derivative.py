@@ -23,7 +23,7 @@ from optlayers.solvers.kernels.batches import of_each, per_instance
 from optlayers.solvers.plan import plan_of
 from optlayers.solvers.slow_systems import solve_slowly
 
-__all__ = ["PulledBack", "value_gradient"]
+__all__ = ["PulledBack", "value_gradient", "value_gradient_of"]
 
 ROOM = 1e-6
 """A row with more room than this, relative to its right-hand side, is far from binding: its price is 0."""
@@ -111,6 +111,21 @@ def value_gradient(
     and y (see :func:`optlayers.solvers.certify.certify`): y for b, the reduced costs for the bounds that they point
     to, and :math:`-y z^\top` for A. The first ``curved`` columns have :math:`-\tfrac12 z_i^2` in the objective.
     """
+    slope = np.zeros(point.shape)
+    slope[:, :curved] = point[:, :curved]
+    return value_gradient_of(form, instances, point, dual, ok, slope)
+
+
+def value_gradient_of(
+    form: StandardForm,
+    instances: Instances,
+    point: Float64[np.ndarray, "batch columns"],
+    dual: Float64[np.ndarray, "batch rows"],
+    ok: Bool[np.ndarray, " batch"],
+    slope: Float64[np.ndarray, "batch columns"],
+) -> Float64[np.ndarray, "batch parameters"]:
+    """The gradient of optimal values as in :func:`value_gradient`, where the objective is less a function of each column
+    that has this ``slope`` at the point."""
     dual = np.where(ok[:, None], dual, 0.0)
     point = np.where(ok[:, None], point, 0.0)
     sides = np.abs(instances.rhs[:, form.equalities :])
@@ -118,7 +133,7 @@ def value_gradient(
     dual[:, form.equalities :] = np.where(room | np.isinf(sides), 0.0, np.maximum(dual[:, form.equalities :], 0.0))
     reduced = -_prices(form, instances, dual)
     reduced[:, : form.scored] += instances.scores
-    reduced[:, :curved] -= point[:, :curved]
+    reduced -= np.where(ok[:, None], slope, 0.0)
     if instances.forbidden is not None:
         reduced[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
     dual = _in_rows_of_form(instances, dual)

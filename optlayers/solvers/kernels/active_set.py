@@ -55,7 +55,21 @@ from optlayers.solvers.kernels.normal_equations import (
     solve,
 )
 
-__all__ = ["polish", "solve_on_face", "vertex"]
+__all__ = [
+    "COLUMN_SHIFT",
+    "CONVERGED",
+    "PRECISION",
+    "ROW_SHIFT",
+    "STEPS",
+    "TINY",
+    "face_in",
+    "fill_slack",
+    "find_idle",
+    "polish",
+    "solve_on_face",
+    "unscale_slack",
+    "vertex",
+]
 
 COLUMN_SHIFT = 1e-6
 """Proximal curvature of columns without any."""
@@ -100,7 +114,7 @@ class Face(NamedTuple):
 
 
 @part
-def _face(wide, tall, few, factored):  # type: ignore[no-untyped-def]
+def face_in(wide, tall, few, factored):  # type: ignore[no-untyped-def]
     """A face on which all rows bind, in the first three rows of ``wide``, five of ``tall`` and one of ``few``."""
     face = Face(
         idle=row(tall, 0),
@@ -187,7 +201,7 @@ def _proximal_steps(system, varies, entries, curvature, free, face, r1, r2, p, q
 
 
 @part
-def _find_idle(system, slack_row, first_slack, free, idle):  # type: ignore[no-untyped-def]
+def find_idle(system, slack_row, first_slack, free, idle):  # type: ignore[no-untyped-def]
     """Rows of free slack columns; these columns themselves are then no part of the system."""
     fill(idle, 0.0)
     for k in range(len(slack_row)):
@@ -197,7 +211,7 @@ def _find_idle(system, slack_row, first_slack, free, idle):  # type: ignore[no-u
 
 
 @part
-def _slack(slack_row, first_slack, r2, product, idle, p):  # type: ignore[no-untyped-def]
+def fill_slack(slack_row, first_slack, r2, product, idle, p):  # type: ignore[no-untyped-def]
     """Free slack columns take what is left of their row, which is scaled like its entry."""
     for k in range(len(slack_row)):
         i = slack_row[k]
@@ -226,7 +240,7 @@ def polish(  # type: ignore[no-untyped-def]
     group_wide, group_tall = np.empty((3, size)), np.empty((1, LANES * rows))
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
-    face, group = _face(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
+    face, group = face_in(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
     s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
     idle, pull, step, left = face.idle, face.pull, face.step, face.left
     p, held, moving, at_low, at_high = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
@@ -248,7 +262,7 @@ def polish(  # type: ignore[no-untyped-def]
                 moving[e] = 1.0 - max(at_low[e], at_high[e])
                 held[e] = l[e] if at_low[e] > 0.0 else (u[e] if at_high[e] > 0.0 else 0.0)
                 p[e] = moving[e] * p[e]
-            _find_idle(system, slack_row, first_slack, moving, idle)
+            find_idle(system, slack_row, first_slack, moving, idle)
             for k in range(len(slack_row)):
                 store(p, first_slack + k, spread(0.0))
             multiply(system, varies, entries, held, r2)
@@ -258,8 +272,8 @@ def polish(  # type: ignore[no-untyped-def]
             _prepare(system, varies, entries, curvature, moving, face)
             _proximal_steps(system, varies, entries, curvature, moving, face, s, r2, p, q)
             multiply(system, varies, entries, p, step)
-            _slack(slack_row, first_slack, r2, step, idle, p)
-            _unscale_slack(system, slack_row, first_slack, p)
+            fill_slack(slack_row, first_slack, r2, step, idle, p)
+            unscale_slack(system, slack_row, first_slack, p)
             multiply_transpose(system, varies, entries, q, pull)
             finished = True
             for w in range(LANES):
@@ -303,7 +317,7 @@ def polish(  # type: ignore[no-untyped-def]
 
 
 @part
-def _unscale_slack(system, slack_row, first_slack, p):  # type: ignore[no-untyped-def]
+def unscale_slack(system, slack_row, first_slack, p):  # type: ignore[no-untyped-def]
     """A slack column's entry is the scale of its row."""
     for k in range(len(slack_row)):
         store(p, first_slack + k, load(p, first_slack + k) / system.scale[slack_row[k]])
@@ -371,7 +385,7 @@ def vertex(  # type: ignore[no-untyped-def]
     group_wide, group_tall = np.empty((3, size)), np.empty((1, LANES * rows))
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
-    face, group = _face(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
+    face, group = face_in(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
     c, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
     theta, first = face.theta, face.first
     p, moving, target, whole = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
@@ -505,7 +519,7 @@ def solve_on_face(  # type: ignore[no-untyped-def]
     wide, tall, few = np.empty((6, size)), np.empty((7, LANES * rows)), np.empty((1, LANES))
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
-    face, entries = _face(wide, tall, few, factor_room), flat(entry_room)
+    face, entries = face_in(wide, tall, few, factor_room), flat(entry_room)
     idle, step, left = face.idle, face.step, face.left
     moving, r1, p, q, r2 = row(wide, 3), row(wide, 4), row(wide, 5), row(tall, 5), row(tall, 6)
     fill(r1, 0.0)
@@ -515,14 +529,14 @@ def solve_on_face(  # type: ignore[no-untyped-def]
         read_rows(system, row_side, which, start, r2)
         if varies:
             read_entries(system, matrix, which, start, entries)
-        _find_idle(system, slack_row, first_slack, moving, idle)
+        find_idle(system, slack_row, first_slack, moving, idle)
         _prepare(system, varies, entries, curvature, moving, face)
         fill(p, 0.0)
         fill(q, 0.0)
         _proximal_steps(system, varies, entries, curvature, moving, face, r1, r2, p, q)
         multiply(system, varies, entries, p, step)
-        _slack(slack_row, first_slack, r2, step, idle, p)
-        _unscale_slack(system, slack_row, first_slack, p)
+        fill_slack(slack_row, first_slack, r2, step, idle, p)
+        unscale_slack(system, slack_row, first_slack, p)
         for i in range(rows):  # what DROPPED leaves of the price of a row that binds nothing
             store(q, i, where_less(spread(0.5), load(idle, i), spread(0.0), load(q, i)))
         write(p, which, start, p_out)

@@ -31,7 +31,20 @@ from optlayers.solvers.kernels.lanes import (
 )
 from optlayers.solvers.kernels.normal_equations import assemble, factor, multiply, multiply_transpose, opened, solve
 
-__all__ = ["optimize"]
+__all__ = [
+    "DEPENDENT",
+    "PROXIMAL",
+    "SHORTER",
+    "aim_at",
+    "classify",
+    "corrected",
+    "direction",
+    "give_slack",
+    "lengths",
+    "multiplier_steps",
+    "optimize",
+    "write_lane",
+]
 
 DEPENDENT = 1e-12
 """A pivot below this share of its diagonal entry belongs to a dependent row, or is what cancellation leaves of one."""
@@ -78,10 +91,10 @@ def optimize(  # type: ignore[no-untyped-def]
     for first in range(0, len(which), LANES):
         read_group(system, varies, matrix, linear, rhs, lower, upper, which, first, group)
         _scale(c, curvature, quadratic, h, unit)
-        _classify(group.lower, group.upper, l, u, has_low, has_high, moves, pairs)
+        classify(group.lower, group.upper, l, u, has_low, has_high, moves, pairs)
         _start(c, h, l, u, has_low, has_high, z, wl, wu)
         multiply(system, varies, entries, z, left)
-        _give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl)
+        give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl)
         fill(y, 0.0)
         done[:] = False
         for w in range(min(LANES, len(which) - first)):
@@ -103,7 +116,7 @@ def optimize(  # type: ignore[no-untyped-def]
                         if first + w < len(which):
                             k = which[first + w]
                             steps[k] = step if ended else -limit
-                            _write(
+                            write_lane(
                                 system,
                                 w,
                                 unit[w],
@@ -129,16 +142,16 @@ def optimize(  # type: ignore[no-untyped-def]
             assemble(system, varies, entries, theta, nothing, factored)
             factor(system, factored, spare, DEPENDENT)
             # Predictor: towards complementary pairs whose products are 0.
-            _direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz)
-            _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, spread(0.0), False)
-            _lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, 1.0, primal, both)
-            _aim(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, mean, aim)
+            direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz)
+            multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, spread(0.0), False)
+            lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, 1.0, primal, both)
+            aim_at(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, mean, aim)
             # Corrector: towards products of the size that the predictor allows, with its second-order error removed.
             target = load(aim, 0)
-            _corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target)
-            _direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz)
-            _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, True)
-            _lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, SHORTER, primal, both)
+            corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target)
+            direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz)
+            multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, True)
+            lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, SHORTER, primal, both)
             for w in range(LANES):
                 if done[w]:
                     primal[w] = 0.0
@@ -171,7 +184,7 @@ def _scale(c, curvature, quadratic, h, unit):  # type: ignore[no-untyped-def]
 
 
 @part
-def _classify(lower, upper, l, u, has_low, has_high, moves, pairs):  # type: ignore[no-untyped-def]
+def classify(lower, upper, l, u, has_low, has_high, moves, pairs):  # type: ignore[no-untyped-def]
     """Which bounds there are; missing ones become 0, so that arithmetic stays finite."""
     fill(pairs, 0.0)
     for e in range(len(l)):
@@ -204,7 +217,7 @@ def _start(c, h, l, u, has_low, has_high, z, wl, wu):  # type: ignore[no-untyped
 
 
 @part
-def _give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl):  # type: ignore[no-untyped-def]
+def give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl):  # type: ignore[no-untyped-def]
     """Rows with room start with it: slack far from what its row leaves would hold up all of the others."""
     for j in range(len(system.column_start) - 1):
         t = system.column_start[j]
@@ -251,7 +264,7 @@ def _residuals(c, h, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, t
 
 
 @part
-def _direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz):  # type: ignore[no-untyped-def]
+def direction(system, varies, entries, factored, theta, g, left, side, dy, pull, dz):  # type: ignore[no-untyped-def]
     """``(A Θ Aᵀ) dy = A Θ g - left`` and ``dz = Θ (g - Aᵀ dy)``."""
     for j in range(len(g) // LANES):
         store(dz, j, load(theta, j) * load(g, j))
@@ -265,7 +278,7 @@ def _direction(system, varies, entries, factored, theta, g, left, side, dy, pull
 
 
 @part
-def _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, corrector):  # type: ignore[no-untyped-def]
+def multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, corrector):  # type: ignore[no-untyped-def]
     """Steps of the multipliers; those of the predictor, in ``dl`` and ``du``, hold its second-order error by now."""
     for j in range(len(z) // LANES):
         x, move, low, high = load(z, j), load(dz, j), load(has_low, j), load(has_high, j)
@@ -280,7 +293,7 @@ def _multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, co
 
 
 @part
-def _corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target):  # type: ignore[no-untyped-def]
+def corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target):  # type: ignore[no-untyped-def]
     """The corrector's g; ``dl`` and ``du`` become the products of the predictor's steps."""
     for j in range(len(z) // LANES):
         x, move, low, high = load(z, j), load(dz, j), load(has_low, j), load(has_high, j)
@@ -293,7 +306,7 @@ def _corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, t
 
 
 @part
-def _lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, share, primal, both):  # type: ignore[no-untyped-def]
+def lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, share, primal, both):  # type: ignore[no-untyped-def]
     """How far rooms and multipliers stay positive; one length for both where the objective is quadratic."""
     zero, far = spread(0.0), spread(1e300)
     longest, other = spread(1.0 / share), spread(1.0 / share)
@@ -316,7 +329,7 @@ def _lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, quadratic, share, p
 
 
 @part
-def _aim(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, mean, aim):  # type: ignore[no-untyped-def]
+def aim_at(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, mean, aim):  # type: ignore[no-untyped-def]
     """Mehrotra's heuristic: the cube of what the predictor would leave of the products, times their mean."""
     t, other = load(primal, 0), load(both, 0)
     products = spread(0.0)
@@ -329,7 +342,7 @@ def _aim(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, me
 
 
 @part
-def _write(system, w, unit, z, y, l, u, has_low, has_high, moves, wl, wu, k, point, dual, low, high):  # type: ignore[no-untyped-def]
+def write_lane(system, w, unit, z, y, l, u, has_low, has_high, moves, wl, wu, k, point, dual, low, high):  # type: ignore[no-untyped-def]
     """The answer of lane ``w`` goes to row ``k``."""
     for j in range(point.shape[1]):
         e = LANES * j + w

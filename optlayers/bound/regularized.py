@@ -1,0 +1,321 @@
+"""Regularized points of a batch on the CPU, and what belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, final, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int8, Int64
+from torch import Tensor
+
+from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
+from optlayers.prepared import AbstractPrepared
+from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.solution import AbstractEvidence, Proof, Solution, Status
+from optlayers.solvers.ask import Verdict
+from optlayers.solvers.base import Instances
+from optlayers.solvers.curves import Curves
+from optlayers.solvers.derivative import PulledBack, value_gradient_of
+from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
+
+__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
+
+@runtime_checkable
+class OnHost(Protocol):
+    """What is asked here of the polytopes of a batch on the CPU."""
+
+    prepared: AbstractPrepared
+    form: StandardForm
+    instances: Instances
+    forbidden: Bool[np.ndarray, "batch size"] | None
+    broken: Float64[np.ndarray, " batch"] | None
+
+    @property
+    def movable(self) -> Bool[Tensor, "batch_or_1 size"]: ...
+
+    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution: ...
+
+    def among(self, rows: Int64[Tensor, " rows"]) -> AbstractBoundPolytope: ...
+
+    def bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope: ...
+
+    def left_out(self, instances: Instances) -> Bool[np.ndarray, " batch"] | None: ...
+
+    def judged(
+        self, verdict: Verdict, form: StandardForm, instances: Instances, *, projection: bool
+    ) -> tuple[Float64[np.ndarray, "batch size"], Int8[np.ndarray, " batch"], dict[int, str]]: ...
+
+
+ONCE = "the derivative of barrier points has no derivative here; take one derivative only"
+NO_ROWS = (
+    "regularized points need constraints that describe the polytope, and this one is known by its structures alone: "
+    "SparseMAP() projects onto it, StructuredAttention() has its marginals"
+)
+
+
+@final
+@dataclass(eq=False)
+class RegularizedEvidence(AbstractEvidence):
+    """What belongs to regularized points: their active sets and curvatures, and the regularizer that these are of."""
+
+    form: StandardForm
+    solved: Regularizing
+    regularizer: AbstractRegularizer
+    theta: Float64[Tensor, "batch parameters"] | None
+    """The parameters of instances, of which one may be the number of the regularizer."""
+
+    @property
+    def proof(self) -> Proof:
+        """The points; see :class:`AbstractEvidence`."""
+        answer = self.solved.answer
+        return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
+
+    def curvature(  # type: ignore[override]
+        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
+    ) -> Float64[Tensor, "batch size"]:
+        """The curvature at the points as a function of them, 0 where nothing moves and beside the structure."""
+        return self._at(points, theta, self.regularizer.curvature)
+
+    @property
+    def once(self) -> str | None:  # type: ignore[override]
+        """Why the derivative has none of its own, None where it has."""
+        return None if self.regularizer.of_parts else ONCE
+
+    @property
+    def of_regularizer(self) -> Sequence[ParameterSpec]:  # type: ignore[override]
+        """The parameters that are the number of the regularizer."""
+        names = {parameter.name() for parameter in self.regularizer.parameters}
+        return [spec for spec in self.form.parameters if spec.name in names]
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
+    ) -> Float64[Tensor, "batch size"]:
+        """The slope at the points as a function of them, 0 where nothing moves and beside the structure."""
+        return self._at(points, theta, self.regularizer.slope)
+
+    def _at(
+        self, points: Tensor, theta: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        form, size = self.form, self.form.structure_size
+        kind = self.regularizer.kinds(form).to(points.device)
+        columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
+        moves = torch.zeros(len(points), size, dtype=torch.bool, device=points.device)
+        bend, free = self.solved.bend[:, : form.curved], self.solved.answer.free
+        assert free is not None
+        moves[:, columns] = torch.from_numpy(free[:, : form.curved] & np.isfinite(bend)).to(points.device)
+        inside = torch.where(moves, points[:, :size], 0.5)  # a curvature that is infinite has no gradient
+        numbers = self.regularizer.numbers(form, self.theta if theta is None else theta)
+        found = torch.where(moves, function(inside, kind, numbers), 0.0)
+        return torch.nn.functional.pad(found, (0, points.shape[1] - size))
+
+    def tangent(
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
+    ) -> tuple[
+        Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
+    ]:
+        """By the curvature at the points on their active sets; see :class:`AbstractEvidence`."""
+        form, solved, device = self.form, self.solved, direction.device
+        whole = direction.detach().cpu().numpy()
+        mine = whole if form.keeps_all else whole[:, form.kept]
+        good = np.ones(len(mine), dtype=bool) if ok is None else ok.cpu().numpy()
+        p, q, right = pull_back(solved, mine, good)
+        scores = np.zeros((len(mine), form.size))
+        scores[:, form.kept] = p[:, : form.scored]
+
+        def of_parameters() -> Tensor:
+            answer, instances = solved.answer, solved.instances
+            assert answer.free is not None
+            if solved.curves.has_barrier:
+                return torch.from_numpy(self._through_barrier(p, q, right)).to(device)
+            found = PulledBack(form, instances, answer.free, mine, p, q, right)
+            high = instances.upper - answer.point < answer.point - instances.lower
+            theta = found.parameters(answer.point, answer.dual, high)
+            theta = np.where(np.isinf(instances.parameters), 0.0, theta)
+            return torch.from_numpy(theta).to(device) + self._of_number(torch.from_numpy(scores).to(device))
+
+        return torch.from_numpy(scores).to(device), of_parameters, torch.from_numpy(right).to(device)
+
+    def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """From dual points; see :class:`AbstractEvidence`."""
+        solved, good = self.solved, ok.cpu().numpy()
+        answer, instances, form = solved.answer, solved.instances, self.form
+        with np.errstate(invalid="ignore"):
+            slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
+        slope = np.nan_to_num(slope, posinf=0.0, neginf=0.0)
+        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, slope)
+        found = torch.from_numpy(np.where(np.isinf(instances.parameters), 0.0, theta)).to(ok.device)
+        if self.theta is None or not self.regularizer.parameters:
+            return found
+        points = torch.from_numpy(form.expand(np.where(good[:, None], answer.point[:, : form.scored], 0.0)))
+        return found - worth_gradient(form, points.to(ok.device), self.regularizer, self.theta)
+
+    def _through_barrier(
+        self, p: Float64[np.ndarray, "batch columns"], q: Float64[np.ndarray, "batch rows"], right: np.ndarray
+    ) -> Float64[np.ndarray, "batch parameters"]:
+        """The gradient of θ where all bounds push: it moves rows and bounds, and the size of the push."""
+        form, instances, answer, mu = self.form, self.solved.instances, self.solved.answer, self.solved.curves.least
+        low, high = answer.point - instances.lower, instances.upper - answer.point
+        with np.errstate(divide="ignore"):
+            bend_low, bend_high = mu[:, None] / low**2, mu[:, None] / high**2
+            push = np.where(instances.lower < instances.upper, 1.0 / low - 1.0 / high, 0.0)
+        stays = ~(instances.lower < instances.upper)
+        bend_low[stays], bend_high[stays] = 0.0, 0.0
+        found = PulledBack(form, instances, np.ones(p.shape, dtype=bool), np.zeros((len(p), form.scored)), p, q, right)
+        theta = found.parameters(answer.point, answer.dual, np.zeros(p.shape, dtype=bool))
+        theta += form.lower.transposed(p * bend_low) + form.upper.transposed(p * bend_high)
+        theta = np.where(np.isinf(instances.parameters), 0.0, theta)
+        for spec in self.of_regularizer:
+            theta[:, spec.start] += (p * push).sum(axis=1)
+        theta[~right] = 0.0
+        return theta
+
+    def _of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
+        """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
+        points move with it as with scores, by minus the slope."""
+        if self.theta is None or not self.regularizer.parameters:
+            return 0.0
+        form, answer = self.form, self.solved.answer
+        points = torch.from_numpy(form.expand(answer.point[:, : form.scored])).to(moved.device)
+        with torch.enable_grad():
+            theta = self.theta.detach().requires_grad_()
+            slope = (self.slope(points, theta) * moved.detach()).sum()
+            (found,) = torch.autograd.grad(slope, theta, allow_unused=True)
+        return 0.0 if found is None else -found
+
+
+def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
+    """The polytope by rows that describe it.
+
+    Raises
+    ------
+    DeclarationError : where it is known by its structures alone, or is not polyhedral.
+    """
+    if prepared.projects_on_rows and prepared.rows_are != "relaxation":
+        return prepared
+    other = prepared.by_rows
+    if other is None:
+        raise DeclarationError(NO_ROWS)
+    return other
+
+
+def regularized(
+    polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+) -> Solution:
+    r"""The points :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)` of a batch."""
+    if regularizer.projects == 1.0:
+        return polytope.project(scores.detach())
+    prepared = by_constraints(polytope.prepared)
+    if prepared is not polytope.prepared:
+        return polytope.bound_to(prepared, slice(None)).regularized(scores, regularizer)
+    form, given = polytope.form, np.ascontiguousarray(scores.detach().numpy())
+    if not form.unslacked:  # a single point
+        return polytope.project(scores.detach())
+    theta = torch.from_numpy(np.ascontiguousarray(polytope.instances.parameters)) if form.parameters else None
+    instances, curves = polytope.instances.with_scores(given), regularizer.curves(form, theta)
+    left_out = polytope.left_out(instances)
+    nowhere = _nowhere_finite(instances, curves)
+    aside = nowhere if left_out is None else nowhere | left_out
+    if aside.any():
+        instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
+    fixed = at = None
+    if not curves.takes_negative or curves.has_barrier:
+        fixed, at = _fixed(polytope, instances)
+    solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
+    certificate = certify_regularized(solved)
+    certificate.error[aside] = np.inf
+    verdict = Verdict.of(solved.answer, certificate, prepared.tolerance)
+    verdict.status[aside] = Status.INFEASIBLE
+    value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
+    for k in np.flatnonzero(nowhere).tolist():
+        status[k] = Status.INFEASIBLE
+        reasons[k] = f"{regularizer!r} is finite nowhere on the polytope, a part of which is always negative"
+    residual = certificate.residual if polytope.broken is None else np.maximum(certificate.residual, polytope.broken)
+    return Solution(
+        torch.from_numpy(value),
+        torch.from_numpy(status),
+        torch.from_numpy(residual),
+        torch.from_numpy(certificate.gap),
+        reasons,
+        RegularizedEvidence(form, solved, regularizer, theta),
+    )
+
+
+PartByPart = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of points, kinds and numbers."""
+
+
+def of_parts(
+    prepared: AbstractPrepared,
+    points: Float64[Tensor, "batch size"],
+    regularizer: AbstractRegularizer,
+    function: PartByPart,
+    theta: Float64[Tensor, "batch parameters"] | None,
+) -> Float64[Tensor, "batch size"]:
+    """A function of the regularizer at every part of points, 0 for auxiliary variables."""
+    form = (prepared if regularizer.projects is not None else by_constraints(prepared)).projection_form
+    return _on_form(form, points, regularizer, function, theta)
+
+
+def _on_form(
+    form: StandardForm,
+    points: Float64[Tensor, "batch size"],
+    regularizer: AbstractRegularizer,
+    function: PartByPart,
+    theta: Float64[Tensor, "batch parameters"] | None,
+) -> Float64[Tensor, "batch size"]:
+    size, kind = form.structure_size, regularizer.kinds(form).to(points.device)
+    found = function(points[:, :size], kind, regularizer.numbers(form, theta).to(points.device))
+    return torch.nn.functional.pad(found, (0, points.shape[1] - size))
+
+
+def worth_gradient(
+    form: StandardForm,
+    points: Float64[Tensor, "batch size"],
+    regularizer: AbstractRegularizer,
+    theta: Float64[Tensor, "batch parameters"],
+) -> Float64[Tensor, "batch parameters"]:
+    """The gradient of Ω at points with respect to the parameters of instances."""
+    with torch.enable_grad():
+        leaf = theta.detach().to(points.device).requires_grad_()
+        (found,) = torch.autograd.grad(
+            _on_form(form, points.detach(), regularizer, regularizer.worth, leaf).sum(), leaf
+        )
+    return found
+
+
+def _nowhere_finite(instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:
+    """Instances that have points by their bounds, and none in the domain of the regularizer."""
+    lower, upper = curves.domain(instances.lower, instances.upper)
+    crossed = (lower > upper).any(axis=1) & ~(instances.lower > instances.upper).any(axis=1)
+    return np.broadcast_to(crossed, (len(instances),)).copy()
+
+
+def _fixed(
+    polytope: OnHost, instances: Instances
+) -> tuple[Bool[np.ndarray, "batch columns"] | None, Float64[np.ndarray, "batch columns"] | None]:
+    """The columns of what is scored that constraints leave one value, and these values."""
+    form, count = polytope.form, len(instances)
+    moves = np.broadcast_to(polytope.movable.numpy(), (count, form.size))[:, form.kept]
+    if moves.all():
+        return None, None
+    fixed, at = np.zeros((count, form.columns), dtype=bool), np.zeros((count, form.columns))
+    fixed[:, : form.scored] = ~moves
+    known = np.zeros(moves.shape, dtype=bool) if polytope.forbidden is None else polytope.forbidden[:, form.kept]
+    rows = np.flatnonzero((~moves & ~known).any(axis=1))
+    if len(rows):
+        nothing = torch.zeros(len(rows), form.size, dtype=torch.float64, device="cpu")
+        vertices = polytope.among(torch.from_numpy(rows)).maximize(nothing)
+        at[rows, : form.scored] = vertices.value.numpy()[:, form.kept]
+        at[:, : form.scored][known] = 0.0
+    return fixed, at
+
+
+def on_device(solution: Solution, device: torch.device) -> Solution:
+    """Answers of the CPU where their scores live."""
+    parts = (solution.value, solution.status, solution.primal_residual, solution.gap)
+    value, status, residual, gap = (part.to(device) for part in parts)
+    return replace(solution, value=value, status=status, primal_residual=residual, gap=gap)

@@ -1,0 +1,140 @@
+r"""Derivatives of regularized problems: linear systems with the curvature at the answer, on its active set.
+
+On the columns F that are free, with the diagonal matrix H of curvatures (0 for columns without any),
+
+.. math:: \begin{pmatrix} H & A_F^\top \\ A_F & 0 \end{pmatrix} \begin{pmatrix} p \\ q \end{pmatrix}
+          = \begin{pmatrix} g \\ h \end{pmatrix},
+
+by the proximal steps of :mod:`optlayers.solvers.kernels.active_set`, which decide no rank. A curvature may be infinite:
+its column stays where it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optlayers.solvers.kernels.active_set import (
+    COLUMN_SHIFT,
+    PRECISION,
+    STEPS,
+    TINY,
+    face_in,
+    fill_slack,
+    find_idle,
+    unscale_slack,
+)
+from optlayers.solvers.kernels.batches import read, read_entries, read_flags, read_rows, write, write_rows
+from optlayers.solvers.kernels.flat import flat, keep, row
+from optlayers.solvers.kernels.lanes import LANES, absolute, fill, jit, load, maximum, part, spread, store, where_less
+from optlayers.solvers.kernels.normal_equations import (
+    DROPPED,
+    assemble,
+    factor,
+    multiply,
+    multiply_transpose,
+    opened,
+    solve,
+)
+
+__all__ = ["solve_on_curve"]
+
+
+@jit(
+    "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], boolean[:, ::1], float64[:, ::1], float64[:, ::1], "
+    "float64[:, ::1], float64, int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
+)
+def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_side, delta, which, p_out, q_out, left_over):  # type: ignore[no-untyped-def]
+    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows; ``left_over`` is the residual, relative to the numbers of the system."""
+    system, slack_row = opened(table), flat(slack_rows)
+    rows, columns = len(system.order), len(system.column_start) - 1
+    first_slack = columns - len(slack_row)
+    size = LANES * columns
+    wide, tall, few = np.empty((7, size)), np.empty((8, LANES * rows)), np.empty((2, LANES))
+    factor_room = np.empty(LANES * (rows + len(system.factor_row)))
+    entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
+    face, entries = face_in(wide, tall, few, factor_room), flat(entry_room)
+    idle, theta, shift, left, going = face.idle, face.theta, face.shift, face.left, row(few, 1)
+    moving, g, p, bend = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
+    q, r2, step = row(tall, 5), row(tall, 6), face.step
+    fill(g, 0.0)
+    for start in range(0, len(which), LANES):
+        read_flags(free, which, start, moving)
+        read(side, which, start, g)
+        read(bends, which, start, bend)
+        read_rows(system, row_side, which, start, r2)
+        if varies:
+            read_entries(system, matrix, which, start, entries)
+        find_idle(system, slack_row, first_slack, moving, idle)
+        for e in range(size):
+            moving[e] = moving[e] if bend[e] < np.inf else 0.0
+            theta[e] = moving[e] / (bend[e] if bend[e] > 0.0 else COLUMN_SHIFT)
+            bend[e] = bend[e] if bend[e] < np.inf else 0.0
+        for i in range(rows):
+            store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(delta)))
+        assemble(system, varies, entries, theta, shift, face.factored)
+        factor(system, face.factored, face.column, 0.0)
+        fill(p, 0.0)
+        fill(q, 0.0)
+        _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going)
+        multiply(system, varies, entries, p, step)
+        fill_slack(slack_row, first_slack, r2, step, idle, p)
+        unscale_slack(system, slack_row, first_slack, p)
+        for i in range(rows):
+            store(q, i, where_less(spread(0.5), load(idle, i), spread(0.0), load(q, i)))
+        write(p, which, start, p_out)
+        write_rows(system, q, which, start, q_out)
+        for w in range(min(LANES, len(which) - start)):
+            left_over[which[start + w]] = left[w]
+    keep(wide)
+    keep(tall)
+    keep(few)
+    keep(factor_room)
+    keep(entry_room)
+
+
+@part
+def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # type: ignore[no-untyped-def]
+    """Repeat proximal steps in place; ``face.left`` is what they leave of the residual, of columns in the units of what
+    they move (Θ times it), of rows next to that: next to as much as a column may move for a g of this size."""
+    idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
+    first, second, pull, step = face.first, face.second, face.pull, face.step
+    columns, rows = len(bend) // LANES, len(idle) // LANES
+    largest, loosest = spread(0.0), spread(0.0)
+    for j in range(columns):
+        largest = maximum(largest, load(moving, j) * absolute(load(g, j)))
+        loosest = maximum(loosest, where_less(spread(0.0), load(bend, j), load(theta, j), spread(0.0)))
+    for attempt in range(STEPS + 1):
+        multiply_transpose(system, varies, entries, q, pull)
+        multiply(system, varies, entries, p, step)
+        column_error, row_error, size = spread(0.0), spread(0.0), maximum(largest * loosest, spread(TINY))
+        for i in range(rows):
+            size = maximum(size, (1.0 - load(idle, i)) * absolute(load(r2, i)))
+        for j in range(columns):
+            error = load(moving, j) * (load(g, j) - load(bend, j) * load(p, j) - load(pull, j))
+            moved = load(theta, j) * error
+            column_error = maximum(column_error, absolute(moved))
+            size = maximum(size, absolute(load(p, j)))
+            store(first, j, error)
+            store(pull, j, moved)
+        for i in range(rows):
+            error = (1.0 - load(idle, i)) * (load(r2, i) - load(step, i))
+            row_error = maximum(row_error, absolute(error))
+            store(second, i, error)
+        store(left, 0, maximum(column_error, row_error) / size)
+        worst = 0.0
+        for w in range(LANES):
+            worst = max(worst, left[w])
+        if attempt == STEPS or not worst > PRECISION:
+            break
+        # A lane that is done stays where it is: its answer must not depend on its neighbours.
+        store(going, 0, where_less(spread(PRECISION), load(left, 0), spread(1.0), spread(0.0)))
+        multiply(system, varies, entries, pull, step)
+        for i in range(rows):
+            store(step, i, (1.0 - load(idle, i)) * (load(step, i) - load(second, i)))
+        solve(system, factored, step)
+        multiply_transpose(system, varies, entries, step, pull)
+        goes_on = load(going, 0)
+        for j in range(columns):
+            store(p, j, load(p, j) + goes_on * load(theta, j) * (load(first, j) - load(pull, j)))
+        for i in range(rows):
+            store(q, i, load(q, i) + goes_on * load(step, i))

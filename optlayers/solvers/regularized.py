@@ -1,0 +1,389 @@
+"""Regularized problems: who solves them, and the verdict on what is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from optlayers.caches import cached_property
+from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.solution import Status
+from optlayers.solvers.base import Answer, Instances
+from optlayers.solvers.certify import Certificate
+from optlayers.solvers.curves import Curves
+from optlayers.solvers.kernels import smooth_face, smooth_interior_point, smooth_newton
+from optlayers.solvers.kernels.active_set import CONVERGED, ROW_SHIFT, TINY
+from optlayers.solvers.kernels.batches import of_each, per_instance
+from optlayers.solvers.kernels.curves import BITS, LINEAR, POWER, QUADRATIC
+from optlayers.solvers.plan import Plan, plan_of
+
+__all__ = ["Regularizing", "certify_regularized", "pull_back"]
+
+NEWTON_STEPS = 300
+INTERIOR_STEPS = 150
+TOLERANCE = 1e-14
+POLISHED = 3
+"""So many Newton steps are made on the active set that an interior point ends near."""
+LEAST_SHARE = 0.1
+"""None of them takes more of a number whose curvature changes."""
+SMALL_SHIFT = 1e-12
+"""δ of rows in linear systems where all columns are curved."""
+LARGEST = 1e250
+"""A column of more curvature stays where it is."""
+AT_BOUND = 1e-10
+"""Beside entropies, what is nearer to its bound is at it."""
+GUESSED_STEPS = 15
+"""What is told to the thread pool about the work of one instance."""
+EPSILON = 2.220446049250313e-16
+BEYOND = 1e3
+"""A point may be so many times its unit from where it should be, as for projections: see ``certify``."""
+
+
+@final
+@dataclass
+class Regularizing:
+    """A batch of regularized problems, and what is found: points, dual points, and the columns that no bound holds.
+
+    Its instances have the bounds that the regularizer leaves: columns that stay where they are have two that meet.
+    """
+
+    form: StandardForm
+    instances: Instances
+    curves: Curves
+    answer: Answer
+
+    @classmethod
+    def of(
+        cls,
+        form: StandardForm,
+        instances: Instances,
+        curves: Curves,
+        fixed: Bool[np.ndarray, "batch columns"] | None,
+        at: Float64[np.ndarray, "batch columns"] | None,
+        tolerance: float,
+    ) -> Regularizing:
+        """Solve a batch: by Newton steps on the dual where all columns are curved, else by an interior point method,
+        which also takes what the former leaves.
+
+        Columns that are ``fixed``, because constraints leave them one value, stay ``at`` it.
+        """
+        plan = plan_of(form)
+        if plan.dense:
+            raise DeclarationError(
+                "regularized problems are not solved on constraints that are many and hardly sparse: this polytope has "
+                f"{form.rows} rows with {form.matrix.nnz} entries"
+            )
+        rhs, lower, upper, matrix = instances.shared
+        if fixed is not None and at is not None:
+            lower, upper = np.where(fixed, at, lower), np.where(fixed, at, upper)
+        lower, upper = curves.domain(lower, upper)
+        entries = plan.entries if matrix is None else matrix
+        batch = _Batch(plan, form, entries, instances.scores, rhs, per_instance(lower), per_instance(upper), curves)
+        answer, theta = Answer.to_fill(form, len(instances)), np.empty((len(instances), form.columns))
+        answer.free = np.empty(answer.point.shape, dtype=bool)
+        every = np.arange(len(instances))
+        smooth = form.uncurved == 0 and not curves.has_barrier
+        late = every
+        if smooth and not ((curves.kind == POWER) & (curves.power > 2.0)).any():
+            late = batch.by_newton(every, answer)
+        if len(late):
+            batch.by_interior_point(late, answer)
+        bounds = np.broadcast_to(batch.lower, answer.point.shape), np.broadcast_to(batch.upper, answer.point.shape)
+        answer.free &= bounds[0] < bounds[1]
+        held = replace(instances, lower=bounds[0], upper=bounds[1])
+        solved = cls(form, held, curves, answer)
+        return solved.polished(late, tolerance) if len(late) and not curves.has_barrier else solved
+
+    @cached_property
+    def bend(self) -> Float64[np.ndarray, "batch columns"]:
+        """The curvature at the points; inf for columns that stay where they are."""
+        found = self.curves.bend(self.answer.point)
+        if self.curves.has_barrier:
+            with np.errstate(divide="ignore"):
+                rooms = self.answer.point - self.instances.lower, self.instances.upper - self.answer.point
+                found = found + sum(self.curves.least[:, None] / room**2 for room in rooms)
+        found[self.instances.lower == self.instances.upper] = np.inf
+        return found
+
+    def polished(self, which: Int64[np.ndarray, " some"], tolerance: float) -> Regularizing:
+        """With points moved onto their active sets by Newton steps, of those instances that this brings nearer.
+
+        What is tied to a part with an entropy is never at its bound, but often next to it. So there are two guesses
+        beside entropies: that columns are at bounds which they are nearer to than their multiplier is to 0, and that
+        only those are which are so near that it makes no difference.
+        """
+        answer = self.answer
+        assert answer.free is not None
+        some = Regularizing(self.form, self.instances.take(which), self.curves.take(which), answer.take(which))
+        error = certify_regularized(some).error
+        for guess in (np.inf, AT_BOUND) if self.curves.steep else (np.inf,):
+            other = some._on_guessed_set(guess)
+            after = certify_regularized(other).error
+            nearer = np.flatnonzero(after < error)
+            index, error = which[nearer], np.fmin(error, after)
+            assert other.answer.free is not None
+            answer.point[index], answer.dual[index] = other.answer.point[nearer], other.answer.dual[nearer]
+            answer.free[index] = other.answer.free[nearer]
+            if (error <= tolerance).all():
+                break
+        return Regularizing(self.form, self.instances, self.curves, answer)
+
+    def _on_guessed_set(self, near: float) -> Regularizing:
+        """Newton steps with columns at those bounds that are their own guess and so ``near``."""
+        form, curves, some, plan = self.form, self.curves, self.instances, plan_of(self.form)
+        answer = self.answer.take(np.arange(len(self.answer.point)))
+        lower, upper, point = some.lower, some.upper, answer.point
+        assert answer.free is not None
+        at_low = ~answer.free & (point - lower <= np.minimum(upper - point, near))
+        at_high = ~answer.free & ~at_low & (upper - point <= near)
+        answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
+        answer.free = ~(at_low | at_high)
+        matrix = plan.entries if some.matrix is None else some.matrix
+        for _ in range(POLISHED):
+            side = -plan.prices(matrix, answer.dual) - np.nan_to_num(curves.slope(answer.point), posinf=0.0, neginf=0.0)
+            side[:, : form.scored] += some.scores
+            rest = some.rhs - activities(form, matrix, answer.point)[0]
+            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, np.ones(len(side), dtype=bool))
+            low = np.where(curves.kind > QUADRATIC, LEAST_SHARE * answer.point, -np.inf)
+            high = np.where(curves.kind == BITS, 1.0 - LEAST_SHARE * (1.0 - answer.point), np.inf)
+            answer.point, answer.dual = np.clip(answer.point + p, low, high), answer.dual + q
+        return Regularizing(form, some, curves, answer)
+
+    def on_active_set(
+        self,
+        side: Float64[np.ndarray, "batch some_columns"],
+        row_side: Float64[np.ndarray, "batch_or_1 rows"],
+        ok: Bool[np.ndarray, " batch"],
+    ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Float64[np.ndarray, " batch"]]:
+        """Solve the linear system of the points on their active sets, and say what is left of it; see
+        :mod:`optlayers.solvers.kernels.smooth_face`."""
+        form, plan, instances, free = self.form, plan_of(self.form), self.instances, self.answer.free
+        count, unit = len(side), self.curves.unit
+        assert free is not None
+        p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
+        matrix = plan.entries if instances.matrix is None else instances.shared.matrix
+        sides = of_each(np.where(ok[:, None], side, 0.0) / unit)
+        bend = of_each(np.where(ok[:, None], self.bend, np.inf) / unit)
+        of_rows, flags = per_instance(row_side), of_each(free)
+        # Next to columns without curvature, rounding is larger.
+        delta = ROW_SHIFT if form.uncurved and not self.curves.has_barrier else SMALL_SHIFT
+        # What has a barrier has curvature, slack columns too.
+        slack_row = plan.slack_row[:0] if self.curves.has_barrier else plan.slack_row
+
+        def work(which: np.ndarray) -> None:
+            smooth_face.solve_on_curve(
+                plan.system.table, slack_row, plan.varies, matrix, flags, bend, sides, of_rows, delta, which, p, q, left
+            )
+
+        plan.spread(work, count, solves=3)
+        for k in np.flatnonzero(~(left <= CONVERGED)).tolist():
+            found = self._densely(k, sides[k], of_rows[k if len(of_rows) > 1 else 0], bend[k])
+            if found is not None:
+                p[k], q[k], left[k] = found
+        return p, q * unit, left
+
+    def _densely(
+        self, k: int, side: np.ndarray, row_side: np.ndarray, bend: np.ndarray
+    ) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " rows"], float] | None:
+        """The linear system of one instance by least squares, with columns in the units that they move in; None where
+        its numbers are none."""
+        form, columns = self.form, self.form.columns
+        assert self.answer.free is not None
+        matrix = self.instances.matrix_of(form, k).toarray()
+        side = np.concatenate([side, np.zeros(columns - len(side))])
+        moves = np.flatnonzero(self.answer.free[k] & np.isfinite(bend) & (bend < LARGEST))
+        scale = np.where(bend[moves] > 0.0, 1.0 / np.sqrt(np.where(bend[moves] > 0.0, bend[moves], 1.0)), 1.0)
+        body = matrix[:, moves] * scale
+        system = np.block([[np.diag(1.0 * (bend[moves] > 0.0)), body.T], [body, np.zeros((form.rows, form.rows))]])
+        sides = np.concatenate([scale * side[moves], row_side])
+        if not (np.isfinite(system).all() and np.isfinite(sides).all()):
+            return None
+        found = np.linalg.lstsq(system, sides, rcond=1e-14)[0]
+        left = np.abs(system @ found - sides).max(initial=0.0) / max(np.abs(sides).max(initial=0.0), TINY)
+        p = np.zeros(columns)
+        p[moves] = scale * found[: len(moves)]
+        return p, found[len(moves) :], left
+
+
+@dataclass
+class _Batch:
+    plan: Plan
+    form: StandardForm
+    matrix: np.ndarray
+    scores: np.ndarray
+    rhs: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    curves: Curves
+
+    def _some(self, which: np.ndarray) -> list[np.ndarray]:
+        return [a[which] if len(a) > 1 else a for a in (self.matrix, self.rhs, self.lower, self.upper)]
+
+    def by_newton(self, which: np.ndarray, answer: Answer) -> np.ndarray:
+        """Solve instances, and say which are left."""
+        plan, curves, unit = self.plan, self.curves, self.curves.unit
+        steps = np.empty(len(self.scores), dtype=np.int64)
+        theta = np.empty(answer.point.shape)
+        scores, weight = of_each(self.scores / unit), of_each(curves.weight / unit)
+
+        def work(some: np.ndarray) -> None:
+            smooth_newton.optimize(
+                plan.system.table,
+                plan.slack_row,
+                plan.varies,
+                self.matrix,
+                curves.kind,
+                weight,
+                curves.power,
+                scores,
+                self.rhs,
+                self.lower,
+                self.upper,
+                some,
+                NEWTON_STEPS,
+                answer.point,
+                answer.dual,
+                theta,
+                steps,
+            )
+
+        plan.spread(work, len(which), GUESSED_STEPS)
+        answer.dual *= unit
+        assert answer.free is not None
+        answer.free[:] = (answer.point > self.lower) & (answer.point < self.upper)
+        return np.flatnonzero(steps < 0)
+
+    def by_interior_point(self, which: np.ndarray, answer: Answer) -> None:
+        """Solve instances; their status says which are left."""
+        plan, curves, count = self.plan, self.curves, len(which)
+        matrix, rhs, lower, upper = self._some(which)
+        scores, curves = self.scores[which], curves.take(which)
+        unit = np.maximum(np.abs(scores).max(axis=1, initial=0.0), curves.weight.max(axis=1))[:, None]
+        point, dual = np.empty((count, self.form.columns)), np.empty((count, self.form.rows))
+        low, high = np.empty(point.shape, dtype=bool), np.empty(point.shape, dtype=bool)
+        steps = np.empty(count, dtype=np.int64)
+        scaled, weight, least = of_each(scores / unit), of_each(curves.weight / unit), np.broadcast_to(curves.least, (count,)) / unit[:, 0]
+
+        def work(some: np.ndarray) -> None:
+            smooth_interior_point.optimize(
+                plan.system.table,
+                plan.varies,
+                matrix,
+                curves.kind,
+                weight,
+                curves.power,
+                least,
+                scaled,
+                rhs,
+                lower,
+                upper,
+                some,
+                INTERIOR_STEPS,
+                TOLERANCE,
+                point,
+                dual,
+                low,
+                high,
+                steps,
+            )
+
+        plan.spread(work, count, GUESSED_STEPS)
+        assert answer.free is not None
+        if curves.has_barrier:
+            low[:], high[:] = False, False
+        answer.point[which], answer.dual[which] = point, dual * unit
+        answer.free[which] = ~(low | high)
+        answer.status[which[steps < 0]] = Status.LIMIT
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def certify_regularized(solved: Regularizing) -> Certificate:
+    r"""How wrong the answers to regularized problems may be, from their points alone.
+
+    For every y the optimal value is at most :math:`b^\top y + \sum_j \max_{l_j \le z_j \le u_j} r_j z_j - \omega_j(z_j)`
+    with the reduced scores :math:`r = s - A^\top y`. ``gap`` is what a column of the point loses against that: for a
+    column that is best at x, at most :math:`(z - x) (\omega'(z) - r)`. As Ω is strongly convex, the gap bounds the
+    distance from the best point.
+    The error is the largest of the violations of rows and bounds, relative to the size of their terms, and of that
+    distance over 1000 units.
+    """
+    form, instances, curves = solved.form, solved.instances, solved.curves
+    point, dual, count = solved.answer.point, solved.answer.dual, len(solved.answer.point)
+    plan = plan_of(form)
+    matrix = plan.entries if instances.matrix is None else instances.matrix
+    total, size = activities(form, matrix, point)
+    missed = np.abs(total - instances.rhs)
+    # A row whose terms are all next to 0 is met where what it misses moves none of its columns by much.
+    unit = np.minimum(1.0, instances.upper - instances.lower)
+    unit = np.where(unit > 0.0, unit, 1.0)
+    floor = np.full((count, form.rows), np.inf)
+    np.minimum.at(floor, (np.arange(count)[:, None], form.matrix.indices[None]), np.abs(matrix) * unit[:, form.entry_column])
+    relative = missed / np.maximum(size + np.abs(instances.rhs), np.where(np.isfinite(floor), floor, 1e-300))
+    outside = np.maximum(instances.lower - point, point - instances.upper).max(axis=1, initial=0.0)
+    residual = np.maximum(missed.max(axis=1, initial=0.0), outside)
+    error = np.maximum(np.where(missed > 0.0, relative, 0.0).max(axis=1, initial=0.0), outside)
+    prices = plan.prices(matrix, dual)
+    reduced = -prices
+    reduced[:, : form.scored] += instances.scores
+    terms_of = np.abs(prices)
+    terms_of[:, : form.scored] += np.abs(instances.scores)
+    curved = curves.kind != LINEAR
+    if curves.has_barrier:
+        push = curves.least[:, None] / (point - instances.lower) - curves.least[:, None] / (instances.upper - point)
+        moves = instances.lower < instances.upper
+        off, bend = np.where(moves, reduced - curves.slope(point) + push, 0.0), np.where(moves, solved.bend, 1.0)
+        # Newton's decrement, which bounds the gap of self-concordant functions where it is small.
+        bent = bend > 0.0
+        gap = np.where(bent, off**2 / np.where(bent, bend, 1.0), 0.0)
+        loose = np.where(bent, 0.0, np.abs(off) / np.maximum(terms_of, curves.least[:, None]))
+        error = np.maximum(error, loose.max(axis=1, initial=0.0))
+        inside = np.where(moves, (point > instances.lower) & (point < instances.upper), True).all(axis=1)
+        error = np.where(inside, error, np.inf)
+    else:
+        best = np.clip(curves.meet(reduced), instances.lower, instances.upper)
+        gap = (point - best) * (curves.slope(point) - reduced)
+        exact = curves.worth(point) - curves.worth(best) - reduced * (point - best)
+        gap = np.where(curved, np.where(np.isfinite(gap), gap, exact), 0.0)
+        gap = np.where(point == best, 0.0, gap)
+        above, below = instances.upper - point, point - instances.lower
+        rounding = 64.0 * EPSILON * terms_of
+        pressed = np.where(np.abs(reduced) > rounding, reduced, 0.0)
+        unbounded = np.where(np.isinf(above) & (pressed > 0.0), pressed, 0.0) + np.where(np.isinf(below) & (pressed < 0.0), -pressed, 0.0)
+        loose = np.where(np.isinf(above), 0.0, np.maximum(reduced, 0.0) * above) + np.where(np.isinf(below), 0.0, np.maximum(-reduced, 0.0) * below)
+        gap = np.where(curved | (instances.lower == instances.upper), gap, loose)
+        off = np.where(curved, 0.0, unbounded / np.maximum(terms_of, curves.unit))
+        error = np.maximum(error, off.max(axis=1, initial=0.0))
+    whole = np.maximum(gap, 0.0).sum(axis=1)
+    strength = curves.strength(point[:, : form.curved] if form.curved else point)
+    worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
+    distance = np.where(strength > 0.0, np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND, whole / np.maximum(worth, 1.0))
+    if curves.has_barrier:  # in the units of rooms
+        distance = np.sqrt(whole / curves.least) / BEYOND
+    error = np.maximum(error, distance)
+    error = np.where(np.isfinite(error), error, np.inf)
+    return Certificate(residual, whole, error, np.ones(count, dtype=bool))
+
+
+def pull_back(
+    solved: Regularizing, direction: Float64[np.ndarray, "batch scored"], ok: Bool[np.ndarray, " batch"]
+) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Bool[np.ndarray, " batch"]]:
+    """The derivative for a direction: that of the points by the scores, and the multipliers of rows; 0 where it is not
+    right."""
+    p, q, left = solved.on_active_set(direction, np.zeros((1, solved.form.rows)), ok)
+    right = ok & (left <= CONVERGED)
+    p[~right], q[~right] = 0.0, 0.0
+    return p, q, right
+
+
+def activities(
+    form: StandardForm, matrix: Float64[np.ndarray, "batch_or_1 entries"], point: Float64[np.ndarray, "batch columns"]
+) -> tuple[Float64[np.ndarray, "batch rows"], Float64[np.ndarray, "batch rows"]]:
+    """A z for every instance, and the sums of the sizes of its terms."""
+    terms, count = matrix * point[:, form.entry_column], len(point)
+    place = (np.arange(count)[:, None] * form.rows + form.matrix.indices).ravel()
+    sums = (np.bincount(place, t.ravel(), count * form.rows).reshape(count, form.rows) for t in (terms, np.abs(terms)))
+    total, size = sums
+    return total, size
