@@ -13,6 +13,8 @@ import numpy as np
 
 import optlayers as ol
 import polytopes
+from optlayers.form.compile import Forms
+from optlayers.integrality import rows_are
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,14 @@ class Entry:
 
     def __repr__(self) -> str:
         return self.name
+
+    @property
+    def is_known_by_constraints(self) -> bool:
+        """Whether rows describe the polytope, so that it has regularized points."""
+        polytope = self.polytope
+        if polytope.separate is not None:
+            return False
+        return not polytope.has_integers or rows_are(Forms(polytope)) == "exact"
 
     @property
     def declared(self) -> Entry:
@@ -522,6 +532,10 @@ RULES: list[ol.AbstractRule] = [
     ol.LPGD(0.8),
     ol.LPGD(0.8, smoothing=0.5, side="both"),
     ol.SparseMAP(),
+    ol.Regularized(ol.Entropy(0.7)),
+    ol.Regularized(ol.Tsallis(1.5)),
+    ol.CentralPath(0.2),
+    ol.MirrorSpigot(ol.Tsallis(1.5), step_size=0.5),
     ol.StructuredAttention(),
     ol.Hard(ol.SparseMAP()),
     ol.Hard(ol.StructuredAttention()),
@@ -556,13 +570,15 @@ class LossCase:
 
     def takes(self, entry: Entry) -> bool:
         """Whether the loss is for a polytope."""
-        return not (self.binary and entry.name.startswith("ranking"))
+        known = self.kind is not ol.FenchelYoungLoss or entry.is_known_by_constraints
+        return known and not (self.binary and entry.name.startswith("ranking"))
 
 
 LOSSES = [
     LossCase(ol.StructuredPerceptronLoss),
     LossCase(ol.StructuredHingeLoss, binary=True),
     LossCase(ol.SparseMAPLoss),
+    LossCase(partial(ol.FenchelYoungLoss, regularizer=ol.Tsallis(1.5))),
     LossCase(ol.CRFLoss),
     LossCase(partial(ol.PerturbedFenchelYoungLoss, samples=2), {"nonnegative": False, "zero": False}),
     LossCase(ol.SPOPlusLoss, {"target": "scores"}),

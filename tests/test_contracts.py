@@ -25,6 +25,13 @@ WITH_RULES = [
     for rule in RULES
     for entry in (POLYTOPES if isinstance(rule, ANY_SOLVER) else [*WITH_ORACLE, *WITHOUT_ANY])
 ]
+BY_CONSTRAINTS = (ol.Regularized, ol.CentralPath, ol.MirrorSpigot)
+"""Rules for polytopes that constraints describe."""
+WITH_RULES = [
+    (rule, entry)
+    for rule, entry in WITH_RULES
+    if not isinstance(rule, BY_CONSTRAINTS) or entry.is_known_by_constraints
+]
 WITH_LOSSES = [(loss, entry) for loss in LOSSES for entry in POLYTOPES if loss.takes(entry)]
 
 
@@ -94,7 +101,10 @@ def refuse_missing(what: str, exports: dict[str, object], crossed: Iterable[obje
 
 KINDS = {
     "rules": (exported(ol.AbstractRule), [type(rule) for rule, _ in WITH_RULES]),
-    "losses": (exported(ol.AbstractLoss), [loss.kind for loss, _ in WITH_LOSSES]),
+    "losses": (
+        {name: loss for name, loss in exported(ol.AbstractLoss).items() if loss is not ol.OptimalValue},  # no targets
+        [loss.kind for loss, _ in WITH_LOSSES],
+    ),
     "solvers": (exported(ol.AbstractSolver), [type(solver) for solver, _ in WITH_SOLVERS]),
     "polytopes": (declarations(), [entry.declare for entry in POLYTOPES]),
 }
