@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import StandardForm
+from optlayers.polytope import Polytope
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
 
@@ -94,6 +96,10 @@ class AbstractRegularizer(ABC):
     def parameters(self) -> tuple[cp.Parameter, ...]:
         """The parameter that is its number, if it is one."""
         return (self.number,) if isinstance(self.number, cp.Parameter) else ()
+
+    def over(self, polytope: Polytope) -> QuadraticProgram | None:
+        """The quadratic program that it is over a polytope; None for a sum over parts."""
+        return None
 
     def kinds(self, form: StandardForm) -> Int64[Tensor, " size"]:
         """The kind of every part of the structure; one that constraints fix has a kind, too."""
