@@ -64,7 +64,8 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
     rewriting = Rewriting(names)
     expression = rewriting.expression(declared)
     matrices = {f.matrix.id for f in rewriting.factored}
-    others = {p.id for p in expression.parameters()} | {p.id for c in polytope.constraints for p in c.parameters()}
+    constraints = (*polytope.constraints, *rewriting.constraints)
+    others = {p.id for p in expression.parameters()} | {p.id for c in constraints for p in c.parameters()}
     for factored in rewriting.factored:
         if factored.matrix.id in others:
             raise DeclarationError(
@@ -75,7 +76,7 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
     named = [variable for f in rewriting.factored for variable in (f.of, f.root) if variable is not polytope.variable]
     extended = Polytope(
         polytope.variable,
-        [*polytope.constraints, *rewriting.constraints],
+        constraints,
         scored=[*polytope.scored, *{v.id: v for v in named if not _is_one_of(v, polytope.scored)}.values()],
     ).beside([*(p for p in polytope.parameters if p.id not in matrices), *(f.entries for f in rewriting.factored)])
     specs = parameter_specs(extended)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
+import cvxpy as cp
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -60,11 +61,15 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     """
 
     def __init__(
-        self, polytope: Polytope | CompiledPolytope | Family, regularizer: AbstractRegularizer, **arguments: Any
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        regularizer: AbstractRegularizer | cp.Expression,
+        **arguments: Any,
     ) -> None:
         self.rule = Regularized(regularizer)
+        regularizer = self.rule.regularizer
         if not regularizer.of_parts:
-            raise ValueError(f"{regularizer!r} is infinite at structures, so that no loss of them is finite")
+            raise ValueError(f"{regularizer!r} has no Fenchel-Young loss here: {regularizer.without_loss}")
         super().__init__(polytope, **arguments)
         self.omega = regularizer
 

@@ -34,6 +34,8 @@ class AbstractRegularizer(ABC):
     """Numbers must be finite, and above this."""
     of_parts: bool = True
     """Whether it is a sum over parts; one that is not is infinite at structures, and is differentiated once."""
+    without_loss: str = ""
+    """Why there is no Fenchel-Young loss, where it is no sum over parts."""
     kind_of_fixed: int = QUADRATIC
     """The kind of parts that have no column, as constraints fix them."""
 

@@ -49,6 +49,10 @@ class Declared(AbstractRegularizer):
     kind_of_fixed = LINEAR
     number_name = "expression"
     of_parts = False
+    without_loss = (
+        "it counts all variables together, where the loss takes what each part counts; give the points of "
+        "OptLayer(polytope, Regularized(expression)) to a loss of your own"
+    )
 
     def __post_init__(self) -> None:
         expression = self.expression
@@ -87,7 +91,8 @@ class Declared(AbstractRegularizer):
         if foreign:
             raise DeclarationError(
                 f"the regularizer {short(self.expression)} mentions {', '.join(foreign)}, which no constraint of the "
-                f"polytope does: its variables are {[variable.name() for variable in polytope.variables]}"
+                f"polytope does: its variables are {[variable.name() for variable in polytope.variables]} (an "
+                "expression is of the variables of one polytope; polytopes of a family have variables of their own)"
             )
         missing = {p.id: p.name() for p in self.parameters}
         for parameter in polytope.parameters:

@@ -384,6 +384,7 @@ def activities(
     """A z for every instance, and the sums of the sizes of its terms."""
     terms, count = matrix * point[:, form.entry_column], len(point)
     place = (np.arange(count)[:, None] * form.rows + form.matrix.indices).ravel()
-    sums = (np.bincount(place, t.ravel(), count * form.rows).reshape(count, form.rows) for t in (terms, np.abs(terms)))
-    total, size = sums
+    # Of nothing at all NumPy counts integers.
+    sums = (np.bincount(place, t.ravel(), count * form.rows).astype(np.float64) for t in (terms, np.abs(terms)))
+    total, size = (one.reshape(count, form.rows) for one in sums)
     return total, size
