@@ -17,6 +17,7 @@ from torch import Tensor
 from optlayers import (
     DeclarationError,
     Declared,
+    Entropy,
     Euclidean,
     Family,
     FenchelYoungLoss,
@@ -54,7 +55,7 @@ class Case:
         return scores, {name: draw(generator, batch) for name, draw in self.draws.items()}
 
 
-def reference(case: Case, scores: np.ndarray, given: Mapping[str, np.ndarray]) -> np.ndarray:
+def reference(case: Case, scores: np.ndarray, given: Mapping[str, np.ndarray], tolerance: float = 1e-12) -> np.ndarray:
     """The regularized point of one instance by Clarabel."""
     x = case.polytope.variable
     objective = cp.sum(cp.multiply(np.where(np.isinf(scores), 0.0, scores), x)) - case.expression
@@ -64,7 +65,7 @@ def reference(case: Case, scores: np.ndarray, given: Mapping[str, np.ndarray]) -
     problem = cp.Problem(cp.Maximize(objective), constraints)
     for parameter in problem.parameters():
         parameter.value = given[parameter.name()]
-    problem.solve(cp.CLARABEL, **EXACT, ignore_dpp=True)
+    problem.solve(cp.CLARABEL, **dict.fromkeys(EXACT, tolerance), ignore_dpp=True)
     assert problem.status == cp.OPTIMAL
     return np.array(x.value)
 
@@ -521,3 +522,76 @@ def test_other_refusals() -> None:
     layer = OptLayer(Family(simplex), Regularized(cp.sum_squares(x)))
     with pytest.raises(DeclarationError, match="polytopes of a family have variables of their own"):
         layer(_scores(2, 4), sizes=torch.tensor([3, 4]))
+
+
+def _by_cones() -> tuple[Case, Case]:
+    """Two expressions that are no quadratic programs."""
+    polytope, x, _ = _small()
+    factor = cp.Parameter((3, 4), name="factor")
+    draws = {"budget": between(0.5, 2), "factor": normal(3, 4)}
+    return (
+        Case(polytope, cp.norm2(factor @ x) + 0.5 * cp.sum_squares(x), draws),
+        Case(polytope, 0.5 * cp.sum(-cp.entr(x)) + cp.norm1(factor @ x), draws),
+    )
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["norm2", "entr"])
+def test_what_needs_other_cones_goes_to_a_cone_solver(which: int) -> None:
+    case = _by_cones()[which]
+    scores, given = case.draw(3)
+    scores[0, 1] = -torch.inf
+    solution = case.layer.solve(scores, **given)
+    assert solution.word == "that the regularized point is best is the word of Clarabel"
+    for k in range(3):
+        one = {name: value[k].numpy() for name, value in given.items()}
+        expected = reference(case, scores[k].numpy(), one, tolerance=1e-9)
+        assert np.abs(solution.value[k].numpy() - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["norm2", "entr"])
+def test_the_derivative_of_a_cone_solver(which: int) -> None:
+    """Its points are right to some 1e-7, so that differences are over 1e-3."""
+    case = _by_cones()[which]
+    scores, given = case.draw(2, seed=3)
+    leaves, layer, step = {"scores": scores, **given}, case.layer, 1e-3
+    wanted = _scores(2, 4, seed=1)
+    for tensor in leaves.values():
+        tensor.requires_grad_()
+    gradients = torch.autograd.grad((layer(**leaves) * wanted).sum(), list(leaves.values()))
+    with torch.no_grad():
+        for (name, tensor), gradient in zip(leaves.items(), gradients, strict=True):
+            move = _scores(*tensor.shape, seed=2)
+            ahead, behind = ((layer(**leaves | {name: tensor + t * move}) * wanted).sum() for t in (step, -step))
+            expected = (ahead - behind) / (2 * step)
+            assert abs((gradient * move).sum() - expected) < 5e-4 * max(1.0, abs(expected)), name
+
+
+def test_the_entropy_of_cvxpy_is_the_entropy() -> None:
+    polytope, x, _ = _small()
+    scores, budget = _scores(3, 4).requires_grad_(), torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).requires_grad_()
+    found = []
+    for regularizer in (cp.sum(-cp.entr(x)), Entropy()):
+        point = OptLayer(polytope, Regularized(regularizer))(scores, budget=budget)
+        gradients = torch.autograd.grad((point * _scores(4, seed=1)).sum(), (scores, budget))
+        found.append((point.detach(), *gradients))
+    for first, second in zip(*found, strict=True):
+        assert (first - second).abs().max() < 1e-5
+
+
+def test_a_cone_solver_leaves_infeasible_instances_alone() -> None:
+    polytope, x, _ = _small()
+    layer = OptLayer(polytope, Regularized(cp.norm2(x)), on_failure="nan")
+    scores = _scores(2, 4).requires_grad_()
+    found = layer(scores, budget=torch.tensor([9.0, 1.0]))
+    assert found.isnan().all(dim=1).tolist() == [True, False]
+    (gradient,) = torch.autograd.grad(found.nan_to_num().square().sum(), scores)
+    assert (gradient[0] == 0.0).all()
+
+
+def test_what_a_cone_solver_does_not_take() -> None:
+    polytope, x, covariance = _small()
+    with pytest.raises(DeclarationError, match=r"Pnorm\(x, 2\) in the regularizer .* give a covariance by its root"):
+        OptLayer(polytope, Regularized(cp.norm2(x) + cp.quad_form(x, covariance)))
+    v = cp.Variable(3, boolean=True)
+    with pytest.raises(DeclarationError, match="does not take a polytope where variables are integers"):
+        OptLayer(Polytope(v, [cp.sum(v) == 2]), Regularized(cp.norm2(v)))

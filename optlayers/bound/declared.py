@@ -14,7 +14,7 @@ from torch import Tensor
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.solution import AbstractEvidence, Proof
-from optlayers.solvers.base import Instances
+from optlayers.solvers.base import Answer, Instances
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
@@ -22,7 +22,7 @@ from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
 from optlayers.solvers.regularized import Regularizing, pull_back
 from optlayers.solvers.roots import roots_of
 
-__all__ = ["ProgramEvidence", "Program"]
+__all__ = ["ConeEvidence", "Program", "ProgramEvidence"]
 
 ONCE = "the derivative of points with a declared regularizer has no derivative here; take one derivative only"
 TIED = (
@@ -185,3 +185,48 @@ class ProgramEvidence(AbstractEvidence):
         """Infinite parameters are limits that do not bind: their gradient is 0."""
         found: np.ndarray = np.where(np.isinf(self.program.theta), 0.0, theta)
         return found
+
+
+@final
+@dataclass(eq=False)
+class ConeEvidence(AbstractEvidence):
+    """What belongs to points by a cone solver: the derivative of cvxpylayers."""
+
+    form: StandardForm
+    answer: Answer
+    once = ONCE
+    without_derivative = "cvxpylayers finds no derivative of its point"
+
+    @property
+    def proof(self) -> Proof:
+        """There is none: see :class:`AbstractEvidence`."""
+        raise ValueError("points by a cone solver have no proof")
+
+    def curvature(
+        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(ONCE)
+
+    def tangent(
+        self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
+    ) -> tuple[
+        Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
+    ]:
+        """By the graph of cvxpylayers; see :class:`AbstractEvidence`."""
+        assert self.answer.pullback is not None
+        good = np.ones(len(direction), dtype=bool) if ok is None else ok.cpu().numpy()
+        wanted = np.where(good[:, None], direction.detach().cpu().numpy(), 0.0)
+        scores, theta, right = self.answer.pullback(wanted)
+        right &= good
+        scores, theta = np.where(right[:, None], scores, 0.0), np.where(right[:, None], theta, 0.0)
+        device = direction.device
+        return (
+            torch.from_numpy(scores).to(device),
+            lambda: torch.from_numpy(theta).to(device),
+            torch.from_numpy(right).to(device),
+        )
+
+    def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """There is none: see :class:`AbstractEvidence`."""
+        raise ValueError("gradients of optimal values need a dual point, and a cone solver gives none")

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.bound.declared import Program, ProgramEvidence
+from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
@@ -21,6 +21,9 @@ from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
+from optlayers.solvers.batch import distance_from_rows
+from optlayers.solvers.certify import Certificate
+from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
@@ -36,7 +39,13 @@ class OnHost(AbstractBoundPolytope):
     forbidden: Bool[np.ndarray, "batch size"] | None
     theta: Float64[np.ndarray, "batch parameters"]
     precision: Float64[np.ndarray, " parameters"]
+    row_instances: Instances
     broken: Float64[np.ndarray, " batch"] | None
+
+    @property
+    def row_form(self) -> StandardForm:
+        """The form of all rows that are built."""
+        return self.prepared.rows or self.form
 
     @abstractmethod
     def among(
@@ -219,6 +228,8 @@ def regularized(
         return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
     program = regularizer.over(polytope.prepared.polytope)
+    if isinstance(program, ConicProgram):
+        return _by_cones(polytope, scores, program)
     if program is not None:
         return _by_program(polytope, scores, program)
     if prepared is not polytope.prepared:
@@ -279,6 +290,33 @@ def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declare
         torch.from_numpy(certificate.gap),
         reasons,
         ProgramEvidence(polytope.form, program, solved),
+    )
+
+
+def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: ConicProgram) -> Solution:
+    """Those where the regularizer needs a cone solver: rows are certified, and that points are best is its word."""
+    given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
+    left_out = polytope.left_out(polytope.instances.with_scores(given))
+    aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
+    form, instances = polytope.row_form, polytope.row_instances.with_scores(np.where(aside[:, None], 0.0, given))
+    answer = declared.answer(form, instances, ~aside)
+    whole = answer.whole
+    assert whole is not None
+    residual, error = distance_from_rows(form, instances, np.where(np.isfinite(whole), whole, 0.0))
+    nothing = np.full(len(given), np.nan)
+    error[answer.status != Status.OPTIMAL] = np.inf
+    certificate = Certificate(residual, nothing, error, np.ones(len(given), dtype=bool), CONE_WORD)
+    verdict = Verdict.of(answer, certificate, max(prepared.tolerance, declared.accuracy))
+    verdict.status[aside] = Status.INFEASIBLE
+    value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
+    return Solution(
+        torch.from_numpy(value),
+        torch.from_numpy(status),
+        torch.from_numpy(residual if polytope.broken is None else np.maximum(residual, polytope.broken)),
+        torch.from_numpy(nothing),
+        reasons,
+        ConeEvidence(polytope.form, answer),
+        word=CONE_WORD,
     )
 
 

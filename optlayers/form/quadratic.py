@@ -17,7 +17,12 @@ from optlayers.form.rewriting import Factored, Rewriting, short
 from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm
 from optlayers.polytope import Polytope
 
-__all__ = ["QuadraticProgram", "Root", "quadratic_program"]
+__all__ = ["NeedsCones", "QuadraticProgram", "Root", "quadratic_program"]
+
+
+@final
+class NeedsCones(DeclarationError):
+    """An expression is convex, but no quadratic program."""
 
 
 @final
@@ -53,7 +58,8 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
 
     Raises
     ------
-    DeclarationError : when it is no quadratic program, or parameters enter it in a way that has no affine form.
+    NeedsCones : when it is no quadratic program.
+    DeclarationError : when parameters enter it in a way that has no affine form.
     """
     if polytope.has_integers:
         relaxed = polytope.relaxed()
@@ -83,7 +89,7 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
     try:
         rows, program = canonical_rows(extended, specs, extended.constraints, expression)
     except NotPolyhedral:
-        raise DeclarationError(_needs_cones(declared)) from None
+        raise NeedsCones(_needs_cones(declared)) from None
     cost, weight = _objective(program, extended, specs)
     priced = np.flatnonzero((cost != 0.0).any(axis=0) | (weight != 0.0).any(axis=0))
     order = np.concatenate([rows.structure, np.setdiff1d(priced, rows.structure)])
@@ -118,7 +124,7 @@ def _needs_cones(declared: cp.Expression) -> str:
                 break
     return (
         f"{short(culprit)} in the regularizer {short(declared)} is neither quadratic nor piecewise linear: "
-        "regularizers are sums of such terms (quad_form, sum_squares, huber, norm1, tv, max, …)"
+        "only sums of such terms (quad_form, sum_squares, huber, norm1, tv, max, …) go to the compiled solvers"
     )
 
 

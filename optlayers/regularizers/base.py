@@ -15,6 +15,7 @@ from torch import Tensor
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
+from optlayers.solvers.conic import ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
 
@@ -99,8 +100,8 @@ class AbstractRegularizer(ABC):
         """The parameter that is its number, if it is one."""
         return (self.number,) if isinstance(self.number, cp.Parameter) else ()
 
-    def over(self, polytope: Polytope) -> QuadraticProgram | None:
-        """The quadratic program that it is over a polytope; None for a sum over parts."""
+    def over(self, polytope: Polytope) -> QuadraticProgram | ConicProgram | None:
+        """The program that it is over a polytope; None for a sum over parts."""
         return None
 
     def kinds(self, form: StandardForm) -> Int64[Tensor, " size"]:

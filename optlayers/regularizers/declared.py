@@ -12,11 +12,12 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from optlayers.caches import Cache
-from optlayers.form.quadratic import QuadraticProgram, quadratic_program
+from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
 from optlayers.form.rewriting import short
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.solvers.conic import ConicProgram
 from optlayers.solvers.kernels.curves import LINEAR
 
 __all__ = ["Declared", "regularizer_of"]
@@ -29,7 +30,12 @@ KEPT = 16
 @final
 @dataclass(frozen=True, eq=False)
 class Declared(AbstractRegularizer):
-    r"""A convex expression of the variables of a declaration, quadratic or piecewise linear, with parameters in it.
+    r"""A convex expression of the variables of a declaration, with parameters in it.
+
+    Sums of quadratic and piecewise linear terms (``quad_form``, ``sum_squares``, ``huber``, ``norm1``, ``tv``, ``max``,
+    …) go to the compiled solvers. What needs other cones (``norm2``, ``entr``, ``exp``, …) goes to Clarabel, one
+    instance after the other, and is differentiated by cvxpylayers: that is slower, and that a point is best is then
+    Clarabel's word.
 
     Where it mentions auxiliary variables y, the regularized point is :math:`\operatorname{argmax}_{z} \langle s, z
     \rangle - \min_y \Omega(z, y)`. An expression need not be strictly convex, so that several points may be best: then
@@ -75,17 +81,18 @@ class Declared(AbstractRegularizer):
         """Those of the expression."""
         return tuple({p.id: p for p in self.expression.parameters()}.values())
 
-    def over(self, polytope: Polytope) -> QuadraticProgram:
+    def over(self, polytope: Polytope) -> QuadraticProgram | ConicProgram:
         """The expression over a polytope that knows its parameters, compiled when it is first asked for.
 
         Raises
         ------
-        DeclarationError : when it mentions variables that the polytope has not, or is no quadratic program.
+        DeclarationError : when it mentions variables that the polytope has not, or parameters in ways that are not
+            affine.
         """
-        kept: Cache[Polytope, QuadraticProgram] = self._programs  # type: ignore[attr-defined]
+        kept: Cache[Polytope, QuadraticProgram | ConicProgram] = self._programs  # type: ignore[attr-defined]
         return kept.get(polytope, self._compiled)
 
-    def _compiled(self, polytope: Polytope) -> QuadraticProgram:
+    def _compiled(self, polytope: Polytope) -> QuadraticProgram | ConicProgram:
         known = {variable.id for variable in polytope.variables}
         foreign = [variable.name() for variable in self.expression.variables() if variable.id not in known]
         if foreign:
@@ -102,7 +109,10 @@ class Declared(AbstractRegularizer):
                 f"the polytope does not know the parameters {list(missing.values())} of {self!r}: layers make them "
                 "known; for a compiled polytope, compile polytope.beside(regularizer.parameters)"
             )
-        return quadratic_program(polytope, self.expression)
+        try:
+            return quadratic_program(polytope, self.expression)
+        except NeedsCones as error:
+            return ConicProgram(polytope, self.expression, str(error))
 
     @property
     def number(self) -> NoReturn:
