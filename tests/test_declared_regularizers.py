@@ -595,3 +595,15 @@ def test_what_a_cone_solver_does_not_take() -> None:
     v = cp.Variable(3, boolean=True)
     with pytest.raises(DeclarationError, match="does not take a polytope where variables are integers"):
         OptLayer(Polytope(v, [cp.sum(v) == 2]), Regularized(cp.norm2(v)))
+
+
+@pytest.mark.parametrize("name", ["box-huber", "box-all", "auxiliary-tv"])
+@pytest.mark.parametrize("scale", [1e-3, 1e2])
+def test_scores_of_any_size_have_certified_answers(name: str, scale: float) -> None:
+    case = CASES[name]()
+    scores, given = case.draw(24, seed=11)
+    regularizer = Declared(case.expression)
+    compiled = compile_polytope(case.polytope.beside(regularizer.parameters))
+    solution = compiled.regularized(scale * scores, regularizer, **given)
+    assert solution.all_ok
+    assert compiled.tangent(solution, scores).all_ok

@@ -141,6 +141,8 @@ class Regularizing:
         at_high = ~answer.free & ~at_low & (upper - point <= near)
         answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
         answer.free = ~(at_low | at_high)
+        # The multiplier of a row with room is 0, and steps leave it as it is.
+        answer.dual[:, form.equalities :][answer.free[:, form.unslacked :]] = 0.0
         matrix = plan.entries if some.matrix is None else some.matrix
         for _ in range(POLISHED):
             side = -plan.prices(matrix, answer.dual) - np.nan_to_num(curves.slope(answer.point), posinf=0.0, neginf=0.0)
