@@ -1,9 +1,9 @@
 """Integer declarations, sums over structures, and the k best: next to HiGHS, OR-tools, torch-struct and enumeration.
 
-Everything in float64, with scores from N(0, 1) and batches of 64. A line is two ways to the same answer, measured one
-after the other in every round; the ratio is that of the medians, other over ours. Some of the others are ours, too,
-such as the time of a best structure. Answers are compared before they are measured: ``apart`` is how far they are
-apart at most.
+Everything in float64, with scores from N(0, 1) and batches of 64, of 8 for lists of the ten best. A line is two ways to
+the same answer, measured one after the other in every round; the ratio is that of the medians, other over ours. Some of
+the others are ours, too, such as the time of a best structure. Answers are compared before they are measured: ``apart``
+is how far they are apart at most.
 
     python benchmarks/integers.py --rounds 5
     python benchmarks/integers.py --only knapsack
@@ -235,7 +235,7 @@ def compilations() -> Iterator[Pair]:
 
 
 def structures() -> Iterator[Pair]:
-    from torch_struct import LinearChainCRF, TreeCRF
+    from torch_struct import TreeCRF
 
     words, spans = 20, draw(BATCH, 20, 20)
     bracketing = polytopes.constituency_tree(words)
@@ -252,16 +252,107 @@ def structures() -> Iterator[Pair]:
         "constituency 20: marginals", "torch-struct", lambda: inner(attend(spans)), partial(tree, "marginals"), 1
     )
     yield Pair("constituency 20: best", "torch-struct", lambda: inner(best(spans)), partial(tree, "argmax"), 1)
-    scores = draw(BATCH, 50, 20, 20)
 
-    def ours() -> Tensor:
-        return ol.Gibbs(polytopes.sequence(50, 20), scores[:8]).top_k(10).structures.sum((-1, -2, -3, 0)).mul(0.0)
 
-    def theirs() -> Tensor:
-        edges = scores[:8, 1:].transpose(-1, -2).clone().requires_grad_()
-        return LinearChainCRF(edges).topk(10).detach().sum((0, 2, 3, 4)).mul(0.0)
+def segmentations() -> Iterator[Pair]:
+    """torch-struct scores pairs of labels, too, which ours do not see: it is asked with the same scores for all."""
+    from torch_struct import SemiMarkovCRF
 
-    yield Pair("chain 50 × 20, batch of 8: 10 best", "torch-struct", ours, theirs, 1)
+    steps, labels, longest = 50, 5, 8
+    polytope, scores = polytopes.semi_markov(steps, labels, longest), draw(BATCH, steps, longest, labels)
+    attend, best = ol.OptLayer(polytope, ol.StructuredAttention()), ol.OptLayer(polytope, ol.Pipeline())
+    # Segments of l + 1 tokens stand at l + 1 there, by their label and that of the segment before.
+    edges = torch.full((BATCH, steps, longest + 1, labels, labels), -1e5, dtype=torch.float64)
+    edges[:, :, 1:] = scores[..., None]
+    edges[:, 0, :, :, 1:] = -1e5  # the label before the first segment
+
+    def struct(which: str) -> Tensor:
+        found = getattr(SemiMarkovCRF(edges.clone().requires_grad_()), which).detach()
+        return found[:, :, 1:].sum(4).reshape(BATCH, -1)
+
+    yield Pair(
+        "semi-Markov 50 × 5, longest 8: marginals",
+        "torch-struct",
+        lambda: attend(scores).reshape(BATCH, -1),
+        partial(struct, "marginals"),
+        1,
+    )
+    yield Pair(
+        "semi-Markov 50 × 5, longest 8: best",
+        "torch-struct",
+        lambda: best(scores).reshape(BATCH, -1),
+        partial(struct, "argmax"),
+        1,
+    )
+
+
+def lists() -> Iterator[Pair]:
+    """The ten best, in batches of 8; how much they score is compared. torch-struct has none of non-projective trees."""
+    from torch_struct import DependencyCRF, LinearChainCRF, TreeCRF
+
+    def worth(structures: Tensor, scores: Tensor) -> Tensor:
+        return (structures * scores).flatten(2).sum(2).sort(0, descending=True).values
+
+    count = BATCH // 8
+    few = draw(count, 50, 20, 20)
+    few[:, 0, 1:] = 0.0
+    chain = ol.compile_polytope(polytopes.sequence(50, 20))
+
+    def chains_of_struct() -> Tensor:
+        edges = few[:, 1:].transpose(-1, -2).clone()
+        edges[:, 0] += few[:, 0, 0][:, None, :]
+        return worth(LinearChainCRF(edges.requires_grad_()).topk(10).detach(), edges.detach())
+
+    def chains_of_ours(polytope: ol.Polytope | ol.CompiledPolytope) -> Tensor:
+        return worth(ol.Gibbs(polytope, few).top_k(10).structures, few)
+
+    yield Pair("chain 50 × 20: 10 best", "torch-struct", lambda: chains_of_ours(chain), chains_of_struct, 1)
+    yield Pair(
+        "the same, and compiled first",
+        "torch-struct",
+        lambda: chains_of_ours(polytopes.sequence(50, 20)),
+        chains_of_struct,
+        1,
+    )
+    words = 20
+    arcs = draw(count, words, words)  # of the head to the word; a word's own is that of the root
+    whole = torch.zeros(count, words + 1, words + 1, dtype=torch.float64)
+    whole[:, 1:, 1:] = arcs
+    whole[:, 0, 1:] = arcs.diagonal(dim1=1, dim2=2)
+    whole.diagonal(dim1=1, dim2=2).zero_()
+    trees = {
+        "projective trees of 20 words": ol.compile_polytope(polytopes.projective_tree(words)),
+        "trees of 20 words": ol.compile_polytope(polytopes.arborescence(words)),
+    }
+
+    def best_trees(name: str) -> Tensor:
+        return worth(ol.Gibbs(trees[name], whole).top_k(10).structures, whole)
+
+    def trees_of_struct() -> Tensor:
+        return worth(DependencyCRF(arcs.clone().requires_grad_(), multiroot=False).topk(10).detach(), arcs)
+
+    projective, free = trees
+    yield Pair(f"{projective}: 10 best", "torch-struct", partial(best_trees, projective), trees_of_struct, 1)
+    yield Pair(
+        f"{free}: 10 best",
+        "the same of projective ones, torch-struct",
+        lambda: best_trees(free) * 0.0,
+        lambda: trees_of_struct() * 0.0,
+        1,
+    )
+    spans, bracketing = draw(count, words, words).triu(1), ol.compile_polytope(polytopes.constituency_tree(words))
+
+    def brackets_of_struct() -> Tensor:
+        found = TreeCRF(spans[..., None].clone().requires_grad_()).topk(10).detach()
+        return worth(found[..., 0], spans)
+
+    yield Pair(
+        "constituency 20: 10 best",
+        "torch-struct",
+        lambda: worth(ol.Gibbs(bracketing, spans).top_k(10).structures, spans),
+        brackets_of_struct,
+        1,
+    )
 
 
 GROUPS: dict[str, tuple[Callable[[], Iterator[Pair]], str | None]] = {
@@ -271,6 +362,8 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Pair]], str | None]] = {
     "matching": (matchings, None),
     "compile": (compilations, None),
     "structures": (structures, "torch_struct"),
+    "segmentations": (segmentations, "torch_struct"),
+    "lists": (lists, "torch_struct"),
 }
 
 

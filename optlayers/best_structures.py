@@ -222,7 +222,7 @@ def _best(structures: Tensor, counts: Tensor, status: Tensor, reasons: dict[int,
     return Best(structures, counts, Solution(value, status.to(counts.device), nothing, nothing, reasons))
 
 
-def best_of(support: Sequence[Float64[Tensor, "vertices size"]], scores: Float64[Tensor, "batch size"], k: int) -> Best:
+def best_of(support: Sequence[Float64[Tensor, "_ size"]], scores: Float64[Tensor, "batch size"], k: int) -> Best:
     """The k best vertices of every instance, out of all of its vertices in lexicographic order."""
     found = [_sorted(vertices, scores[row])[:k] for row, vertices in enumerate(support)]
     most = max((len(mine) for mine in found), default=0)

@@ -207,7 +207,8 @@ class CompiledPolytope(AbstractPrepared):
         """All vertices of the polytope, for a structure that is small enough to look at as a whole.
 
         They are found by best vertices alone (see :mod:`optlayers.enumeration`), and that there are no others is
-        proved. Those of an integral polytope are its structures.
+        proved. Those of an integral polytope are its structures; where variables are integers of more values than 0 and
+        1, structures are all integer points, of which the vertices of their hull are a part.
 
         Parameters
         ----------

@@ -15,6 +15,8 @@ from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import CONSISTENT, rounding_of
 from optlayers.solvers.highs import Highs
+from optlayers.solvers.kernels import implied
+from optlayers.solvers.plan import plan_of
 
 __all__ = ["explain_infeasible", "improper_set", "is_bounded", "is_rounding", "unbounded_entry"]
 
@@ -42,6 +44,11 @@ def unbounded_entry(form: StandardForm) -> int | None:
     nothing = np.zeros((len(directions), form.parameter_count))
     sides = cone.rhs(nothing), cone.lower(nothing), cone.upper(nothing)
     instances = Instances(directions, None, *sides, None, None, nothing)
+    low, high = np.array(sides[1][:1], order="C"), np.array(sides[2][:1], order="C")
+    entries, rhs = cone.matrix.data[None], np.array(sides[0][:1], order="C")
+    implied.tighten(*plan_of(cone).by_row, entries, np.zeros(cone.rows, dtype=bool), rhs, low, high)
+    if all((np.abs(bound[0, : form.scored]) <= VIOLATION).all() for bound in (low, high)):
+        return None  # one row after the other shows it, as a rule
     solver = Highs()
     answer = solver.maximize(solver.prepare(cone), instances)
     moves = np.abs(np.nan_to_num(answer.point[:, : form.scored])).max(axis=0, initial=0.0)

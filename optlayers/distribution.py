@@ -1,34 +1,27 @@
-"""Probabilities of structures: a distribution of PyTorch over the vertices of polytopes."""
+"""Probabilities of structures: a distribution of PyTorch over the structures of polytopes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
-from optlayers.bound.polytope import BoundPolytope
-from optlayers.calls import FirstDerivative
 from optlayers.compiled import CompiledPolytope
-from optlayers.differentiate import applied
 from optlayers.door import Door, Found
 from optlayers.entries import CPU
+from optlayers.expectations import Expectations
 from optlayers.form.standard import ParameterSpec, ScoredSpec
-from optlayers.higher_order import Derived
-from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
+from optlayers.listing import Listing
+from optlayers.modes import outside_graphs, transforms_active
 from optlayers.partition import PartitionCall, check_temperature
 from optlayers.polytope import Family, Polytope
-from optlayers.sizes import Share
-from optlayers.solution import Solution
 from optlayers.source import Source
 from optlayers.support import (
-    WHOLE,
     BestStructures,
     Scores,
     Structures,
@@ -46,15 +39,18 @@ ONE = torch.Size()
 
 @final
 class Gibbs(Distribution):
-    r"""The Gibbs distribution over structures, :math:`p(z) \propto e^{\langle s, z \rangle / T}` over the vertices of a
-    polytope, exactly.
+    r"""The Gibbs distribution over structures, :math:`p(z) \propto e^{\langle s, z \rangle / T}`, exactly.
 
-    Sums over structures come from the log-partition function that the polytope declares, else from its vertices, of
-    which there may be 5,000. :attr:`mean`, :attr:`variance`, :attr:`log_partition`, :meth:`entropy`, :meth:`log_prob`,
-    :meth:`cross_entropy` and ``torch.distributions.kl_divergence`` are differentiable in the scores and the temperature
-    to any order that the function of the polytope is; :attr:`mode`, samples and lists of structures have no gradient.
-    Numbers are worked out in float64 and have the dtype and the device of the scores. Within ``torch.func`` there are
-    the first of these, the variance where structures are 0/1 and there are no parameters, but no structures.
+    Structures are the vertices of the polytope. Where variables are declared to be integers of more values than 0 and
+    1, they are all integer points, of which the vertices of the hull are a part.
+
+    Sums over structures come from the log-partition function that the polytope declares, else from the decision diagram
+    of its rows (:class:`optlayers.Diagram`), else from its vertices, of which there may be 5,000. :attr:`mean`,
+    :attr:`variance`, :attr:`log_partition`, :meth:`entropy`, :meth:`log_prob`, :meth:`cross_entropy` and
+    ``torch.distributions.kl_divergence`` are differentiable in the scores and the temperature to any order that the
+    function of the polytope is; :attr:`mode`, samples and lists of structures have no gradient. Numbers are worked out
+    in float64 and have the dtype and the device of the scores. Within ``torch.func`` there are the first of these, the
+    variance where structures are 0/1 and there are no parameters, but no structures.
 
     Where auxiliary variables of the polytope have scores, z is the pair of a structure and their values.
 
@@ -130,6 +126,7 @@ class Gibbs(Distribution):
         self.scores = scores
         self.temperature = temperature_of(temperature, batch)
         self._tensors = self._prepared(tensors)
+        self._expectations, self._listing = Expectations(self._door, self._tensors), Listing(self._door, self._tensors)
         if not transforms_active():
             check_temperature(self._tensors[-1])
             for share in shares:
@@ -169,32 +166,25 @@ class Gibbs(Distribution):
     @outside_graphs
     def log_partition(self) -> Float[Tensor, "*batch"]:
         r"""The log of the sum of :math:`e^{\langle s, z \rangle / T}` over structures."""
-        return self._out(self._total(PartitionCall(self._door)))
+        return self._out(self._expectations.total())
 
     @property
     @outside_graphs
     def mean(self) -> Float[Tensor, "*batch_and_shape"]:
         """The marginals: of 0/1 structures, the probability of every part."""
-        return self._out(self._means()[0])
+        return self._out(self._expectations.means()[0])
 
     @property
     @outside_graphs
     def variance(self) -> Float[Tensor, "*batch_and_shape"]:
         """The variance of every part: the diagonal of the covariance. Where structures are not known to be 0/1, it
         takes a derivative of the marginals for every part."""
-        if transforms_active() and any(share.entries.parameters for share in self._door.shares):
-            raise NotImplementedError("the variance of polytopes with parameters cannot be transformed by torch.func")
-        if all(self._is_binary(share) for share in self._door.shares):
-            mean = self._means()[0]
-            return self._out((mean * (1.0 - mean)).clamp(min=0.0))
-        if transforms_active():
-            raise NotImplementedError("the variance of structures that are not 0/1 cannot be transformed by torch.func")
-        return self._out(self._curvature())
+        return self._out(self._expectations.variance())
 
     @outside_graphs
     def entropy(self) -> Float[Tensor, "*batch"]:
         r"""Minus the mean log-probability, :math:`\log Z - \langle s, \mu \rangle / T`, in nats."""
-        return self._out(self._entropy())
+        return self._out(self._expectations.entropy())
 
     @outside_graphs
     def log_prob(self, value: Tensor, **auxiliaries: Tensor) -> Float[Tensor, "*sample_and_batch"]:
@@ -212,10 +202,10 @@ class Gibbs(Distribution):
         TypeError : names of no auxiliary variable, or some of several.
         """
         value, auxiliaries, tolerance = self._values(value, auxiliaries)
-        total = self._total(PartitionCall(self._door))
+        total = self._expectations.total()
         batch = value.shape[: value.ndim - len(self.event_shape)]
         wider, alone = self if batch == self.batch_shape else self.expand(batch), not auxiliaries
-        inside = None if transforms_active() else wider._inside(value, auxiliaries, tolerance)
+        inside = None if transforms_active() else wider._listing.inside(value, auxiliaries, tolerance)
         if alone and self._door.auxiliaries:
             if inside is None:
                 raise NotImplementedError(
@@ -223,10 +213,14 @@ class Gibbs(Distribution):
                     f"torch.func; give the values of {', '.join(self._door.auxiliaries)}"
                 )
             event = [1] * len(self.event_shape)
-            known = value if bool(inside.all()) else torch.where(inside.reshape((*batch, *event)), value, wider._mode())
-            found = wider._total(PartitionCall(wider._door, known)) - total
+            known = (
+                value
+                if bool(inside.all())
+                else torch.where(inside.reshape((*batch, *event)), value, wider._listing.best())
+            )
+            found = wider._expectations.total(PartitionCall(wider._door, known)) - total
         else:
-            found = wider._weights(value, auxiliaries) - total
+            found = wider._expectations.weights(value, auxiliaries) - total
         if inside is None or bool(inside.all()):
             return self._out(found)
         missing = ~inside & ~torch.isnan(total)
@@ -245,100 +239,12 @@ class Gibbs(Distribution):
         """
         return self._out(self._cross_entropy(other))
 
-    def _total(self, call: PartitionCall) -> Tensor:
-        return applied(call, *self._tensors)
-
-    def _slopes(self, call: PartitionCall, times: Tensor, wanted: Sequence[bool]) -> list[Tensor]:
-        """The gradients of a total, ``times`` so much, for the tensors that are wanted; these have gradients too."""
-        first = FirstDerivative(call, tuple(wanted))
-        if torch.is_inference_mode_enabled():
-            with outside_inference_mode():
-                found = Derived.apply(first, times, *self._tensors)  # type: ignore[no-untyped-call]
-        else:
-            found = Derived.apply(first, times, *self._tensors)  # type: ignore[no-untyped-call]
-        return [slope for slope in found if slope is not None]
-
-    def _means(self) -> list[Tensor]:
-        """The marginals in float64, of the structure and of auxiliary variables, like the tensors of their scores."""
-        door, call = self._door, PartitionCall(self._door)
-        places = door.scored(self._tensors)
-        total = self._total(call) if door.on_failure == "nan" else None
-        wanted = [place in places for place in range(len(self._tensors))]
-        means = self._slopes(call, self._tensors[-1], wanted)
-        if total is not None:
-            failed = torch.isnan(total.detach()).reshape((*door.batch, *[1] * len(door.padded)))
-            means[0] = torch.where(failed, torch.nan, means[0])
-        return means
-
-    def _entropy(self) -> Tensor:
-        # The derivative of T log Z by T, which a call works out in float64.
-        call, temperature = PartitionCall(self._door), self._tensors[-1]
-        total = self._total(call)
-        (slope,) = self._slopes(call, temperature, [False] * (len(self._tensors) - 1) + [True])
-        return total + slope
-
-    def _is_binary(self, share: Share) -> bool:
-        if not share.entries.parameters:
-            return share.compiled.is_binary(np.zeros(0))
-        packed = self._door.packed(share, self._tensors)
-        return BoundPolytope.of(share.compiled, packed, packed.forbidden).binary
-
-    def _curvature(self) -> Tensor:
-        """The diagonal of the derivative of the marginals, times the temperature."""
-        graph, door, count = torch.is_grad_enabled(), self._door, math.prod(self._door.padded)
-        before = self._tensors
-        with torch.enable_grad():
-            leaf = before[0] if before[0].requires_grad else before[0].detach().requires_grad_()
-            self._tensors = [leaf, *before[1:]]
-            try:
-                mean = self._means()[0]
-            finally:
-                self._tensors = before
-            flat, columns = mean.reshape(door.count, count), []
-            for part in range(count):
-                (slope,) = torch.autograd.grad(flat[:, part].sum(), leaf, create_graph=graph, retain_graph=True)
-                columns.append(slope.reshape(door.count, count)[:, part])
-        diagonal = torch.stack(columns, dim=1).reshape(mean.shape) if columns else torch.zeros_like(mean)
-        own = before[-1].reshape((*door.batch, *[1] * len(door.padded)))
-        found = own * diagonal + 0.0 * mean.detach()  # NaN where there is no answer
-        return found if graph else found.detach()
-
     def _cross_entropy(self, other: Gibbs) -> Tensor:
         mine, theirs = self._side_by_side(other)
-        door, tensors, call = theirs._door, theirs._tensors, PartitionCall(theirs._door)
-        means = dict(zip(mine._door.scored(mine._tensors), mine._means(), strict=True))
-        total = theirs._total(call)
-        sums, hidden = [], []
-        for number, share in enumerate(door.shares):
-            scores = door.flat_scores(share, tensors)
-            beside = [means[place] for place in door.auxiliary_places(share, len(tensors))]
-            mean = door.joined(share, [share.of(means[0], door.batch), *beside])
-            forbidden = torch.isneginf(scores)
-            known = None if call.parts is None else call.parts[number].forbidden
-            if known is not None:  # masks too
-                forbidden = forbidden | known
-            sums.append((share, (mean * scores.masked_fill(forbidden, 0.0)).sum(dim=1)))
-            hidden.append(forbidden)
-        found = total - door.summed(sums) / tensors[-1]
+        found, hidden = mine._expectations.crossed(theirs._expectations)
         if transforms_active() or not any(bool(forbidden.any()) for forbidden in hidden):
             return found
-        return found.masked_fill(mine._reaches(hidden), torch.inf)
-
-    def _reaches(self, parts: Sequence[Bool[Tensor, "instances size"]]) -> Bool[Tensor, "*batch"]:
-        """The instances that have a structure with one of some parts of the polytope of each."""
-        of_share = {id(share): mine for share, mine in zip(self._door.shares, parts, strict=True)}
-        out = torch.zeros(self._door.count, dtype=torch.bool, device=self._door.home)
-
-        def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
-            both = torch.cat([of_share[id(share)], of_share[id(share)]]).to(torch.float64)
-            both[len(scores) :] *= -1.0
-            found = polytope.repeated(2).maximize(both)
-            used = ((found.value * both).abs() > WHOLE).any(dim=1).reshape(2, len(scores)).any(dim=0)
-            return Solution(scores, found.status[: len(scores)], column[:, 0], column[:, 0]), used
-
-        for share, reached, failed in self._door.ask(self._tensors, ask):
-            self._door.into(out, share, reached if failed is None else reached & ~failed)
-        return out.reshape(self._door.batch)
+        return found.masked_fill(mine._listing.reaching(hidden), torch.inf)
 
     def _side_by_side(self, other: Gibbs) -> tuple[Gibbs, Gibbs]:
         """Both for one batch; refused where they are over other structures."""
@@ -367,14 +273,7 @@ class Gibbs(Distribution):
     @outside_graphs
     def mode(self) -> Float[Tensor, "*batch_and_shape"]:
         """The best structure, as of :class:`Pipeline`; no gradient."""
-        return self._mode().to(self.scores.device, self.scores.dtype)
-
-    def _mode(self) -> Tensor:
-        def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
-            found = polytope.maximize(scores)
-            return found, found.value[None]
-
-        return self._door.put(self._door.ask(self._tensors, ask), 1, self._tensors[0])[0][0]
+        return self._listing.best().to(self.scores.device, self.scores.dtype)
 
     @outside_graphs
     def sample(
@@ -393,33 +292,24 @@ class Gibbs(Distribution):
         """Structures drawn exactly, and the values of scored auxiliary variables that were drawn with them, by name,
         ``(*sample_shape, *batch, *shape)``."""
         check_generator(generator)
-        shape = torch.Size(sample_shape)
-        count = math.prod(shape)
-
-        def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
-            drawn = polytope.sample(scores / column, count, generator)
-            return drawn, drawn.value
-
-        drawn = self._door.ask(self._tensors, ask, generator, draws=True)
-        found, auxiliaries = self._door.put(drawn, count, self.scores)
-        return (
-            found.reshape((*shape, *found.shape[1:])),
-            {name: value.reshape((*shape, *value.shape[1:])) for name, value in auxiliaries.items()},
-        )
+        return self._listing.drawn(torch.Size(sample_shape), generator, self.scores)
 
     @outside_graphs
     def top_k(self, k: int) -> BestStructures:
         """The k most probable structures of every instance, best first, with their log-probabilities.
 
         An instance that has fewer than k gives all of them: the result has ``counts``, is as long as the largest of
-        these, and has log-probabilities of -inf behind the last structure. Of structures that score the same, the
-        smaller one in lexicographic order comes first; which of those that tie for the last place are listed depends on
-        the scores of the instance alone.
+        these, and has log-probabilities of -inf behind the last structure. Structures that score the same are listed in
+        lexicographic order. Which of those that tie for the last place are listed is decided by the scores, the masks
+        and the parameters of the instance alone, not by the batch around it, and a longer list has all of a shorter
+        one. A decision diagram takes those that decide ties of best structures everywhere (:class:`optlayers.Highs`),
+        an enumeration the first ones in lexicographic order. A partitioning takes those that the maximizer finds first:
+        its own best structure, then the best of what is left.
 
-        It is for every polytope that is known to have vertices of 0 and 1 alone (by its rows, or declared
-        ``integral``), by partitioning on forced and forbidden parts (Lawler, 1972; Murty, 1968); others are enumerated.
-        Structures are had without the sum over all of them, which ``log_prob`` needs. Solvers of rows find a best
-        vertex to their tolerance, oracles to rounding.
+        Where structures are summed over by a decision diagram, it lists them. All other polytopes that are known to
+        have vertices of 0 and 1 alone (by their rows, or declared ``integral``) are partitioned by forced and forbidden
+        parts (Lawler, 1972; Murty, 1968); others are enumerated. No list needs the sum over all structures, which
+        ``log_prob`` does. Solvers of rows find a best vertex to their tolerance, oracles to rounding.
 
         Raises
         ------
@@ -430,22 +320,7 @@ class Gibbs(Distribution):
         if k < 1:
             raise ValueError(f"k must be at least 1, but got {k}: it is how many structures are listed")
         door = self._door
-        counts = torch.ones(door.count, dtype=torch.int64, device=door.home)  # of size 0: padding alone
-
-        def ask(
-            share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor
-        ) -> tuple[Solution, tuple[Tensor, Tensor]]:
-            best = polytope.best(scores, k)
-            return best.solution, (best.structures, best.counts)
-
-        answers = door.ask(self._tensors, ask)
-        for share, (_, mine), _ in answers:
-            door.into(counts, share, mine)
-        most = int(counts.max()) if len(counts) else 0
-        found: Found[Tensor] = [
-            (share, torch.cat([mine, mine.new_zeros(most - len(mine), *mine.shape[1:])]), failed)
-            for share, (mine, _), failed in answers
-        ]
+        found, counts, most = self._listing.k_best(k)
         structures, auxiliaries = door.put(found, most, self.scores)
         counts = counts.reshape(self.batch_shape)
         log_prob = partial(self._log_prob_of_best, found, counts, most)
@@ -457,7 +332,7 @@ class Gibbs(Distribution):
             scores = door.flat_scores(share, self._tensors)
             parts.append((share, (structures * scores.masked_fill(torch.isneginf(scores), 0.0)).sum(dim=-1)))
         weight = door.summed(parts) if parts else torch.zeros(most, *door.batch, dtype=torch.float64)
-        log_prob = weight / self._tensors[-1] - self._total(PartitionCall(door))
+        log_prob = weight / self._tensors[-1] - self._expectations.total()
         place = torch.arange(most, device=counts.device).reshape(-1, *[1] * counts.ndim)
         return self._out(log_prob.masked_fill((place >= counts) & ~torch.isnan(log_prob), -torch.inf))
 
@@ -465,15 +340,7 @@ class Gibbs(Distribution):
     def log_count(self) -> Float[Tensor, "*batch"]:
         """The log of the number of structures that masks and parameters admit, -inf for none; of pairs where auxiliary
         variables have scores. No gradient."""
-        out = torch.zeros(self._door.count, dtype=torch.float64, device=self._door.home)
-
-        def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
-            counted = polytope.log_count()
-            return counted.solution, counted.total.masked_fill(counted.solution.status == 1, -torch.inf)
-
-        for share, total, failed in self._door.ask(self._tensors, ask, may_be_empty=True):
-            self._door.into(out, share, total if failed is None else total.masked_fill(failed, torch.nan))
-        return self._out(out.reshape(self.batch_shape))
+        return self._out(self._listing.log_count())
 
     @outside_graphs
     def enumerate_support(self, expand: bool = True) -> Float[Tensor, "count *batch_and_shape"]:
@@ -488,22 +355,7 @@ class Gibbs(Distribution):
         ValueError : too many structures; instances that have different numbers of them (their masks, parameters or
             sizes differ), or different ones with ``expand=False``.
         """
-        door = self._door
-        every = [torch.zeros(1, *door.padded, dtype=torch.float64, device=door.home)] * door.count
-
-        def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, list[Tensor]]:
-            mine = polytope.support()
-            status = torch.tensor([0 if len(one) else 1 for one in mine], dtype=torch.int8)
-            return Solution(scores, status.to(column.device), column[:, 0], column[:, 0]), mine
-
-        for share, supports, _ in door.ask(self._tensors, ask, may_be_empty=True):
-            rows = range(door.count) if share.rows is None else share.rows.tolist()
-            entries = share.entries
-            corner = (slice(None), *(slice(0, min(n, p)) for n, p in zip(entries.shape, door.padded, strict=True)))
-            for row, one in zip(rows, supports, strict=True):
-                own = torch.unique(one[:, : entries.structure_size], dim=0) if entries.auxiliaries else one
-                every[row] = one.new_zeros(len(own), *door.padded)
-                every[row][corner] = own.reshape(len(own), *entries.shape)[corner]
+        door, every = self._door, self._listing.every()
         counts = [len(one) for one in every]
         if len(set(counts)) > 1:
             raise ValueError(
@@ -527,32 +379,7 @@ class Gibbs(Distribution):
         value, auxiliaries, tolerance = self._values(value, auxiliaries)
         batch = value.shape[: value.ndim - len(self.event_shape)]
         wider = self if batch == self.batch_shape else self.expand(batch)
-        return wider._inside(value, auxiliaries, tolerance).to(self.scores.device)
-
-    def _inside(self, value: Tensor, auxiliaries: Mapping[str, Tensor], tolerance: float) -> Bool[Tensor, "*batch"]:
-        """Which values of this batch are structures."""
-        door = self._door
-        out = door.empty_in_padding(value)
-
-        def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
-            points = door.points(share, value, auxiliaries)
-            inside, found = polytope.are_vertices(points, tolerance, structures_alone=not auxiliaries)
-            return found, inside
-
-        for share, inside, _ in door.ask(self._tensors, ask, may_be_empty=True):
-            mine = out if share.rows is None else out[share.rows_on(out)]
-            door.into(out, share, mine & inside)
-        return out.reshape(self.batch_shape)
-
-    def _weights(self, value: Tensor, auxiliaries: Mapping[str, Tensor]) -> Tensor:
-        """The products of scores and values of this batch by temperatures, -inf for those with a forbidden part."""
-        door, parts = self._door, []
-        for share in door.shares:
-            scores, points = door.flat_scores(share, self._tensors), door.points(share, value, auxiliaries)
-            hidden = torch.isneginf(scores)
-            each = (points * scores.masked_fill(hidden, 0.0)).sum(dim=1)
-            parts.append((share, each.masked_fill((hidden & (points != 0.0)).any(dim=1), -torch.inf)))
-        return door.summed(parts) / self._tensors[-1]
+        return wider._listing.inside(value, auxiliaries, tolerance).to(self.scores.device)
 
     def _values(self, value: Tensor, auxiliaries: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], float]:
         """Values in float64 for one batch, and how far they may be from those of a structure."""
@@ -605,7 +432,7 @@ class Gibbs(Distribution):
 @register_kl(Gibbs, Gibbs)  # type: ignore[no-untyped-call, untyped-decorator]
 def _kl(p: Gibbs, q: Gibbs) -> Tensor:
     """The cross-entropy less the entropy."""
-    return p._out(p._cross_entropy(q) - p._entropy())
+    return p._out(p._cross_entropy(q) - p._expectations.entropy())
 
 
 def _refuse_other_sets(mine: Door, ours: Sequence[Tensor], other: Door, theirs: Sequence[Tensor]) -> None:

@@ -96,7 +96,7 @@ def _of_unit_size(
         # A random direction beyond those known meets the polytope in a point unless there is no such direction.
         probe = generator.standard_normal(size)
         probe -= directions.T @ (directions @ probe)
-        ends = ask(np.stack([probe, -probe]))
+        ends = _vertices_along(ask, np.stack([probe, -probe]), generator)
         rest = ends - points[0]
         rest -= (rest @ directions.T) @ directions
         length = np.linalg.norm(rest, axis=1)
@@ -113,6 +113,21 @@ def _of_unit_size(
         return ask(np.vstack([frame, -frame]))
     tolerance = BEYOND + NOISE / float(lengths.min())
     return _grown(ask, points, frame, tolerance, generator, refuse_many, refuse_facets)
+
+
+def _vertices_along(ask: Ask, probes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A vertex that is best along each of some probes. What is best may be any point of a face, as a probe that is
+    orthogonal to edges is not generic; so it is turned as little as that takes."""
+    ends = ask(probes)
+    best, missing = (ends * probes).sum(axis=1), np.arange(len(probes))
+    for turn in TURNS:
+        vertices = ask(probes[missing] + turn * generator.standard_normal((len(missing), probes.shape[1])))
+        good = (vertices * probes[missing]).sum(axis=1) >= best[missing] - NOISE
+        ends[missing[good]] = vertices[good]
+        missing = missing[~good]
+        if len(missing) == 0:
+            break
+    return ends
 
 
 def _grown(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+import scipy.sparse as sp
 
 from optlayers.caches import WeakCache
 from optlayers.form.compile import Forms
+from optlayers.form.standard import StandardForm
 from optlayers.solvers.batch import make_instances
 from optlayers.unimodular import blocks_of
 
-__all__ = ["rows_are"]
+__all__ = ["has_long_fractions", "rows_are"]
+
+SHORT = 10_000
+"""The largest denominator of fractions that people write down,"""
+READ = 1e-12
+"""which numbers are that differ from them by no more, next to their size."""
 
 _known: WeakCache[Forms, Literal["exact", "relaxation"]] = WeakCache()
 
@@ -34,3 +42,15 @@ def _proved(forms: Forms) -> Literal["exact", "relaxation"]:
         return "relaxation"
     blocks = blocks_of(form, make_instances(form, np.zeros((1, 0)), None), together=True)
     return "exact" if all(block.is_integral() for block in blocks) else "relaxation"
+
+
+def has_long_fractions(form: StandardForm) -> bool:
+    """Whether the coefficients of some equality are no multiples of each other by short fractions, as 1 and pi."""
+    rows = sp.csr_array(form.matrix)
+    for row in range(form.equalities):
+        mine = rows.data[rows.indptr[row] : rows.indptr[row + 1]]
+        mine = mine[mine != 0.0]
+        for ratio in (mine / np.abs(mine).min(initial=np.inf)).tolist():
+            if abs(float(Fraction(ratio).limit_denominator(SHORT)) - ratio) > READ * abs(ratio):
+                return True
+    return False

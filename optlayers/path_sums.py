@@ -123,7 +123,7 @@ def _by_columns(passes: Passes, scores: Float64[Tensor, "batch size"]) -> Float6
         used = value != 0.0
         forbidden = torch.isneginf(score) & used
         gain = torch.where(used, score.masked_fill(forbidden, 0.0) * value, 0.0)
-        following = totals[:, totals.shape[1] - 1 - (last - child).clamp(min=0)]
+        following = totals[:, totals.shape[1] - 1 - (last - torch.where(child < 0, last, child))]
         terms = (gain + following).masked_fill(forbidden | (child < 0), -torch.inf)
         totals = torch.cat([log_sum(terms), totals], dim=1)
     return totals[:, 0] + passes.constant(scores)

@@ -22,8 +22,8 @@ from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardFor
 from optlayers.implied import sum_is_fixed
 from optlayers.integer.diagram import TooWide
 from optlayers.integer.program import NoIntegers
-from optlayers.integrality import rows_are
-from optlayers.polytope import Polytope
+from optlayers.integrality import has_long_fractions, rows_are
+from optlayers.polytope import Polytope, is_integer
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
@@ -133,7 +133,13 @@ class AbstractPrepared(ABC):
         """Why there is no point although rows leave some, in words."""
         separate = self.polytope.separate
         brought = "" if separate is None else f" and the inequalities of separate={name_of(separate)}"
-        return f"no {'integer ' * self.over_integer_points}point satisfies the constraints{brought}"
+        said = f"no {'integer ' * self.over_integer_points}point satisfies the constraints{brought}"
+        if self.over_integer_points and has_long_fractions(self.forms.full):
+            said += (
+                "; between integers an equality holds exactly or not at all, and one has coefficients that are no "
+                "short fractions: give it room, by two inequalities, or round its numbers"
+            )
+        return said
 
     @property
     def form(self) -> StandardForm | None:
@@ -172,6 +178,8 @@ class AbstractPrepared(ABC):
         self, form: StandardForm, solver: AbstractSolver, instances: Instances
     ) -> Bool[np.ndarray, " batch"] | None:
         """Instances of which an oracle knows nothing, for a part of both signs is forbidden; None for none."""
+        if self.over_integer_points and self.polytope.rows is None:
+            return None  # what is left are the integer points of which the part is 0, as solvers of these know
         function: Callable[..., Any] | None = solver if isinstance(solver, Oracle) else None
         if isinstance(solver, ActiveSet):
             function = solver.function or self.polytope.oracle
@@ -380,21 +388,37 @@ class AbstractPrepared(ABC):
         return found if isinstance(found, PathSums) else None
 
     def structures(self, theta: Float64[np.ndarray, " parameters"]) -> Float64[np.ndarray, "structures size"]:
-        """All structures for one vector of parameters: vertices, or integer points where variables are integers.
+        """All structures for one vector of parameters: vertices, or integer points where all that has scores is
+        integer.
 
         Raises
         ------
-        ValueError : when there are too many to enumerate.
+        ValueError : when there are too many to enumerate, or no diagram of integer points that are not all vertices.
         """
         paths = self.paths(theta) if self.polytope.has_integers else None
-        return self.enumerated(theta) if paths is None else paths.points(VERTEX_LIMIT)
+        if paths is not None:
+            return paths.points(VERTEX_LIMIT)
+        if self.structures_are_points and not self.is_binary(theta, auxiliaries=True):
+            why = self._paths.get(theta.tobytes(), self._make_paths)
+            raise ValueError(
+                "structures are all integer points, of which the vertices are only some, and to list these takes a "
+                f"decision diagram{why}. maximize(), project() and the vertices() of the hull do without"
+            )
+        return self.enumerated(theta)
+
+    @property
+    def structures_are_points(self) -> bool:
+        """Whether structures are integer points, since all that has scores is integer: vertices of the hull where they
+        are of 0 and 1, else these and others."""
+        return all(is_integer(variable).all() for variable in (self.polytope.variable, *self.polytope.scored))
 
     def _make_paths(self, key: bytes) -> PathSums | str:
         """A diagram, or why there is none."""
         theta = np.frombuffer(key).copy()
         diagrams = self._diagrams(theta)
         if diagrams is None:
-            return ""
+            relaxed = self.polytope.rows == "relaxation"
+            return "; there is none, as its constraints are a relaxation" if relaxed else ""
         try:
             passes = diagrams.of(theta)
         except (TooWide, NoIntegers) as error:
@@ -411,24 +435,25 @@ class AbstractPrepared(ABC):
                 "other rules that only project, or ask for best structures, do without"
             )
         try:
-            return VertexSums(self.enumerated(theta))
+            return VertexSums(self.structures(theta))
         except TooMany as error:
-            raise TooMany(f"{error}{paths}") from None
+            raise TooMany(f"{error}{paths if self.polytope.rows is None else ''}") from None
 
     def _diagrams(self, theta: Float64[np.ndarray, " parameters"]) -> Diagrams | None:
         """The diagrams of the integer points that structures are; None where rows do not tell."""
-        if self.polytope.separate is not None:
+        if self.polytope.rows == "relaxation":  # what an oracle knows, or a function brings, leaves points out
             return None
         if self.polytope.has_integers:
             form = self.forms.full
             return diagrams_of(form, False) if self.over_integer_points or form.integer.all() else None
         if self.leaves_rows_to_oracle or not self.polyhedral:  # whose rows are perhaps very many, and not built
             return None
-            return None
         rows = self.rows or self.projection_form
         blocks = self._blocks(theta[None])
-        proved = blocks is not None and all(block.is_integral() for block in blocks)
-        if blocks is None or not (proved or (self.polytope.integral and not rows.auxiliary)):
+        if blocks is None:
+            return None
+        declared = self.polytope.integral and not rows.auxiliary
+        if not (declared or all(block.is_integral() for block in blocks)):
             return None
         return diagrams_of(rows, True) if self.is_binary(theta) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, final
 
@@ -20,6 +21,10 @@ __all__ = ["AbstractSums", "PathSums", "VertexSums"]
 
 INSIDE = 1e-7
 """Entries of vertices beyond this are not 0."""
+LISTED = 5
+"""So many numbers are kept of each of the best paths from every node,"""
+MEMORY = 2**29
+"""and so many in all at most: 4 GB."""
 
 
 class AbstractSums(ABC):
@@ -114,16 +119,60 @@ class PathSums(AbstractSums):
         count = self.passes.diagram.count
         if count > most:
             raise ValueError(f"there are {count} integer points, more than {most}, too many to enumerate")
-        nothing = torch.zeros(1, len(self.passes.fixed), dtype=torch.float64, device="cpu")
-        found: np.ndarray = self.best(nothing, max(count, 1))[0][0, :count].numpy()
-        return found[np.lexsort(found.T[::-1])] if found.size else found
+        column, start, value, child, _ = self.passes.arrays
+        points, node = np.tile(self.passes.fixed, (min(count, 1), 1)), np.zeros(min(count, 1), dtype=np.int64)
+        while len(open_ones := np.flatnonzero(node < len(column) - 1)):  # paths, of which each has a completion
+            here = node[open_ones]
+            arcs = start[here + 1] - start[here]
+            path = np.repeat(open_ones, arcs)
+            arc = np.repeat(start[here], arcs) + np.arange(len(path)) - np.repeat(np.cumsum(arcs) - arcs, arcs)
+            longer = points[path]
+            longer[np.arange(len(path)), column[node[path]]] = value[arc]
+            ended = node == len(column) - 1
+            points, node = np.concatenate([points[ended], longer]), np.concatenate([node[ended], child[arc]])
+        return points[np.lexsort(points.T[::-1])] if points.size else points
+
+    def has(self, points: Float64[np.ndarray, "points size"], tolerance: float) -> Bool[np.ndarray, " points"]:
+        """Which points are structures, to within a tolerance next to the size of their entries: by a walk over the
+        diagram, however many structures there are."""
+        column, start, value, child, _ = self.passes.arrays
+        fixed, last, arcs = self.passes.fixed, len(column) - 1, np.diff(start)
+        near = np.round(points)
+        open_entries: np.ndarray = np.abs(points - fixed) > tolerance * np.maximum(1.0, np.abs(fixed))
+        inside = np.full(len(points), not self.passes.diagram.empty)
+        node = np.zeros(len(points), dtype=np.int64)
+        while len(walking := np.flatnonzero(inside & (node < last))):
+            here = node[walking]
+            entry = column[here]
+            off = np.abs(points[walking, entry] - near[walking, entry])
+            whole = off <= tolerance * np.maximum(1.0, np.abs(near[walking, entry]))
+            open_entries[walking, entry] = False
+            inside[walking] = False
+            for place in range(int(arcs[here].max())):
+                arc = np.minimum(start[here] + place, len(value) - 1)
+                taken = whole & (place < arcs[here]) & (value[arc] == near[walking, entry])
+                inside[walking[taken]], node[walking[taken]] = True, child[arc[taken]]
+        return inside & ~open_entries.any(axis=1)
 
     def best(self, scores: Float64[Tensor, "batch size"], most: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best structures ``(batch, most, size)``, best first, their scores, and how many there are.
 
-        Ties are decided as by all solvers (:class:`optlayers.Highs`).
+        Of those that tie for the last place, the ones that all solvers agree upon are listed
+        (:class:`optlayers.Highs`); of those that are listed and score the same, the smaller one in lexicographic order
+        comes first.
+
+        Raises
+        ------
+        ValueError : when lists of so many, one for every node, take too much memory.
         """
         passes = self.passes
+        nodes, most = passes.diagram.nodes, max(1, min(most, passes.diagram.count))
+        if (numbers := most * (LISTED * nodes + scores.numel())) > MEMORY:
+            raise ValueError(
+                f"the {most:,} best structures take {8e-9 * numbers:,.0f} GB of memory by a decision diagram of "
+                f"{nodes:,} nodes for {len(scores):,} instances; ask for at most "
+                f"{MEMORY // (LISTED * nodes + scores.numel()):,}"
+            )
         asked = scores.detach().cpu().contiguous().numpy()
         points, totals = np.zeros((len(asked), most, asked.shape[1])), np.full((len(asked), most), -np.inf)
         counts = np.zeros(len(asked), dtype=np.int64)
@@ -134,6 +183,25 @@ class PathSums(AbstractSums):
             )
 
         self._pace.spread(work, len(asked))
+        for mine, sums, count, row in zip(points, totals, counts.tolist(), asked, strict=True):
+            _put_in_order(mine[:count], sums[:count], row)
         found: Any = (points, totals, counts)
         points_, totals_, counts_ = (torch.from_numpy(part).to(scores.device) for part in found)
         return points_, totals_, counts_
+
+
+def _put_in_order(
+    points: Float64[np.ndarray, "count size"],
+    totals: Float64[np.ndarray, " count"],
+    scores: Float64[np.ndarray, " size"],
+) -> None:
+    """Sort what is best first and may tie, in place: by sums that are rounded once, then in lexicographic order."""
+    finite = np.where(np.isneginf(scores), 0.0, scores)
+    with np.errstate(over="ignore"):
+        size = float((np.abs(points) @ np.abs(finite)).max(initial=0.0))
+    rounding = len(scores) * np.finfo(np.float64).eps * size
+    if not np.isfinite(rounding) or not (np.abs(np.diff(totals)) <= rounding).any():
+        return
+    sums = [math.fsum((point * finite)[point != 0.0].tolist()) for point in points]
+    order = sorted(range(len(points)), key=lambda k: (-sums[k], points[k].tolist()))
+    points[:], totals[:] = points[order], totals[order]

@@ -40,7 +40,8 @@ class Block:
     upper: np.ndarray
 
     def within_unit(self) -> bool:
-        """Whether bounds, and rows one by one, say that scored variables are between 0 and 1. False says nothing."""
+        """Whether bounds and rows, one by one or added up, say that scored variables are between 0 and 1. False says
+        nothing."""
         there = np.isfinite(self.rhs)
         loose = np.flatnonzero(~self.equality[there])
         slack = sp.csr_array((np.ones(len(loose)), (loose, np.arange(len(loose)))), shape=(there.sum(), len(loose)))
@@ -51,7 +52,11 @@ class Block:
         place, all_rows = np.arange(rows.nnz, dtype=np.int32), np.zeros(rows.shape[0], dtype=bool)
         implied.tighten(start, column, place, rows.data[None], all_rows, self.rhs[there][None], lower, upper)
         scored = slice(0, len(self.entries))
-        return bool((lower[0, scored] >= 0.0).all() and (upper[0, scored] <= 1.0).all())
+        if not (lower[0, scored] >= 0.0).all():
+            return False
+        if (upper[0, scored] > 1.0).any() and (lower >= 0.0).all():
+            _sweep(rows, self.rhs[there], upper[0])
+        return bool((upper[0, scored] <= 1.0).all())
 
     def is_integral(self) -> bool:
         """Whether total unimodularity proves that all vertices are integral (Hoffman and Kruskal, 1956).
@@ -72,6 +77,24 @@ class Block:
             return False
         signs = matrix.astype(np.int8)
         return _is_totally_unimodular(signs) or _is_totally_unimodular(_with_fewer_entries(signs, equality))
+
+
+def _sweep(rows: sp.csr_array, rhs: np.ndarray, upper: np.ndarray) -> None:
+    """Make upper bounds of variables that are at least 0 narrower by sums of rows, those of 0, 1 and -1 times a number
+    with an integer on the right."""
+    sizes, filled = np.abs(rows.data), np.diff(rows.indptr) > 0
+    of_entry = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    largest, smallest = np.zeros(rows.shape[0]), np.full(rows.shape[0], np.inf)
+    np.maximum.at(largest, of_entry, sizes)
+    np.minimum.at(smallest, of_entry, sizes)
+    right = rhs / np.where(largest > 0.0, largest, 1.0)
+    fits = filled & (largest == smallest) & (largest > 0.0) & (right == np.round(right)) & (np.abs(right) < 2.0**31)
+    signs = sp.csr_array((np.sign(rows.data).astype(np.int64), rows.indices, rows.indptr), shape=rows.shape)
+    by_column = sp.csc_array(signs)
+    index = (rows.indptr, rows.indices, by_column.indptr, by_column.indices)
+    start, column, column_start, row = (np.ascontiguousarray(part, dtype=np.int32) for part in index)
+    whole = np.where(fits, right, 0.0).astype(np.int64)
+    implied.sweep(start, column, signs.data, column_start, row, by_column.data, whole, upper, ~fits)
 
 
 def blocks_of(form: StandardForm, instances: Instances, *, together: bool) -> list[Block]:
@@ -141,6 +164,8 @@ def _is_totally_unimodular(matrix: np.ndarray) -> bool:
     few rows or columns, of which all subsets can be signed so that their sum has entries of 0, 1 and -1 (Ghouila-Houri,
     1962).
     """
+    if matrix.size == 0 or _is_network(matrix):  # as a rule, and quickly seen
+        return True
     matrix = _reduced(matrix)
     if matrix.size == 0:
         return True
@@ -173,9 +198,12 @@ def _reduced(matrix: np.ndarray) -> np.ndarray:
 def _is_network(matrix: np.ndarray) -> bool:
     """Whether columns have two entries at most, and rows fall into two classes such that two entries of a column are
     in different classes where they have the same sign, and in the same class where they have not."""
-    if np.count_nonzero(matrix, axis=0).max() > 2:
+    counts = np.count_nonzero(matrix, axis=0)
+    if counts.max() > 2:
         return False
-    columns = matrix.T[np.count_nonzero(matrix, axis=0) == 2]
+    columns = matrix.T[counts == 2]
+    if len(columns) == 0:
+        return True
     place = np.argsort(columns == 0, axis=1, kind="stable")[:, :2]
     one, other = place[:, 0], place[:, 1]
     same = columns[np.arange(len(columns)), one] == columns[np.arange(len(columns)), other]

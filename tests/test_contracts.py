@@ -11,6 +11,8 @@ import polytopes
 from optlayers.testing import check_log_partition, check_loss, check_oracle, check_polytope, check_rule, check_solver
 
 WITH_ORACLE = [entry for entry in POLYTOPES if entry.polytope.oracle is not None]
+WITHOUT_ANY = [entry for entry in POLYTOPES if entry.polytope.oracle is None and not entry.name.endswith(", declared")]
+"""Of which the catalogue knows no oracle: integers, constraints on demand, rows alone."""
 WITH_LOG_PARTITION = [entry for entry in WITH_ORACLE if entry.polytope.log_partition is not None]
 # Of every solver, rule and loss all polytopes in a row: an even choice of cases leaves out none of them.
 INTEGERS = [entry for entry in POLYTOPES if entry.polytope.has_integers]
@@ -18,7 +20,11 @@ WITH_SOLVERS = [(solver, entry) for entry in (*WITH_ORACLE, *INTEGERS) for solve
 WITH_SOLVERS.sort(key=lambda case: type(case[0]).__name__)
 ANY_SOLVER = (ol.Pipeline, ol.StraightThrough, ol.Spigot, ol.SparseMAP, ol.StructuredAttention, ol.Hard)
 """Rules that meet polytopes without oracles, too: other rules ask the same questions of them."""
-WITH_RULES = [(rule, entry) for rule in RULES for entry in (POLYTOPES if isinstance(rule, ANY_SOLVER) else WITH_ORACLE)]
+WITH_RULES = [
+    (rule, entry)
+    for rule in RULES
+    for entry in (POLYTOPES if isinstance(rule, ANY_SOLVER) else [*WITH_ORACLE, *WITHOUT_ANY])
+]
 WITH_LOSSES = [(loss, entry) for loss in LOSSES for entry in POLYTOPES if loss.takes(entry)]
 
 
@@ -26,8 +32,8 @@ def name(case: object) -> str:
     return type(case).__name__ if isinstance(case, ol.AbstractSolver) else repr(case)
 
 
-@pytest.mark.many(5)
-@pytest.mark.parametrize("entry", WITH_ORACLE, ids=repr)
+@pytest.mark.many(7)
+@pytest.mark.parametrize("entry", [*WITH_ORACLE, *WITHOUT_ANY], ids=repr)
 def test_declarations(entry: Entry):
     check_polytope(entry.polytope, samples=6, integral=True, **entry.parameters)
 

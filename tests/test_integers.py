@@ -14,6 +14,8 @@ from scipy.spatial import ConvexHull
 
 import optlayers as ol
 import polytopes
+from optlayers import diagnosis
+from optlayers.bound.host import HostPolytope
 from optlayers.integer.diagram import TooWide, compiled_diagram
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
 from optlayers.solvers.diagram import diagrams_of
@@ -75,7 +77,7 @@ def test_passes_over_diagrams_are_sums_over_all_points(seed):
     points, diagram = points_of(program), compiled_diagram(program)
     assert diagram.count == len(points)
     assert diagram.empty == (len(points) == 0)
-    arrays, size = (diagram.column, diagram.start, diagram.value, diagram.child), program.scored
+    arrays, size = (diagram.column, diagram.start, diagram.value, diagram.child, diagram.pairs), program.scored
     rng = np.random.default_rng(seed)
     fixed, first, second = np.zeros(size), rng.integers(1, 9, size), rng.integers(1, 9, size)
     reach, spread, which = reach_of(diagram)[:size], math.log(max(1, len(points))), np.arange(3)
@@ -112,6 +114,110 @@ def test_passes_over_diagrams_are_sums_over_all_points(seed):
             np.testing.assert_allclose(scored[k, : counts[k]], expected, rtol=1e-12, atol=1e-9)
             np.testing.assert_allclose(structures[k, : counts[k]] @ scores[k], expected, rtol=1e-12, atol=1e-9)
             assert len({tuple(point) for point in structures[k, : counts[k]]}) == counts[k]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_passes_without_branches_are_those_over_arcs(seed):
+    """Over arcs of 0 and 1, at scores whose sums are ordinary, at those that are not, with ties and forbidden parts."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(3, 11))
+    rows = sp.csc_array(rng.integers(0, 4, (2, size)))
+    nothing = np.full(2, -NO_LIMIT)
+    bounds = np.zeros(size, dtype=np.int64), np.ones(size, dtype=np.int64)
+    diagram = compiled_diagram(
+        IntegerProgram(rows, nothing, rng.integers(1, 3 * size, 2), *bounds, size, ("a row", "another one"))
+    )
+    arrays, pairs = (diagram.column, diagram.start, diagram.value, diagram.child), diagram.pairs
+    assert len(pairs) == diagram.nodes
+    fixed, first, second = np.zeros(size), rng.integers(1, 9, size), rng.integers(1, 9, size)
+    reach, spread = reach_of(diagram)[:size], math.log(diagram.count)
+    scores = rng.standard_normal((7, size)) * np.array([1.0, 1e4, 1.0, 0.0, 3.0, 1e300, 1.0])[:, None]
+    scores[2], scores[4, rng.random(size) < 0.5] = np.round(scores[2]), -np.inf
+    direction = rng.standard_normal((7, size))
+
+    def passes(pair, which):
+        total, mean, turned = np.full(7, 5.0), np.full((7, size), 5.0), np.full((7, size), 5.0)
+        kernels.sums(*arrays, pair, reach, spread, scores, which, total)
+        kernels.marginals(*arrays, pair, reach, spread, fixed, scores, which, mean)
+        kernels.covariances(*arrays, pair, reach, spread, scores, direction, which, turned)
+        best = [kernels.best(scores[k], *arrays, pair, fixed, first, second) for k in which]
+        return total[which], mean[which], turned[which], np.array(best)
+
+    every = np.arange(7)
+    together, one_by_one = passes(pairs, every), passes(np.zeros(0, dtype=np.int64), every)
+    for ours, plain in zip(together[:3], one_by_one[:3], strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(together[3], one_by_one[3])
+    for k in every:  # the instances beside one make no difference
+        for ours, whole in zip(passes(pairs, every[k : k + 1]), together, strict=True):
+            np.testing.assert_array_equal(ours[0], whole[k])
+
+
+def test_diagrams_of_other_values_have_no_pairs():
+    rows, bounds = sp.csc_array(np.ones((1, 3), dtype=np.int64)), (np.zeros(3, np.int64), np.full(3, 2))
+    program = IntegerProgram(rows, np.full(1, -NO_LIMIT), np.full(1, 4), *bounds, 3, ("a row",))
+    assert len(compiled_diagram(program).pairs) == 0
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda: polytopes.sequence(6, 3),
+        lambda: polytopes.grid_path(5, 4),
+        lambda: polytopes.semi_markov(7, 2, 3),
+    ],
+    ids=["sequence", "grid path", "segmentation"],
+)
+def test_sums_of_rows_keep_flows_between_0_and_1(declare, monkeypatch):
+    """Without a single question to a solver."""
+    compiled = ol.compile_polytope(rows_alone(declare()))
+    monkeypatch.setattr(HostPolytope, "maximize", None)
+    assert compiled.is_binary(np.zeros(0))
+
+
+def test_what_one_row_after_the_other_bounds_needs_no_solver(monkeypatch):
+    form = ol.compile_polytope(rows_alone(polytopes.sequence(4, 3))).form
+    monkeypatch.setattr(diagnosis, "Highs", None)
+    assert form is not None and diagnosis.unbounded_entry(form) is None
+
+
+def test_sums_of_rows_say_nothing_where_flows_may_be_larger():
+    """Two units leave the source; a cycle may carry any flow; a row that is no cut has larger entries."""
+    x = cp.Variable(4, nonneg=True)
+    for rows in (
+        [x[0] + x[1] == 2, x[2] == x[0], x[3] == x[1]],
+        [x[0] == 1, x[0] + x[2] == x[1] + x[3], x[1] <= 5, x[2] <= 5, x[3] <= 5],
+        [x[0] + x[1] == 1, 2 * x[2] == x[0] + x[1], x[3] == 3 * x[0]],
+    ):
+        polytope = ol.Polytope(x, rows)
+        compiled = ol.compile_polytope(polytope)
+        highest = torch.cat([compiled.maximize(one).value[None] * one for one in torch.eye(4).double()]).sum(1)
+        within = all(block.within_unit() for block in compiled._blocks(np.zeros((1, 0))))
+        assert within == bool((highest <= 1.0 + 1e-9).all())
+
+
+@pytest.mark.parametrize("values", [2, 3])
+def test_what_scores_the_same_is_listed_in_lexicographic_order(values):
+    x = cp.Variable(4, integer=True)
+    polytope = ol.Polytope(x, [x >= 0, x <= values - 1, cp.sum(x) <= 5])
+    points = [z for z in itertools.product(range(values), repeat=4) if sum(z) <= 5]
+    for scores in (torch.zeros(4), torch.tensor([0.1, 0.2, 0.3, 0.1])):  # 0.1 + 0.2 and 0.3 are not one number
+        row = scores.double().tolist()
+        expected = sorted(points, key=lambda z: (-math.fsum(a * b for a, b in zip(z, row, strict=True)), z))
+        assert ol.Gibbs(polytope, scores).top_k(200).structures.tolist() == [list(z) for z in expected]
+
+
+def test_lists_at_scores_that_have_no_sum():
+    x = cp.Variable(3, boolean=True)
+    scores = torch.tensor([1.7e308, 1.7e308, -1.0], dtype=torch.float64)
+    best = ol.Gibbs(ol.Polytope(x, [cp.sum(x) <= 2]), scores).top_k(9)
+    assert best.counts == 7 and best.structures[0].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_long_chains_have_a_diagram():
+    """Of 590,000 states, and 19,621 nodes once those with the same completions are one."""
+    passes = ol.compile_polytope(polytopes.sequence(50, 20)).paths(np.zeros(0)).passes
+    assert passes.diagram.nodes == 19621 and passes.diagram.count == 20**50
 
 
 @pytest.mark.parametrize(
@@ -351,6 +457,17 @@ def test_coefficients_are_read_as_fractions():
     # 0.1 + 0.2 is more than 0.3 in floating-point numbers, and it is not meant to be.
     best = compiled.maximize(torch.tensor([[1.0, 1.0, 0.5]], dtype=torch.float64))
     assert best.value.tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_equalities_between_numbers_that_are_no_fractions_hold_exactly_and_that_is_said():
+    x = cp.Variable(3, boolean=True)
+    numbers = np.array([math.pi, math.e, math.sqrt(2)])
+    with pytest.raises(ol.DeclarationError, match=r"no integer point .*coefficients that are no short fractions: give"):
+        ol.compile_polytope(ol.Polytope(x, [numbers @ x == math.pi + math.e]))
+    near = [numbers @ x <= math.pi + math.e + 1e-9, numbers @ x >= math.pi + math.e - 1e-9]
+    assert ol.compile_polytope(ol.Polytope(x, near)).vertices().tolist() == [[1.0, 1.0, 0.0]]
+    with pytest.raises(ol.DeclarationError, match=r"no integer point satisfies the constraints$"):
+        ol.compile_polytope(ol.Polytope(x, [np.array([0.2, 0.4, 0.6]) @ x == 0.5]))
 
 
 def test_wide_declarations_say_where_and_go_to_branch_and_bound():

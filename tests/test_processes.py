@@ -172,7 +172,27 @@ def threads_of_openmp() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def knapsack() -> ol.Polytope:
+    x = cp.Variable(6, boolean=True)
+    return ol.Polytope(x, [np.array([3, 5, 7, 2, 4, 6]) @ x <= 12])
+
+
+def backward_of_booleans(maximizer: ol.AbstractMaximizer) -> None:
+    scores = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ol.OptLayer(knapsack(), ol.SparseMAP(), maximizer=maximizer)(scores).square().sum().backward()
+
+
+def distribution_of_booleans() -> None:
+    scores = torch.zeros(24, 6, requires_grad=True)
+    found = ol.Gibbs(knapsack(), scores)
+    found.entropy().sum().backward()
+    assert found.sample((3,)).shape == (3, 24, 6) and found.top_k(2).counts.tolist() == [2] * 24
+
+
 WORK = {
+    "branch and bound": partial(backward_of_booleans, ol.BranchAndBound()),
+    "a diagram": partial(backward_of_booleans, ol.Diagram()),
+    "a distribution": distribution_of_booleans,
     "a family": backward_of_a_family,
     "a large batch": backward_of_many,
     "Clarabel": partial(backward_by, ol.Clarabel()),

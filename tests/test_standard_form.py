@@ -3,11 +3,14 @@
 import cvxpy as cp
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.sparse as sp
 import torch
 
 import optlayers as ol
 from optlayers.form.compile import standard_form
-from polytopes import arborescence, matching
+from optlayers.form.independence import are_independent
+from polytopes import arborescence, matching, sequence
 
 
 def test_single_entry_rows_become_bounds_and_the_tightest_holds():
@@ -24,6 +27,27 @@ def test_fixed_variables_and_empty_rows_go():
     assert form.kept.tolist() == [1, 2] and form.fixed.tolist() == [0.25, 0, 0] and form.rows == 1
     np.testing.assert_allclose(form.rhs.constant, [0.75])
     np.testing.assert_allclose(form.expand(np.array([[0.5, 0.25]])), [[0.25, 0.5, 0.25]])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rows_are_proved_to_be_independent_only_where_they_are(seed):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 9))
+    rows = np.zeros((count, int(rng.integers(2, 16))))
+    for column in rows.T:  # of networks, now and then with a third entry
+        there = rng.choice(count, size=min(count, int(rng.choice([1, 2, 2, 2, 3], p=[0.1, 0.3, 0.3, 0.2, 0.1]))))
+        column[there] = rng.choice([-1.0, 1.0], size=len(there))
+    if are_independent(sp.csr_array(rows)):
+        assert np.linalg.matrix_rank(rows) == count
+    grounded = np.hstack([rows, np.eye(count)])  # every row has a column of its own
+    assert are_independent(sp.csr_array(grounded))
+    assert not are_independent(sp.csr_array(np.vstack([grounded, grounded.sum(axis=0)])))
+    assert not are_independent(sp.csr_array(grounded * rng.uniform(1.0, 2.0, grounded.shape)))
+
+
+def test_rows_of_flows_need_no_factorization(monkeypatch):
+    monkeypatch.setattr(scipy.linalg, "qr", None)
+    assert ol.compile_polytope(sequence(6, 3).without_oracle()).projection_form.rows == 16
 
 
 def test_dependent_equalities_go_and_their_condition_on_parameters_stays():

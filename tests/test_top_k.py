@@ -14,6 +14,7 @@ from test_distribution import gibbs, near
 import optlayers as ol
 import polytopes
 from optlayers.bound.numbers import AbstractNumbers
+from optlayers.solvers.kernels import ties
 
 
 @pytest.mark.many(40)
@@ -83,6 +84,64 @@ def test_lists_do_not_depend_on_the_batch_nor_on_k():
     assert torch.equal((whole.structures * scores).sum((2, 3)), values[:7])
 
 
+def unit_knapsack(way: str) -> ol.Polytope:
+    """Half of eight items, of the same weight, by each of the ways in which structures are listed."""
+    x = cp.Variable(8, boolean=True) if way == "diagram" else cp.Variable(8, nonneg=True)
+    if way == "enumeration":  # twice the vertices of 0 and 1
+        return ol.Polytope(x, [x <= 2, cp.sum(x) <= 8])
+    return ol.Polytope(x, [x <= 1, cp.sum(x) <= 4], integral=True)
+
+
+WAYS = ("partition", "diagram", "enumeration")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ties_for_the_last_place_are_decided_by_the_scores_of_an_instance_alone(way):
+    """163 structures, of which very many tie."""
+    polytope, generator = unit_knapsack(way), torch.Generator().manual_seed(0)
+    scores = torch.randint(-1, 2, (6, 8), generator=generator).double()
+    scores[0] = 0.0
+    scores[1, 2] = -torch.inf
+    compiled = ol.compile_polytope(polytope)
+    assert (compiled.paths(np.zeros(0)) is not None) == (way == "diagram")
+    assert compiled.is_binary(np.zeros(0)) == (way != "enumeration")
+    finite = scores.masked_fill(torch.isneginf(scores), 0.0)
+    for k in (1, 5, 17):
+        whole = ol.Gibbs(compiled, scores).top_k(k)
+        values = (whole.structures * finite).sum(2)
+        assert (values[1:] <= values[:-1]).all() and whole.counts.tolist() == [k] * 6
+        listed = [whole.structures[:, place].tolist() for place in range(6)]
+        for place in range(6):
+            for other in (slice(place, place + 1), slice(place, None), [place, 0, place]):  # other batches around it
+                assert ol.Gibbs(polytope, scores[other]).top_k(k).structures[:, 0].tolist() == listed[place]
+            longer = ol.Gibbs(compiled, scores[place]).top_k(k + 3).structures.tolist()
+            assert all(structure in longer for structure in listed[place])
+            for value in values[:, place].unique().tolist():  # those that score the same are in order
+                same = [x for x, v in zip(listed[place], values[:, place].tolist(), strict=True) if v == value]
+                assert same == sorted(same)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_which_ties_are_listed_is_what_is_documented(way):
+    polytope = unit_knapsack(way)
+    compiled = ol.compile_polytope(polytope)
+    size = 2.0 if way == "enumeration" else 1.0
+    every = [list(x) for x in itertools.product((0.0, size), repeat=8) if sum(x) <= 4 * size]
+    scores = torch.tensor([1.0, 0, 0, 0, 1.0, 0, 0, -1.0], dtype=torch.float64)
+    tied = [x for x in every if x[0] == x[4] == size and x[7] == 0.0]
+    for k in (1, 3, 8):
+        listed = ol.Gibbs(compiled, scores).top_k(k).structures.tolist()
+        if way == "diagram":
+            objectives = [ties.objective(round_, 8, 8) for round_ in range(2)]
+            tied.sort(key=lambda x: [objective @ x for objective in objectives], reverse=True)
+        if way != "partition":
+            assert listed == sorted(tied[:k])
+        else:
+            assert all(x in tied for x in listed)
+        if way != "enumeration":  # ties are those of best structures
+            assert compiled.maximize(scores).value.tolist() in listed
+
+
 def test_rows_and_oracles_list_the_same():
     scores = torch.randn(2, 4, 4, dtype=torch.float64)
     declared = polytopes.arborescence(3)
@@ -145,6 +204,26 @@ def test_vertices_that_are_not_binary_are_enumerated():
     assert found.top_k(2).structures.tolist() == [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0]]
     with pytest.raises(ValueError, match=r"the best structures are not known: .*too many"):
         ol.Gibbs(polytopes.permutahedron(8), torch.zeros(8)).top_k(2)
+
+
+def test_more_than_there_are_is_all_of_them_and_more_than_there_is_memory_for_is_said():
+    x = cp.Variable(60, boolean=True)
+    few, many = ol.Polytope(x, [cp.sum(x) <= 1.5]), ol.Polytope(x, [cp.sum(x) <= 5.5])
+    best = ol.Gibbs(few, torch.zeros(2, 60)).top_k(10**15)
+    assert best.counts.tolist() == [61, 61] and best.structures.sum(2).max() == 1
+    assert ol.Gibbs(polytopes.simplex(3), torch.zeros(3)).top_k(10**15).counts == 3
+    found = ol.Gibbs(many, torch.zeros(60))
+    with pytest.raises(ValueError, match=r"5,985,198 best structures take \d+ GB of memory .* ask for at most \d"):
+        found.top_k(10**9)
+    assert found.top_k(2000).counts == 2000
+
+
+def test_lists_of_all_structures_are_as_large_as_these():
+    """A list for every node of the diagram, of some thousands of them, has no room in memory."""
+    x, y = cp.Variable(50, integer=True, bounds=[0, 2]), cp.Variable(50, boolean=True)
+    found = ol.Gibbs(ol.Polytope(x, [x <= 2 * y, cp.sum(y) <= 2.5, cp.sum(x) <= 3]), torch.zeros(50))
+    pairs = math.comb(50, 2)
+    assert len(found.enumerate_support()) == 1 + 2 * 50 + 3 * pairs == round(found.log_count().exp().item())
 
 
 def test_failing_instances_do_not_stop_the_others():

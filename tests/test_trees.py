@@ -346,3 +346,28 @@ def test_log_additions_of_forbidden_terms_have_derivatives():
     gradients = torch.autograd.grad(total.sum(), (a, b), create_graph=True)
     assert all((g == 0).all() for g in gradients)
     assert all((g == 0).all() for g in torch.autograd.grad(sum(g.square().sum() for g in gradients), (a, b)))
+
+
+def test_labelled_trees_by_the_best_and_the_sum_over_labels():
+    """The recipe of the README, against all trees with all labels."""
+    words, labels = 3, 2
+    scores = torch.randn(words + 1, words + 1, labels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores[0, 1, 0] = scores[2, 3] = -torch.inf
+    every = []
+    for tree in all_trees("arborescence", words, True):
+        arcs = np.argwhere(tree).tolist()
+        for chosen in itertools.product(range(labels), repeat=words):
+            every.append([(i, j, label) for (i, j), label in zip(arcs, chosen, strict=True)])
+    gains = torch.stack([torch.stack([scores[arc] for arc in one]).sum() for one in every])
+    leaf = scores.clone().requires_grad_()
+    found = ol.Gibbs(arborescence(words), ol.log_sum(leaf, dim=-1))
+    torch.testing.assert_close(found.log_partition, torch.logsumexp(gains, 0))
+    expected = torch.zeros_like(scores)
+    for one, share in zip(every, torch.softmax(gains, 0), strict=True):
+        for arc in one:
+            expected[arc] += share
+    torch.testing.assert_close(torch.autograd.grad(found.log_partition, leaf)[0], expected)
+    torch.testing.assert_close(found.mean.detach().unsqueeze(-1) * scores.softmax(-1).nan_to_num(), expected)
+    best = ol.OptLayer(arborescence(words), ol.Pipeline())(scores.amax(-1))
+    labelled = [(i, j, int(scores[i, j].argmax())) for i, j in torch.nonzero(best).tolist()]
+    assert sorted(labelled) == sorted(every[int(gains.argmax())])

@@ -157,6 +157,12 @@ class AbstractBoundPolytope(ABC):
         r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0."""
 
     @abstractmethod
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        r"""The gradient of :math:`\Omega` at points; 0 for auxiliary variables."""
+
+    @abstractmethod
     def worth_gradient(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Mapping[str, Tensor]:
@@ -247,8 +253,8 @@ class AbstractBoundPolytope(ABC):
 
     @abstractmethod
     def best(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
-        """The k best vertices, best first, or all of them where there are fewer. Of several that score the same, the
-        smaller one in lexicographic order comes first. See :mod:`optlayers.best_structures`.
+        """The k best structures, best first, or all of them where there are fewer. Those that score the same are in
+        lexicographic order. See :mod:`optlayers.best_structures` and :meth:`optlayers.Gibbs.top_k`.
 
         Raises
         ------

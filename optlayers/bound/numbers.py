@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
-from optlayers.bound.regularized import by_constraints, worth, worth_gradient
+from optlayers.bound.regularized import by_constraints, of_parts, worth_gradient
 from optlayers.form.standard import ParameterSpec
 from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared
@@ -92,7 +92,13 @@ class AbstractNumbers(AbstractBoundPolytope):
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Float64[Tensor, "batch size"]:
         """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
-        return worth(self.prepared, points, regularizer, self.given if self.parameters else None)
+        return of_parts(self.prepared, points, regularizer, regularizer.worth, self.given if self.parameters else None)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """The gradient of a regularizer; see :class:`AbstractBoundPolytope`."""
+        return of_parts(self.prepared, points, regularizer, regularizer.slope, self.given if self.parameters else None)
 
     def worth_gradient(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
@@ -130,14 +136,16 @@ class AbstractNumbers(AbstractBoundPolytope):
         """By the diagram for the parameters of every instance."""
         if self.hidden is not None:
             scores = scores.masked_fill(self.hidden, -torch.inf)
-        structures = scores.new_zeros(k, *scores.shape)
-        counts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        counts, parts = torch.zeros(len(scores), dtype=torch.int64, device=scores.device), []
         for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
             assert paths is not None
-            found, _, mine = paths.best(scores[rows], k)
-            structures[:, rows], counts[rows] = found.transpose(0, 1), mine
+            found, _, counts[rows] = paths.best(scores[rows], k)
+            parts.append((rows, found.transpose(0, 1)))
         most = int(counts.max()) if len(counts) else 0
-        return best_in_order(structures[:most], counts)
+        structures = scores.new_zeros(most, *scores.shape)
+        for rows, mine in parts:
+            structures[: len(mine), rows] = mine[:most]
+        return best_in_order(structures, counts)
 
     def _ask_some(self, scores: Float64[Tensor, "rows size"], rows: Int64[Tensor, " rows"]) -> Solution:
         """Best vertices of some instances, a part of them at a time."""
@@ -163,6 +171,9 @@ class AbstractNumbers(AbstractBoundPolytope):
         known = self.binary if structures_alone else self.binary_throughout
         if not known:
             inside = torch.zeros_like(nothing, dtype=torch.bool)
+            whole_points = cut == points.shape[1]
+            if whole_points and (walked := self._on_paths(points, tolerance)) is not None:
+                return walked, Solution(points, torch.zeros_like(inside, dtype=torch.int8), nothing, nothing)
             for k, mine in enumerate(self._support("whether a point is a structure is not known")):
                 apart = (mine[:, :cut] - points[k, :cut]).abs() / mine[:, :cut].abs().clamp(min=1.0)
                 inside[k] = (apart <= tolerance).all(dim=1).any()
@@ -173,6 +184,16 @@ class AbstractNumbers(AbstractBoundPolytope):
         scores[:, :cut] = torch.where(whole[:, None], 2.0 * near - 1.0, 0.0)
         found = self.maximize(scores)
         return whole & found.ok & (found.value[:, :cut].round() == near).all(dim=1), found
+
+    def _on_paths(self, points: Float64[Tensor, "batch size"], tolerance: float) -> Bool[Tensor, " batch"] | None:
+        """Which points are structures, where diagrams of integer points tell; None elsewhere."""
+        inside = torch.zeros_like(points[:, 0], dtype=torch.bool)
+        for rows, paths in by_value(self.given.detach(), self.prepared.paths, {}):
+            if paths is None:
+                return None
+            mine = paths.has(points[rows].cpu().numpy(), tolerance)
+            inside[rows] = torch.from_numpy(mine).to(points.device)
+        return inside if self.hidden is None else inside & ~(self.hidden & (points != 0.0)).any(dim=1)
 
     def completing(
         self, scores: Float64[Tensor, "batch size"], structures: Float64[Tensor, "batch size"]

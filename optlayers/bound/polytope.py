@@ -161,6 +161,12 @@ class BoundPolytope(AbstractBoundPolytope):
         """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
         return self.numbers.worth(points, regularizer)
 
+    def slope(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> Float64[Tensor, "batch size"]:
+        """The gradient of a regularizer; see :class:`AbstractBoundPolytope`."""
+        return self.numbers.slope(points, regularizer)
+
     def worth_gradient(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Mapping[str, Tensor]:

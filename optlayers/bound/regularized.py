@@ -28,7 +28,7 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
-__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth", "worth_gradient"]
+__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
 
 
 class OnHost(AbstractBoundPolytope):
@@ -320,26 +320,31 @@ def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared:
     )
 
 
-def worth(
+PartByPart = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of points, kinds and numbers."""
+
+
+def of_parts(
     prepared: AbstractPrepared,
     points: Float64[Tensor, "batch size"],
     regularizer: AbstractRegularizer,
+    function: PartByPart,
     theta: Float64[Tensor, "batch parameters"] | None,
 ) -> Float64[Tensor, "batch size"]:
-    """ω of every part of points, 0 for auxiliary variables."""
+    """A function of the regularizer at every part of points, 0 for auxiliary variables."""
     form = (prepared if regularizer.projects is not None else by_constraints(prepared)).projection_form
-    return worth_on(form, points, regularizer, theta)
+    return _on_form(form, points, regularizer, function, theta)
 
 
-def worth_on(
+def _on_form(
     form: StandardForm,
     points: Float64[Tensor, "batch size"],
     regularizer: AbstractRegularizer,
+    function: PartByPart,
     theta: Float64[Tensor, "batch parameters"] | None,
 ) -> Float64[Tensor, "batch size"]:
-    """ω of every part of points of a standard form, 0 for auxiliary variables."""
     size, kind = form.structure_size, regularizer.kinds(form).to(points.device)
-    found = regularizer.worth(points[:, :size], kind, regularizer.numbers(form, theta).to(points.device))
+    found = function(points[:, :size], kind, regularizer.numbers(form, theta).to(points.device))
     return torch.nn.functional.pad(found, (0, points.shape[1] - size))
 
 
@@ -352,7 +357,9 @@ def worth_gradient(
     """The gradient of Ω at points with respect to the parameters of instances."""
     with torch.enable_grad():
         leaf = theta.detach().to(points.device).requires_grad_()
-        (found,) = torch.autograd.grad(worth_on(form, points.detach(), regularizer, leaf).sum(), leaf)
+        (found,) = torch.autograd.grad(
+            _on_form(form, points.detach(), regularizer, regularizer.worth, leaf).sum(), leaf
+        )
     return found
 
 

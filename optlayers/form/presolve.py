@@ -10,6 +10,8 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
+from optlayers.form.independence import are_independent
+
 __all__ = ["AffineRows", "Infeasible", "Presolved", "presolve"]
 
 RANK_TOLERANCE = 1e-10
@@ -196,9 +198,9 @@ class _Work:
         return True
 
     def _refuse_crossed(self, column: int) -> None:
-        if self.lower[1:, column].any() or self.upper[1:, column].any():
+        low, high = float(self.lower[0, column]), float(self.upper[0, column])
+        if low <= high or self.lower[1:, column].any() or self.upper[1:, column].any():
             return
-        low, high = self.lower[0, column], self.upper[0, column]
         if low > high + FEASIBILITY * max(abs(low), abs(high)) + NOISE:
             raise Infeasible(
                 f"{self._column_name(column)} must be >= {low:g} by {self.low_name[column]} "
@@ -276,7 +278,7 @@ class _Work:
             inside = label == block
             if inside.sum() > DENSE_ROWS:
                 self._count("blocks too large to search for dependent rows")
-            elif inside.sum() > 1:
+            elif inside.sum() > 1 and not are_independent(body[inside]):
                 self._drop_dependent(candidates[inside], body[inside])
 
     def _drop_dependent(self, rows: np.ndarray, body: sp.csr_array) -> None:

@@ -13,7 +13,7 @@ Scott, 1959).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -22,13 +22,12 @@ from jaxtyping import Int64
 
 from optlayers.caches import cached_property
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
+from optlayers.solvers.kernels import layers
 
 __all__ = ["END", "NODE_LIMIT", "DecisionDiagram", "TooWide", "compiled_diagram"]
 
-NODE_LIMIT = 500_000
+NODE_LIMIT = 1_000_000
 """So many nodes may be met before those that nothing completes are taken out."""
-SHORT = 2**62
-"""Keys of states that are below this are numbers."""
 NUMBERS = 2**26
 """So many activities are in memory at once."""
 END, NO_POINTS = -1, -2
@@ -83,6 +82,17 @@ class DecisionDiagram:
         return completions[0]
 
     @cached_property
+    def pairs(self) -> Int64[np.ndarray, " nodes_or_none"]:
+        """For every node its child by 0, and its child by 1 in the upper half, where arcs have no other values; the
+        number of nodes stands for no child. Else nothing."""
+        if self.empty or ((self.value != 0) & (self.value != 1)).any():
+            return np.zeros(0, dtype=np.int64)
+        found = np.full((2, self.nodes), self.nodes)
+        found[self.value, np.repeat(np.arange(self.nodes), np.diff(self.start))] = self.child
+        pairs: np.ndarray = found[0] | (found[1] << np.int64(32))
+        return pairs
+
+    @cached_property
     def depth(self) -> int:
         """The most columns that one path decides."""
         longest = np.zeros(self.nodes, dtype=np.int64)
@@ -103,6 +113,9 @@ def compiled_diagram(program: IntegerProgram, limit: int = NODE_LIMIT) -> Decisi
     if program.columns == 0:
         possible = bool(((program.low <= 0) & (program.high >= 0)).all())
         return _of_one_point() if possible else _without_points()
+    rows = program.rows.copy()
+    rows.eliminate_zeros()
+    program = replace(program, rows=rows)
     best: DecisionDiagram | None = None
     widest: TooWide | None = None
     most = limit
@@ -194,80 +207,51 @@ class _Layer:
 
 
 def _in_order(program: IntegerProgram, order: Order, limit: int) -> DecisionDiagram:
-    layers, last = _layers(program, order, limit)
-    if last == 0 or not _take_out_dead_ends(layers):
+    rows = program.rows
+    start, row = rows.indptr.astype(np.int64), rows.indices.astype(np.int64)
+    least, values = program.lower[order], program.upper[order] - program.lower[order] + 1
+    ends = program.low, program.high, program.lower, program.upper
+    what, place, width, begin, child = layers.build(order, start, row, rows.data, *ends, limit, NUMBERS, NO_LIMIT)
+    if what in (layers.WIDE, layers.MANY_STATES):
+        raise _too_wide(program, _open_rows(rows, order, place, what == layers.WIDE), place, width, limit)
+    if what == layers.NOTHING_LEFT:
         return _without_points()
     if program.scored < program.columns:
-        layers = _forget_auxiliary(layers, program.scored, limit)
-    return _joined(layers)
+        made = [
+            _Layer(
+                j,
+                np.arange(least[k], least[k] + values[k]),
+                child[begin[k] : begin[k + 1]].reshape(-1, values[k]).astype(int),
+            )
+            for k, j in enumerate(order.tolist())
+        ]
+        if not _take_out_dead_ends(made):
+            return _without_points()
+        made = _forget_auxiliary(made, program.scored, limit)
+        if not made:
+            return _of_one_point()
+        order = np.array([layer.column for layer in made])
+        least, values = program.lower[order], program.upper[order] - program.lower[order] + 1
+        begin = np.concatenate([[0], np.cumsum([layer.child.size for layer in made])])
+        child = np.concatenate([layer.child.ravel() for layer in made]).astype(np.int32)
+        width = int(child[begin[-2] :].max()) + 1
+    layer, begin, value, child, width = layers.join(begin, values, least, child, width)
+    if len(layer) == 0:
+        return _without_points()
+    return DecisionDiagram(np.append(order, END)[layer], begin, value, child, width)
 
 
-def _layers(program: IntegerProgram, order: Order, limit: int) -> tuple[list[_Layer], int]:
-    """States that some choice of values leads to, column after column, and how many there are in the end."""
-    rows = program.rows
-    least, most = program.lower, program.upper
-    to_come_low, to_come_high = np.zeros(rows.shape[0], np.int64), np.zeros(rows.shape[0], np.int64)
-    ends = np.full(rows.shape[0], -1)
-    for place, j in enumerate(order.tolist()):
-        span = slice(int(rows.indptr[j]), int(rows.indptr[j + 1]))
-        i, a = rows.indices[span], rows.data[span]
-        to_come_low[i] += np.minimum(a * least[j], a * most[j])
-        to_come_high[i] += np.maximum(a * least[j], a * most[j])
-        ends[i] = place
-    if ((to_come_low > program.high) | (to_come_high < program.low)).any():
-        return [], 0
-    open_rows = np.zeros(0, dtype=np.int64)
-    states = np.zeros((1, 0), dtype=np.int64)
-    layers: list[_Layer] = []
-    nodes = 1
-    for place, j in enumerate(order.tolist()):
-        span = slice(int(rows.indptr[j]), int(rows.indptr[j + 1]))
-        mine, entries = rows.indices[span].astype(np.int64), rows.data[span]
-        mine, entries = mine[entries != 0], entries[entries != 0]
-        new = np.setdiff1d(mine, open_rows)
-        if len(new):
-            open_rows = np.concatenate([open_rows, new])
-            states = np.concatenate([states, np.zeros((len(states), len(new)), np.int64)], axis=1)
-        sorter = np.argsort(open_rows)
-        where = sorter[np.searchsorted(open_rows, mine, sorter=sorter)]
-        to_come_low[mine] -= np.minimum(entries * least[j], entries * most[j])
-        to_come_high[mine] -= np.maximum(entries * least[j], entries * most[j])
-        wide = len(states) * int(most[j] - least[j] + 1)
-        if wide > 2 * limit or wide * max(1, len(open_rows)) > NUMBERS:
-            raise _too_wide(program, open_rows, place, wide, limit)
-        values = np.arange(least[j], most[j] + 1)
-        moved = np.repeat(states[:, None, :], len(values), axis=1)
-        moved[:, :, where] += values[None, :, None] * entries[None, None, :]
-        moved = moved.reshape(len(states) * len(values), len(open_rows))
-        high = program.high[open_rows] - to_come_low[open_rows]  # an activity above it is too much already,
-        low = program.low[open_rows] - to_come_high[open_rows]  # and one below this can no more become enough
-        possible = ((moved <= high) & (moved >= low)).all(axis=1)
-        # Where no completion can go wrong, one number stands for all.
-        enough, sure = (
-            program.high[open_rows] - to_come_high[open_rows],
-            program.low[open_rows] - to_come_low[open_rows],
-        )
-        one_sided_high, one_sided_low = program.low[open_rows] <= -NO_LIMIT, program.high[open_rows] >= NO_LIMIT
-        if one_sided_high.any():
-            moved[:, one_sided_high] = np.maximum(moved[:, one_sided_high], enough[one_sided_high])
-        if one_sided_low.any():
-            moved[:, one_sided_low] = np.minimum(moved[:, one_sided_low], sure[one_sided_low])
-        both = ~(one_sided_high | one_sided_low) & (sure <= enough)
-        if both.any():
-            inside = (moved[:, both] >= sure[both]) & (moved[:, both] <= enough[both])
-            moved[:, both] = np.where(inside, sure[both], moved[:, both])
-        stays = ends[open_rows] > place
-        moved, open_rows = moved[:, stays], open_rows[stays]
-        child = np.full(len(moved), -1)
-        alive = np.flatnonzero(possible)
-        if len(alive) == 0:
-            return [], 0
-        states, child[alive] = _distinct(moved[alive])
-        nodes += len(states)
-        if nodes > limit:
-            raise _too_wide(program, open_rows, place, len(states), limit)
-        layers.append(_Layer(int(j), values, child.reshape(-1, len(values))))
-    return layers, len(states)
+def _open_rows(rows: sp.csc_array, order: Order, place: int, before: bool) -> Int64[np.ndarray, " rows"]:
+    """The rows that have columns up to a place and behind it, or right at it and ``before`` it is done, in the order in
+    which they come."""
+    columns = np.repeat(np.arange(rows.shape[1]), np.diff(rows.indptr))
+    where = np.empty(len(order), np.int64)
+    where[order] = np.arange(len(order))
+    first, last = np.full(rows.shape[0], len(order)), np.full(rows.shape[0], -1)
+    np.minimum.at(first, rows.indices, where[columns])
+    np.maximum.at(last, rows.indices, where[columns])
+    found = np.flatnonzero((first <= place) & (last >= place if before else last > place))
+    return found[np.argsort(first[found], kind="stable")]
 
 
 def _too_wide(program: IntegerProgram, open_rows: np.ndarray, place: int, width: int, limit: int) -> TooWide:
@@ -278,27 +262,6 @@ def _too_wide(program: IntegerProgram, open_rows: np.ndarray, place: int, width:
         f"{width} wide, with {len(open_rows)} open constraints: {shown}. Coarser coefficients, fewer constraints "
         "across far columns, or another order of the parts make it narrower"
     )
-
-
-def _distinct(states: Int64[np.ndarray, "states rows"]) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows, and which of them every row is."""
-    if states.shape[1] == 0:
-        return states[:1], np.zeros(len(states), dtype=np.int64)
-    least = states.min(axis=0)
-    spread = (states.max(axis=0) - least + 1).tolist()
-    total = 1
-    for length in spread:
-        total *= length
-    if total < SHORT:
-        key = np.zeros(len(states), dtype=np.int64)
-        for k, length in enumerate(spread):
-            key *= length
-            key += states[:, k] - least[k]
-        _, first, which = np.unique(key, return_index=True, return_inverse=True)
-    else:
-        wide = np.ascontiguousarray(states).view(np.dtype((np.void, states.dtype.itemsize * states.shape[1]))).ravel()
-        _, first, which = np.unique(wide, return_index=True, return_inverse=True)
-    return states[first], which.reshape(-1)
 
 
 def _take_out_dead_ends(layers: Sequence[_Layer]) -> bool:
@@ -354,36 +317,3 @@ def _closed(sets: Sequence[np.ndarray]) -> tuple[list[np.ndarray], Int64[np.ndar
             distinct.append(one)
         which[k] = place
     return distinct, which
-
-
-def _joined(layers: Sequence[_Layer]) -> DecisionDiagram:
-    """Nodes with the same arcs are one, from the end; nodes whose only arc gives 0 are not there."""
-    # Numbers count from the end: 0 is the last node.
-    columns: list[np.ndarray] = [np.full(1, END)]
-    arcs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    number, total, width = np.zeros(1, dtype=np.int64), 1, 1
-    for layer in reversed(layers):
-        child = np.where(layer.child >= 0, number[layer.child], -1)
-        table, which = _distinct(child)
-        only = (table >= 0).sum(axis=1) == 1
-        passes = only & (layer.values[(table >= 0).argmax(axis=1)] == 0)
-        mine = np.where(passes, table.max(axis=1), -1)
-        real = np.flatnonzero(~passes)
-        mine[real] = total + np.arange(len(real))
-        node, place = np.nonzero(table[real] >= 0)
-        arcs.append((total + node, layer.values[place], table[real][node, place]))
-        columns.append(np.full(len(real), layer.column))
-        width = max(width, len(real))
-        total += len(real)
-        number = mine[which]
-    column = np.concatenate(columns)[::-1].copy()
-    if not arcs:
-        return _of_one_point()
-    source, value, child = (np.concatenate(part) for part in zip(*arcs, strict=True))
-    last = total - 1
-    # The root may be below nodes that were passed by; nothing else is unreachable but what belongs to no path from it.
-    source, child = last - source, last - child
-    order = np.lexsort((value, source))
-    source, value, child = source[order], value[order], child[order]
-    start = np.searchsorted(source, np.arange(total + 1))
-    return DecisionDiagram(column, start, value, child, width)

@@ -4,6 +4,7 @@ from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.crf import CRFLoss
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.hinge import StructuredHingeLoss
+from optlayers.losses.optimal_value import OptimalValue
 from optlayers.losses.perceptron import StructuredPerceptronLoss
 from optlayers.losses.perturbed import PerturbedFenchelYoungLoss
 from optlayers.losses.prediction import Prediction
@@ -17,6 +18,7 @@ __all__ = [
     "AbstractLoss",
     "CRFLoss",
     "FenchelYoungLoss",
+    "OptimalValue",
     "PerturbedFenchelYoungLoss",
     "Prediction",
     "Reduction",

@@ -25,7 +25,7 @@ from optlayers.rules.base import Context
 from optlayers.rules.regularized import Regularized
 from optlayers.solution import Solution
 
-__all__ = ["FenchelYoungLoss"]
+__all__ = ["FenchelYoungLoss", "of_parts", "regularized_points"]
 
 
 @final
@@ -68,8 +68,7 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     ) -> None:
         self.rule = Regularized(regularizer)
         regularizer = self.rule.regularizer
-        if not regularizer.of_parts:
-            raise ValueError(f"{regularizer!r} has no Fenchel-Young loss here: {regularizer.without_loss}")
+        of_parts(regularizer)
         super().__init__(polytope, **arguments)
         self.omega = regularizer
 
@@ -77,10 +76,7 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> Prediction:
         """The regularized points."""
-        solution = polytope.regularized(scores, self.omega)
-        point = solution.value.detach()
-        value = (scores.detach() * point).sum(dim=1) - polytope.worth(point, self.omega).sum(dim=1)
-        return Prediction(solution, value)
+        return regularized_points(polytope, scores, self.omega)
 
     def contrast(self, question: Question) -> Contrast:
         """The regularized points and the target, whose Ω depends on a number of the regularizer, too."""
@@ -102,3 +98,19 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The vertices v with the best ⟨s, v⟩ - Ω(v)."""
         return best_less(polytope, scores, lambda points: polytope.worth(points, self.omega))
+
+
+def regularized_points(
+    polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+) -> Prediction:
+    """Regularized points, and what they are worth."""
+    solution = polytope.regularized(scores, regularizer)
+    point = solution.value.detach()
+    worth = polytope.worth(point, regularizer).sum(dim=1)
+    return Prediction(solution, (scores.detach() * point).sum(dim=1) - worth)
+
+
+def of_parts(regularizer: AbstractRegularizer) -> None:
+    """Refuse a regularizer whose value at structures is not known part by part."""
+    if not regularizer.of_parts:
+        raise ValueError(f"{regularizer!r} {regularizer.without_loss}")

@@ -56,7 +56,7 @@ class Declared(AbstractRegularizer):
     number_name = "expression"
     of_parts = False
     without_loss = (
-        "it counts all variables together, where the loss takes what each part counts; give the points of "
+        "counts all variables together, where losses take what each part counts: give the points of "
         "OptLayer(polytope, Regularized(expression)) to a loss of your own"
     )
 

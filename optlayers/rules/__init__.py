@@ -9,6 +9,7 @@ from optlayers.rules.identity import Identity
 from optlayers.rules.imle import IMLE
 from optlayers.rules.interpolation import Interpolation
 from optlayers.rules.lpgd import LPGD
+from optlayers.rules.mirror_spigot import MirrorSpigot
 from optlayers.rules.noise import AbstractNoise, Gaussian, Gumbel, Logistic, SumOfGamma
 from optlayers.rules.perturb_and_map import PerturbAndMAP
 from optlayers.rules.perturbed import PerturbedAdditive, PerturbedMultiplicative
@@ -47,6 +48,7 @@ __all__ = [
     "Identity",
     "Interpolation",
     "LPGD",
+    "MirrorSpigot",
     "Pipeline",
     "Regularized",
     "SecondGradient",

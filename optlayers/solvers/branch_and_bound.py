@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any, final
 
@@ -19,6 +21,7 @@ from jaxtyping import Float64
 from optlayers.caches import Cache
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.integer.program import IntegerProgram, NoIntegers, integer_program
+from optlayers.locks import at_fork
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.cutting import SeparatedSearch
@@ -37,6 +40,8 @@ KEPT = 16
 """For so many values of the parameters are the numbers of models kept."""
 TIED = 1e-12
 """Structures whose scores differ by less, next to the sum of all of them, tie."""
+SMALL = 1e-6
+"""Scores that are smaller than the largest by this factor are searched in turn: HiGHS takes their sums for nothing."""
 
 
 @final
@@ -47,8 +52,12 @@ class BranchAndBound(AbstractHullSolver):
     For declarations that are too wide for :class:`optlayers.Diagram`, or have variables besides that are not integers.
     An answer takes milliseconds and more; a projection asks several times (:class:`optlayers.ActiveSet`). Every
     instance is solved from scratch, so the answer depends on its scores alone. Where scores are multiples of a common
-    unit (integers, zeros), or parts have a score of 0, structures tie, and the objectives of all solvers decide
-    (:class:`optlayers.Highs`); sums of other scores tie by accident alone.
+    unit (zeros, integers up to a million), or parts have a score of 0, structures tie, and the objectives of all
+    solvers decide (:class:`optlayers.Highs`); sums of other scores tie by accident alone.
+
+    HiGHS tells sums apart that differ by some 1e-13 of the largest score. Where scores span more than six decades, the
+    smaller ones decide in searches of their own, among structures of which the larger ones sum to as much; of what all
+    these find, the structure is taken whose exact sum is largest.
 
     Where a declaration brings constraints on demand (``separate`` of :class:`optlayers.Polytope`), linear programs of
     HiGHS come first, and again with every constraint that their answers violate. Branch and bound is asked where an
@@ -56,8 +65,8 @@ class BranchAndBound(AbstractHullSolver):
 
     Parameters
     ----------
-    time_limit : seconds for one best structure; what is not proved to be best by then is no answer (``FAILED``), never
-        a worse structure.
+    time_limit : seconds for all searches of one best structure; what is not proved to be best by then is no answer
+        (``FAILED``), never a worse structure.
     node_limit : nodes of the search for one best structure, in the same way; HiGHS alone keeps it.
     solver : the name by which cvxpy calls a solver of mixed-integer programs that is installed, such as ``"SCIP"`` or
         ``"GUROBI"``, which then takes the place of HiGHS, through a problem of cvxpy for every question. None: HiGHS,
@@ -121,6 +130,13 @@ def _model(solver: BranchAndBound, form: StandardForm) -> _AbstractModel:
     return _Model(form, solver) if solver.solver is None else _ForeignModel(form, solver)
 
 
+# The scheduler of HiGHS, which a search starts, has threads that a forked child lacks, and would wait for.
+at_fork(after_in_child=partial(_core._Highs.resetGlobalScheduler, False))
+
+Floors = Sequence[tuple[Float64[np.ndarray, " scored"], float]]
+"""Scores of points, and how much these are at least."""
+
+
 class NotProved(RuntimeError):
     """A search that ended before its end."""
 
@@ -174,13 +190,30 @@ class _AbstractModel(ABC):
         self.form, self.solver = form, solver
         self.body = form.matrix[:, : form.unslacked]
         self.objectives = [ties.objective(k, form.scored, form.scored) for k in range(2)]
+        self._end = np.inf
+
+    @property
+    def seconds(self) -> float:
+        """What is left of the time for one best point.
+
+        Raises
+        ------
+        NotProved : when nothing is.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0.0:
+            raise NotProved(
+                f"{self.solver.time_limit:g} seconds passed before a best structure was proved; raise time_limit of "
+                "BranchAndBound"
+            )
+        return left
 
     @abstractmethod
     def solved(
-        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floor: np.ndarray | None
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floors: Floors = ()
     ) -> np.ndarray | None:
-        """A point of best costs, None where there is none. With ``floor``, which are scores and a number behind them,
-        of the points that score so much.
+        """A point of best costs, None where there is none. With ``floors``, which are scores and a number for each, of
+        the points that score so much.
 
         Raises
         ------
@@ -196,6 +229,7 @@ class _AbstractModel(ABC):
         others do too. The point is held to the ``program`` exactly, where there is one.
         """
         form = self.form
+        self._end = time.monotonic() + self.solver.time_limit
         out: np.ndarray = np.full(form.size, np.nan)
         asked = scores[form.kept]
         lower, upper = numbers.lower[0, : form.unslacked].copy(), numbers.upper[0, : form.unslacked].copy()
@@ -205,19 +239,21 @@ class _AbstractModel(ABC):
             return out
         asked = np.where(np.isneginf(asked), 0.0, asked)
         costs, decided = self._costs(asked, lower, upper)
-        point = self.solved(numbers, lower, upper, costs, None)
+        point = self.solved(numbers, lower, upper, costs)
         if point is None:
             return out
         whole = self._whole(point)
+        if not decided:
+            whole = self._by_smaller(numbers, lower, upper, asked, whole)
         open_parts = (asked == 0.0) & (lower < upper)[: form.scored]
         if decide and not decided:
-            whole = self._whole(self._of_tied(numbers, lower, upper, costs, whole))
+            whole = self._whole(self._of_tied(numbers, lower, upper, asked, whole))
         elif not decided and open_parts.any():  # which tie, whatever they are
             held = np.flatnonzero(~open_parts)
             low, high = lower.copy(), upper.copy()
             low[held] = high[held] = whole[held]
             costs, _ = self._costs(np.zeros_like(asked), lower, upper)
-            point = self.solved(numbers, low, high, costs, None)
+            point = self.solved(numbers, low, high, costs)
             whole = whole if point is None else self._whole(point)
         if program is not None and not program.has(whole.astype(np.int64)):
             raise NotProved(
@@ -232,15 +268,34 @@ class _AbstractModel(ABC):
         whole: np.ndarray = np.where(self.form.integer, np.round(point), point)
         return whole
 
+    def _by_smaller(
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, scores: np.ndarray, best: np.ndarray
+    ) -> np.ndarray:
+        """The better one of ``best`` and of points at which scores of the largest size sum to as much, and smaller ones
+        to more; and so on from size to size."""
+        floors: list[tuple[np.ndarray, float]] = []
+        sizes = list(_by_size(scores))
+        for place in range(1, len(sizes)):
+            floors.append(self._floor(sizes[place - 1], best))
+            costs, _ = self._costs(np.sum(sizes[place:], axis=0), lower, upper)
+            point = self.solved(numbers, lower, upper, costs, floors)
+            other = best if point is None else self._whole(point)
+            if _exact_sum(scores, other) > _exact_sum(scores, best):
+                best = other
+        return best
+
+    def _floor(self, scores: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, float]:
+        """The row that points score as much as the best one, to within rounding."""
+        costs = scores * (SIZE / np.abs(scores).max())
+        terms = costs * best[: self.form.scored]
+        return costs, float(terms.sum()) - TIED * (SIZE + float(np.abs(terms).sum()))
+
     def _of_tied(
-        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, best: np.ndarray
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, scores: np.ndarray, best: np.ndarray
     ) -> np.ndarray:
         """Of the points that score as much as the best one, to within rounding, the one that objectives decide for."""
-        terms = costs * best[: self.form.scored]
-        slack = TIED * (SIZE + float(np.abs(terms).sum()))
-        floor = np.append(costs, float(terms.sum()) - slack)
-        decided, _ = self._costs(np.zeros(len(costs)), lower, upper)
-        point = self.solved(numbers, lower, upper, decided, floor)
+        decided, _ = self._costs(np.zeros(len(scores)), lower, upper)
+        point = self.solved(numbers, lower, upper, decided, [self._floor(mine, best) for mine in _by_size(scores)])
         return best if point is None else point
 
     def _costs(self, scores: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -281,13 +336,13 @@ class _Model(_AbstractModel):
             self.highs.setOptionValue(name, value)
 
     def solved(
-        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floor: np.ndarray | None
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floors: Floors = ()
     ) -> np.ndarray | None:
         self.highs.passModel(self._model(numbers, lower, upper, costs))
-        if floor is not None:
-            columns = np.flatnonzero(floor[:-1]).astype(np.int32)
-            self.highs.addRow(float(floor[-1]), np.inf, len(columns), columns, floor[columns])
-        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.solver.time_limit)
+        for row, least in floors:
+            columns = np.flatnonzero(row).astype(np.int32)
+            self.highs.addRow(least, np.inf, len(columns), columns, row[columns])
+        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + self.seconds)
         self.highs.run()
         status = self.highs.getModelStatus()
         if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
@@ -333,12 +388,29 @@ def _unit(scores: Float64[np.ndarray, " scored"]) -> float:
     return 0.0
 
 
+def _by_size(scores: Float64[np.ndarray, " scored"]) -> Iterator[Float64[np.ndarray, " scored"]]:
+    """The scores in groups of similar size, the largest ones first, each with 0 for all others."""
+    left = np.array(scores)
+    while left.any():
+        size = np.abs(left)
+        group = np.where(size >= SMALL * size.max(), left, 0.0)
+        left = left - group
+        yield group
+
+
+def _exact_sum(scores: Float64[np.ndarray, " scored"], point: Float64[np.ndarray, " columns"]) -> Fraction:
+    """What a point scores."""
+    used = np.flatnonzero(point[: len(scores)])
+    pairs = zip(scores[used].tolist(), point[used].tolist(), strict=True)
+    return sum((Fraction(s) * Fraction(x) for s, x in pairs), Fraction(0))
+
+
 @final
 class _ForeignModel(_AbstractModel):
     """A problem of cvxpy over the arrays of a form, which is made for every question."""
 
     def solved(
-        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floor: np.ndarray | None
+        self, numbers: Instances, lower: np.ndarray, upper: np.ndarray, costs: np.ndarray, floors: Floors = ()
     ) -> np.ndarray | None:
         form, name = self.form, self.solver.solver
         assert name is not None
@@ -360,13 +432,11 @@ class _ForeignModel(_AbstractModel):
         constraints += [x[bounded[1]] <= high[bounded[1]]] if len(bounded[1]) else []
         all_costs = np.zeros(form.unslacked)
         all_costs[: form.scored] = costs
-        if floor is not None:
-            least = np.zeros(form.unslacked)
-            least[: form.scored] = floor[:-1]
-            constraints.append(least[order] @ x >= floor[-1])
+        for row, least in floors:
+            constraints.append(np.pad(row, (0, form.unslacked - form.scored))[order] @ x >= least)
         problem = cp.Problem(cp.Maximize(all_costs[order] @ x), constraints)
         try:
-            problem.solve(solver=name, **_OPTIONS.get(name, lambda _: {})(self.solver.time_limit))  # type: ignore[no-untyped-call]
+            problem.solve(solver=name, **_OPTIONS.get(name, lambda _: {})(self.seconds))  # type: ignore[no-untyped-call]
         except cp.SolverError as error:
             raise NotProved(f"{name} ended before a best structure was proved: {error}") from None
         if problem.status in (cp.INFEASIBLE, "infeasible_or_unbounded"):

@@ -45,7 +45,7 @@ class Passes:
         self.fixed[form.kept] = 0.0
         column = diagram.column.copy()
         column[:-1] = form.kept[column[:-1]]
-        self.arrays = column, diagram.start, diagram.value, diagram.child
+        self.arrays = column, diagram.start, diagram.value, diagram.child, diagram.pairs
         self.reach: Float64[np.ndarray, " size"] = np.zeros(form.size)
         arcs = np.diff(diagram.start)
         np.maximum.at(self.reach, np.repeat(column, arcs), np.abs(diagram.value).astype(np.float64))
@@ -75,7 +75,7 @@ class Passes:
         return self._on_devices.get(device, self._by_columns)
 
     def _by_columns(self, device: torch.device) -> list[tuple[int, Tensor, Tensor]]:
-        column, start, value, child = self.arrays
+        column, start, value, child, _ = self.arrays
         arcs = np.diff(start)[:-1]
         ends = np.flatnonzero(np.diff(column[:-1], append=END)) + 1
         parts = []
@@ -174,7 +174,8 @@ class Diagram(AbstractHullSolver):
     Columns are decided one after the other; choices that leave the same to be decided meet in one node of a graph, of
     which every path is a structure (see :mod:`optlayers.integer.diagram`). It is small where few constraints are open
     at any time: budgets, chains, alignments, small assignments. A best structure is a longest path, in a time that is
-    linear in the graph; ties are decided as by all solvers (:class:`optlayers.Highs`). Projections onto the convex hull
+    linear in the graph; sums are those of float64, and what differs by less than their rounding ties. Ties are decided
+    as by all solvers (:class:`optlayers.Highs`). Projections onto the convex hull
     go over the graph as an oracle (:class:`optlayers.ActiveSet`), and sums over all structures are exact: marginals,
     samples, counts.
 

@@ -5,6 +5,9 @@ gives the entry ``column[u]`` the number ``value[a]``, which scores that times t
 node to the first go best values and sums; from the first to the last go probabilities. Entries that have no column are
 ``fixed``.
 
+Where arcs give 0 and 1 alone, ``pair`` has the two children of every node in one number, and passes are those of
+:mod:`optlayers.solvers.kernels.binary_paths`. Else it is empty.
+
 Sums over paths are those of plain exponentials where no number of the instance can leave their range, and logarithms of
 sums elsewhere. A part of score -inf is 0.
 """
@@ -13,14 +16,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from optlayers.solvers.kernels.lanes import jit, part
+from optlayers.solvers.kernels.binary_paths import (
+    SAFE,
+    by_one,
+    by_zero,
+    fill_best,
+    fill_means,
+    fill_sums,
+    fill_turned,
+    workspace,
+)
+from optlayers.solvers.kernels.lanes import LANES, fill, jit, part
 
 __all__ = ["best", "covariances", "k_best", "marginals", "sample", "sums"]
 
 END = -1
 """The column of the last node; where there are no paths it is another number."""
-SAFE = 600.0
-"""Exponentials of numbers between this and its negative, and their products with counts of paths, are ordinary."""
 
 
 @part
@@ -31,8 +42,25 @@ def _step(score, value):  # type: ignore[no-untyped-def]
     return -np.inf if score == -np.inf else score * value
 
 
-@jit("(float64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int64[::1])")
-def best(scores, column, start, value, child, fixed, first, second):  # type: ignore[no-untyped-def]
+@part
+def _best_totals(scores, column, start, value, child, pair):  # type: ignore[no-untyped-def]
+    """The best scores of paths from every node on; one more number stands for a node that is not there."""
+    nodes = len(column)
+    total = np.empty(nodes + 1)
+    total[nodes - 1], total[nodes] = 0.0 if column[nodes - 1] == END else -np.inf, -np.inf
+    if len(pair) > 0:
+        fill_best(scores, column, pair, total)
+        return total
+    for u in range(nodes - 2, -1, -1):
+        score, top = scores[column[u]], -np.inf
+        for a in range(start[u], start[u + 1]):
+            top = max(top, _step(score, value[a]) + total[child[a]])
+        total[u] = top
+    return total
+
+
+@jit("(float64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], int64[::1], int64[::1])")
+def best(scores, column, start, value, child, pair, fixed, first, second):  # type: ignore[no-untyped-def]
     """A best point, NaN where there is none.
 
     Of several the one with the largest sum of ``first``, and then of ``second``, times its entries; of those the one
@@ -40,13 +68,7 @@ def best(scores, column, start, value, child, fixed, first, second):  # type: ig
     """
     point = fixed.copy()
     nodes = len(column)
-    total = np.empty(nodes)
-    total[nodes - 1] = 0.0 if column[nodes - 1] == END else -np.inf
-    for u in range(nodes - 2, -1, -1):
-        score, top = scores[column[u]], -np.inf
-        for a in range(start[u], start[u + 1]):
-            top = max(top, _step(score, value[a]) + total[child[a]])
-        total[u] = top
+    total = _best_totals(scores, column, start, value, child, pair)
     if total[0] == -np.inf:
         point[:] = np.nan
         return point
@@ -67,12 +89,20 @@ def best(scores, column, start, value, child, fixed, first, second):  # type: ig
 @part
 def _decided(scores, column, start, value, child, fixed, first, second, total):  # type: ignore[no-untyped-def]
     nodes = len(column)
-    one, other = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64)
-    choice = np.zeros(nodes, np.int64)
-    for u in range(nodes - 2, -1, -1):
+    one, other, choice = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    passed, order = np.zeros(nodes, np.bool_), np.empty(nodes, np.int64)  # by best paths; others are never looked at
+    one[nodes - 1] = other[nodes - 1] = 0
+    passed[0], count = True, 0
+    for u in range(nodes - 1):
+        if passed[u]:
+            order[count] = u
+            count += 1
+            score = scores[column[u]]
+            for a in range(start[u], start[u + 1]):
+                if _step(score, value[a]) + total[child[a]] == total[u]:
+                    passed[child[a]] = True
+    for u in order[:count][::-1]:
         j, chosen, a1, a2 = column[u], -1, 0, 0
-        if total[u] == -np.inf:
-            continue
         for a in range(start[u], start[u + 1]):
             if _step(scores[j], value[a]) + total[child[a]] != total[u]:
                 continue
@@ -89,10 +119,11 @@ def _decided(scores, column, start, value, child, fixed, first, second, total): 
 
 
 @part
-def _is_ordinary(scores, reach, spread, column, start, value, child, total):  # type: ignore[no-untyped-def]
+def _is_ordinary(scores, reach, spread, column, start, value, child, pair, sizes, total):  # type: ignore[no-untyped-def]
     """Whether sums of exponentials of paths stay in the range of numbers.
 
-    ``reach`` are the largest entries, ``spread`` is the logarithm of the number of paths; ``total`` is written to.
+    ``reach`` are the largest entries, ``spread`` is the logarithm of the number of paths; ``sizes`` and ``total`` are
+    written to.
     """
     size = spread
     for j in range(len(scores)):
@@ -101,7 +132,12 @@ def _is_ordinary(scores, reach, spread, column, start, value, child, total):  # 
     if size < SAFE:
         return True
     nodes = len(column)
-    total[nodes - 1] = spread
+    total[nodes - 1], total[nodes] = spread, -np.inf
+    if len(pair) > 0:
+        for j in range(len(scores)):
+            sizes[j] = -np.inf if scores[j] == -np.inf else abs(scores[j])
+        fill_best(sizes, column, pair, total)
+        return total[0] < SAFE
     for u in range(nodes - 2, -1, -1):  # no path is as large as all entries together
         score, size = scores[column[u]], 0.0
         for a in range(start[u], start[u + 1]):
@@ -124,7 +160,7 @@ def _weight(score, value, exponential):  # type: ignore[no-untyped-def]
 
 
 @part
-def _sum_paths(scores, exponentials, ordinary, column, start, value, child, top, total):  # type: ignore[no-untyped-def]
+def _sum_paths(scores, exponentials, ordinary, column, start, value, child, pair, top, total):  # type: ignore[no-untyped-def]
     """Sums of the exponentials of all paths from every node on.
 
     Where these are not ``ordinary``, ``top`` are the best paths, and ``total`` the logarithms of sums of what all paths
@@ -132,6 +168,12 @@ def _sum_paths(scores, exponentials, ordinary, column, start, value, child, top,
     """
     nodes = len(column)
     last = column[nodes - 1] == END
+    if ordinary and len(pair) > 0:
+        total[nodes - 1], total[nodes] = 1.0 if last else 0.0, 0.0
+        for u in range(nodes - 2, -1, -1):
+            weight = exponentials[np.uint64(column[u])]
+            total[u] = total[by_zero(pair[u])] + weight * total[by_one(pair[u])]
+        return
     if ordinary:
         total[nodes - 1] = 1.0 if last else 0.0
         for u in range(nodes - 2, -1, -1):
@@ -156,16 +198,35 @@ def _sum_paths(scores, exponentials, ordinary, column, start, value, child, top,
 
 @part
 def _prepared(  # type: ignore[no-untyped-def]
-    scores, reach, spread, column, start, value, child, exponentials, top, total
+    scores, reach, spread, column, start, value, child, pair, exponentials, top, total
 ):
     """Sums of all paths from every node on, and whether they are plain: else they are logarithms, below the best."""
-    ordinary = _is_ordinary(scores, reach, spread, column, start, value, child, total)
+    ordinary = _is_ordinary(scores, reach, spread, column, start, value, child, pair, exponentials, total)
     if ordinary:
         for j in range(len(scores)):
             if reach[j] > 0:
                 exponentials[j] = np.exp(scores[j])
-    _sum_paths(scores, exponentials, ordinary, column, start, value, child, top, total)
+    _sum_paths(scores, exponentials, ordinary, column, start, value, child, pair, top, total)
     return ordinary
+
+
+@part
+def _by_lanes(  # type: ignore[no-untyped-def]
+    scores, reach, spread, column, start, value, child, pair, sizes, total, which
+):
+    """The instances that go side by side, in front, those that do not behind them, and how many the first ones are."""
+    sorted_ones, count, rest = np.empty_like(which), 0, len(which)
+    for k in which:
+        together = len(pair) > 0
+        if together:
+            together = _is_ordinary(scores[k], reach, spread, column, start, value, child, pair, sizes, total)
+        if together:
+            sorted_ones[count] = k
+            count += 1
+        else:
+            rest -= 1
+            sorted_ones[rest] = k
+    return sorted_ones, count
 
 
 @part
@@ -201,28 +262,51 @@ def _most_arcs(start):  # type: ignore[no-untyped-def]
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[:, ::1], int64[::1], float64[::1])"
+    "(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], float64[::1], float64, float64[:, ::1], int64[::1], "
+    "float64[::1])"
 )
-def sums(column, start, value, child, reach, spread, scores, which, out):  # type: ignore[no-untyped-def]
+def sums(column, start, value, child, pair, reach, spread, scores, which, out):  # type: ignore[no-untyped-def]
     """Logarithms of the sums over all paths; -inf where there are none."""
-    total, exponentials, top = np.empty(len(column)), np.empty(scores.shape[1]), np.zeros(len(column))
-    for k in which:
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+    nodes, size = len(column), scores.shape[1]
+    total, exponentials, top = np.empty(nodes + 1), np.empty(size), np.zeros(nodes)
+    ones, count = _by_lanes(scores, reach, spread, column, start, value, child, pair, exponentials, total, which)
+    of_nodes, of_entries = workspace(nodes if count else 0, size, 1)
+    for first in range(0, count, LANES):
+        some = ones[first : min(first + LANES, count)]
+        fill_sums(column, pair, reach, scores, some, of_entries[0], of_nodes[0])
+        for lane in range(len(some)):
+            out[some[lane]] = np.log(of_nodes[0, lane])
+    for k in ones[count:]:
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, pair, exponentials, top, total)
         out[k] = np.log(total[0]) if ordinary else top[0] + total[0]
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
     "float64[::1], float64, float64[::1], float64[:, ::1], int64[::1], "
     "float64[:, ::1])"
 )
-def marginals(column, start, value, child, reach, spread, fixed, scores, which, out):  # type: ignore[no-untyped-def]
+def marginals(  # type: ignore[no-untyped-def]
+    column, start, value, child, pair, reach, spread, fixed, scores, which, out
+):
     """The means of all entries; 0 where there are no paths."""
-    nodes = len(column)
-    total, exponentials, flow, top = np.empty(nodes), np.empty(scores.shape[1]), np.empty(nodes), np.zeros(nodes)
-    for k in which:
+    nodes, size = len(column), scores.shape[1]
+    total, exponentials, top = np.empty(nodes + 1), np.empty(size), np.zeros(nodes)
+    ones, count = _by_lanes(scores, reach, spread, column, start, value, child, pair, exponentials, total, which)
+    of_nodes, of_entries = workspace(nodes if count else 0, size, 2)
+    for first in range(0, count, LANES):
+        some = ones[first : min(first + LANES, count)]
+        fill_sums(column, pair, reach, scores, some, of_entries[0], of_nodes[0])
+        fill(of_entries[1], 0.0)
+        fill_means(column, pair, of_entries[0], of_nodes[0], of_nodes[1], of_entries[1])
+        for lane in range(len(some)):
+            there = of_nodes[0, lane] > 0.0
+            for j in range(size):
+                out[some[lane], j] = fixed[j] + of_entries[1, LANES * j + lane] if there else 0.0
+    flow = np.empty(nodes)
+    for k in ones[count:]:
         mean = out[k]
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, pair, exponentials, top, total)
         if _nothing(ordinary, top[0], total[0]):
             mean[:] = 0.0
             continue
@@ -242,22 +326,36 @@ def marginals(column, start, value, child, reach, spread, fixed, scores, which, 
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
     "float64[::1], float64, float64[:, ::1], float64[:, ::1], int64[::1], "
     "float64[:, ::1])"
 )
 def covariances(  # type: ignore[no-untyped-def]
-    column, start, value, child, reach, spread, scores, direction, which, out
+    column, start, value, child, pair, reach, spread, scores, direction, which, out
 ):
     """The covariance of entries times a direction; 0 where there are no paths."""
-    nodes = len(column)
-    total, exponentials, top = np.empty(nodes), np.empty(scores.shape[1]), np.zeros(nodes)
+    nodes, size = len(column), scores.shape[1]
+    total, exponentials, top = np.empty(nodes + 1), np.empty(size), np.zeros(nodes)
+    ones, count = _by_lanes(scores, reach, spread, column, start, value, child, pair, exponentials, total, which)
+    of_nodes, of_entries = workspace(nodes if count else 0, size, 4)
+    for first in range(0, count, LANES):
+        some, room = ones[first : min(first + LANES, count)], of_nodes
+        fill_sums(column, pair, reach, scores, some, of_entries[0], room[0])
+        for j in range(size):
+            for lane in range(LANES):
+                given = direction[some[min(lane, len(some) - 1)], j]
+                of_entries[1, LANES * j + lane] = given if reach[j] > 0 else 0.0
+        weight, slope = of_entries[0], of_entries[1]
+        fill_turned(column, pair, weight, slope, room[0], room[1], room[2], room[3], slope)
+        for lane in range(len(some)):
+            for j in range(size):
+                out[some[lane], j] = slope[LANES * j + lane] if reach[j] > 0 else 0.0
     flow, along, behind = np.empty(nodes), np.empty(nodes), np.empty(nodes)
     chance = np.empty(len(value))
-    for k in which:
+    for k in ones[count:]:
         turned = out[k]
         turned[:] = 0.0
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, pair, exponentials, top, total)
         if _nothing(ordinary, top[0], total[0]):
             continue
         behind[nodes - 1] = 0.0  # the mean of the direction over what follows a node
@@ -304,21 +402,21 @@ def _uniform(state):  # type: ignore[no-untyped-def]
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
     "float64[::1], float64, float64[::1], float64[:, ::1], float64[:, ::1], "
     "int64[::1], float64[:, :, ::1])"
 )
 def sample(  # type: ignore[no-untyped-def]
-    column, start, value, child, reach, spread, fixed, scores, numbers, which, out
+    column, start, value, child, pair, reach, spread, fixed, scores, numbers, which, out
 ):
     """Points drawn by their exponentials, ``(samples, batch, size)``, from ``numbers`` ``(samples, batch)`` of [0, 1).
 
     They are 0 where there are none. A number is the seed of what is drawn from node to node.
     """
     nodes = len(column)
-    total, exponentials, top = np.empty(nodes), np.empty(scores.shape[1]), np.zeros(nodes)
+    total, exponentials, top = np.empty(nodes + 1), np.empty(scores.shape[1]), np.zeros(nodes)
     for k in which:
-        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, exponentials, top, total)
+        ordinary = _prepared(scores[k], reach, spread, column, start, value, child, pair, exponentials, top, total)
         nothing = _nothing(ordinary, top[0], total[0])
         for one in range(len(out)):
             point = out[one, k]
@@ -346,12 +444,12 @@ def sample(  # type: ignore[no-untyped-def]
 
 
 @jit(
-    "(int64[::1], int64[::1], int64[::1], int64[::1], "
+    "(int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
     "float64[::1], int64[::1], int64[::1], float64[:, ::1], int64, int64[::1], "
     "float64[:, :, ::1], float64[:, ::1], int64[::1])"
 )
 def k_best(  # type: ignore[no-untyped-def]
-    column, start, value, child, fixed, first, second, scores, most, which, points, totals, counts
+    column, start, value, child, pair, fixed, first, second, scores, most, which, points, totals, counts
 ):
     """The best points, ``(batch, most, size)``, best first, with their scores, and how many there are up to ``most``.
 

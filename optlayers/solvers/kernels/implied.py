@@ -1,4 +1,4 @@
-"""Bounds that rows imply, one row after the other, in plain scalar loops."""
+"""Bounds that rows imply, one by one or as sums of many, in plain scalar loops."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part
 
-__all__ = ["SAME", "tighten"]
+__all__ = ["SAME", "sweep", "tighten"]
 
 ROUNDS = 1000
 """So often are all rows looked at, at most."""
+STARTS = 16
+"""From so many rows are others added up, at most."""
 SAME = 1e-9
 """Bounds that are so near to each other, next to their size, are one number; smaller steps are none."""
 
@@ -76,3 +78,62 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
                         upper[k, j], changed = wide, True
             if not changed:
                 break
+
+
+@jit("(int32[::1], int32[::1], int64[::1], int32[::1], int32[::1], int64[::1], int64[::1], float64[::1], boolean[::1])")
+def sweep(start, column, entry, column_start, row, column_entry, rhs, upper, left_out):  # type: ignore[no-untyped-def]
+    """Make upper bounds of columns that are at least 0 narrower, in place, by sums of rows, which are equalities.
+
+    Entries are 1 and -1. A row without negative entries, and 1 at most on its right, is where a sweep begins. Other
+    rows are added, or taken off, while no entry of the sum becomes negative and its right-hand side stays at 1 at most:
+    then no column with an entry in the sum is beyond that. In a network the sums are the cuts between the nodes behind
+    and those ahead, from the source to the sink. ``left_out`` rows have no part in it.
+    """
+    rows, columns = len(start) - 1, len(column_start) - 1
+    blocked = np.empty((2, rows), np.int64)  # by entries that would be negative: where a row is added, is taken off
+    weight, used = np.empty(columns, np.int64), np.empty(rows, np.bool_)
+    waiting = np.empty((2 * len(column) + 2, 2), np.int64)
+    starts = 0
+    for begin in range(rows):
+        signs = 0
+        for t in range(start[begin], start[begin + 1]):
+            signs += entry[t]
+        length = start[begin + 1] - start[begin]
+        if left_out[begin] or length == 0 or abs(signs) < length or signs * rhs[begin] > length:
+            continue
+        if starts == STARTS:
+            break
+        starts += 1
+        used[:], weight[:] = left_out, 0
+        for i in range(rows):
+            below, above = 0, 0
+            for t in range(start[i], start[i + 1]):
+                below += 1 if entry[t] < 0 else 0
+                above += 1 if entry[t] > 0 else 0
+            blocked[0, i], blocked[1, i] = below, above
+        waiting[0, 0], waiting[0, 1] = begin, 0 if signs > 0 else 1
+        count, total = 1, 0
+        while count > 0:
+            count -= 1
+            i, way = waiting[count]
+            sign = 1 if way == 0 else -1
+            if used[i] or blocked[way, i] > 0 or total + sign * rhs[i] > 1:
+                continue
+            used[i] = True
+            total += sign * rhs[i]
+            for t in range(start[i], start[i + 1]):
+                j, before = column[t], weight[column[t]]
+                weight[j] += sign * entry[t]
+                if weight[j] > 0:
+                    upper[j] = min(upper[j], np.float64(total))
+                change = (1 if before > 0 else 0) - (1 if weight[j] > 0 else 0)
+                if change == 0:
+                    continue
+                for s in range(column_start[j], column_start[j + 1]):
+                    other = row[s]
+                    side = 0 if column_entry[s] < 0 else 1
+                    blocked[side, other] += change
+                    free = change < 0 and blocked[side, other] == 0 and not used[other]
+                    if free and count < len(waiting):  # else there are cycles, and less is shown
+                        waiting[count, 0], waiting[count, 1] = other, side
+                        count += 1

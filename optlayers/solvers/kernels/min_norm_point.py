@@ -435,7 +435,9 @@ def _project(  # type: ignore[no-untyped-def]
         known = False
         for i in range(active):
             known = known or _same(a, slot, a.order[i])
-        nothing = NOTHING_LEFT * max(shift, _square(a, slot))  # next to the origin all sums are small
+        square = max(shift, _square(a, slot))
+        nothing = NOTHING_LEFT * square  # next to the origin all sums are small,
+        blurred = ROUNDING * square  # where the rounding of the point itself, as a sum of vertices, is larger than they
         if better <= max(ROUNDING * scale, nothing) or (known and stalls > 0):
             status[k] = DONE
             return a, active
@@ -444,7 +446,7 @@ def _project(  # type: ignore[no-untyped-def]
                 shift = _start_factor(a, slot)
             taken = _take_in(a, active, out, size, shift)
             if taken == 0:
-                status[k] = DONE if better <= CLOSED * scale else INEXACT
+                status[k] = DONE if better <= max(CLOSED * scale, blurred) else INEXACT
                 return a, active
             active = taken
         active = _minor_cycles(a, active, full, size, x, goal)
@@ -454,7 +456,7 @@ def _project(  # type: ignore[no-untyped-def]
             stays = stays or a.order[i] == slot
         stalls = 0 if stays else stalls + 1
         if stalls > 2:
-            status[k] = DONE if better <= CLOSED * scale else INEXACT
+            status[k] = DONE if better <= max(CLOSED * scale, blurred) else INEXACT
             return a, active
     return a, active
 
