@@ -91,11 +91,12 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
     except NotPolyhedral:
         raise NeedsCones(_needs_cones(declared)) from None
     cost, weight = _objective(program, extended, specs)
-    priced = np.flatnonzero((cost != 0.0).any(axis=0) | (weight != 0.0).any(axis=0))
+    priced = np.flatnonzero(np.diff(cost.indptr) + np.diff(weight.indptr))
     order = np.concatenate([rows.structure, np.setdiff1d(priced, rows.structure)])
+    rows = _without_zeros_of_roots(rows, specs, [f.entries.name() for f in rewriting.factored])
     form = form_of_rows(extended, specs, _with_structure(rows, order))
     return QuadraticProgram(
-        form, _map(cost[:, order]), _map(weight[:, order]), tuple(_root(f, form) for f in rewriting.factored)
+        form, _map(cost[order]), _map(weight[order]), tuple(_root(f, form) for f in rewriting.factored)
     )
 
 
@@ -128,18 +129,19 @@ def _needs_cones(declared: cp.Expression) -> str:
     )
 
 
-def _objective(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> tuple[np.ndarray, np.ndarray]:
-    """Costs and weights ``(1 + parameters, columns)`` of what cvxpy minimizes, at θ = 0 and by θ.
+def _objective(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> tuple[sp.csr_array, sp.csr_array]:
+    """Costs and weights ``(columns, 1 + parameters)`` of what cvxpy minimizes, at θ = 0 and by θ.
 
     cvxpy stores both as sparse tensors with one column per entry of its own parameter vector; q has a constant behind
     its entries, and P is flattened in column-major order.
     """
     columns, count = program.x.size, 1 + sum(spec.size for spec in specs)
     theta = parameter_columns(program, polytope, specs)
-    cost, weight = np.zeros((count, columns)), np.zeros((count, columns))
     linear = sp.coo_array(program.q)
-    inside = linear.coords[0] < columns
-    np.add.at(cost, (theta[linear.coords[1][inside]], linear.coords[0][inside]), linear.data[inside])
+    known = (linear.coords[0] < columns) & (linear.data != 0.0)
+    column, entry = linear.coords[0][known], theta[linear.coords[1][known]]
+    cost = sp.csr_array((linear.data[known], (column, entry)), shape=(columns, count))
+    weight = sp.csr_array((columns, count))
     if program.P is not None:
         squares = sp.coo_array(program.P)
         row, column = squares.coords[0] % columns, squares.coords[0] // columns
@@ -147,9 +149,21 @@ def _objective(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec])
             raise DeclarationError(
                 "cvxpy multiplies variables of the regularizer with each other; write it by quad_form"
             )
-        same = row == column
-        np.add.at(weight, (theta[squares.coords[1][same]], row[same]), squares.data[same])
+        known = (row == column) & (squares.data != 0.0)
+        column, entry = column[known], theta[squares.coords[1][known]]
+        weight = sp.csr_array((squares.data[known], (column, entry)), shape=(columns, count))
     return cost, weight
+
+
+def _without_zeros_of_roots(rows: AffineRows, specs: Sequence[ParameterSpec], names: Sequence[str]) -> AffineRows:
+    """Rows without the entries of upper triangular parameters that are always 0."""
+    zero = np.zeros(1 + sum(spec.size for spec in specs), dtype=bool)
+    for spec in specs:
+        if spec.name in names:
+            zero[1 + spec.start : 1 + spec.start + spec.size] = np.tri(spec.shape[0], k=-1, dtype=bool).reshape(-1)
+    row, column, theta, value = rows.varying
+    kept = ~zero[theta]
+    return replace(rows, varying=(row[kept], column[kept], theta[kept], value[kept]))
 
 
 def _with_structure(rows: AffineRows, order: np.ndarray) -> AffineRows:
@@ -162,9 +176,9 @@ def _with_structure(rows: AffineRows, order: np.ndarray) -> AffineRows:
     return replace(rows, structure=order, entry_name=entry_name)
 
 
-def _map(stacked: np.ndarray) -> AffineMap:
-    """From rows (constant, one per entry of θ)."""
-    return AffineMap(np.ascontiguousarray(stacked[0]), sp.csr_array(stacked[1:].T))
+def _map(stacked: sp.csr_array) -> AffineMap:
+    """From columns (constant, one per entry of θ)."""
+    return AffineMap(stacked[:, [0]].toarray().reshape(-1), sp.csr_array(stacked[:, 1:]))
 
 
 def _root(factored: Factored, form: StandardForm) -> Root:

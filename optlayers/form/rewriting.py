@@ -26,8 +26,8 @@ NOTHING = 1e-14
 class Factored:
     r"""A term :math:`v^\top Q v` with a parameter Q, written as :math:`\|w\|^2` with :math:`w = U v`.
 
-    U is upper triangular with :math:`U^\top U = Q`, and its entries on and above the diagonal, row by row, are the
-    parameter ``entries``.
+    U is upper triangular with :math:`U^\top U = Q`, and is the parameter ``entries``, whose zeros below the diagonal
+    cvxpy does not know.
     """
 
     matrix: cp.Parameter
@@ -104,14 +104,13 @@ class Rewriting:
                 f"the matrix {matrix.name()} of a quad_form must be positive semidefinite: declare it as "
                 f'cp.Parameter({matrix.shape}, PSD=True, name="{matrix.name()}")'
             )
-        size = matrix.shape[0]
         if not isinstance(of, cp.Variable) or of.ndim != 1:
             of = self._variable(cp.vec(of, order="F"))
         known = next((f.entries for f in self.factored if f.matrix is matrix), None)
         entries = known
         if entries is None:
-            entries = cp.Parameter(size * (size + 1) // 2, name=self._name(f"root_of_{matrix.name()}"))
-        root = self._variable(cp.reshape(cp.vec_to_upper_tri(entries), (size, size), order="F") @ of)
+            entries = cp.Parameter(matrix.shape, name=self._name(f"root_of_{matrix.name()}"))
+        root = self._variable(entries @ of)
         self.factored.append(Factored(matrix, entries, of, root))
         return cp.sum_squares(root)
 

@@ -16,10 +16,10 @@ ROUNDINGS = 8.0
 
 def roots_of(
     spec: ParameterSpec, matrices: Float64[np.ndarray, "batch entries"], precision: float
-) -> Float64[np.ndarray, "batch some"]:
-    r"""Upper triangular U with :math:`U^\top U = Q` for the symmetric part Q of each matrix.
+) -> Float64[np.ndarray, "batch entries"]:
+    r"""Upper triangular U with :math:`U^\top U = Q` for the symmetric part Q of each matrix, row by row.
 
-    Given are the entries on and above the diagonal, row by row. ``precision`` is the machine epsilon of what came.
+    ``precision`` is the machine epsilon of the dtype in which entries came.
 
     By Cholesky's decomposition, and where there is none because Q has eigenvalues of 0, by that into eigenvectors.
 
@@ -28,9 +28,8 @@ def roots_of(
     ValueError : for a matrix that is not positive semidefinite, naming the instance.
     """
     count, size = len(matrices), spec.shape[0]
-    above = np.triu_indices(size)
     if count > 1 and (matrices == matrices[:1]).all():  # given once for all instances
-        return np.broadcast_to(roots_of(spec, matrices[:1], precision), (count, len(above[0])))
+        return np.broadcast_to(roots_of(spec, matrices[:1], precision), matrices.shape)
     whole = matrices.reshape(count, size, size)
     whole = 0.5 * (whole + whole.transpose(0, 2, 1))
     lower, info = torch.linalg.cholesky_ex(torch.from_numpy(whole))
@@ -44,4 +43,4 @@ def roots_of(
                 f"parameter {spec.name} must be positive semidefinite, but has the eigenvalue {values[0]:.3g}{whose}"
             )
         found[k] = np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0))).T, mode="r")
-    return found[:, above[0], above[1]]
+    return found.reshape(count, size * size)
