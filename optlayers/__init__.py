@@ -24,7 +24,7 @@ from optlayers.losses import (
     regret,
 )
 from optlayers.polytope import Family, Polytope
-from optlayers.regularizers import AbstractRegularizer, Barrier, Entropy, Euclidean, Tsallis
+from optlayers.regularizers import AbstractRegularizer, Barrier, Declared, Entropy, Euclidean, Tsallis
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -119,6 +119,7 @@ __all__ = [
     "Context",
     "CvxpyLayers",
     "DeclarationError",
+    "Declared",
     "Decomposition",
     "Dense",
     "Diagram",

@@ -230,6 +230,11 @@ class Polytope:
         return tuple(found.values())
 
     @property
+    def further(self) -> tuple[cp.Parameter, ...]:
+        """The parameters that stand beside the constraints; see :meth:`beside`."""
+        return self._further
+
+    @property
     def variables(self) -> tuple[cp.Variable, ...]:
         """The scored variable, then every auxiliary one, once."""
         found = {self.variable.id: self.variable}

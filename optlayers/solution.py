@@ -130,6 +130,11 @@ class AbstractEvidence(ABC):
     """Of regularized points: the curvature of the regularizer as a function of them and of θ, 0 where no part moves."""
     once: str | None = None
     """Why the derivative of answers that are no projections has none of its own; None where it has."""
+    without_derivative: str = (
+        "its active constraints are too nearly dependent to differentiate; drop or rescale those that nearly repeat "
+        "others"
+    )
+    """Why there is no derivative where ``tangent`` finds none."""
     of_regularizer: Sequence[ParameterSpec] = ()
     """The parameters that are the number of a regularizer."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.numbers import AbstractNumbers
-from optlayers.bound.regularized import regularized
+from optlayers.bound.regularized import OnHost, regularized
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
 from optlayers.form.standard import StandardForm
@@ -218,7 +218,7 @@ def _given(value: np.ndarray, _: bytes) -> np.ndarray:
 
 
 @final
-class HostPolytope(AbstractNumbers):
+class HostPolytope(AbstractNumbers, OnHost):
     """Polytopes of one batch for the solvers of the CPU; see :class:`AbstractBoundPolytope`.
 
     ``instances`` are the numbers of the projector's form, ``vertex_instances`` those of the maximizer's,

@@ -42,9 +42,6 @@ __all__ = [
     "with_failures",
 ]
 
-TOO_DEPENDENT = (
-    "its active constraints are too nearly dependent to differentiate; drop or rescale those that nearly repeat others"
-)
 JUMPS = (
     "best vertices and drawn structures jump from one to the next as scores change; go through projections or "
     "marginals, as SparseMAP(), StructuredAttention(), Spigot() and Hard(...) of these do"
@@ -299,7 +296,8 @@ class BoundPolytope(AbstractBoundPolytope):
     def _tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         tangent = tangent_of(self.numbers.form, solution, direction)
         if not tangent.all_ok:
-            self.failed.append(solution.failing(~tangent.ok, TOO_DEPENDENT))
+            assert solution.evidence is not None
+            self.failed.append(solution.failing(~tangent.ok, solution.evidence.without_derivative))
         return tangent
 
     def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:

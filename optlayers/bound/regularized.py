@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, final, runtime_checkable
+from typing import final
 
 import numpy as np
 import torch
@@ -12,42 +13,59 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
+from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
+from optlayers.solvers.batch import distance_from_rows
+from optlayers.solvers.certify import Certificate
+from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
 __all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
 
-@runtime_checkable
-class OnHost(Protocol):
-    """What is asked here of the polytopes of a batch on the CPU."""
+
+class OnHost(AbstractBoundPolytope):
+    """What the polytopes of a batch on the CPU have besides: what is asked of them here."""
 
     prepared: AbstractPrepared
-    form: StandardForm
     instances: Instances
     forbidden: Bool[np.ndarray, "batch size"] | None
+    theta: Float64[np.ndarray, "batch parameters"]
+    precision: Float64[np.ndarray, " parameters"]
+    row_instances: Instances
     broken: Float64[np.ndarray, " batch"] | None
 
     @property
-    def movable(self) -> Bool[Tensor, "batch_or_1 size"]: ...
+    def row_form(self) -> StandardForm:
+        """The form of all rows that are built."""
+        return self.prepared.rows or self.form
 
-    def project(self, scores: Float64[Tensor, "batch size"]) -> Solution: ...
+    @abstractmethod
+    def among(
+        self, rows: Int64[Tensor, " rows"], forbidden: Bool[Tensor, "rows size"] | None = None
+    ) -> AbstractBoundPolytope:
+        """The polytopes of some instances, in any order and number, with further forbidden parts."""
 
-    def among(self, rows: Int64[Tensor, " rows"]) -> AbstractBoundPolytope: ...
+    @abstractmethod
+    def bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope:
+        """Other polytopes for the instances ``index``."""
 
-    def bound_to(self, other: AbstractPrepared, index: np.ndarray | slice) -> AbstractBoundPolytope: ...
+    @abstractmethod
+    def left_out(self, instances: Instances) -> Bool[np.ndarray, " batch"] | None:
+        """Instances that no solver need see."""
 
-    def left_out(self, instances: Instances) -> Bool[np.ndarray, " batch"] | None: ...
-
+    @abstractmethod
     def judged(
         self, verdict: Verdict, form: StandardForm, instances: Instances, *, projection: bool
-    ) -> tuple[Float64[np.ndarray, "batch size"], Int8[np.ndarray, " batch"], dict[int, str]]: ...
+    ) -> tuple[Float64[np.ndarray, "batch size"], Int8[np.ndarray, " batch"], dict[int, str]]:
+        """Answers as scored vectors, their verdicts, and the reasons of those that failed."""
 
 
 ONCE = "the derivative of barrier points has no derivative here; take one derivative only"
@@ -209,6 +227,11 @@ def regularized(
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
+    program = regularizer.over(polytope.prepared.polytope)
+    if isinstance(program, ConicProgram):
+        return _by_cones(polytope, scores, program)
+    if program is not None:
+        return _by_program(polytope, scores, program)
     if prepared is not polytope.prepared:
         return polytope.bound_to(prepared, slice(None)).regularized(scores, regularizer)
     form, given = polytope.form, np.ascontiguousarray(scores.detach().numpy())
@@ -241,6 +264,59 @@ def regularized(
         torch.from_numpy(certificate.gap),
         reasons,
         RegularizedEvidence(form, solved, regularizer, theta),
+    )
+
+
+def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram) -> Solution:
+    """Those where the regularizer is a quadratic program over the polytope."""
+    if not polytope.form.unslacked:  # a single point
+        return polytope.project(scores.detach())
+    given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
+    program = Program.of(declared, polytope.form.parameters, polytope.theta, polytope.forbidden, polytope.precision)
+    left_out = polytope.left_out(polytope.instances.with_scores(given))
+    aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
+    form, instances = declared.form, program.with_scores(np.where(aside[:, None], 0.0, given))
+    solved = Regularizing.of(form, instances, program.curves, None, None, prepared.tolerance)
+    certificate = certify_regularized(solved)
+    certificate.error[aside] = np.inf
+    verdict = Verdict.of(solved.answer, certificate, prepared.tolerance)
+    verdict.status[aside] = Status.INFEASIBLE
+    value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
+    residual = certificate.residual if polytope.broken is None else np.maximum(certificate.residual, polytope.broken)
+    return Solution(
+        torch.from_numpy(np.ascontiguousarray(value[:, : given.shape[1]])),
+        torch.from_numpy(status),
+        torch.from_numpy(residual),
+        torch.from_numpy(certificate.gap),
+        reasons,
+        ProgramEvidence(polytope.form, program, solved),
+    )
+
+
+def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: ConicProgram) -> Solution:
+    """Those where the regularizer needs a cone solver: rows are certified, and that points are best is its word."""
+    given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
+    left_out = polytope.left_out(polytope.instances.with_scores(given))
+    aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
+    form, instances = polytope.row_form, polytope.row_instances.with_scores(np.where(aside[:, None], 0.0, given))
+    answer = declared.answer(form, instances, ~aside)
+    whole = answer.whole
+    assert whole is not None
+    residual, error = distance_from_rows(form, instances, np.where(np.isfinite(whole), whole, 0.0))
+    nothing = np.full(len(given), np.nan)
+    error[answer.status != Status.OPTIMAL] = np.inf
+    certificate = Certificate(residual, nothing, error, np.ones(len(given), dtype=bool), CONE_WORD)
+    verdict = Verdict.of(answer, certificate, max(prepared.tolerance, declared.accuracy))
+    verdict.status[aside] = Status.INFEASIBLE
+    value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
+    return Solution(
+        torch.from_numpy(value),
+        torch.from_numpy(status),
+        torch.from_numpy(residual if polytope.broken is None else np.maximum(residual, polytope.broken)),
+        torch.from_numpy(nothing),
+        reasons,
+        ConeEvidence(polytope.form, answer),
+        word=CONE_WORD,
     )
 
 

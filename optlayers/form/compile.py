@@ -25,7 +25,15 @@ from optlayers.form.presolve import AffineRows, Infeasible, Presolved, presolve
 from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm, scored_name
 from optlayers.polytope import Polytope, is_integer
 
-__all__ = ["Forms", "form_without_rows", "scored_form", "standard_form"]
+__all__ = [
+    "Forms",
+    "canonical_rows",
+    "form_of_rows",
+    "form_without_rows",
+    "parameter_columns",
+    "scored_form",
+    "standard_form",
+]
 
 
 @final
@@ -65,7 +73,17 @@ def standard_form(polytope: Polytope) -> StandardForm:
     """
     check_declaration(polytope)
     specs = parameter_specs(polytope)
-    raw = _canonical_rows(polytope, specs, polytope.relaxed().constraints)
+    raw = canonical_rows(polytope, specs, polytope.relaxed().constraints)[0]
+    return form_of_rows(polytope, specs, raw)
+
+
+def form_of_rows(polytope: Polytope, specs: tuple[ParameterSpec, ...], raw: AffineRows) -> StandardForm:
+    """The standard form of rows.
+
+    Raises
+    ------
+    DeclarationError : when they contradict each other by inspection.
+    """
     try:
         reduced = presolve(raw)
     except Infeasible as error:
@@ -93,12 +111,8 @@ def scored_form(polytope: Polytope) -> StandardForm:
         if any(constraint is c for c in inside):
             check_convex(constraint, position)
     specs = parameter_specs(polytope)
-    try:
-        plain = {c.id: c for c in polytope.relaxed().constraints}
-        reduced = presolve(_canonical_rows(polytope, specs, [plain[c.id] for c in inside]))
-    except Infeasible as error:
-        raise DeclarationError(f"the polytope is empty: {error}") from None
-    return _assemble(polytope, specs, reduced)
+    plain = {c.id: c for c in polytope.relaxed().constraints}
+    return form_of_rows(polytope, specs, canonical_rows(polytope, specs, [plain[c.id] for c in inside])[0])
 
 
 def form_without_rows(polytope: Polytope) -> StandardForm:
@@ -138,8 +152,14 @@ def form_without_rows(polytope: Polytope) -> StandardForm:
 _SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")
 
 
-def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec], chosen: Sequence[cp.Constraint]) -> AffineRows:
-    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of constraints of the relaxation, with their names."""
+def canonical_rows(
+    polytope: Polytope,
+    specs: Sequence[ParameterSpec],
+    chosen: Sequence[cp.Constraint],
+    objective: cp.Expression | float = 0.0,
+) -> tuple[AffineRows, Any]:
+    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of constraints of the relaxation, with their names, and
+    the program of cvxpy, which minimizes an ``objective``."""
     constraints, relaxed = list(chosen), polytope.relaxed()
     names = {c.id: constraint_name(c, i) for i, c in enumerate(polytope.constraints)}
     scored = []
@@ -155,7 +175,8 @@ def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec], chosen: 
             variable = copy
         scored.append(variable)
     # The objective mentions the variables so that they are compiled even where only their attributes bound them.
-    problem = cp.Problem(cp.Minimize(sum(cp.sum(variable) for variable in scored)), constraints)
+    mentioned = sum(0.0 * cp.sum(variable) for variable in scored)
+    problem = cp.Problem(cp.Minimize(objective + mentioned), constraints)
     data, chain, inverse = problem.get_problem_data(cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
     program = data["param_prob"]
     kinds = {type(c).__name__ for c in program.constraints}
@@ -193,7 +214,8 @@ def _canonical_rows(polytope: Polytope, specs: Sequence[ParameterSpec], chosen: 
     equality = np.concatenate(
         [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
     )
-    return AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(scored_name, polytope), integer)
+    rows = AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(scored_name, polytope), integer)
+    return rows, program
 
 
 def _compiled_id(identity: int, chain: Any, inverse: Sequence[Any]) -> int:
@@ -220,7 +242,7 @@ def _affine_entries(
     rows = tensor.shape[0] // (columns + 1)
     flat, parameter = tensor.coords
     row, column = flat % max(rows, 1), flat // max(rows, 1)
-    theta = _parameter_columns(program, polytope, specs)[parameter]
+    theta = parameter_columns(program, polytope, specs)[parameter]
     inside = column < columns
     steady, moving = inside & (theta == 0), inside & (theta > 0)
     matrix = sp.csr_array((-tensor.data[steady], (row[steady], column[steady])), shape=(rows, columns))
@@ -229,7 +251,7 @@ def _affine_entries(
     return matrix, (row[moving], column[moving], theta[moving], -tensor.data[moving]), rhs
 
 
-def _parameter_columns(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> np.ndarray:
+def parameter_columns(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> np.ndarray:
     """For every column of cvxpy's tensor the entry of (1, θ) that it multiplies."""
     where = np.full(program.total_param_size + 1, -1, dtype=np.int64)
     where[-1] = 0

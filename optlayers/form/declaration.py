@@ -87,7 +87,9 @@ def parameter_specs(polytope: Polytope) -> tuple[ParameterSpec, ...]:
             )
         if name in {s.name for s in specs}:
             raise DeclarationError(f"two different parameters are named {name!r}; give each its own name")
-        refused = [a for a in _REFUSED if parameter.attributes.get(a)]
+        # Of a parameter that no constraint mentions, a regularizer knows what its values must be, and looks at them.
+        beside = any(parameter is other for other in polytope.further)
+        refused = [a for a in _REFUSED if parameter.attributes.get(a) and not (beside and a == "PSD")]
         if refused:
             raise DeclarationError(
                 f"parameter {name} is declared {', '.join(refused)}; only the sign of a parameter may be "

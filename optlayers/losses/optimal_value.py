@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import cvxpy as cp
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -20,6 +21,7 @@ from optlayers.losses.regularized import of_parts, regularized_points
 from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.regularizers.declared import regularizer_of
 from optlayers.rules.base import Context
 from optlayers.rules.pipeline import Pipeline
 from optlayers.rules.regularized import Regularized
@@ -62,12 +64,13 @@ class OptimalValue(AbstractLoss):
     def __init__(
         self,
         polytope: Polytope | CompiledPolytope | Family,
-        regularizer: AbstractRegularizer | None = None,
+        regularizer: AbstractRegularizer | cp.Expression | None = None,
         *,
         reduction: Reduction = "none",
         **arguments: Any,
     ) -> None:
         if regularizer is not None:
+            regularizer = regularizer_of(regularizer)
             of_parts(regularizer)
         self.rule = Pipeline() if regularizer is None else Regularized(regularizer)
         super().__init__(polytope, reduction=reduction, **arguments)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
+import cvxpy as cp
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -60,9 +61,13 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     """
 
     def __init__(
-        self, polytope: Polytope | CompiledPolytope | Family, regularizer: AbstractRegularizer, **arguments: Any
+        self,
+        polytope: Polytope | CompiledPolytope | Family,
+        regularizer: AbstractRegularizer | cp.Expression,
+        **arguments: Any,
     ) -> None:
         self.rule = Regularized(regularizer)
+        regularizer = self.rule.regularizer
         of_parts(regularizer)
         super().__init__(polytope, **arguments)
         self.omega = regularizer
@@ -106,6 +111,6 @@ def regularized_points(
 
 
 def of_parts(regularizer: AbstractRegularizer) -> None:
-    """Refuse a regularizer that has no value at structures."""
+    """Refuse a regularizer whose value at structures is not known part by part."""
     if not regularizer.of_parts:
-        raise ValueError(f"{regularizer!r} is infinite at structures, so that no loss of them is finite")
+        raise ValueError(f"{regularizer!r} {regularizer.without_loss}")

@@ -44,6 +44,7 @@ class Barrier(AbstractRegularizer):
     kind_of_fixed = LINEAR
     number_name = "mu"
     of_parts = False
+    without_loss = "is infinite at structures, so that no loss of them is finite"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mu", checked_number("mu", self.mu, "Barrier"))

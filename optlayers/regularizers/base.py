@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import StandardForm
+from optlayers.polytope import Polytope
+from optlayers.solvers.conic import ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
 
@@ -32,6 +35,8 @@ class AbstractRegularizer(ABC):
     """Numbers must be finite, and above this."""
     of_parts: bool = True
     """Whether it is a sum over parts; one that is not is infinite at structures, and is differentiated once."""
+    without_loss: str = ""
+    """Why there is no Fenchel-Young loss, where it is no sum over parts."""
     kind_of_fixed: int = QUADRATIC
     """The kind of parts that have no column, as constraints fix them."""
 
@@ -94,6 +99,10 @@ class AbstractRegularizer(ABC):
     def parameters(self) -> tuple[cp.Parameter, ...]:
         """The parameter that is its number, if it is one."""
         return (self.number,) if isinstance(self.number, cp.Parameter) else ()
+
+    def over(self, polytope: Polytope) -> QuadraticProgram | ConicProgram | None:
+        """The program that it is over a polytope; None for a sum over parts."""
+        return None
 
     def kinds(self, form: StandardForm) -> Int64[Tensor, " size"]:
         """The kind of every part of the structure; one that constraints fix has a kind, too."""

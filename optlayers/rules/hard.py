@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
+import cvxpy as cp
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -40,6 +41,11 @@ class Hard(AbstractVertexRule):
             raise TypeError(
                 f"Hard wraps rules that give one structure, but {self.rule!r} gives several; use it as it is"
             )
+
+    @property
+    def parameters(self) -> tuple[cp.Parameter, ...]:
+        """Those of the wrapped rule."""
+        return self.rule.parameters
 
     @property
     def draws(self) -> bool:  # type: ignore[override]

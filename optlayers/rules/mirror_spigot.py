@@ -59,7 +59,7 @@ class MirrorSpigot(AbstractVertexRule):
     inside: float = 0.1
 
     def __post_init__(self) -> None:
-        Regularized(self.regularizer)
+        object.__setattr__(self, "regularizer", Regularized(self.regularizer).regularizer)
         positive(step_size=self.step_size)
         not_negative(inside=self.inside)
         if not self.inside < 1.0:

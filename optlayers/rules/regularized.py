@@ -12,6 +12,7 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.regularized import by_constraints
 from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.regularizers.declared import regularizer_of
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
@@ -22,7 +23,7 @@ __all__ = ["Regularized"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Regularized(AbstractRule):
     r"""The regularized point :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)`, and its derivative.
 
@@ -32,7 +33,8 @@ class Regularized(AbstractRule):
 
     Parameters
     ----------
-    regularizer : Ω.
+    regularizer : Ω: a value such as ``Entropy()``, or a convex expression of cvxpy over the variables that the polytope
+        is declared with, such as ``0.5 * cp.quad_form(x, covariance) + 0.1 * cp.tv(x)``; see :class:`Declared`.
 
     References
     ----------
@@ -55,10 +57,8 @@ class Regularized(AbstractRule):
     has_jacobian = True
     differentiates_parameters = True
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.regularizer, AbstractRegularizer):
-            hint = f"; make it a value: {self.regularizer.__name__}()" if isinstance(self.regularizer, type) else ""
-            raise TypeError(f"regularizer must be one such as Entropy(), but got {self.regularizer!r}{hint}")
+    def __init__(self, regularizer: Any) -> None:
+        object.__setattr__(self, "regularizer", regularizer_of(regularizer))
 
     @property
     def parameters(self) -> tuple[cp.Parameter, ...]:
@@ -68,7 +68,7 @@ class Regularized(AbstractRule):
     def check(self, compiled: CompiledPolytope) -> None:
         """Refuse a polytope that is not described by constraints, and a regularizer that does not fit it."""
         super().check(compiled)
-        if self.regularizer.projects is None:
+        if self.regularizer.projects is None and self.regularizer.over(compiled.polytope) is None:
             form = by_constraints(compiled).projection_form
             self.regularizer.check_shape(form)
             self.regularizer.kind_of(form)

@@ -49,7 +49,12 @@ class Curves:
         curved = self.kind != LINEAR
         if not curved.any():
             return np.ones((len(self.weight), 1))
-        return np.median(self.weight[:, curved], axis=1, keepdims=True)
+        middle = np.median(self.weight[:, curved], axis=1, keepdims=True)
+        return np.where(middle > 0.0, middle, 1.0)
+
+    def bends(self, columns: int) -> bool:
+        """Whether all of the first ``columns`` are curved in all instances."""
+        return bool((self.kind[:columns] != LINEAR).all() and (self.weight[:, :columns] > 0.0).all())
 
     def take(self, index: np.ndarray) -> Curves:
         """Those of a part of the batch."""
@@ -58,8 +63,8 @@ class Curves:
         return Curves(self.kind, self.weight[index], self.power[index], self.least[index] if len(self.least) > 1 else self.least)
 
     def domain(
-        self, lower: Float64[np.ndarray, "batch columns"], upper: Float64[np.ndarray, "batch columns"]
-    ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch columns"]]:
+        self, lower: Float64[np.ndarray, "some columns"], upper: Float64[np.ndarray, "others columns"]
+    ) -> tuple[Float64[np.ndarray, "some columns"], Float64[np.ndarray, "others columns"]]:
         """Bounds that are no wider than where the function is finite."""
         if not self.takes_negative:
             lower = np.where(self.kind > QUADRATIC, np.maximum(lower, 0.0), lower)
@@ -102,7 +107,7 @@ class Curves:
         """Where ω' is ``reduced``, or the nearest end of the domain; 0 for columns without curvature."""
         found = np.zeros(reduced.shape)
         for kind, part, r, weight, power in self._parts(reduced):
-            t = r / weight
+            t = r / np.where(weight > 0.0, weight, 1.0)
             if kind == QUADRATIC:
                 found[:, part] = t
             elif kind == ENTROPY:
@@ -136,7 +141,7 @@ class Curves:
     def strength(self, point: Float64[np.ndarray, "batch columns"]) -> Float64[np.ndarray, " batch"]:
         r"""A σ with :math:`\Omega(z + d) \ge \Omega(z) + \langle \Omega'(z), d \rangle + \tfrac\sigma2 \|d\|^2` between
         points no larger than these; 0 for none."""
-        largest = np.maximum(np.abs(point).max(axis=1, initial=0.0), 1.0)
+        largest = np.maximum(np.abs(point[:, self.kind != LINEAR]).max(axis=1, initial=0.0), 1.0)
         found = np.full(len(point), np.inf)
         for kind, _, _, weight, power in self._parts(point):
             least = weight.min(axis=1)

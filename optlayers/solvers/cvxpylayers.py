@@ -23,7 +23,7 @@ from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
 from optlayers.solvers.declared import declaration_alone, solve
 
-__all__ = ["CvxpyLayers"]
+__all__ = ["CvxpyLayers", "DeclaredProblem", "DeclaredPullback"]
 
 STATUS = {
     cp.OPTIMAL: Status.OPTIMAL,
@@ -71,11 +71,11 @@ class CvxpyLayers(AbstractProjector):
         inputs = _inputs(form, instances)
         with declaration_alone(form.polytope):
             problem = state.problems.get(
-                instances.forbidden is not None, partial(_Problem, form.polytope, self.tolerance)
+                instances.forbidden is not None, partial(DeclaredProblem, form.polytope, self.tolerance)
             )
             answer.values = problem.nearest(inputs, answer.status)
         answer.scored_vectors[:] = answer.values[0].reshape(len(instances), form.size)
-        answer.pullback = _Pullback(form, problem, inputs, answer.status == Status.OPTIMAL)
+        answer.pullback = DeclaredPullback(form, problem, inputs, answer.status == Status.OPTIMAL)
         return answer
 
 
@@ -83,12 +83,12 @@ class CvxpyLayers(AbstractProjector):
 @dataclass
 class _State:
     form: StandardForm
-    problems: Cache[bool, _Problem] = field(default_factory=Cache)
+    problems: Cache[bool, DeclaredProblem] = field(default_factory=Cache)
     """Without and with forbidden parts."""
 
 
 def _inputs(form: StandardForm, instances: Instances) -> list[np.ndarray]:
-    """What the parameters of a :class:`_Problem` are, for every instance."""
+    """What the parameters of a :class:`DeclaredProblem` are, for every instance."""
     batch = len(instances)
     size = np.maximum(np.abs(instances.scores).max(axis=1, initial=0.0), 1.0)
     inputs = [1.0 / size, (instances.scores / size[:, None]).reshape(batch, *form.shape)]
@@ -99,24 +99,25 @@ def _inputs(form: StandardForm, instances: Instances) -> list[np.ndarray]:
 
 
 @final
-class _Problem:
+class DeclaredProblem:
     r"""The point x of the declared set that is nearest to s minimizes :math:`\tfrac12 w \|x\|^2 - w \langle s, x
     \rangle`, for any w > 0. With w s of size 1, Clarabel meets numbers of one size.
 
-    Its parameters are w, w s, those of the declaration, and where parts are forbidden, a 1 for each of these.
+    Its parameters are w, w s, those of the declaration, and where parts are forbidden, a 1 for each of these. With a
+    function Ω in place of the squares, w is 1 and no parameter.
     """
 
-    def __init__(self, polytope: Polytope, tolerance: float, masked: bool) -> None:
+    def __init__(self, polytope: Polytope, tolerance: float, masked: bool, omega: cp.Expression | None = None) -> None:
         x, weight = polytope.variable, cp.Parameter(nonneg=True)
         target = cp.Parameter(x.shape)
-        self.given = [weight, target, *polytope.parameters]
+        self.given = [*([weight] if omega is None else []), target, *polytope.parameters]
         constraints = list(polytope.constraints)
         if masked:
             mask = cp.Parameter(x.shape, nonneg=True)
             self.given.append(mask)
             constraints.append(cp.multiply(mask, x) == 0)
-        objective = 0.5 * weight * cp.sum_squares(x) - cp.sum(cp.multiply(target, x))
-        self.problem = cp.Problem(cp.Minimize(objective), constraints)
+        charged = 0.5 * weight * cp.sum_squares(x) if omega is None else omega
+        self.problem = cp.Problem(cp.Minimize(charged - cp.sum(cp.multiply(target, x))), constraints)
         self.variables = list(polytope.variables)
         self.tolerance = tolerance
 
@@ -145,13 +146,15 @@ class _Problem:
 
 @final
 @dataclass(eq=False)
-class _Pullback:
+class DeclaredPullback:
     """Gradients of scores and parameters from a direction, through the graph that cvxpylayers records."""
 
     form: StandardForm
-    problem: _Problem
+    problem: DeclaredProblem
     inputs: Sequence[np.ndarray]
     solved: Bool[np.ndarray, " batch"]
+    weighted: bool = True
+    """Whether the first of the parameters is a weight that scores were multiplied by."""
 
     def __call__(self, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         right = self.solved.copy()
@@ -167,7 +170,7 @@ class _Pullback:
             np.zeros((len(index), v[0].numel())) if g is None else g.reshape(len(index), -1).numpy()
             for g, v in zip(found, leaves, strict=True)
         ]
-        scores[index] = flat[0] * self.inputs[0][index, None]
+        scores[index] = flat[0] * (self.inputs[0][index, None] if self.weighted else 1.0)
         parameters[index] = np.concatenate([parameters[index, :0], *flat[1:]], axis=1)
         return scores, parameters, right
 
@@ -180,7 +183,8 @@ class _Pullback:
 
     def _solve(self, index: np.ndarray) -> tuple[Bool[np.ndarray, " some"], list[torch.Tensor], torch.Tensor]:
         tensors = [torch.tensor(numbers[index]) for numbers in self.inputs]
-        leaves = [tensor.requires_grad_() for tensor in tensors[1 : 2 + len(self.form.parameters)]]
+        first = int(self.weighted)
+        leaves = [tensor.requires_grad_() for tensor in tensors[first : first + 1 + len(self.form.parameters)]]
         solved = np.ones(len(index), dtype=bool)
         if len(index) == 0:
             return solved, leaves, leaves[0]

@@ -85,7 +85,7 @@ class Regularizing:
         answer, theta = Answer.to_fill(form, len(instances)), np.empty((len(instances), form.columns))
         answer.free = np.empty(answer.point.shape, dtype=bool)
         every = np.arange(len(instances))
-        smooth = form.uncurved == 0 and not curves.has_barrier
+        smooth = curves.bends(form.unslacked) and not curves.has_barrier
         late = every
         if smooth and not ((curves.kind == POWER) & (curves.power > 2.0)).any():
             late = batch.by_newton(every, answer)
@@ -141,6 +141,8 @@ class Regularizing:
         at_high = ~answer.free & ~at_low & (upper - point <= near)
         answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
         answer.free = ~(at_low | at_high)
+        # The multiplier of a row with room is 0, and steps leave it as it is.
+        answer.dual[:, form.equalities :][answer.free[:, form.unslacked :]] = 0.0
         matrix = plan.entries if some.matrix is None else some.matrix
         for _ in range(POLISHED):
             side = -plan.prices(matrix, answer.dual) - np.nan_to_num(curves.slope(answer.point), posinf=0.0, neginf=0.0)
@@ -169,7 +171,7 @@ class Regularizing:
         bend = of_each(np.where(ok[:, None], self.bend, np.inf) / unit)
         of_rows, flags = per_instance(row_side), of_each(free)
         # Next to columns without curvature, rounding is larger.
-        delta = ROW_SHIFT if form.uncurved and not self.curves.has_barrier else SMALL_SHIFT
+        delta = SMALL_SHIFT if self.curves.has_barrier or self.curves.bends(form.unslacked) else ROW_SHIFT
         # What has a barrier has curvature, slack columns too.
         slack_row = plan.slack_row[:0] if self.curves.has_barrier else plan.slack_row
 
@@ -330,7 +332,7 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     reduced[:, : form.scored] += instances.scores
     terms_of = np.abs(prices)
     terms_of[:, : form.scored] += np.abs(instances.scores)
-    curved = curves.kind != LINEAR
+    curved = (curves.kind != LINEAR) & (curves.weight > 0.0)
     if curves.has_barrier:
         push = curves.least[:, None] / (point - instances.lower) - curves.least[:, None] / (instances.upper - point)
         moves = instances.lower < instances.upper
@@ -357,7 +359,7 @@ def certify_regularized(solved: Regularizing) -> Certificate:
         off = np.where(curved, 0.0, unbounded / np.maximum(terms_of, curves.unit))
         error = np.maximum(error, off.max(axis=1, initial=0.0))
     whole = np.maximum(gap, 0.0).sum(axis=1)
-    strength = curves.strength(point[:, : form.curved] if form.curved else point)
+    strength = curves.strength(point)
     worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
     distance = np.where(strength > 0.0, np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND, whole / np.maximum(worth, 1.0))
     if curves.has_barrier:  # in the units of rooms
@@ -384,6 +386,7 @@ def activities(
     """A z for every instance, and the sums of the sizes of its terms."""
     terms, count = matrix * point[:, form.entry_column], len(point)
     place = (np.arange(count)[:, None] * form.rows + form.matrix.indices).ravel()
-    sums = (np.bincount(place, t.ravel(), count * form.rows).reshape(count, form.rows) for t in (terms, np.abs(terms)))
-    total, size = sums
+    # Of nothing at all NumPy counts integers.
+    sums = (np.bincount(place, t.ravel(), count * form.rows).astype(np.float64) for t in (terms, np.abs(terms)))
+    total, size = (one.reshape(count, form.rows) for one in sums)
     return total, size

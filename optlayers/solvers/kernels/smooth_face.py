@@ -95,7 +95,8 @@ def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_sid
 @part
 def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # type: ignore[no-untyped-def]
     """Repeat proximal steps in place; ``face.left`` is what they leave of the residual, of columns in the units of what
-    they move (Θ times it), of rows next to that: next to as much as a column may move for a g of this size."""
+    they move (Θ times it), of rows next to that: next to as much as a column may move for a g of this size. How much a
+    column without curvature moves is for the others to say: the rounding of its residual counts as theirs does."""
     idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
     first, second, pull, step = face.first, face.second, face.pull, face.step
     columns, rows = len(bend) // LANES, len(idle) // LANES
@@ -103,6 +104,7 @@ def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # 
     for j in range(columns):
         largest = maximum(largest, load(moving, j) * absolute(load(g, j)))
         loosest = maximum(loosest, where_less(spread(0.0), load(bend, j), load(theta, j), spread(0.0)))
+    loosest = where_less(spread(0.0), loosest, loosest, spread(1.0))
     for attempt in range(STEPS + 1):
         multiply_transpose(system, varies, entries, q, pull)
         multiply(system, varies, entries, p, step)
@@ -112,7 +114,8 @@ def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # 
         for j in range(columns):
             error = load(moving, j) * (load(g, j) - load(bend, j) * load(p, j) - load(pull, j))
             moved = load(theta, j) * error
-            column_error = maximum(column_error, absolute(moved))
+            curved = where_less(spread(0.0), load(bend, j), moved, loosest * error)
+            column_error = maximum(column_error, absolute(curved))
             size = maximum(size, absolute(load(p, j)))
             store(first, j, error)
             store(pull, j, moved)

@@ -122,8 +122,9 @@ def optimize(  # type: ignore[no-untyped-def]
                     off = max(verdict[w], verdict[LANES + w], gap)
                     since[w] += 1
                     done[w] = off <= tolerance or step == limit or since[w] > (PATIENCE if best[w] <= NEAR else HOPE)
-                    if not off >= best[w]:
-                        best[w] = off
+                    done[w] = done[w] or not off < np.inf  # a room that rounding closes ends in NaN
+                    if off < best[w] or step == 0:
+                        best[w] = off if off < best[w] else best[w]
                         since[w] = 0
                         if first + w < len(which):
                             k = which[first + w]

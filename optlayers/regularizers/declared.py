@@ -1,0 +1,187 @@
+"""Any convex expression of cvxpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn, final
+
+import cvxpy as cp
+import numpy as np
+from cvxpy.error import DCPError
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from optlayers.caches import Cache
+from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
+from optlayers.form.rewriting import short
+from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.polytope import Polytope
+from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.solvers.conic import ConicProgram
+from optlayers.solvers.kernels.curves import LINEAR
+
+__all__ = ["Declared", "regularizer_of"]
+
+NOT_OF_PARTS = "a declared expression is of all variables together: it is no sum over the parts of a structure"
+KEPT = 16
+"""For so many polytopes is an expression kept compiled."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Declared(AbstractRegularizer):
+    r"""A convex expression of the variables of a declaration, with parameters in it.
+
+    Sums of quadratic and piecewise linear terms (``quad_form``, ``sum_squares``, ``huber``, ``norm1``, ``tv``, ``max``,
+    …) go to the compiled solvers. What needs other cones (``norm2``, ``entr``, ``exp``, …) goes to Clarabel, one
+    instance after the other, and is differentiated by cvxpylayers: that is slower, and that a point is best is then
+    Clarabel's word.
+
+    Where it mentions auxiliary variables y, the regularized point is :math:`\operatorname{argmax}_{z} \langle s, z
+    \rangle - \min_y \Omega(z, y)`. An expression need not be strictly convex, so that several points may be best: then
+    one of them is answered, and there is a derivative in the directions alone in which they agree.
+
+    Parameters
+    ----------
+    expression : of the variables that the polytope is declared with, and named parameters. The matrix of
+        ``cp.quad_form`` may be a parameter that is declared ``PSD=True``, of which the symmetric part counts.
+
+    Raises
+    ------
+    DeclarationError : for an expression that is not convex by cvxpy's rules, or not a number, or mentions no variable.
+    """
+
+    expression: cp.Expression
+    kind_of_fixed = LINEAR
+    number_name = "expression"
+    of_parts = False
+    without_loss = (
+        "counts all variables together, where losses take what each part counts: give the points of "
+        "OptLayer(polytope, Regularized(expression)) to a loss of your own"
+    )
+
+    def __post_init__(self) -> None:
+        expression = self.expression
+        if not isinstance(expression, cp.Expression):
+            raise TypeError(f"a declared regularizer is an expression of cvxpy, but got {expression!r}")
+        if not expression.is_scalar():
+            raise DeclarationError(
+                f"a regularizer is a number, but {short(expression)} has shape {expression.shape}: sum it, cp.sum(…)"
+            )
+        if not expression.variables():
+            raise DeclarationError(f"the regularizer {short(expression)} mentions no variable")
+        if expression.is_complex() or not expression.is_convex():
+            raise DeclarationError(
+                f"the regularizer {short(expression)} is not convex by cvxpy's rules (DCP){_why(expression)}"
+            )
+        object.__setattr__(self, "_programs", Cache(KEPT))
+
+    @property
+    def parameters(self) -> tuple[cp.Parameter, ...]:
+        """Those of the expression."""
+        return tuple({p.id: p for p in self.expression.parameters()}.values())
+
+    def over(self, polytope: Polytope) -> QuadraticProgram | ConicProgram:
+        """The expression over a polytope that knows its parameters, compiled when it is first asked for.
+
+        Raises
+        ------
+        DeclarationError : when it mentions variables that the polytope has not, or parameters in ways that are not
+            affine.
+        """
+        kept: Cache[Polytope, QuadraticProgram | ConicProgram] = self._programs  # type: ignore[attr-defined]
+        return kept.get(polytope, self._compiled)
+
+    def _compiled(self, polytope: Polytope) -> QuadraticProgram | ConicProgram:
+        known = {variable.id for variable in polytope.variables}
+        foreign = [variable.name() for variable in self.expression.variables() if variable.id not in known]
+        if foreign:
+            raise DeclarationError(
+                f"the regularizer {short(self.expression)} mentions {', '.join(foreign)}, which no constraint of the "
+                f"polytope does: its variables are {[variable.name() for variable in polytope.variables]} (an "
+                "expression is of the variables of one polytope; polytopes of a family have variables of their own)"
+            )
+        missing = {p.id: p.name() for p in self.parameters}
+        for parameter in polytope.parameters:
+            missing.pop(parameter.id, None)
+        if missing:
+            raise TypeError(
+                f"the polytope does not know the parameters {list(missing.values())} of {self!r}: layers make them "
+                "known; for a compiled polytope, compile polytope.beside(regularizer.parameters)"
+            )
+        try:
+            return quadratic_program(polytope, self.expression)
+        except NeedsCones as error:
+            return ConicProgram(polytope, self.expression, str(error))
+
+    @property
+    def number(self) -> NoReturn:
+        """There is none for a part."""
+        raise NotImplementedError(NOT_OF_PARTS)
+
+    @property
+    def _key(self) -> Any:
+        return id(self.expression)
+
+    def check_shape(self, form: StandardForm) -> None:
+        """Refuse polytopes of other variables."""
+        self.over(form.polytope)
+
+    @property
+    def projects(self) -> float | None:
+        """Whether it is a squared norm is not looked at."""
+        return None
+
+    def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
+        """No curvature of its own for each."""
+        return np.full(form.curved, LINEAR, dtype=np.int64)
+
+    def worth(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(NOT_OF_PARTS)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(NOT_OF_PARTS)
+
+    def curvature(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(NOT_OF_PARTS)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Declared:
+        # As of a polytope: cvxpy tells variables apart by identity.
+        return self
+
+    def __repr__(self) -> str:
+        return f"Declared({short(self.expression)})"
+
+
+def regularizer_of(given: Any) -> AbstractRegularizer:
+    """A regularizer as it is, or the one that an expression declares.
+
+    Raises
+    ------
+    TypeError : for anything else.
+    DeclarationError : see :class:`Declared`.
+    """
+    if isinstance(given, AbstractRegularizer):
+        return given
+    if isinstance(given, cp.Expression):
+        return Declared(given)
+    hint = f"; make it a value: {given.__name__}()" if isinstance(given, type) else ""
+    raise TypeError(f"regularizer must be one such as Entropy(), or an expression of cvxpy, but got {given!r}{hint}")
+
+
+def _why(expression: cp.Expression) -> str:
+    """What cvxpy says of an expression that is not convex."""
+    try:
+        cp.Problem(cp.Minimize(expression)).get_problem_data(cp.CLARABEL)
+    except DCPError as error:
+        return f". cvxpy says: {' '.join(str(error).split())}"
+    return ""
