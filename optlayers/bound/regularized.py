@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from optlayers.solvers.regularized import Regularizing, certify_regularized, pul
 
 __all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth", "worth_gradient"]
 
+@runtime_checkable
 class OnHost(Protocol):
     """What is asked here of the polytopes of a batch on the CPU."""
 

@@ -26,7 +26,7 @@ class Curves:
     kind: Int64[np.ndarray, " columns"]
     weight: Float64[np.ndarray, "rows columns"]
     power: Float64[np.ndarray, "rows columns"]
-    least: Float64[np.ndarray, " rows"]
+    least: Float64[np.ndarray, " barriers"]
 
     @property
     def has_barrier(self) -> bool:

@@ -17,7 +17,7 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels import smooth_face, smooth_interior_point, smooth_newton
 from optlayers.solvers.kernels.active_set import CONVERGED, ROW_SHIFT, TINY
 from optlayers.solvers.kernels.batches import of_each, per_instance
-from optlayers.solvers.kernels.curves import BITS, LINEAR, POWER, QUADRATIC
+from optlayers.solvers.kernels.curves import BITS, ENTROPY, LINEAR, POWER, QUADRATIC
 from optlayers.solvers.plan import Plan, plan_of
 
 __all__ = ["Regularizing", "certify_regularized", "pull_back"]
@@ -26,7 +26,9 @@ NEWTON_STEPS = 300
 INTERIOR_STEPS = 150
 TOLERANCE = 1e-14
 POLISHED = 3
-"""So many Newton steps are made on the active set that an interior point ends near."""
+"""So many Newton steps are made on the active sets that an interior point ends near,"""
+ATTEMPTS = 4
+"""and again, up to so many times, while an instance has no certificate."""
 LEAST_SHARE = 0.1
 """None of them takes more of a number whose curvature changes."""
 SMALL_SHIFT = 1e-12
@@ -120,36 +122,70 @@ class Regularizing:
         some = Regularizing(self.form, self.instances.take(which), self.curves.take(which), answer.take(which))
         error = certify_regularized(some).error
         for guess in (np.inf, AT_BOUND) if self.curves.steep else (np.inf,):
-            other = some._on_guessed_set(guess)
-            after = certify_regularized(other).error
-            nearer = np.flatnonzero(after < error)
-            index, error = which[nearer], np.fmin(error, after)
-            assert other.answer.free is not None
-            answer.point[index], answer.dual[index] = other.answer.point[nearer], other.answer.dual[nearer]
-            answer.free[index] = other.answer.free[nearer]
+            left, tried = np.arange(len(which)), some._on_guess(guess)
+            for attempt in range(ATTEMPTS):
+                tried = tried._by_newton()
+                assert tried.answer.free is not None
+                after = certify_regularized(tried).error
+                nearer = np.flatnonzero(after < error[left])
+                index = which[left[nearer]]
+                answer.point[index], answer.dual[index] = tried.answer.point[nearer], tried.answer.dual[nearer]
+                answer.free[index] = tried.answer.free[nearer]
+                error[left] = np.fmin(error[left], after)
+                open_ = np.flatnonzero(~(error[left] <= tolerance))
+                if len(open_) == 0 or attempt + 1 == ATTEMPTS:
+                    break
+                left = left[open_]
+                parts = tried.instances.take(open_), tried.curves.take(open_), tried.answer.take(open_)
+                tried = Regularizing(self.form, *parts)
             if (error <= tolerance).all():
                 break
         return Regularizing(self.form, self.instances, self.curves, answer)
 
-    def _on_guessed_set(self, near: float) -> Regularizing:
-        """Newton steps with columns at those bounds that are their own guess and so ``near``."""
-        form, curves, some, plan = self.form, self.curves, self.instances, plan_of(self.form)
+    def _on_guess(self, near: float) -> Regularizing:
+        """With columns at those bounds that are their own guess and so ``near``."""
         answer = self.answer.take(np.arange(len(self.answer.point)))
-        lower, upper, point = some.lower, some.upper, answer.point
+        lower, upper, point = self.instances.lower, self.instances.upper, answer.point
         assert answer.free is not None
         at_low = ~answer.free & (point - lower <= np.minimum(upper - point, near))
         at_high = ~answer.free & ~at_low & (upper - point <= near)
         answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
         answer.free = ~(at_low | at_high)
+        return Regularizing(self.form, self.instances, self.curves, answer)
+
+    def _by_newton(self) -> Regularizing:
+        """Some Newton steps on the active set, each with the active set that the one before it leads to: what leaves
+        its bounds is held by them, and what a multiplier of the wrong sign holds is let go (Hintermüller, Ito and
+        Kunisch, 2002, The primal-dual active set strategy as a semismooth Newton method)."""
+        form, curves, some, plan = self.form, self.curves, self.instances, plan_of(self.form)
+        answer, lower, upper = self.answer.take(np.arange(len(self.answer.point))), some.lower, some.upper
         matrix = plan.entries if some.matrix is None else some.matrix
+        curved, ends = curves.kind != LINEAR, (curves.kind != ENTROPY) & (curves.kind != BITS)
+        every, stays = np.ones(len(answer.point), dtype=bool), lower == upper
+        assert answer.free is not None
         for _ in range(POLISHED):
             side = -plan.prices(matrix, answer.dual) - np.nan_to_num(curves.slope(answer.point), posinf=0.0, neginf=0.0)
             side[:, : form.scored] += some.scores
             rest = some.rhs - activities(form, matrix, answer.point)[0]
-            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, np.ones(len(side), dtype=bool))
+            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, every)
             low = np.where(curves.kind > QUADRATIC, LEAST_SHARE * answer.point, -np.inf)
             high = np.where(curves.kind == BITS, 1.0 - LEAST_SHARE * (1.0 - answer.point), np.inf)
-            answer.point, answer.dual = np.clip(answer.point + p, low, high), answer.dual + q
+            point, free = np.clip(answer.point + p, low, high), answer.free
+            answer.dual = answer.dual + q
+            prices = plan.prices(matrix, answer.dual)
+            reduced, terms = -prices, plan.prices(np.abs(matrix), np.abs(answer.dual))
+            rounding = 64.0 * EPSILON * terms.max(axis=1, keepdims=True, initial=0.0)
+            reduced[:, : form.scored] += some.scores
+            best = curves.meet(reduced)
+            leaves_low, leaves_high = point < lower, point > upper
+            at_low = np.where(free, leaves_low, (answer.point == lower) & (reduced <= rounding))
+            at_high = np.where(free, leaves_high, (answer.point == upper) & (reduced >= -rounding))
+            at_low = np.where(curved, ends & (best <= lower), at_low) | stays
+            at_high = np.where(curved, ends & (best >= upper), at_high) & ~at_low
+            let_go = ~free & ~at_low & ~at_high & curved
+            point = np.where(let_go, np.clip(best, lower, upper), point)
+            answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
+            answer.free = ~(at_low | at_high)
         return Regularizing(form, some, curves, answer)
 
     def on_active_set(
@@ -328,7 +364,7 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     prices = plan.prices(matrix, dual)
     reduced = -prices
     reduced[:, : form.scored] += instances.scores
-    terms_of = np.abs(prices)
+    terms_of = plan.prices(np.abs(matrix), np.abs(dual))
     terms_of[:, : form.scored] += np.abs(instances.scores)
     curved = curves.kind != LINEAR
     if curves.has_barrier:
@@ -349,10 +385,13 @@ def certify_regularized(solved: Regularizing) -> Certificate:
         gap = np.where(curved, np.where(np.isfinite(gap), gap, exact), 0.0)
         gap = np.where(point == best, 0.0, gap)
         above, below = instances.upper - point, point - instances.lower
-        rounding = 64.0 * EPSILON * terms_of
+        # What is left of multipliers, where columns without curvature have none.
+        rounding = 64.0 * EPSILON * terms_of.max(axis=1, keepdims=True, initial=0.0)
         pressed = np.where(np.abs(reduced) > rounding, reduced, 0.0)
-        unbounded = np.where(np.isinf(above) & (pressed > 0.0), pressed, 0.0) + np.where(np.isinf(below) & (pressed < 0.0), -pressed, 0.0)
-        loose = np.where(np.isinf(above), 0.0, np.maximum(reduced, 0.0) * above) + np.where(np.isinf(below), 0.0, np.maximum(-reduced, 0.0) * below)
+        up, down = np.maximum(pressed, 0.0), np.maximum(-pressed, 0.0)
+        unbounded = np.where(np.isinf(above), up, 0.0) + np.where(np.isinf(below), down, 0.0)
+        loose = np.where(np.isinf(above), 0.0, up * above) + np.where(np.isinf(below), 0.0, down * below)
+        forgiven = np.where(curved, 0.0, np.abs(reduced - pressed)).max(axis=1, initial=0.0)
         gap = np.where(curved | (instances.lower == instances.upper), gap, loose)
         off = np.where(curved, 0.0, unbounded / np.maximum(terms_of, curves.unit))
         error = np.maximum(error, off.max(axis=1, initial=0.0))
@@ -360,7 +399,10 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     strength = curves.strength(point[:, : form.curved] if form.curved else point)
     worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
     distance = np.where(strength > 0.0, np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND, whole / np.maximum(worth, 1.0))
-    if curves.has_barrier:  # in the units of rooms
+    if not curves.has_barrier:
+        # Points follow scores of such a size on straight pieces.
+        distance += np.where(strength > 0.0, forgiven / np.maximum(strength, 1e-300) / BEYOND, 0.0)
+    else:  # in the units of rooms
         distance = np.sqrt(whole / curves.least) / BEYOND
     error = np.maximum(error, distance)
     error = np.where(np.isfinite(error), error, np.inf)
@@ -384,6 +426,9 @@ def activities(
     """A z for every instance, and the sums of the sizes of its terms."""
     terms, count = matrix * point[:, form.entry_column], len(point)
     place = (np.arange(count)[:, None] * form.rows + form.matrix.indices).ravel()
-    sums = (np.bincount(place, t.ravel(), count * form.rows).reshape(count, form.rows) for t in (terms, np.abs(terms)))
-    total, size = sums
-    return total, size
+
+    def summed(of_entries: np.ndarray) -> np.ndarray:
+        sums = np.bincount(place, of_entries.ravel(), count * form.rows)
+        return sums.astype(np.float64).reshape(count, form.rows)  # without entries they are integers
+
+    return summed(terms), summed(np.abs(terms))
