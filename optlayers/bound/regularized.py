@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.diagnosis import explain_infeasible
 from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
@@ -20,6 +21,7 @@ from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
+from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
 __all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth", "worth_gradient"]
@@ -51,6 +53,7 @@ class OnHost(Protocol):
 
 
 ONCE = "the derivative of barrier points has no derivative here; take one derivative only"
+NEGATIVE = "a part of it is always negative"
 NO_ROWS = (
     "regularized points need constraints that describe the polytope, and this one is known by its structures alone: "
     "SparseMAP() projects onto it, StructuredAttention() has its marginals"
@@ -209,30 +212,29 @@ def regularized(
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
+    if not prepared.projection_form.unslacked:
+        return _single(polytope, scores, regularizer, prepared.projection_form)
     if prepared is not polytope.prepared:
         return polytope.bound_to(prepared, slice(None)).regularized(scores, regularizer)
     form, given = polytope.form, np.ascontiguousarray(scores.detach().numpy())
-    if not form.unslacked:  # a single point
-        return polytope.project(scores.detach())
     theta = torch.from_numpy(np.ascontiguousarray(polytope.instances.parameters)) if form.parameters else None
     instances, curves = polytope.instances.with_scores(given), regularizer.curves(form, theta)
     left_out = polytope.left_out(instances)
-    nowhere = _nowhere_finite(instances, curves)
+    nowhere = _nowhere_finite(form, instances, curves)
     aside = nowhere if left_out is None else nowhere | left_out
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
-    fixed = at = None
-    if not curves.takes_negative or curves.has_barrier:
-        fixed, at = _fixed(polytope, instances)
+    fixed, at = _fixed(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)
     certificate.error[aside] = np.inf
     verdict = Verdict.of(solved.answer, certificate, prepared.tolerance)
     verdict.status[aside] = Status.INFEASIBLE
     value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
-    for k in np.flatnonzero(nowhere).tolist():
-        status[k] = Status.INFEASIBLE
-        reasons[k] = f"{regularizer!r} is finite nowhere on the polytope, a part of which is always negative"
+    for k in np.flatnonzero((status != Status.OPTIMAL) & (nowhere | (status != Status.INFEASIBLE))).tolist():
+        why = NEGATIVE if nowhere[k] else _outside_of_domain(solved, k)
+        if why is not None:
+            status[k], reasons[k] = Status.INFEASIBLE, f"{regularizer!r} is finite nowhere on the polytope: {why}"
     residual = certificate.residual if polytope.broken is None else np.maximum(certificate.residual, polytope.broken)
     return Solution(
         torch.from_numpy(value),
@@ -280,11 +282,39 @@ def worth_gradient(
     return found
 
 
-def _nowhere_finite(instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:
+def _nowhere_finite(form: StandardForm, instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:
     """Instances that have points by their bounds, and none in the domain of the regularizer."""
     lower, upper = curves.domain(instances.lower, instances.upper)
     crossed = (lower > upper).any(axis=1) & ~(instances.lower > instances.upper).any(axis=1)
-    return np.broadcast_to(crossed, (len(instances),)).copy()
+    never = not curves.takes_negative and _has_negative(form)
+    return np.broadcast_to(crossed | never, (len(instances),)).copy()
+
+
+def _has_negative(form: StandardForm) -> bool:
+    """Whether a part of the structure that has no column, as constraints fix it, is negative."""
+    fixed = np.ones(form.size, dtype=bool)
+    fixed[form.kept] = False
+    return bool((form.fixed[: form.structure_size] < 0.0)[fixed[: form.structure_size]].any())
+
+
+def _outside_of_domain(solved: Regularizing, k: int) -> str | None:
+    """Which constraints leave an instance no point where the regularizer is finite, None where they leave one."""
+    if solved.curves.takes_negative or solved.curves.has_barrier:
+        return None
+    found = explain_infeasible(solved.form, solved.instances, k)
+    return None if found is None else f"for parts that are not negative, {found}"
+
+
+def _single(
+    polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer, form: StandardForm
+) -> Solution:
+    """Of a polytope of one point that point, whatever the regularizer."""
+    solution = polytope.project(scores.detach())
+    if regularizer.kind_of_fixed <= QUADRATIC or not _has_negative(form):
+        return solution
+    status = torch.full_like(solution.status, int(Status.INFEASIBLE))
+    reason = f"{regularizer!r} is finite nowhere on the polytope: {NEGATIVE}"
+    return replace(solution, status=status, reasons=dict.fromkeys(range(len(status)), reason))
 
 
 def _fixed(

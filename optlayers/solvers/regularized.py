@@ -119,10 +119,12 @@ class Regularizing:
         """
         answer = self.answer
         assert answer.free is not None
-        some = Regularizing(self.form, self.instances.take(which), self.curves.take(which), answer.take(which))
+        some = self._among(which)
         error = certify_regularized(some).error
+        # What is tried for an instance must not depend on others, so that each has the answer that it has alone.
+        left = np.arange(len(which))
         for guess in (np.inf, AT_BOUND) if self.curves.steep else (np.inf,):
-            left, tried = np.arange(len(which)), some._on_guess(guess)
+            tried = some._among(left)._on_guess(guess)
             for attempt in range(ATTEMPTS):
                 tried = tried._by_newton()
                 assert tried.answer.free is not None
@@ -132,15 +134,17 @@ class Regularizing:
                 answer.point[index], answer.dual[index] = tried.answer.point[nearer], tried.answer.dual[nearer]
                 answer.free[index] = tried.answer.free[nearer]
                 error[left] = np.fmin(error[left], after)
-                open_ = np.flatnonzero(~(error[left] <= tolerance))
-                if len(open_) == 0 or attempt + 1 == ATTEMPTS:
+                still = np.flatnonzero(~(error[left] <= tolerance))
+                left = left[still]
+                if len(left) == 0 or attempt + 1 == ATTEMPTS:
                     break
-                left = left[open_]
-                parts = tried.instances.take(open_), tried.curves.take(open_), tried.answer.take(open_)
-                tried = Regularizing(self.form, *parts)
-            if (error <= tolerance).all():
+                tried = tried._among(still)
+            if len(left) == 0:
                 break
         return Regularizing(self.form, self.instances, self.curves, answer)
+
+    def _among(self, index: Int64[np.ndarray, " some"]) -> Regularizing:
+        return Regularizing(self.form, self.instances.take(index), self.curves.take(index), self.answer.take(index))
 
     def _on_guess(self, near: float) -> Regularizing:
         """With columns at those bounds that are their own guess and so ``near``."""
