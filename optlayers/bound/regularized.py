@@ -26,6 +26,7 @@ from optlayers.solvers.regularized import Regularizing, certify_regularized, pul
 
 __all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "worth", "worth_gradient"]
 
+
 @runtime_checkable
 class OnHost(Protocol):
     """What is asked here of the polytopes of a batch on the CPU."""
@@ -77,7 +78,7 @@ class RegularizedEvidence(AbstractEvidence):
         answer = self.solved.answer
         return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
 
-    def curvature(  # type: ignore[override]
+    def curvature(
         self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
     ) -> Float64[Tensor, "batch size"]:
         """The curvature at the points as a function of them, 0 where nothing moves and beside the structure."""
@@ -100,9 +101,7 @@ class RegularizedEvidence(AbstractEvidence):
         """The slope at the points as a function of them, 0 where nothing moves and beside the structure."""
         return self._at(points, theta, self.regularizer.slope)
 
-    def _at(
-        self, points: Tensor, theta: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def _at(self, points: Tensor, theta: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         form, size = self.form, self.form.structure_size
         kind = self.regularizer.kinds(form).to(points.device)
         columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
@@ -146,6 +145,7 @@ class RegularizedEvidence(AbstractEvidence):
         """From dual points; see :class:`AbstractEvidence`."""
         solved, good = self.solved, ok.cpu().numpy()
         answer, instances, form = solved.answer, solved.instances, self.form
+        assert answer.free is not None
         with np.errstate(invalid="ignore"):
             slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
         slope = np.nan_to_num(slope, posinf=0.0, neginf=0.0)
@@ -205,9 +205,7 @@ def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
     return other
 
 
-def regularized(
-    polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
-) -> Solution:
+def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
     r"""The points :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)` of a batch."""
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())

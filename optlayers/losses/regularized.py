@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -31,32 +32,33 @@ __all__ = ["FenchelYoungLoss"]
 class FenchelYoungLoss(AbstractFenchelYoungLoss):
     r"""The Fenchel-Young loss of a regularizer on the polytope.
 
-    .. math:: \max_{z \in P} \big(\langle s, z \rangle - \Omega(z)\big) + \Omega(y) - \langle s, y \rangle
+        .. math:: \max_{z \in P} \big(\langle s, z \rangle - \Omega(z)\big) + \Omega(y) - \langle s, y \rangle
 
-    The gradient is the regularized point less the target, and the second derivative that of the point. It is 0 exactly
-    when that point is the target: with entropies only in the limit, with :class:`Euclidean` and :class:`Tsallis` from a
-    margin on. With :class:`Entropy` on the simplex it is the cross-entropy of softmax, on the cube of independent bits
-    that of the logistic function; on other polytopes it is not :class:`CRFLoss`, whose entropy is that of structures.
+        The gradient is the regularized point less the target, and the second derivative that of the point. It is 0 exactly
+        when that point is the target: with entropies only in the limit, with :class:`Euclidean` and :class:`Tsallis` from a
+        margin on. With :class:`Entropy` on the simplex it is the cross-entropy of softmax, on the cube of independent bits
+        that of the logistic function; on other polytopes it is not :class:`CRFLoss`, whose entropy is that of structures.
 
-    Parameters
-    ----------
-    polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
-    regularizer : Ω.
-    arguments : those of :class:`AbstractLoss`, by name.
+        Parameters
+        ----------
+        polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
+        regularizer : Ω.
+        arguments : those of :class:`AbstractLoss`, by name.
 
-    References
-    ----------
-    Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR.
+        References
+        ----------
+        Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR.
 
-    Examples
-    --------
-    >>> import torch
-    >>> from optlayers import Entropy
-    >>> from polytopes import simplex
-    >>> scores = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
-    >>> loss = FenchelYoungLoss(simplex(3), Entropy())(scores, torch.tensor([1, 0, 0]))
-    >>> round(loss.item(), 4), torch.autograd.grad(loss, scores)[0]
-    (0.5514, tensor([-0.4239,  0.2119,  0.2119]))
+        Examples
+        --------
+        >>> import numpy as np
+    import torch
+        >>> from optlayers import Entropy
+        >>> from polytopes import simplex
+        >>> scores = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
+        >>> loss = FenchelYoungLoss(simplex(3), Entropy())(scores, torch.tensor([1, 0, 0]))
+        >>> round(loss.item(), 4), torch.autograd.grad(loss, scores)[0]
+        (0.5514, tensor([-0.4239,  0.2119,  0.2119]))
     """
 
     def __init__(
@@ -92,7 +94,16 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     def charge(self, question: Question, target: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
         """Ω of the target."""
         polytope = BoundPolytope.of(question.share.compiled, question.packed, question.forbidden)
-        return polytope.worth(question.whole(target), self.omega).sum(dim=1)
+        worth = polytope.worth(question.whole(target), self.omega)
+        outside = torch.isposinf(worth).nonzero()
+        if len(outside):
+            k, entry = outside[0].tolist()
+            place = [int(i) for i in np.unravel_index(entry, question.share.compiled.shape)]
+            raise ValueError(
+                f"{self.omega!r} is infinite at the target of instance {k}, as entry {place} of it is "
+                f"{target[k, entry]:g}: targets lie where the regularizer is finite"
+            )
+        return worth.sum(dim=1)
 
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The vertices v with the best ⟨s, v⟩ - Ω(v)."""

@@ -26,8 +26,8 @@ __all__ = ["CentralPath"]
 class CentralPath(AbstractRule):
     r"""The best vertex forward, backward the derivative of the point of the central path at μ.
 
-    That point is :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle + \mu \sum_i \log(\text{room of inequality }
-    i)`, see :class:`Barrier`: it moves smoothly with scores and with all parameters, where the vertex jumps. It is the
+    That point is the best of :math:`\langle s, z \rangle + \mu \sum_i \log(\text{room of inequality } i)` in the
+    polytope, see :class:`Barrier`: it moves smoothly with scores and with all parameters, where the vertex jumps. It is the
     smoothed derivative of interior-point layers, which stop at μ to differentiate.
 
     Parameters

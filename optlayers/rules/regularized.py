@@ -24,11 +24,13 @@ __all__ = ["Regularized"]
 @final
 @dataclass(frozen=True)
 class Regularized(AbstractRule):
-    r"""The regularized point :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)`, and its derivative.
+    r"""The regularized point, and its derivative.
+
+    .. math:: \operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)
 
     With :class:`Euclidean` it is :class:`SparseMAP`, with :class:`Entropy` the entropic projection (softmax, Sinkhorn),
-    with :class:`Tsallis` entmax, on any polytope that constraints describe. Backward is the true derivative with respect
-    to the scores, to any order, and to every parameter of the polytope.
+    with :class:`Tsallis` entmax, on any polytope that constraints describe. Backward is the true derivative with
+    respect to the scores, to any order, and to every parameter of the polytope.
 
     Parameters
     ----------
@@ -78,7 +80,9 @@ class Regularized(AbstractRule):
     ) -> tuple[Solution, Any]:
         """The regularized points."""
         weight = self.regularizer.projects
-        solution = polytope.regularized(scores, self.regularizer) if weight is None else polytope.project(scores / weight)
+        solution = (
+            polytope.regularized(scores, self.regularizer) if weight is None else polytope.project(scores / weight)
+        )
         return solution, solution
 
     def backward(

@@ -84,7 +84,7 @@ class Regularizing:
         lower, upper = curves.domain(lower, upper)
         entries = plan.entries if matrix is None else matrix
         batch = _Batch(plan, form, entries, instances.scores, rhs, per_instance(lower), per_instance(upper), curves)
-        answer, theta = Answer.to_fill(form, len(instances)), np.empty((len(instances), form.columns))
+        answer = Answer.to_fill(form, len(instances))
         answer.free = np.empty(answer.point.shape, dtype=bool)
         every = np.arange(len(instances))
         smooth = form.uncurved == 0 and not curves.has_barrier
@@ -305,7 +305,8 @@ class _Batch:
         point, dual = np.empty((count, self.form.columns)), np.empty((count, self.form.rows))
         low, high = np.empty(point.shape, dtype=bool), np.empty(point.shape, dtype=bool)
         steps = np.empty(count, dtype=np.int64)
-        scaled, weight, least = of_each(scores / unit), of_each(curves.weight / unit), np.broadcast_to(curves.least, (count,)) / unit[:, 0]
+        scaled, weight = of_each(scores / unit), of_each(curves.weight / unit)
+        least = np.broadcast_to(curves.least, (count,)) / unit[:, 0]
 
         def work(some: np.ndarray) -> None:
             smooth_interior_point.optimize(
@@ -343,7 +344,10 @@ class _Batch:
 def certify_regularized(solved: Regularizing) -> Certificate:
     r"""How wrong the answers to regularized problems may be, from their points alone.
 
-    For every y the optimal value is at most :math:`b^\top y + \sum_j \max_{l_j \le z_j \le u_j} r_j z_j - \omega_j(z_j)`
+    For every y the optimal value is at most
+
+    .. math:: b^\top y + \sum_j \max_{l_j \le z_j \le u_j} r_j z_j - \omega_j(z_j)
+
     with the reduced scores :math:`r = s - A^\top y`. ``gap`` is what a column of the point loses against that: for a
     column that is best at x, at most :math:`(z - x) (\omega'(z) - r)`. As Ω is strongly convex, the gap bounds the
     distance from the best point.
@@ -360,7 +364,8 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     unit = np.minimum(1.0, instances.upper - instances.lower)
     unit = np.where(unit > 0.0, unit, 1.0)
     floor = np.full((count, form.rows), np.inf)
-    np.minimum.at(floor, (np.arange(count)[:, None], form.matrix.indices[None]), np.abs(matrix) * unit[:, form.entry_column])
+    of_entries = np.abs(matrix) * unit[:, form.entry_column]
+    np.minimum.at(floor, (np.arange(count)[:, None], form.matrix.indices[None]), of_entries)
     relative = missed / np.maximum(size + np.abs(instances.rhs), np.where(np.isfinite(floor), floor, 1e-300))
     outside = np.maximum(instances.lower - point, point - instances.upper).max(axis=1, initial=0.0)
     residual = np.maximum(missed.max(axis=1, initial=0.0), outside)
@@ -402,7 +407,15 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     whole = np.maximum(gap, 0.0).sum(axis=1)
     strength = curves.strength(point[:, : form.curved] if form.curved else point)
     worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
-    distance = np.where(strength > 0.0, np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND, whole / np.maximum(worth, 1.0))
+    far = np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND
+    distance = np.where(strength > 0.0, far, whole / np.maximum(worth, 1.0))
+    flat = (curves.kind == POWER) & (curves.power > 2.0)
+    if not curves.has_barrier and flat.any():
+        # Next to 0 these are flat, and the gap says little: but a point is best for scores that differ by no more than
+        # what makes it best for them.
+        hidden = (curves.power * rounding / curves.weight) ** (1.0 / np.maximum(curves.power - 1.0, 1.0))
+        missing = np.where(flat, np.maximum(np.abs(point - best) - hidden, 0.0), 0.0)
+        distance = np.maximum(distance, missing.max(axis=1, initial=0.0) / BEYOND)
     if not curves.has_barrier:
         # Points follow scores of such a size on straight pieces.
         distance += np.where(strength > 0.0, forgiven / np.maximum(strength, 1e-300) / BEYOND, 0.0)
