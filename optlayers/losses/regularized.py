@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
-import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -97,11 +96,10 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         worth = polytope.worth(question.whole(target), self.omega)
         outside = torch.isposinf(worth).nonzero()
         if len(outside):
-            k, entry = outside[0].tolist()
-            place = [int(i) for i in np.unravel_index(entry, question.share.compiled.shape)]
+            k, flat = outside[0].tolist()
             raise ValueError(
-                f"{self.omega!r} is infinite at the target of instance {k}, as entry {place} of it is "
-                f"{target[k, entry]:g}: targets lie where the regularizer is finite"
+                f"{self.omega!r} is infinite at the target {question.instance(k)}, as entry {question.entry(flat)} of "
+                f"it is {target[k, flat]:g}: targets lie where the regularizer is finite"
             )
         return worth.sum(dim=1)
 

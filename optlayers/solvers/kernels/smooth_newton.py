@@ -128,7 +128,7 @@ def optimize(  # type: ignore[no-untyped-def]
             l[e] = 0.0  # slack columns are what rows leave in the end
             u[e] = 0.0
             s[e] = 0.0
-        size = _goals(s, b, goal, kind, weight, l, u, at)
+        size = _goals(s, b, goal, kind, weight, l, u, len(slack_row) > 0, at)
         fill(y, 0.0)
         fill(d, 0.0)
         fill(length, 0.0)
@@ -145,7 +145,9 @@ def optimize(  # type: ignore[no-untyped-def]
             for w in range(LANES):
                 advances[w] = False
                 by[w] = 0.0
-                if not done[w] and at[w] < 1.0 and old[LANES + w] <= READY * size[w]:
+                if not done[w] and not np.isfinite(old[w]):
+                    done[w] = True  # taken says that it failed
+                elif not done[w] and at[w] < 1.0 and old[LANES + w] <= READY * size[w]:
                     advances[w] = True
                     by[w] = min(at[w] * (growth[w] - 1.0), 1.0 - at[w])
                     best[w] = np.inf
@@ -235,7 +237,7 @@ def optimize(  # type: ignore[no-untyped-def]
 
 
 @part
-def _goals(s, b, goal, kind, weight, l, u, at):  # type: ignore[no-untyped-def]
+def _goals(s, b, goal, kind, weight, l, u, unequal, at):  # type: ignore[no-untyped-def]
     """Residuals that are rounding, where the path begins, and the sizes of right-hand sides."""
     size = np.empty(LANES)
     for w in range(LANES):
@@ -243,6 +245,8 @@ def _goals(s, b, goal, kind, weight, l, u, at):  # type: ignore[no-untyped-def]
         for i in range(len(b) // LANES):
             size[w] = max(size[w], abs(b[LANES * i + w]))
         low, high, large, curved = np.inf, -np.inf, 0.0, False
+        if unequal:  # multipliers of inequalities begin at 0, and do not take up what all scores have in common
+            low, high = 0.0, 0.0
         for j in range(len(kind)):
             e = LANES * j + w
             large = max(large, abs(s[e] / weight[e]))
