@@ -536,6 +536,13 @@ RULES: list[ol.AbstractRule] = [
     ol.SampledMarginals(),
 ]
 
+BY_CONSTRAINTS = [
+    e for e in POLYTOPES if not e.polytope.has_integers and e.polytope.separate is None and not e.polytope.scored
+]
+"""Those that regularizers take, as constraints describe them."""
+RULES_BY_CONSTRAINTS: list[ol.AbstractRule] = [ol.Regularized(ol.Entropy(0.5)), ol.CentralPath(0.1)]
+"""Their rules."""
+
 
 @dataclass(frozen=True)
 class LossCase:
@@ -545,6 +552,8 @@ class LossCase:
     told: dict[str, Any] = field(default_factory=dict)
     binary: bool = False
     """Whether it is for parts between 0 and 1 alone."""
+    by_constraints: bool = False
+    """Whether it is for polytopes that constraints describe."""
 
     def __repr__(self) -> str:
         return self.kind.__name__
@@ -556,6 +565,8 @@ class LossCase:
 
     def takes(self, entry: Entry) -> bool:
         """Whether the loss is for a polytope."""
+        if self.by_constraints and not any(entry is other for other in BY_CONSTRAINTS):
+            return False
         return not (self.binary and entry.name.startswith("ranking"))
 
 
@@ -566,4 +577,5 @@ LOSSES = [
     LossCase(ol.CRFLoss),
     LossCase(partial(ol.PerturbedFenchelYoungLoss, samples=2), {"nonnegative": False, "zero": False}),
     LossCase(ol.SPOPlusLoss, {"target": "scores"}),
+    LossCase(partial(ol.FenchelYoungLoss, regularizer=ol.Entropy()), binary=True, by_constraints=True),
 ]

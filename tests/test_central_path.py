@@ -93,14 +93,14 @@ def test_parameters_have_gradients():
     assert torch.equal(found, expected)
 
 
-@pytest.mark.many(6)
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", BY_CONSTRAINTS, ids=repr)
 @pytest.mark.parametrize("rule", [ol.CentralPath(0.1), ol.CentralPath(0.1, hard=False)], ids=repr)
 def test_the_contract_of_rules(rule, entry: Entry):
     check_rule(rule, entry.polytope, **entry.parameters)
 
 
-@pytest.mark.many(6)
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", BY_CONSTRAINTS, ids=repr)
 def test_points_lie_in_the_polytope(entry: Entry):
     scores = torch.cat([scale * randn(3, *entry.polytope.shape) for scale in (1e-3, 1.0, 30.0)])

@@ -4,7 +4,17 @@ import inspect
 from collections.abc import Iterable
 
 import pytest
-from catalogue import LOSSES, POLYTOPES, RULES, SOLVERS, Entry, LossCase, solvers_of
+from catalogue import (
+    BY_CONSTRAINTS,
+    LOSSES,
+    POLYTOPES,
+    RULES,
+    RULES_BY_CONSTRAINTS,
+    SOLVERS,
+    Entry,
+    LossCase,
+    solvers_of,
+)
 
 import optlayers as ol
 import polytopes
@@ -19,6 +29,7 @@ WITH_SOLVERS.sort(key=lambda case: type(case[0]).__name__)
 ANY_SOLVER = (ol.Pipeline, ol.StraightThrough, ol.Spigot, ol.SparseMAP, ol.StructuredAttention, ol.Hard)
 """Rules that meet polytopes without oracles, too: other rules ask the same questions of them."""
 WITH_RULES = [(rule, entry) for rule in RULES for entry in (POLYTOPES if isinstance(rule, ANY_SOLVER) else WITH_ORACLE)]
+WITH_RULES += [(rule, entry) for rule in RULES_BY_CONSTRAINTS for entry in BY_CONSTRAINTS if entry.count > 1]
 WITH_LOSSES = [(loss, entry) for loss in LOSSES for entry in POLYTOPES if loss.takes(entry)]
 
 

@@ -103,7 +103,7 @@ def test_a_mask_of_admissible_parts_is_a_smaller_polytope(regularizer):
 # Contracts
 
 
-@pytest.mark.many(6)
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", BINARY, ids=repr)
 @pytest.mark.parametrize("regularizer", REGULARIZERS, ids=repr)
 def test_the_contract_of_losses(regularizer, entry: Entry):

@@ -120,7 +120,7 @@ def _omega(regularizer: ol.AbstractRegularizer, points: torch.Tensor, bits: bool
 # Against cvxpy
 
 
-@pytest.mark.many(8)
+@pytest.mark.many(6)
 @pytest.mark.parametrize("regularizer", REGULARIZERS, ids=repr)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
@@ -281,7 +281,7 @@ def test_one_weight_for_all_is_a_projection_of_the_scores_over_it(name):
 # Derivatives
 
 
-@pytest.mark.many(7)
+@pytest.mark.many(4)
 @pytest.mark.parametrize("regularizer", [*REGULARIZERS[1:6], ol.Barrier(0.2)], ids=repr)
 @pytest.mark.parametrize("name", SMALL)
 def test_derivatives_are_those_of_finite_differences(name, regularizer):
@@ -300,8 +300,7 @@ def test_second_derivatives_are_those_of_finite_differences(name, regularizer):
     assert gradgradcheck(layer, leaf, weights, eps=1e-5, atol=1e-5)
 
 
-@pytest.mark.many(5)
-@pytest.mark.parametrize("name", ["simplex", "matching", "tree"])
+@pytest.mark.parametrize("name", ["simplex", "matching", pytest.param("tree", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("make", "value"),
     [(ol.Entropy, 0.7), (ol.Tsallis, 1.6), (ol.Euclidean, 0.8), (ol.Barrier, 0.3)],
@@ -389,14 +388,14 @@ def test_a_part_that_cannot_move_has_no_derivative():
 # Public contracts
 
 
-@pytest.mark.many(12)
+@pytest.mark.many(5)
 @pytest.mark.parametrize("entry", BY_CONSTRAINTS, ids=repr)
 @pytest.mark.parametrize("regularizer", [*REGULARIZERS[1:3], *REGULARIZERS[5:]], ids=repr)
 def test_the_contract_of_rules(regularizer, entry: Entry):
     check_rule(ol.Regularized(regularizer), entry.polytope, **entry.parameters)
 
 
-@pytest.mark.many(6)
+@pytest.mark.many(3)
 @pytest.mark.parametrize("entry", BY_CONSTRAINTS, ids=repr)
 @pytest.mark.parametrize("regularizer", [*REGULARIZERS[1:4], *REGULARIZERS[5:]], ids=repr)
 def test_points_lie_in_the_polytope_and_no_vertex_is_better(regularizer, entry: Entry):
