@@ -13,8 +13,6 @@ import numpy as np
 
 import optlayers as ol
 import polytopes
-from optlayers.form.compile import Forms
-from optlayers.integrality import rows_are
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,6 @@ class Entry:
 
     def __repr__(self) -> str:
         return self.name
-
-    @property
-    def is_known_by_constraints(self) -> bool:
-        """Whether rows describe the polytope, so that it has regularized points."""
-        polytope = self.polytope
-        if polytope.separate is not None:
-            return False
-        return not polytope.has_integers or rows_are(Forms(polytope)) == "exact"
 
     @property
     def declared(self) -> Entry:
@@ -532,10 +522,6 @@ RULES: list[ol.AbstractRule] = [
     ol.LPGD(0.8),
     ol.LPGD(0.8, smoothing=0.5, side="both"),
     ol.SparseMAP(),
-    ol.Regularized(ol.Entropy(0.7)),
-    ol.Regularized(ol.Tsallis(1.5)),
-    ol.CentralPath(0.2),
-    ol.MirrorSpigot(ol.Tsallis(1.5), step_size=0.5),
     ol.StructuredAttention(),
     ol.Hard(ol.SparseMAP()),
     ol.Hard(ol.StructuredAttention()),
@@ -550,6 +536,18 @@ RULES: list[ol.AbstractRule] = [
     ol.SampledMarginals(),
 ]
 
+BY_CONSTRAINTS = [
+    e for e in POLYTOPES if not e.polytope.has_integers and e.polytope.separate is None and not e.polytope.scored
+]
+"""Those that regularizers take, as constraints describe them."""
+RULES_BY_CONSTRAINTS: list[ol.AbstractRule] = [
+    ol.Regularized(ol.Entropy(0.5)),
+    ol.Regularized(ol.Tsallis(1.5)),
+    ol.CentralPath(0.1),
+    ol.MirrorSpigot(ol.Tsallis(1.5), step_size=0.5),
+]
+"""Their rules."""
+
 
 @dataclass(frozen=True)
 class LossCase:
@@ -559,6 +557,8 @@ class LossCase:
     told: dict[str, Any] = field(default_factory=dict)
     binary: bool = False
     """Whether it is for parts between 0 and 1 alone."""
+    by_constraints: bool = False
+    """Whether it is for polytopes that constraints describe."""
 
     def __repr__(self) -> str:
         return self.kind.__name__
@@ -570,16 +570,17 @@ class LossCase:
 
     def takes(self, entry: Entry) -> bool:
         """Whether the loss is for a polytope."""
-        known = self.kind is not ol.FenchelYoungLoss or entry.is_known_by_constraints
-        return known and not (self.binary and entry.name.startswith("ranking"))
+        if self.by_constraints and not any(entry is other for other in BY_CONSTRAINTS):
+            return False
+        return not (self.binary and entry.name.startswith("ranking"))
 
 
 LOSSES = [
     LossCase(ol.StructuredPerceptronLoss),
     LossCase(ol.StructuredHingeLoss, binary=True),
     LossCase(ol.SparseMAPLoss),
-    LossCase(partial(ol.FenchelYoungLoss, regularizer=ol.Tsallis(1.5))),
     LossCase(ol.CRFLoss),
     LossCase(partial(ol.PerturbedFenchelYoungLoss, samples=2), {"nonnegative": False, "zero": False}),
     LossCase(ol.SPOPlusLoss, {"target": "scores"}),
+    LossCase(partial(ol.FenchelYoungLoss, regularizer=ol.Entropy()), binary=True, by_constraints=True),
 ]

@@ -4,7 +4,17 @@ import inspect
 from collections.abc import Iterable
 
 import pytest
-from catalogue import LOSSES, POLYTOPES, RULES, SOLVERS, Entry, LossCase, solvers_of
+from catalogue import (
+    BY_CONSTRAINTS,
+    LOSSES,
+    POLYTOPES,
+    RULES,
+    RULES_BY_CONSTRAINTS,
+    SOLVERS,
+    Entry,
+    LossCase,
+    solvers_of,
+)
 
 import optlayers as ol
 import polytopes
@@ -25,13 +35,7 @@ WITH_RULES = [
     for rule in RULES
     for entry in (POLYTOPES if isinstance(rule, ANY_SOLVER) else [*WITH_ORACLE, *WITHOUT_ANY])
 ]
-BY_CONSTRAINTS = (ol.Regularized, ol.CentralPath, ol.MirrorSpigot)
-"""Rules for polytopes that constraints describe."""
-WITH_RULES = [
-    (rule, entry)
-    for rule, entry in WITH_RULES
-    if not isinstance(rule, BY_CONSTRAINTS) or entry.is_known_by_constraints
-]
+WITH_RULES += [(rule, entry) for rule in RULES_BY_CONSTRAINTS for entry in BY_CONSTRAINTS if entry.count > 1]
 WITH_LOSSES = [(loss, entry) for loss in LOSSES for entry in POLYTOPES if loss.takes(entry)]
 
 

@@ -166,8 +166,8 @@ class AbstractBoundPolytope(ABC):
     def worth_gradient(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Mapping[str, Tensor]:
-        r"""The gradient of :math:`\Omega` at points with respect to every parameter, ``(batch, *shape)``: 0 for those that
-        are not its number."""
+        r"""The gradient of :math:`\Omega` at points by every parameter, ``(batch, *shape)``: 0 for those that are not
+        its number."""
 
     @property
     @abstractmethod

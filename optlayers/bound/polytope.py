@@ -448,7 +448,7 @@ class _OnCurve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
-        direction, curvature, found = ctx.saved_tensors
+        _, curvature, found = ctx.saved_tensors
         back = _OnCurve.apply(ctx.polytope, ctx.solution, grad, curvature)  # type: ignore[no-untyped-call]
         return None, None, back, -back * found if ctx.needs_input_grad[3] else None
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
+from optlayers.diagnosis import explain_infeasible
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
@@ -26,6 +27,7 @@ from optlayers.solvers.certify import Certificate
 from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
+from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
 __all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
@@ -69,6 +71,7 @@ class OnHost(AbstractBoundPolytope):
 
 
 ONCE = "the derivative of barrier points has no derivative here; take one derivative only"
+NEGATIVE = "a part of it is always negative"
 NO_ROWS = (
     "regularized points need constraints that describe the polytope, and this one is known by its structures alone: "
     "SparseMAP() projects onto it, StructuredAttention() has its marginals"
@@ -92,7 +95,7 @@ class RegularizedEvidence(AbstractEvidence):
         answer = self.solved.answer
         return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
 
-    def curvature(  # type: ignore[override]
+    def curvature(
         self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
     ) -> Float64[Tensor, "batch size"]:
         """The curvature at the points as a function of them, 0 where nothing moves and beside the structure."""
@@ -115,9 +118,7 @@ class RegularizedEvidence(AbstractEvidence):
         """The slope at the points as a function of them, 0 where nothing moves and beside the structure."""
         return self._at(points, theta, self.regularizer.slope)
 
-    def _at(
-        self, points: Tensor, theta: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def _at(self, points: Tensor, theta: Tensor | None, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         form, size = self.form, self.form.structure_size
         kind = self.regularizer.kinds(form).to(points.device)
         columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
@@ -161,6 +162,7 @@ class RegularizedEvidence(AbstractEvidence):
         """From dual points; see :class:`AbstractEvidence`."""
         solved, good = self.solved, ok.cpu().numpy()
         answer, instances, form = solved.answer, solved.instances, self.form
+        assert answer.free is not None
         with np.errstate(invalid="ignore"):
             slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
         slope = np.nan_to_num(slope, posinf=0.0, neginf=0.0)
@@ -220,9 +222,7 @@ def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
     return other
 
 
-def regularized(
-    polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
-) -> Solution:
+def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
     r"""The points :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)` of a batch."""
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())
@@ -232,30 +232,29 @@ def regularized(
         return _by_cones(polytope, scores, program)
     if program is not None:
         return _by_program(polytope, scores, program)
+    if not prepared.projection_form.unslacked:
+        return _single(polytope, scores, regularizer, prepared.projection_form)
     if prepared is not polytope.prepared:
         return polytope.bound_to(prepared, slice(None)).regularized(scores, regularizer)
     form, given = polytope.form, np.ascontiguousarray(scores.detach().numpy())
-    if not form.unslacked:  # a single point
-        return polytope.project(scores.detach())
     theta = torch.from_numpy(np.ascontiguousarray(polytope.instances.parameters)) if form.parameters else None
     instances, curves = polytope.instances.with_scores(given), regularizer.curves(form, theta)
     left_out = polytope.left_out(instances)
-    nowhere = _nowhere_finite(instances, curves)
+    nowhere = _nowhere_finite(form, instances, curves)
     aside = nowhere if left_out is None else nowhere | left_out
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
-    fixed = at = None
-    if not curves.takes_negative or curves.has_barrier:
-        fixed, at = _fixed(polytope, instances)
+    fixed, at = _fixed(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)
     certificate.error[aside] = np.inf
     verdict = Verdict.of(solved.answer, certificate, prepared.tolerance)
     verdict.status[aside] = Status.INFEASIBLE
     value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
-    for k in np.flatnonzero(nowhere).tolist():
-        status[k] = Status.INFEASIBLE
-        reasons[k] = f"{regularizer!r} is finite nowhere on the polytope, a part of which is always negative"
+    for k in np.flatnonzero((status != Status.OPTIMAL) & (nowhere | (status != Status.INFEASIBLE))).tolist():
+        why = NEGATIVE if nowhere[k] else _outside_of_domain(solved, k)
+        if why is not None:
+            status[k], reasons[k] = Status.INFEASIBLE, f"{regularizer!r} is finite nowhere on the polytope: {why}"
     residual = certificate.residual if polytope.broken is None else np.maximum(certificate.residual, polytope.broken)
     return Solution(
         torch.from_numpy(value),
@@ -363,11 +362,39 @@ def worth_gradient(
     return found
 
 
-def _nowhere_finite(instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:
+def _nowhere_finite(form: StandardForm, instances: Instances, curves: Curves) -> Bool[np.ndarray, " batch"]:
     """Instances that have points by their bounds, and none in the domain of the regularizer."""
     lower, upper = curves.domain(instances.lower, instances.upper)
     crossed = (lower > upper).any(axis=1) & ~(instances.lower > instances.upper).any(axis=1)
-    return np.broadcast_to(crossed, (len(instances),)).copy()
+    never = not curves.takes_negative and _has_negative(form)
+    return np.broadcast_to(crossed | never, (len(instances),)).copy()
+
+
+def _has_negative(form: StandardForm) -> bool:
+    """Whether a part of the structure that has no column, as constraints fix it, is negative."""
+    fixed = np.ones(form.size, dtype=bool)
+    fixed[form.kept] = False
+    return bool((form.fixed[: form.structure_size] < 0.0)[fixed[: form.structure_size]].any())
+
+
+def _outside_of_domain(solved: Regularizing, k: int) -> str | None:
+    """Which constraints leave an instance no point where the regularizer is finite, None where they leave one."""
+    if solved.curves.takes_negative or solved.curves.has_barrier:
+        return None
+    found = explain_infeasible(solved.form, solved.instances, k)
+    return None if found is None else f"for parts that are not negative, {found}"
+
+
+def _single(
+    polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer, form: StandardForm
+) -> Solution:
+    """Of a polytope of one point that point, whatever the regularizer."""
+    solution = polytope.project(scores.detach())
+    if regularizer.kind_of_fixed <= QUADRATIC or not _has_negative(form):
+        return solution
+    status = torch.full_like(solution.status, int(Status.INFEASIBLE))
+    reason = f"{regularizer!r} is finite nowhere on the polytope: {NEGATIVE}"
+    return replace(solution, status=status, reasons=dict.fromkeys(range(len(status)), reason))
 
 
 def _fixed(

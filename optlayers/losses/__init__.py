@@ -8,8 +8,8 @@ from optlayers.losses.optimal_value import OptimalValue
 from optlayers.losses.perceptron import StructuredPerceptronLoss
 from optlayers.losses.perturbed import PerturbedFenchelYoungLoss
 from optlayers.losses.prediction import Prediction
-from optlayers.losses.regularized import FenchelYoungLoss
 from optlayers.losses.regret import regret
+from optlayers.losses.regularized import FenchelYoungLoss
 from optlayers.losses.sparsemap import SparseMAPLoss
 from optlayers.losses.spo_plus import SPOPlusLoss
 

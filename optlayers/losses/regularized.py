@@ -93,7 +93,15 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     def charge(self, question: Question, target: Float64[Tensor, "batch structure_size"]) -> Float64[Tensor, " batch"]:
         """Ω of the target."""
         polytope = BoundPolytope.of(question.share.compiled, question.packed, question.forbidden)
-        return polytope.worth(question.whole(target), self.omega).sum(dim=1)
+        worth = polytope.worth(question.whole(target), self.omega)
+        outside = torch.isposinf(worth).nonzero()
+        if len(outside):
+            k, flat = outside[0].tolist()
+            raise ValueError(
+                f"{self.omega!r} is infinite at the target {question.instance(k)}, as entry {question.entry(flat)} of "
+                f"it is {target[k, flat]:g}: targets lie where the regularizer is finite"
+            )
+        return worth.sum(dim=1)
 
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The vertices v with the best ⟨s, v⟩ - Ω(v)."""

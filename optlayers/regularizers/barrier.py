@@ -57,7 +57,9 @@ class Barrier(AbstractRegularizer):
     def check_shape(self, form: StandardForm) -> None:
         """One number for all constraints."""
         if isinstance(self.mu, cp.Parameter) and self.mu.shape != ():
-            raise ValueError(f"mu of Barrier is one number, but the parameter {self.mu.name()} has shape {self.mu.shape}")
+            raise ValueError(
+                f"mu of Barrier is one number, but the parameter {self.mu.name()} has shape {self.mu.shape}"
+            )
 
     def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
         """No curvature of its own for each."""

@@ -23,7 +23,7 @@ __all__ = ["AbstractRegularizer", "checked_number"]
 
 
 class AbstractRegularizer(ABC):
-    r"""A convex function :math:`\Omega(z) = \sum_j \omega_j(z_j)` of the parts of a structure, with one number for each.
+    r"""A convex function :math:`\Omega(z) = \sum_j \omega_j(z_j)` of the parts of a structure, a number for each.
 
     A value: it can be printed, compared and reused. Its number (a weight, a temperature, a power) is one for all parts
     or one for each, and may be a :class:`cvxpy.Parameter`: then it is data of the instance, given by its name in every
@@ -79,7 +79,7 @@ class AbstractRegularizer(ABC):
         return number, np.full(number.shape, 2.0)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other._key == self._key  # type: ignore[attr-defined]
+        return type(other) is type(self) and other._key == self._key
 
     def __hash__(self) -> int:
         return hash((type(self), self._key))

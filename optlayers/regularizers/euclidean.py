@@ -39,7 +39,9 @@ class Euclidean(AbstractRegularizer):
         object.__setattr__(self, "shape", ())
         many = isinstance(weights, (np.ndarray, list, tuple)) or (isinstance(weights, Tensor) and weights.ndim > 0)
         if not many:
-            object.__setattr__(self, "weights", 1.0 if weights is None else checked_number("weights", weights, "Euclidean"))
+            object.__setattr__(
+                self, "weights", 1.0 if weights is None else checked_number("weights", weights, "Euclidean")
+            )
             return
         if isinstance(weights, Tensor) and weights.requires_grad:
             checked_number("weights", weights, "Euclidean")

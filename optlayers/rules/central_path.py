@@ -26,9 +26,9 @@ __all__ = ["CentralPath"]
 class CentralPath(AbstractRule):
     r"""The best vertex forward, backward the derivative of the point of the central path at μ.
 
-    That point is :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle + \mu \sum_i \log(\text{room of inequality }
-    i)`, see :class:`Barrier`: it moves smoothly with scores and with all parameters, where the vertex jumps. It is the
-    smoothed derivative of interior-point layers, which stop at μ to differentiate.
+    That point is the best of :math:`\langle s, z \rangle + \mu \sum_i \log(\text{room of inequality } i)` in the
+    polytope, see :class:`Barrier`: it moves smoothly with scores and with all parameters, where the vertex jumps. It is
+    the smoothed derivative of interior-point layers, which stop at μ to differentiate.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class CentralPath(AbstractRule):
 
     References
     ----------
-    Mandi and Guns (2020), Interior point solving for LP-based prediction+optimisation, NeurIPS. Tracy and Manchester (2024), On the
-    differentiability of the primal-dual interior-point method.
+    Mandi and Guns (2020), Interior point solving for LP-based prediction+optimisation, NeurIPS. Tracy and
+    Manchester (2024), On the differentiability of the primal-dual interior-point method.
 
     Examples
     --------

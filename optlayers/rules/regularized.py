@@ -25,11 +25,13 @@ __all__ = ["Regularized"]
 @final
 @dataclass(frozen=True, init=False)
 class Regularized(AbstractRule):
-    r"""The regularized point :math:`\operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)`, and its derivative.
+    r"""The regularized point, and its derivative.
+
+    .. math:: \operatorname{argmax}_{z \in P} \langle s, z \rangle - \Omega(z)
 
     With :class:`Euclidean` it is :class:`SparseMAP`, with :class:`Entropy` the entropic projection (softmax, Sinkhorn),
-    with :class:`Tsallis` entmax, on any polytope that constraints describe. Backward is the true derivative with respect
-    to the scores, to any order, and to every parameter of the polytope.
+    with :class:`Tsallis` entmax, on any polytope that constraints describe. Backward is the true derivative with
+    respect to the scores, to any order, and to every parameter of the polytope.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -26,7 +27,7 @@ class Curves:
     kind: Int64[np.ndarray, " columns"]
     weight: Float64[np.ndarray, "rows columns"]
     power: Float64[np.ndarray, "rows columns"]
-    least: Float64[np.ndarray, " rows"]
+    least: Float64[np.ndarray, " barriers"]
 
     @property
     def has_barrier(self) -> bool:
@@ -49,7 +50,7 @@ class Curves:
         curved = self.kind != LINEAR
         if not curved.any():
             return np.ones((len(self.weight), 1))
-        middle = np.median(self.weight[:, curved], axis=1, keepdims=True)
+        middle: np.ndarray = np.median(self.weight[:, curved], axis=1, keepdims=True)
         return np.where(middle > 0.0, middle, 1.0)
 
     def bends(self, columns: int) -> bool:
@@ -60,7 +61,8 @@ class Curves:
         """Those of a part of the batch."""
         if len(self.weight) == 1:
             return self
-        return Curves(self.kind, self.weight[index], self.power[index], self.least[index] if len(self.least) > 1 else self.least)
+        least = self.least[index] if len(self.least) > 1 else self.least
+        return Curves(self.kind, self.weight[index], self.power[index], least)
 
     def domain(
         self, lower: Float64[np.ndarray, "some columns"], upper: Float64[np.ndarray, "others columns"]
@@ -87,7 +89,7 @@ class Curves:
                 found[:, part] = weight * (np.expm1((power - 1.0) * np.log(x)) / (power - 1.0) + 1.0 / power)
         return found
 
-    @np.errstate(divide="ignore", invalid="ignore")
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def bend(self, point: Float64[np.ndarray, "batch columns"]) -> Float64[np.ndarray, "batch columns"]:
         """ω'' of every column, 0 for those without curvature."""
         found = np.zeros(point.shape)
@@ -113,12 +115,12 @@ class Curves:
             elif kind == ENTROPY:
                 found[:, part] = np.exp(t - 1.0)
             elif kind == BITS:
-                found[:, part] = 0.5 * (1.0 + np.tanh(0.5 * t))
-                low = t < -1.0
-                found[:, part] = np.where(low, np.exp(np.minimum(t, 0.0)) / (1.0 + np.exp(np.minimum(t, 0.0))), found[:, part])
+                low = np.exp(np.minimum(t, 0.0))
+                found[:, part] = np.where(t < -1.0, low / (1.0 + low), 0.5 * (1.0 + np.tanh(0.5 * t)))
             elif kind == POWER:
                 inside = (power - 1.0) * (t - 1.0 / power)
-                found[:, part] = np.where(inside > -1.0, np.exp(np.log1p(np.maximum(inside, -1.0)) / (power - 1.0)), 0.0)
+                grown = np.exp(np.log1p(np.maximum(inside, -1.0)) / (power - 1.0))
+                found[:, part] = np.where(inside > -1.0, grown, 0.0)
         return found
 
     def worth(self, point: Float64[np.ndarray, "batch columns"]) -> Float64[np.ndarray, "batch columns"]:
@@ -154,7 +156,9 @@ class Curves:
                 found = np.minimum(found, least)
         return np.where(np.isfinite(found), found, 1.0)
 
-    def _parts(self, values):  # type: ignore[no-untyped-def]
+    def _parts(
+        self, values: Float64[np.ndarray, "batch columns"]
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """The columns of each kind, with their numbers, weights and powers."""
         for kind in np.unique(self.kind).tolist():
             if kind != LINEAR:

@@ -124,8 +124,8 @@ def value_gradient_of(
     ok: Bool[np.ndarray, " batch"],
     slope: Float64[np.ndarray, "batch columns"],
 ) -> Float64[np.ndarray, "batch parameters"]:
-    """The gradient of optimal values as in :func:`value_gradient`, where the objective is less a function of each column
-    that has this ``slope`` at the point."""
+    """The gradient of optimal values as in :func:`value_gradient`, where the objective is less a function of each
+    column that has this ``slope`` at the point."""
     dual = np.where(ok[:, None], dual, 0.0)
     point = np.where(ok[:, None], point, 0.0)
     sides = np.abs(instances.rhs[:, form.equalities :])

@@ -17,7 +17,7 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels import smooth_face, smooth_interior_point, smooth_newton
 from optlayers.solvers.kernels.active_set import CONVERGED, ROW_SHIFT, TINY
 from optlayers.solvers.kernels.batches import of_each, per_instance
-from optlayers.solvers.kernels.curves import BITS, LINEAR, POWER, QUADRATIC
+from optlayers.solvers.kernels.curves import BITS, ENTROPY, LINEAR, POWER, QUADRATIC
 from optlayers.solvers.plan import Plan, plan_of
 
 __all__ = ["Regularizing", "certify_regularized", "pull_back"]
@@ -26,7 +26,9 @@ NEWTON_STEPS = 300
 INTERIOR_STEPS = 150
 TOLERANCE = 1e-14
 POLISHED = 3
-"""So many Newton steps are made on the active set that an interior point ends near."""
+"""So many Newton steps are made on the active sets that an interior point ends near,"""
+ATTEMPTS = 4
+"""and again, up to so many times, while an instance has no certificate."""
 LEAST_SHARE = 0.1
 """None of them takes more of a number whose curvature changes."""
 SMALL_SHIFT = 1e-12
@@ -82,7 +84,7 @@ class Regularizing:
         lower, upper = curves.domain(lower, upper)
         entries = plan.entries if matrix is None else matrix
         batch = _Batch(plan, form, entries, instances.scores, rhs, per_instance(lower), per_instance(upper), curves)
-        answer, theta = Answer.to_fill(form, len(instances)), np.empty((len(instances), form.columns))
+        answer = Answer.to_fill(form, len(instances))
         answer.free = np.empty(answer.point.shape, dtype=bool)
         every = np.arange(len(instances))
         smooth = curves.bends(form.unslacked) and not curves.has_barrier
@@ -117,41 +119,84 @@ class Regularizing:
         """
         answer = self.answer
         assert answer.free is not None
-        some = Regularizing(self.form, self.instances.take(which), self.curves.take(which), answer.take(which))
+        some = self._among(which)
         error = certify_regularized(some).error
+        # What is tried for an instance must not depend on others, so that each has the answer that it has alone.
+        left = np.arange(len(which))
         for guess in (np.inf, AT_BOUND) if self.curves.steep else (np.inf,):
-            other = some._on_guessed_set(guess)
-            after = certify_regularized(other).error
-            nearer = np.flatnonzero(after < error)
-            index, error = which[nearer], np.fmin(error, after)
-            assert other.answer.free is not None
-            answer.point[index], answer.dual[index] = other.answer.point[nearer], other.answer.dual[nearer]
-            answer.free[index] = other.answer.free[nearer]
-            if (error <= tolerance).all():
+            tried = some._among(left)._on_guess(guess)
+            for attempt in range(ATTEMPTS):
+                tried = tried._by_newton()
+                assert tried.answer.free is not None
+                after = certify_regularized(tried).error
+                nearer = np.flatnonzero(after < error[left])
+                index = which[left[nearer]]
+                answer.point[index], answer.dual[index] = tried.answer.point[nearer], tried.answer.dual[nearer]
+                answer.free[index] = tried.answer.free[nearer]
+                error[left] = np.fmin(error[left], after)
+                still = np.flatnonzero(~(error[left] <= tolerance))
+                left = left[still]
+                if len(left) == 0 or attempt + 1 == ATTEMPTS:
+                    break
+                tried = tried._among(still)
+            if len(left) == 0:
                 break
         return Regularizing(self.form, self.instances, self.curves, answer)
 
-    def _on_guessed_set(self, near: float) -> Regularizing:
-        """Newton steps with columns at those bounds that are their own guess and so ``near``."""
-        form, curves, some, plan = self.form, self.curves, self.instances, plan_of(self.form)
+    def _among(self, index: Int64[np.ndarray, " some"]) -> Regularizing:
+        return Regularizing(self.form, self.instances.take(index), self.curves.take(index), self.answer.take(index))
+
+    def _on_guess(self, near: float) -> Regularizing:
+        """With columns at those bounds that are their own guess and so ``near``."""
         answer = self.answer.take(np.arange(len(self.answer.point)))
-        lower, upper, point = some.lower, some.upper, answer.point
+        lower, upper, point = self.instances.lower, self.instances.upper, answer.point
         assert answer.free is not None
         at_low = ~answer.free & (point - lower <= np.minimum(upper - point, near))
         at_high = ~answer.free & ~at_low & (upper - point <= near)
         answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
         answer.free = ~(at_low | at_high)
-        # The multiplier of a row with room is 0, and steps leave it as it is.
-        answer.dual[:, form.equalities :][answer.free[:, form.unslacked :]] = 0.0
+        self._let_idle_rows_go(answer)
+        return Regularizing(self.form, self.instances, self.curves, answer)
+
+    def _let_idle_rows_go(self, answer: Answer) -> None:
+        """The multiplier of a row with room is 0, and steps leave it as it is."""
+        assert answer.free is not None
+        answer.dual[:, self.form.equalities :][answer.free[:, self.form.unslacked :]] = 0.0
+
+    def _by_newton(self) -> Regularizing:
+        """Some Newton steps on the active set, each with the active set that the one before it leads to: what leaves
+        its bounds is held by them, and what a multiplier of the wrong sign holds is let go (Hintermüller, Ito and
+        Kunisch, 2002, The primal-dual active set strategy as a semismooth Newton method)."""
+        form, curves, some, plan = self.form, self.curves, self.instances, plan_of(self.form)
+        answer, lower, upper = self.answer.take(np.arange(len(self.answer.point))), some.lower, some.upper
         matrix = plan.entries if some.matrix is None else some.matrix
+        curved, ends = curves.kind != LINEAR, (curves.kind != ENTROPY) & (curves.kind != BITS)
+        every, stays = np.ones(len(answer.point), dtype=bool), lower == upper
+        assert answer.free is not None
         for _ in range(POLISHED):
             side = -plan.prices(matrix, answer.dual) - np.nan_to_num(curves.slope(answer.point), posinf=0.0, neginf=0.0)
             side[:, : form.scored] += some.scores
             rest = some.rhs - activities(form, matrix, answer.point)[0]
-            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, np.ones(len(side), dtype=bool))
+            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, every)
             low = np.where(curves.kind > QUADRATIC, LEAST_SHARE * answer.point, -np.inf)
             high = np.where(curves.kind == BITS, 1.0 - LEAST_SHARE * (1.0 - answer.point), np.inf)
-            answer.point, answer.dual = np.clip(answer.point + p, low, high), answer.dual + q
+            point, free = np.clip(answer.point + p, low, high), answer.free
+            answer.dual = answer.dual + q
+            prices = plan.prices(matrix, answer.dual)
+            reduced, terms = -prices, plan.prices(np.abs(matrix), np.abs(answer.dual))
+            rounding = 64.0 * EPSILON * terms.max(axis=1, keepdims=True, initial=0.0)
+            reduced[:, : form.scored] += some.scores
+            best = curves.meet(reduced)
+            leaves_low, leaves_high = point < lower, point > upper
+            at_low = np.where(free, leaves_low, (answer.point == lower) & (reduced <= rounding))
+            at_high = np.where(free, leaves_high, (answer.point == upper) & (reduced >= -rounding))
+            at_low = np.where(curved, ends & (best <= lower), at_low) | stays
+            at_high = np.where(curved, ends & (best >= upper), at_high) & ~at_low
+            let_go = ~free & ~at_low & ~at_high & curved
+            point = np.where(let_go, np.clip(best, lower, upper), point)
+            answer.point = np.where(at_low, lower, np.where(at_high, upper, point))
+            answer.free = ~(at_low | at_high)
+            self._let_idle_rows_go(answer)
         return Regularizing(form, some, curves, answer)
 
     def on_active_set(
@@ -267,7 +312,8 @@ class _Batch:
         point, dual = np.empty((count, self.form.columns)), np.empty((count, self.form.rows))
         low, high = np.empty(point.shape, dtype=bool), np.empty(point.shape, dtype=bool)
         steps = np.empty(count, dtype=np.int64)
-        scaled, weight, least = of_each(scores / unit), of_each(curves.weight / unit), np.broadcast_to(curves.least, (count,)) / unit[:, 0]
+        scaled, weight = of_each(scores / unit), of_each(curves.weight / unit)
+        least = np.broadcast_to(curves.least, (count,)) / unit[:, 0]
 
         def work(some: np.ndarray) -> None:
             smooth_interior_point.optimize(
@@ -305,7 +351,10 @@ class _Batch:
 def certify_regularized(solved: Regularizing) -> Certificate:
     r"""How wrong the answers to regularized problems may be, from their points alone.
 
-    For every y the optimal value is at most :math:`b^\top y + \sum_j \max_{l_j \le z_j \le u_j} r_j z_j - \omega_j(z_j)`
+    For every y the optimal value is at most
+
+    .. math:: b^\top y + \sum_j \max_{l_j \le z_j \le u_j} r_j z_j - \omega_j(z_j)
+
     with the reduced scores :math:`r = s - A^\top y`. ``gap`` is what a column of the point loses against that: for a
     column that is best at x, at most :math:`(z - x) (\omega'(z) - r)`. As Ω is strongly convex, the gap bounds the
     distance from the best point.
@@ -322,7 +371,8 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     unit = np.minimum(1.0, instances.upper - instances.lower)
     unit = np.where(unit > 0.0, unit, 1.0)
     floor = np.full((count, form.rows), np.inf)
-    np.minimum.at(floor, (np.arange(count)[:, None], form.matrix.indices[None]), np.abs(matrix) * unit[:, form.entry_column])
+    of_entries = np.abs(matrix) * unit[:, form.entry_column]
+    np.minimum.at(floor, (np.arange(count)[:, None], form.matrix.indices[None]), of_entries)
     relative = missed / np.maximum(size + np.abs(instances.rhs), np.where(np.isfinite(floor), floor, 1e-300))
     outside = np.maximum(instances.lower - point, point - instances.upper).max(axis=1, initial=0.0)
     residual = np.maximum(missed.max(axis=1, initial=0.0), outside)
@@ -330,7 +380,7 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     prices = plan.prices(matrix, dual)
     reduced = -prices
     reduced[:, : form.scored] += instances.scores
-    terms_of = np.abs(prices)
+    terms_of = plan.prices(np.abs(matrix), np.abs(dual))
     terms_of[:, : form.scored] += np.abs(instances.scores)
     curved = (curves.kind != LINEAR) & (curves.weight > 0.0)
     if curves.has_barrier:
@@ -351,18 +401,32 @@ def certify_regularized(solved: Regularizing) -> Certificate:
         gap = np.where(curved, np.where(np.isfinite(gap), gap, exact), 0.0)
         gap = np.where(point == best, 0.0, gap)
         above, below = instances.upper - point, point - instances.lower
-        rounding = 64.0 * EPSILON * terms_of
+        # What is left of multipliers, where columns without curvature have none.
+        rounding = 64.0 * EPSILON * terms_of.max(axis=1, keepdims=True, initial=0.0)
         pressed = np.where(np.abs(reduced) > rounding, reduced, 0.0)
-        unbounded = np.where(np.isinf(above) & (pressed > 0.0), pressed, 0.0) + np.where(np.isinf(below) & (pressed < 0.0), -pressed, 0.0)
-        loose = np.where(np.isinf(above), 0.0, np.maximum(reduced, 0.0) * above) + np.where(np.isinf(below), 0.0, np.maximum(-reduced, 0.0) * below)
+        up, down = np.maximum(pressed, 0.0), np.maximum(-pressed, 0.0)
+        unbounded = np.where(np.isinf(above), up, 0.0) + np.where(np.isinf(below), down, 0.0)
+        loose = np.where(np.isinf(above), 0.0, up * above) + np.where(np.isinf(below), 0.0, down * below)
+        forgiven = np.where(curved, 0.0, np.abs(reduced - pressed)).max(axis=1, initial=0.0)
         gap = np.where(curved | (instances.lower == instances.upper), gap, loose)
         off = np.where(curved, 0.0, unbounded / np.maximum(terms_of, curves.unit))
         error = np.maximum(error, off.max(axis=1, initial=0.0))
     whole = np.maximum(gap, 0.0).sum(axis=1)
     strength = curves.strength(point)
     worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
-    distance = np.where(strength > 0.0, np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND, whole / np.maximum(worth, 1.0))
-    if curves.has_barrier:  # in the units of rooms
+    far = np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND
+    distance = np.where(strength > 0.0, far, whole / np.maximum(worth, 1.0))
+    flat = (curves.kind == POWER) & (curves.power > 2.0)
+    if not curves.has_barrier and flat.any():
+        # Next to 0 these are flat, and the gap says little: but a point is best for scores that differ by no more than
+        # what makes it best for them.
+        hidden = (curves.power * rounding / curves.weight) ** (1.0 / np.maximum(curves.power - 1.0, 1.0))
+        missing = np.where(flat, np.maximum(np.abs(point - best) - hidden, 0.0), 0.0)
+        distance = np.maximum(distance, missing.max(axis=1, initial=0.0) / BEYOND)
+    if not curves.has_barrier:
+        # Points follow scores of such a size on straight pieces.
+        distance += np.where(strength > 0.0, forgiven / np.maximum(strength, 1e-300) / BEYOND, 0.0)
+    else:  # in the units of rooms
         distance = np.sqrt(whole / curves.least) / BEYOND
     error = np.maximum(error, distance)
     error = np.where(np.isfinite(error), error, np.inf)
@@ -386,7 +450,9 @@ def activities(
     """A z for every instance, and the sums of the sizes of its terms."""
     terms, count = matrix * point[:, form.entry_column], len(point)
     place = (np.arange(count)[:, None] * form.rows + form.matrix.indices).ravel()
-    # Of nothing at all NumPy counts integers.
-    sums = (np.bincount(place, t.ravel(), count * form.rows).astype(np.float64) for t in (terms, np.abs(terms)))
-    total, size = (one.reshape(count, form.rows) for one in sums)
-    return total, size
+
+    def summed(of_entries: np.ndarray) -> np.ndarray:
+        sums = np.bincount(place, of_entries.ravel(), count * form.rows)
+        return sums.astype(np.float64).reshape(count, form.rows)  # without entries they are integers
+
+    return summed(terms), summed(np.abs(terms))

@@ -43,8 +43,11 @@ __all__ = ["solve_on_curve"]
     "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], boolean[:, ::1], float64[:, ::1], float64[:, ::1], "
     "float64[:, ::1], float64, int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
 )
-def solve_on_curve(table, slack_rows, varies, matrix, free, bends, side, row_side, delta, which, p_out, q_out, left_over):  # type: ignore[no-untyped-def]
-    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows; ``left_over`` is the residual, relative to the numbers of the system."""
+def solve_on_curve(  # type: ignore[no-untyped-def]
+    table, slack_rows, varies, matrix, free, bends, side, row_side, delta, which, p_out, q_out, left_over
+):
+    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows;
+    ``left_over`` is the residual, relative to the numbers of the system."""
     system, slack_row = opened(table), flat(slack_rows)
     rows, columns = len(system.order), len(system.column_start) - 1
     first_slack = columns - len(slack_row)

@@ -1,7 +1,7 @@
 r"""Regularized problems by a predictor-corrector method, for every standard form.
 
-:math:`\max_z s^\top z - \sum_j \omega_j(z_j)` with :math:`Az = b`, :math:`l \le z \le u`, where :math:`\omega_j` is one of
-:mod:`optlayers.solvers.kernels.curves`, 0 for columns without curvature. It is the method of
+:math:`\max_z s^\top z - \sum_j \omega_j(z_j)` with :math:`Az = b`, :math:`l \le z \le u`, where :math:`\omega_j` is
+one of :mod:`optlayers.solvers.kernels.curves`, 0 for columns without curvature. It is the method of
 :mod:`optlayers.solvers.kernels.interior_point` with slopes and curvatures at the point itself. Ends of the domain of an
 entropy are no bounds: its slope keeps the point away from them. Products of rooms and multipliers end at ``least``,
 which is 0 but for a logarithmic barrier, whose point they make it.
@@ -32,8 +32,8 @@ from optlayers.solvers.kernels.normal_equations import assemble, factor, multipl
 __all__ = ["optimize"]
 
 SMALLEST_PIVOT = 0.0
-"""Rows that depend on others have pivots that are rounding, of either sign; those that are not positive are dropped. What
-is small beside that may be what an entropy leaves of a row."""
+"""Rows that depend on others have pivots that are rounding, of either sign; those that are not positive are dropped.
+What is small beside that may be what an entropy leaves of a row."""
 PATIENCE = 8
 """After so many steps without a better point nothing is to be hoped for: what is left is rounding,"""
 NEAR = 1e-9
@@ -114,7 +114,28 @@ def optimize(  # type: ignore[no-untyped-def]
         for step in range(limit + 1):
             multiply(system, varies, entries, z, left)
             multiply_transpose(system, varies, entries, y, pull)
-            _residuals(kind, weight, power, c, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, h, theta, g, floor, verdict)
+            _residuals(
+                kind,
+                weight,
+                power,
+                c,
+                z,
+                l,
+                u,
+                has_low,
+                has_high,
+                moves,
+                wl,
+                wu,
+                pull,
+                b,
+                left,
+                h,
+                theta,
+                g,
+                floor,
+                verdict,
+            )
             finished = True
             for w in range(LANES):
                 if not done[w]:
@@ -206,9 +227,11 @@ def _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, fl
 
 
 @part
-def _residuals(kind, weight, power, c, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, h, theta, g, floor, verdict):  # type: ignore[no-untyped-def]
-    """``left = b - A z``, Θ, the predictor's ``g = c - ω'(z) - Aᵀ y``, and the verdict on the point; behind it the sum of
-    products."""
+def _residuals(  # type: ignore[no-untyped-def]
+    kind, weight, power, c, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, h, theta, g, floor, verdict
+):
+    """``left = b - A z``, Θ, the predictor's ``g = c - ω'(z) - Aᵀ y``, and the verdict on the point; behind it the sum
+    of products."""
     worst_row, scale = spread(0.0), spread(1.0)
     for i in range(len(b) // LANES):
         rest = load(b, i) - load(left, i)

@@ -4,8 +4,8 @@ For :math:`\max_z s^\top z - \sum_j \omega_j(z_j)` with :math:`Az = b`, :math:`l
 
 .. math:: \psi(y) = b^\top y + \sum_j \max_{l_j \le z_j \le u_j} (s - A^\top y)_j z_j - \omega_j(z_j)
 
-is convex and differentiable, attained at :math:`z_j(y)`, where :math:`\omega_j'` meets :math:`(s - A^\top y)_j`, cut off
-at the bounds, with gradient :math:`b - A z(y)` and Hessian :math:`A \Theta A^\top`, where Θ is
+is convex and differentiable, attained at :math:`z_j(y)`, where :math:`\omega_j'` meets :math:`(s - A^\top y)_j`, cut
+off at the bounds, with gradient :math:`b - A z(y)` and Hessian :math:`A \Theta A^\top`, where Θ is
 :math:`1 / \omega_j''(z_j)` inside the bounds and 0 at them. With entropies this is what Sinkhorn's iteration does one
 row at a time. Multipliers of inequalities are not negative: a step is cut off where one becomes 0, and those that are 0
 in rows with room stay out of the system (Bertsekas, 1982, Projected Newton methods).
@@ -36,7 +36,15 @@ from optlayers.solvers.kernels.lanes import (
     store,
     where_less,
 )
-from optlayers.solvers.kernels.normal_equations import DROPPED, assemble, factor, multiply, multiply_transpose, opened, solve
+from optlayers.solvers.kernels.normal_equations import (
+    DROPPED,
+    assemble,
+    factor,
+    multiply,
+    multiply_transpose,
+    opened,
+    solve,
+)
 
 __all__ = ["optimize"]
 
@@ -67,9 +75,9 @@ NEAR = 1e-6
 
 
 @jit(
-    "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], "
-    "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], int64, float64[:, ::1], float64[:, ::1], "
-    "float64[:, ::1], int64[::1])"
+    "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1], "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1], int64, "
+    "float64[:, ::1], float64[:, ::1], float64[:, ::1], int64[::1])"
 )
 def optimize(  # type: ignore[no-untyped-def]
     table,
@@ -120,7 +128,7 @@ def optimize(  # type: ignore[no-untyped-def]
             l[e] = 0.0  # slack columns are what rows leave in the end
             u[e] = 0.0
             s[e] = 0.0
-        size = _goals(s, b, goal, kind, weight, l, u, at)
+        size = _goals(s, b, goal, kind, weight, l, u, len(slack_row) > 0, at)
         fill(y, 0.0)
         fill(d, 0.0)
         fill(length, 0.0)
@@ -137,7 +145,9 @@ def optimize(  # type: ignore[no-untyped-def]
             for w in range(LANES):
                 advances[w] = False
                 by[w] = 0.0
-                if not done[w] and at[w] < 1.0 and old[LANES + w] <= READY * size[w]:
+                if not done[w] and not np.isfinite(old[w]):
+                    done[w] = True  # taken says that it failed
+                elif not done[w] and at[w] < 1.0 and old[LANES + w] <= READY * size[w]:
                     advances[w] = True
                     by[w] = min(at[w] * (growth[w] - 1.0), 1.0 - at[w])
                     best[w] = np.inf
@@ -153,11 +163,18 @@ def optimize(  # type: ignore[no-untyped-def]
                 finished = finished and done[w]
             if finished:
                 break
-            delta = spread(LEAST_SHIFT) + SHIFT * minimum(load(old, 1), spread(0.1)) * minimum(load(old, 1), spread(1.0))
+            delta = spread(LEAST_SHIFT) + SHIFT * minimum(load(old, 1), spread(0.1)) * minimum(
+                load(old, 1), spread(1.0)
+            )
             _stiffness(kind, weight, power, z, l, u, theta)
             for i in range(rows):
                 # Where a multiplier is 0 and its row has room.
-                idle = where_less(load(least, i), load(y, i), spread(0.0), where_less(load(r, i), spread(0.0), spread(1.0), spread(0.0)))
+                idle = where_less(
+                    load(least, i),
+                    load(y, i),
+                    spread(0.0),
+                    where_less(load(r, i), spread(0.0), spread(1.0), spread(0.0)),
+                )
                 store(rest, i, idle)
                 store(shift, i, where_less(spread(0.5), idle, spread(DROPPED), delta))
             assemble(system, varies, entries, theta, shift, factored)
@@ -180,7 +197,9 @@ def optimize(  # type: ignore[no-untyped-def]
                     multiply_transpose(system, varies, entries, d, pull)
                     for j in range(columns):
                         store(pull, j, load(pull, j) - load(by, 0) * load(s, j))
-                _evaluate(system, varies, entries, kind, weight, power, v, pull, l, u, b, y, d, length, least, trial, r, new)
+                _evaluate(
+                    system, varies, entries, kind, weight, power, v, pull, l, u, b, y, d, length, least, trial, r, new
+                )
                 if not _other_lengths(old, new, length, advances, size):
                     break
             t = load(length, 0)
@@ -218,7 +237,7 @@ def optimize(  # type: ignore[no-untyped-def]
 
 
 @part
-def _goals(s, b, goal, kind, weight, l, u, at):  # type: ignore[no-untyped-def]
+def _goals(s, b, goal, kind, weight, l, u, unequal, at):  # type: ignore[no-untyped-def]
     """Residuals that are rounding, where the path begins, and the sizes of right-hand sides."""
     size = np.empty(LANES)
     for w in range(LANES):
@@ -226,6 +245,8 @@ def _goals(s, b, goal, kind, weight, l, u, at):  # type: ignore[no-untyped-def]
         for i in range(len(b) // LANES):
             size[w] = max(size[w], abs(b[LANES * i + w]))
         low, high, large, curved = np.inf, -np.inf, 0.0, False
+        if unequal:  # multipliers of inequalities begin at 0, and do not take up what all scores have in common
+            low, high = 0.0, 0.0
         for j in range(len(kind)):
             e = LANES * j + w
             large = max(large, abs(s[e] / weight[e]))
@@ -268,10 +289,7 @@ def _evaluate(system, varies, entries, kind, weight, power, v, pull, l, u, b, y,
         for w in range(LANES):
             e = LANES * j + w
             x = v[e] - length[w] * pull[e] if length[w] > 0.0 else v[e]
-            if l[e] == u[e]:
-                met = l[e]
-            else:
-                met = min(max(meet(kind[j], weight[e], power[e], x), l[e]), u[e])
+            met = l[e] if l[e] == u[e] else min(max(meet(kind[j], weight[e], power[e], x), l[e]), u[e])
             z[e] = met
             out[w] += met * x - worth(kind[j], weight[e], power[e], met)
     t, value = load(length, 0), load(out, 0)
