@@ -204,7 +204,9 @@ def test_what_has_no_loss_is_refused():
         ValueError, match=r"Barrier\(mu=0.1\) is infinite at structures, so that no loss of them is finite"
     ):
         ol.FenchelYoungLoss(simplex(3), ol.Barrier())
-    with pytest.raises(TypeError, match=r"regularizer must be one such as Entropy\(\), but got 1.0"):
+    with pytest.raises(
+        TypeError, match=r"regularizer must be one such as Entropy\(\), or an expression of cvxpy, but got 1.0"
+    ):
         ol.FenchelYoungLoss(simplex(3), 1.0)
     for entry in POLYTOPES:
         if entry.polytope.separate is not None:

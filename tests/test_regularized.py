@@ -646,7 +646,7 @@ BAD_NUMBERS = {
     "a class": (lambda: ol.Regularized(ol.Entropy), r"make it a value: Entropy\(\)"),
     "a number for a regularizer": (
         lambda: ol.Regularized(0.1),
-        r"regularizer must be one such as Entropy\(\), but got 0.1",
+        r"regularizer must be one such as Entropy\(\), or an expression of cvxpy, but got 0.1",
     ),
     "no mu": (lambda: ol.CentralPath(mu=-1.0), "mu of (Barrier|CentralPath) must be finite and above 0, but got -1"),
     "hard is no bool": (lambda: ol.CentralPath(0.1, 1), "hard must be True or False, but got 1"),

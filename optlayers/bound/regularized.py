@@ -179,7 +179,7 @@ class RegularizedEvidence(AbstractEvidence):
         """The gradient of θ where all bounds push: it moves rows and bounds, and the size of the push."""
         form, instances, answer, mu = self.form, self.solved.instances, self.solved.answer, self.solved.curves.least
         low, high = answer.point - instances.lower, instances.upper - answer.point
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             bend_low, bend_high = mu[:, None] / low**2, mu[:, None] / high**2
             push = np.where(instances.lower < instances.upper, 1.0 / low - 1.0 / high, 0.0)
         stays = ~(instances.lower < instances.upper)
