@@ -29,9 +29,9 @@ class MirrorSpigot(AbstractVertexRule):
 
     :math:`p^+ = \operatorname{argmin}_{z \in P} \eta \langle g, z \rangle + D_\Omega(z, p)` is a step against the
     gradient g from p, projected by the Bregman divergence of Ω. With :class:`Euclidean` and p the vertex it is
-    :class:`Spigot`; with :class:`Entropy` it is a step of exponentiated gradient, projected back as Sinkhorn's iteration
-    does. Entropies have no slope at a vertex, where parts are 0: so p lies ``inside``, on the way to the point of least
-    Ω.
+    :class:`Spigot`; with :class:`Entropy` it is a step of exponentiated gradient, projected back as Sinkhorn's
+    iteration does. Entropies have no slope at a vertex, where parts are 0: so p lies ``inside``, on the way to the
+    point of least Ω.
 
     Parameters
     ----------
