@@ -59,6 +59,7 @@ bench: .venv/peers
 	$(RUN) benchmarks/rules.py --output out/benchmarks
 	$(RUN) benchmarks/decisions.py --output out/benchmarks
 	$(RUN) benchmarks/integers.py --output out/benchmarks
+	$(RUN) benchmarks/regularized.py --output out/benchmarks
 	$(RUN) benchmarks/growth.py --output out/benchmarks
 	$(RUN) benchmarks/overhead.py --output out/benchmarks
 

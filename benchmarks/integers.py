@@ -15,11 +15,8 @@ import argparse
 import importlib.util
 import itertools
 import re
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +24,8 @@ import cvxpy as cp
 import numpy as np
 import scipy.optimize
 import torch
-from measuring import brief, machine, open_console, repeats, seconds, table, write_csv
+from measuring import machine, open_console, table, write_csv
+from pairs import HEADS, Pair, PairRow, measured
 from torch import Tensor
 
 import optlayers as ol
@@ -35,45 +33,6 @@ import polytopes
 
 BATCH = 64
 ITEMS, CAPACITY = 50, 170
-HEADS = ["question", "next to", "ours, ms", "other, ms", "other / ours", "wanted", "apart"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two ways to one answer; ``share`` is the part of the batch that the other one is asked about."""
-
-    question: str
-    other: str
-    ours: Callable[[], Tensor]
-    theirs: Callable[[], Tensor]
-    wanted: float
-    share: float = 1.0
-    needs: str | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line, in milliseconds per batch."""
-
-    question: str
-    other: str
-    ours: float
-    theirs: float
-    wanted: float
-    apart: float
-
-    def line(self) -> dict[str, str]:
-        """Under ``HEADS``."""
-        cells = (
-            self.question,
-            self.other,
-            brief(1e3 * self.ours),
-            brief(1e3 * self.theirs),
-            brief(self.theirs / self.ours),
-            brief(self.wanted),
-            f"{self.apart:.0e}",
-        )
-        return dict(zip(HEADS, cells, strict=True))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -367,21 +326,6 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Pair]], str | None]] = {
 }
 
 
-def measured(pair: Pair, rounds: int) -> Row:
-    """Medians of rounds, one after the other."""
-    first, second = pair.ours(), pair.theirs()
-    apart = float((first.detach() - second.detach()).abs().max()) if first.shape == second.shape else np.nan
-    start = time.perf_counter()
-    pair.ours()
-    counts = {"ours": repeats(max(time.perf_counter() - start, 1e-6)), "theirs": 1}
-    found: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(rounds):
-        for name, call in (("ours", pair.ours), ("theirs", pair.theirs)):
-            found[name].append(seconds([call] * counts[name]))
-    theirs = statistics.median(found["theirs"]) / pair.share
-    return Row(pair.question, pair.other, statistics.median(found["ours"]), theirs, pair.wanted, apart)
-
-
 def main() -> None:
     """Measure, print a table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -391,7 +335,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*does not define `arg_constraints`")
     console = open_console()
-    rows: list[Row] = []
+    rows: list[PairRow] = []
     for name, (pairs, needs) in GROUPS.items():
         if not re.search(options.only, name):
             continue
