@@ -257,9 +257,10 @@ def _open_rows(rows: sp.csc_array, order: Order, place: int, before: bool) -> In
 def _too_wide(program: IntegerProgram, open_rows: np.ndarray, place: int, width: int, limit: int) -> TooWide:
     names = list(dict.fromkeys(program.names[i] for i in open_rows.tolist()))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    among = f" with {len(open_rows)} open constraints: {shown}" if names else " without an open constraint"
     return TooWide(
         f"the decision diagram needs more than {limit} nodes: after {place + 1} of {program.columns} columns it is "
-        f"{width} wide, with {len(open_rows)} open constraints: {shown}. Coarser coefficients, fewer constraints "
+        f"{width} wide,{among}. Coarser coefficients, fewer constraints "
         "across far columns, or another order of the parts make it narrower"
     )
 
