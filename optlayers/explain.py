@@ -59,6 +59,11 @@ def _rows(compiled: AbstractPrepared) -> str:
             f" It is {what}: further constraints are brought on demand by separate={name_of(polytope.separate)}, and "
             "every answer is shown to that function in the end."
         )
+    if compiled.over_integer_points and polytope.rows == "relaxation":
+        return (
+            " It is the convex hull of what the oracle knows, which may be fewer than all integer points of its "
+            "constraints, as the declaration says."
+        )
     if compiled.over_integer_points:
         return " It is the convex hull of integer points, and its constraints are a linear relaxation of that."
     if polytope.has_integers:

@@ -236,6 +236,7 @@ def test_an_oracle_that_knows_the_polytope_is_asked_for_its_structures():
         return np.full(3, np.nan) if np.isneginf(scores).all() else np.eye(3)[int(scores.argmax())]
 
     polytope = ol.Polytope(cp.Variable(3, boolean=True), [], oracle=unit, rows="relaxation")
+    assert "hull of what the oracle knows" in ol.compile_polytope(polytope).explain()
     gibbs = ol.Gibbs(polytope, torch.zeros(3))  # rows alone leave 8
     assert gibbs.log_count().exp().item() == pytest.approx(3.0)
     assert gibbs.top_k(9).structures.tolist() == gibbs.enumerate_support().tolist() == np.eye(3)[::-1].tolist()
