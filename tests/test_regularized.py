@@ -180,6 +180,21 @@ def test_entropy_on_the_simplex_is_softmax(heat, scale):
     assert (found - (scores / heat).softmax(1)).abs().max() <= 1e-12 + 1e-15 * scale / heat
 
 
+def test_bits_stay_bits_beside_an_inequality_with_room():
+    x, room = cp.Variable(3, nonneg=True), cp.Parameter(name="room")
+    compiled = ol.compile_polytope(ol.Polytope(x, [x <= 1, cp.sum(x) <= room]))
+    scores = randn(4, 3)
+    found = compiled.regularized(scores, ol.Entropy(0.5), room=9.0).check().value
+    assert (found - torch.sigmoid(2.0 * scores)).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("mu", [3.0, 10.0, 1000.0])
+def test_barriers_of_any_weight_have_points(mu):
+    compiled = ol.compile_polytope(arborescence(3).without_oracle())
+    solution = compiled.regularized(randn(16, 4, 4), ol.Barrier(mu)).check()
+    assert (solution.value.sum((1, 2)) - 3.0).abs().max() <= 1e-9
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_entropy_on_the_cube_is_the_logistic_function(scale):
     scores = scale * randn(6, 4)

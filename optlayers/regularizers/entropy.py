@@ -28,7 +28,7 @@ class Entropy(AbstractRegularizer):
     it is not the Gibbs distribution's mean, whose entropy is that of structures and not of parts
     (:class:`optlayers.StructuredAttention`).
 
-    A part that is a bit of its own, between 0 and 1 and in no other constraint, has the entropy of a bit,
+    A part that is a bit, declared between 0 and 1 and in no equation, has the entropy of a bit,
     :math:`z \log z + (1 - z) \log (1 - z)`: on the cube the regularized point is the logistic function of s / T.
 
     Parameters
@@ -56,9 +56,12 @@ class Entropy(AbstractRegularizer):
         return self.temperature
 
     def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
-        """Of a bit where a part is in no row and between 0 and 1."""
+        """Of a bit where a part is in no equation and between 0 and 1.
+
+        Inequalities do not count: what the entropy is must not depend on those that never bind.
+        """
         cut = form.curved
-        in_rows = np.diff(form.matrix.indptr)[:cut] > 0
+        in_rows = np.diff(form.matrix[: form.equalities, :cut].tocsc().indptr) > 0
         constant = np.diff(form.lower.matrix.indptr)[:cut] + np.diff(form.upper.matrix.indptr)[:cut] == 0
         bit = ~in_rows & constant & (form.lower.constant[:cut] == 0.0) & (form.upper.constant[:cut] == 1.0)
         return np.where(bit, BITS, ENTROPY).astype(np.int64)

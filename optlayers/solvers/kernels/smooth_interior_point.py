@@ -102,7 +102,7 @@ def optimize(  # type: ignore[no-untyped-def]
         for w in range(LANES):
             floor[w] = least[which[min(first + w, len(which) - 1)]] if len(least) > 1 else least[0]
         classify(group.lower, group.upper, l, u, has_low, has_high, moves, pairs)
-        _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, aimed, h)
+        _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, aimed, h, floor)
         multiply(system, varies, entries, z, left)
         give_slack(system, varies, entries, aimed, h, has_low, has_high, b, left, z, wl)
         fill(y, 0.0)
@@ -193,7 +193,7 @@ def optimize(  # type: ignore[no-untyped-def]
 
 
 @part
-def _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, flat_cost, h):  # type: ignore[no-untyped-def]
+def _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, flat_cost, h, floor):  # type: ignore[no-untyped-def]
     """Well inside the bounds, with products of equal size; what an entropy keeps from its ends has no bound there."""
     for j in range(len(kind)):
         for w in range(LANES):
@@ -219,8 +219,8 @@ def _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, fl
             if has_low[e] + has_high[e] > 0.0 or (low or high):
                 cost = c[e] - slope(kind[j], weight[e], power[e], z[e])
                 h[e] = 0.0 if kind[j] == LINEAR else 1.0
-            wl[e] = has_low[e] * (1.0 + max(-cost, 0.0))
-            wu[e] = has_high[e] * (1.0 + max(cost, 0.0))
+            wl[e] = has_low[e] * (max(1.0, floor[w]) + max(-cost, 0.0))
+            wu[e] = has_high[e] * (max(1.0, floor[w]) + max(cost, 0.0))
             flat_cost[e] = c[e]
     for w in range(LANES):
         pairs[w] = max(pairs[w], 1.0)
