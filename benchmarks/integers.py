@@ -11,21 +11,15 @@ is how far they are apart at most.
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import itertools
-import re
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import cvxpy as cp
 import numpy as np
 import scipy.optimize
 import torch
-from measuring import machine, open_console, table, write_csv
-from pairs import HEADS, Pair, PairRow, measured
+from pairs import Group, Pair, run
 from torch import Tensor
 
 import optlayers as ol
@@ -314,7 +308,7 @@ def lists() -> Iterator[Pair]:
     )
 
 
-GROUPS: dict[str, tuple[Callable[[], Iterator[Pair]], str | None]] = {
+GROUPS: dict[str, Group] = {
     "knapsack": (knapsacks, None),
     "subset": (subsets, None),
     "sequence": (chains, None),
@@ -328,30 +322,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Pair]], str | None]] = {
 
 def main() -> None:
     """Measure, print a table and write it as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each of both (5)")
-    parser.add_argument("--only", default="", help="a pattern for the names of groups")
-    parser.add_argument("--output", type=Path, default=Path("out/benchmarks"), help="where CSV files go")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*does not define `arg_constraints`")
-    console = open_console()
-    rows: list[PairRow] = []
-    for name, (pairs, needs) in GROUPS.items():
-        if not re.search(options.only, name):
-            continue
-        if needs is not None and importlib.util.find_spec(needs) is None:
-            console.print(f"{needs} is not installed: {name} is left out")
-            continue
-        for pair in pairs():
-            if pair.needs is not None and importlib.util.find_spec(pair.needs) is None:
-                console.print(f"{pair.needs} is not installed: {pair.question} is left out")
-                continue
-            with console.status(f"{pair.question} …"):
-                rows.append(measured(pair, options.rounds))
-    if not rows:
-        parser.error(f"no group matches {options.only!r}; there are {', '.join(GROUPS)}")
-    console.print(table(f"integers, ms per batch of {BATCH} ({machine()})", HEADS, [row.line() for row in rows]))
-    write_csv(options.output / "integers.csv", rows)
+    run(__doc__, "integers", f"integers, ms per batch of {BATCH}", GROUPS)
 
 
 if __name__ == "__main__":

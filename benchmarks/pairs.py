@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from measuring import brief, repeats, seconds
+from measuring import brief, machine, open_console, repeats, seconds, table, write_csv
 from torch import Tensor
 
-__all__ = ["HEADS", "Pair", "Pairs", "PairRow", "measured"]
+__all__ = ["Group", "Pair", "run"]
 
 HEADS = ["question", "next to", "ours, ms", "other, ms", "other / ours", "wanted", "apart"]
 
@@ -29,7 +34,8 @@ class Pair:
     needs: str | None = None
 
 
-Pairs = Callable[[], Iterator[Pair]]
+Group = tuple[Callable[[], Iterator[Pair]], str | None]
+"""What makes the pairs of a group, and a package that it cannot do without."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +91,31 @@ def measured(pair: Pair, rounds: int) -> PairRow:
                 found[name].append(seconds([call] * counts[name]))
     theirs = statistics.median(found["theirs"]) / pair.share
     return PairRow(pair.question, pair.other, statistics.median(found["ours"]), theirs, pair.wanted, apart)
+
+
+def run(description: str | None, name: str, title: str, groups: Mapping[str, Group]) -> None:
+    """The command line of a benchmark of pairs: measure, print a table and write it as CSV."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each of both (5)")
+    parser.add_argument("--only", default="", help="a pattern for the names of groups")
+    parser.add_argument("--output", type=Path, default=Path("out/benchmarks"), help="where CSV files go")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")  # of the peers
+    console = open_console()
+    rows: list[PairRow] = []
+    for group, (pairs, needs) in groups.items():
+        if not re.search(options.only, group):
+            continue
+        if needs is not None and importlib.util.find_spec(needs) is None:
+            console.print(f"{needs} is not installed: {group} is left out")
+            continue
+        for pair in pairs():
+            if pair.needs is not None and importlib.util.find_spec(pair.needs) is None:
+                console.print(f"{pair.needs} is not installed: {pair.question} is left out")
+                continue
+            with console.status(f"{pair.question} …"):
+                rows.append(measured(pair, options.rounds))
+    if not rows:
+        parser.error(f"no group matches {options.only!r}; there are {', '.join(groups)}")
+    console.print(table(f"{title} ({machine()})", HEADS, [row.line() for row in rows]))
+    write_csv(options.output / f"{name}.csv", rows)

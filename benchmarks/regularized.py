@@ -11,18 +11,12 @@ its gradient is that of its iterations, or of the fixed point by one linear syst
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import re
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import cvxpy as cp
 import torch
-from measuring import machine, open_console, table, write_csv
-from pairs import HEADS, Pair, PairRow, Pairs, measured
+from pairs import Group, Pair, run
 from torch import Tensor
 
 import optlayers as ol
@@ -157,32 +151,16 @@ def transports() -> Iterator[Pair]:
     yield Pair(name, "cvxpylayers, exponential cones", ours, theirs, 100.0)
 
 
-GROUPS: dict[str, Pairs] = {"assignment": assignments, "simplex": simplices, "transport": transports}
+GROUPS: dict[str, Group] = {
+    "assignment": (assignments, None),
+    "simplex": (simplices, None),
+    "transport": (transports, None),
+}
 
 
 def main() -> None:
     """Measure, print a table and write it as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each of both (5)")
-    parser.add_argument("--only", default="", help="a pattern for the names of groups")
-    parser.add_argument("--output", type=Path, default=Path("out/benchmarks"), help="where CSV files go")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    console = open_console()
-    rows: list[PairRow] = []
-    for name, pairs in GROUPS.items():
-        if not re.search(options.only, name):
-            continue
-        for pair in pairs():
-            if pair.needs is not None and importlib.util.find_spec(pair.needs) is None:
-                console.print(f"{pair.needs} is not installed: {pair.question} is left out")
-                continue
-            with console.status(f"{pair.question} …"):
-                rows.append(measured(pair, options.rounds))
-    if not rows:
-        parser.error(f"no group matches {options.only!r}; there are {', '.join(GROUPS)}")
-    console.print(table(f"regularized, ms per batch ({machine()})", HEADS, [row.line() for row in rows]))
-    write_csv(options.output / "regularized.csv", rows)
+    run(__doc__, "regularized", "regularized, ms per batch", GROUPS)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from typing import final
 
 import cvxpy as cp
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.form.standard import StandardForm
-from optlayers.regularizers.base import AbstractRegularizer, checked_number
+from optlayers.regularizers.base import AbstractWholeRegularizer, checked_number
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels.curves import LINEAR
 
@@ -22,7 +22,7 @@ NOT_OF_PARTS = "a barrier is of constraints: it is no sum over the parts of a st
 
 @final
 @dataclass(frozen=True, eq=False)
-class Barrier(AbstractRegularizer):
+class Barrier(AbstractWholeRegularizer):
     r"""The logarithmic barrier, :math:`\Omega(z) = -\mu \sum_i \log(\text{room of inequality } i)`.
 
     It counts every bound and every inequality of the declaration, those of auxiliary variables too, as
@@ -41,9 +41,8 @@ class Barrier(AbstractRegularizer):
     """
 
     mu: float | cp.Parameter = 0.1
-    kind_of_fixed = LINEAR
     number_name = "mu"
-    of_parts = False
+    why_whole = NOT_OF_PARTS
     without_loss = "is infinite at structures, so that no loss of them is finite"
 
     def __post_init__(self) -> None:
@@ -61,34 +60,12 @@ class Barrier(AbstractRegularizer):
                 f"mu of Barrier is one number, but the parameter {self.mu.name()} has shape {self.mu.shape}"
             )
 
-    def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
-        """No curvature of its own for each."""
-        return np.full(form.curved, LINEAR, dtype=np.int64)
-
     def curves(self, form: StandardForm, theta: Float64[Tensor, "batch parameters"] | None) -> Curves:
         """A barrier at all bounds of all columns."""
         mu = self.checked(form, theta)
         kind = np.full(form.columns, LINEAR, dtype=np.int64)
         ones = np.ones((len(mu), form.columns))
         return Curves(kind, ones, ones, mu[:, 0])
-
-    def worth(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(NOT_OF_PARTS)
-
-    def slope(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(NOT_OF_PARTS)
-
-    def curvature(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(NOT_OF_PARTS)
 
     def __repr__(self) -> str:
         return f"Barrier(mu={self.mu.name() if isinstance(self.mu, cp.Parameter) else f'{self.mu:g}'})"

@@ -19,7 +19,7 @@ from optlayers.solvers.conic import ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
 
-__all__ = ["AbstractRegularizer", "checked_number"]
+__all__ = ["AbstractRegularizer", "AbstractWholeRegularizer", "checked_number"]
 
 
 class AbstractRegularizer(ABC):
@@ -166,6 +166,37 @@ class AbstractRegularizer(ABC):
         kind[: form.curved] = self.kind_of(form)
         weight[:, : form.curved], power[:, : form.curved] = weights, powers
         return Curves(kind, weight, power, np.zeros(1))
+
+
+class AbstractWholeRegularizer(AbstractRegularizer):
+    """A regularizer that is no sum over parts: parts have no function of their own, and no curvature."""
+
+    of_parts = False
+    kind_of_fixed = LINEAR
+    why_whole: str
+    """Why not, in words."""
+
+    def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
+        """No curvature of its own for each."""
+        return np.full(form.curved, LINEAR, dtype=np.int64)
+
+    def worth(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(self.why_whole)
+
+    def slope(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(self.why_whole)
+
+    def curvature(
+        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
+    ) -> Float64[Tensor, "batch size"]:
+        """There is none for a part."""
+        raise NotImplementedError(self.why_whole)
 
 
 def checked_number(name: str, value: Any, owner: str, *, above: float = 0.0) -> float | cp.Parameter:

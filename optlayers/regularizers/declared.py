@@ -6,19 +6,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
 import cvxpy as cp
-import numpy as np
 from cvxpy.error import DCPError
-from jaxtyping import Float64, Int64
-from torch import Tensor
 
 from optlayers.caches import Cache
 from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
 from optlayers.form.rewriting import short
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.polytope import Polytope
-from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.regularizers.base import AbstractRegularizer, AbstractWholeRegularizer
 from optlayers.solvers.conic import ConicProgram
-from optlayers.solvers.kernels.curves import LINEAR
 
 __all__ = ["Declared", "regularizer_of"]
 
@@ -29,7 +25,7 @@ KEPT = 16
 
 @final
 @dataclass(frozen=True, eq=False)
-class Declared(AbstractRegularizer):
+class Declared(AbstractWholeRegularizer):
     r"""A convex expression of the variables of a declaration, with parameters in it.
 
     Sums of quadratic and piecewise linear terms (``quad_form``, ``sum_squares``, ``huber``, ``norm1``, ``tv``, ``max``,
@@ -52,9 +48,8 @@ class Declared(AbstractRegularizer):
     """
 
     expression: cp.Expression
-    kind_of_fixed = LINEAR
     number_name = "expression"
-    of_parts = False
+    why_whole = NOT_OF_PARTS
     without_loss = (
         "counts all variables together, where losses take what each part counts: give the points of "
         "OptLayer(polytope, Regularized(expression)) to a loss of your own"
@@ -131,28 +126,6 @@ class Declared(AbstractRegularizer):
     def projects(self) -> float | None:
         """Whether it is a squared norm is not looked at."""
         return None
-
-    def kind_of(self, form: StandardForm) -> Int64[np.ndarray, " curved"]:
-        """No curvature of its own for each."""
-        return np.full(form.curved, LINEAR, dtype=np.int64)
-
-    def worth(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(NOT_OF_PARTS)
-
-    def slope(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(NOT_OF_PARTS)
-
-    def curvature(
-        self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(NOT_OF_PARTS)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Declared:
         # As of a polytope: cvxpy tells variables apart by identity.
