@@ -6,6 +6,7 @@ from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_oracle import CompiledOracle
 from optlayers.distribution import Gibbs
+from optlayers.elastic import Elastic
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.layer import OptLayer
 from optlayers.logspace import log_add, log_sum
@@ -124,6 +125,7 @@ __all__ = [
     "Dense",
     "Diagram",
     "DualNewton",
+    "Elastic",
     "Entropy",
     "Euclidean",
     "Failure",

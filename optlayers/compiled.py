@@ -14,7 +14,9 @@ from torch import Tensor
 from optlayers.bound.base import Tangent, tangent_of
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.polytope import BoundPolytope, numbers_of, plain_on_host
+from optlayers.caches import cached_property
 from optlayers.choices import chosen_solvers, refuse_empty, refuse_misfit, refuse_unbounded
+from optlayers.duals import duals
 from optlayers.entries import CPU, DOUBLE, Entries, parameter_tensors
 from optlayers.enumeration import TooMany, Unsolved
 from optlayers.explain import explained
@@ -23,6 +25,8 @@ from optlayers.masks import answered
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.regularizers.euclidean import Euclidean
+from optlayers.shifted import ByConstraint, shifted
 from optlayers.solution import Solution
 from optlayers.solvers import ActiveSet, Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -152,14 +156,14 @@ class CompiledPolytope(AbstractPrepared):
         TypeError : scores of a dtype that is not real and floating-point; missing or unexpected parameters.
         ValueError : wrong shapes, NaN or +inf, a parameter that breaks its declared sign.
         """
-        return self._answer(_maximize, scores, parameters)
+        return self._answer(_maximize, scores, parameters, None)
 
     def project(self, scores: Float[Tensor, "*batch_and_shape"], **parameters: Any) -> Solution:
         r"""The nearest point of the polytope: :math:`\operatorname{argmin}_{x \in P} \tfrac12 \|x - s\|^2`.
 
         Arguments, results and errors are those of :meth:`maximize`. A part with score ``-inf`` is 0.
         """
-        return self._answer(_project, scores, parameters)
+        return self._answer(_project, scores, parameters, Euclidean())
 
     def regularized(
         self, scores: Float[Tensor, "*batch_and_shape"], regularizer: AbstractRegularizer, **parameters: Any
@@ -191,17 +195,46 @@ class CompiledPolytope(AbstractPrepared):
         def ask(polytope: BoundPolytope, numbers: Tensor) -> tuple[Solution, None]:
             return polytope.regularized(numbers, regularizer), None
 
-        return self._answer(ask, scores, parameters)
+        return self._answer(ask, scores, parameters, regularizer)
 
     def _answer(
-        self, ask: Callable[[BoundPolytope, Tensor], tuple[Solution, None]], scores: Tensor, named: Mapping[str, Any]
+        self,
+        ask: Callable[[BoundPolytope, Tensor], tuple[Solution, None]],
+        scores: Tensor,
+        named: Mapping[str, Any],
+        regularizer: AbstractRegularizer | None,
     ) -> Solution:
         entries = self.entries
         arrived = entries.arrive(scores, named)
         home = CPU if scores.is_cpu else self.home(scores.device)
         packed = entries.pack(arrived.tensors, arrived.batch, home, arrived.once)
-        solution = answered(partial(BoundPolytope.of, self, packed), packed, ask)[3]
-        return solution_of(entries, solution, arrived.batch, scores)
+        _, forbidden, asked, solution, _ = answered(partial(BoundPolytope.of, self, packed), packed, ask)
+        shaped = solution_of(entries, solution, arrived.batch, scores)
+        ask_again = partial(self.duals, asked, packed.theta, forbidden, packed.precision, regularizer)
+        shaped.__dict__["ask_for_duals"] = partial(ask_again, arrived.batch, scores)
+        return shaped
+
+    def duals(
+        self,
+        scores: Float64[Tensor, "batch size"],
+        theta: Float64[Tensor, "batch parameters"] | None,
+        forbidden: Bool[Tensor, "batch size"] | None,
+        precision: Float64[np.ndarray, " parameters"],
+        regularizer: AbstractRegularizer | None,
+        batch: torch.Size,
+        like: Tensor,
+    ) -> ByConstraint:
+        """The multipliers of a batch of flat scores, for :attr:`optlayers.Solution.duals`."""
+        found = duals(self, self._of_shifts, scores, theta, forbidden, precision, regularizer)
+        shaped = [moved(part, (*batch, *part.shape[1:]), like.dtype, like.device) for part in found]
+        return ByConstraint(self.polytope.constraints, shaped)
+
+    @cached_property
+    def _of_shifts(self) -> CompiledPolytope:
+        """The polytope whose constraints can be shifted."""
+        further = self.polytope.further
+        with_shifts = shifted(self.polytope).polytope
+        return compile_polytope(with_shifts.beside(further) if further else with_shifts, tolerance=self.tolerance)
 
     def vertices(self, **parameters: Any) -> Float64[Tensor, "vertices *shape"]:
         """All vertices of the polytope, for a structure that is small enough to look at as a whole.

@@ -58,6 +58,7 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
             return uncached
         index._source_stamp = stamp
         index._load_index = partial(_loaded, index._load_index)
+        index.save, index.load = partial(_save, index.save, stamp), partial(_load, index.load, stamp)
         _functions[dispatcher] = signatures
         return dispatcher
 
@@ -75,6 +76,23 @@ def _loaded(load: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
         return load()
     except (ImportError, AttributeError):
         return {}
+
+
+def _save(save: Callable[[Any, Any], None], stamp: str, key: Any, data: Any) -> None:
+    """Machine code goes to disk with what it is of.
+
+    numba numbers the files of the signatures of a function. Two processes that compile it at the same time, for one
+    signature each, take the same number, and what an index calls the code of one may be that of the other.
+    """
+    save(key, (stamp, repr(key), data))
+
+
+def _load(load: Callable[[Any], Any], stamp: str, key: Any) -> Any:
+    """Machine code from disk if it is that of the ``key``, of the files as they are; else None, and it is compiled."""
+    found = load(key)
+    if isinstance(found, tuple) and len(found) == 3 and found[:2] == (stamp, repr(key)):
+        return found[2]
+    return None
 
 
 def cached_functions() -> dict[Any, tuple[str, ...]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import cvxpy as cp
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -23,6 +26,7 @@ from optlayers.objective import FlatObjective, Objective
 from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
+from optlayers.shifted import ByConstraint
 from optlayers.sizes import Share, named_size
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -88,7 +92,10 @@ class OptLayer(nn.Module):
             hint = f"; make it a value: {rule.__name__}()" if isinstance(rule, type) else ""
             raise TypeError(f"rule must be a backward rule such as Spigot(), but got {rule!r}{hint}")
         if on_failure not in ("raise", "nan"):
-            raise ValueError(f'on_failure is "raise" or "nan", but got {on_failure!r}')
+            raise ValueError(
+                f'on_failure is "raise" or "nan", but got {on_failure!r}; Elastic(layer) answers infeasible instances '
+                "by points of least violation"
+            )
         if gradient_unit not in (None, "norm", "loss"):
             raise ValueError(f'gradient_unit is "norm", "loss" or None, but got {gradient_unit!r}')
         if gradient_unit == "norm" and rule.needs_objective:
@@ -127,6 +134,14 @@ class OptLayer(nn.Module):
             return OptLayer(self.compiled(), rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
         other = OptLayer(family, rule, on_failure=self.on_failure, gradient_unit=self.gradient_unit)
         other._source = self._source
+        return other
+
+    def with_failures_as_nan(self) -> OptLayer:
+        """This layer with ``on_failure="nan"``, over the same polytopes and with the same buffers."""
+        if self.on_failure == "nan":
+            return self
+        other = copy.copy(self)
+        other.on_failure = "nan"
         return other
 
     def _rule_of(self, compiled: AbstractPrepared, size: tuple[int, ...]) -> AbstractRule:
@@ -402,6 +417,8 @@ class OptLayer(nn.Module):
         shaped = solution_of(entries, flat, batch, scores)
         verdicts = {name: getattr(shaped, name).clone() for name in ("status", "primal_residual", "gap")}
         shaped = replace(shaped, value=value, **verdicts)
+        if self.rule.optimizes:
+            shaped.__dict__["ask_for_duals"] = partial(self._duals, part, tensors, batch, scores)
         decomposition = None if flat.evidence is None else flat.evidence.decomposition
         if decomposition is None:
             return shaped
@@ -411,7 +428,22 @@ class OptLayer(nn.Module):
         most = weights.shape[1]
         structures = vertices[:, :, : entries.structure_size].reshape((*batch, most, *entries.shape))
         structures = structures.to(value.device, value.dtype, copy=True)
-        return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
+        mixed = replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
+        if "ask_for_duals" in shaped.__dict__:
+            mixed.__dict__["ask_for_duals"] = shaped.__dict__["ask_for_duals"]
+        return mixed
+
+    def _duals(self, part: Part, tensors: Sequence[Tensor], batch: torch.Size, scores: Tensor) -> ByConstraint:
+        """The multipliers of an answer, with a graph of scores and parameters."""
+        share = part.share
+        assert isinstance(share.compiled, CompiledPolytope)
+        flat, theta = share.entries.packed_with_graph(tensors, batch, share.home, part.forbidden)
+        precision = (
+            share.entries.packed_parameters(tensors[share.named][len(share.entries.auxiliaries) :], batch)[1]
+            if theta is not None
+            else np.zeros(0)
+        )
+        return share.compiled.duals(flat, theta, part.forbidden, precision, self.rule.regularizer, batch, scores)
 
     @staticmethod
     def _by_size(call: LayerCall, value: Tensor, auxiliaries: dict[str, Tensor]) -> Solution:

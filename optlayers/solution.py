@@ -17,8 +17,19 @@ from torch import Tensor
 from optlayers.caches import cached_property
 from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.mixture import Decomposition
+from optlayers.shifted import ByConstraint
 
-__all__ = ["AbstractEvidence", "Failure", "Proof", "Solution", "SolveError", "Status", "all_of", "any_of"]
+__all__ = [
+    "AbstractEvidence",
+    "AbstractFunction",
+    "Failure",
+    "Proof",
+    "Solution",
+    "SolveError",
+    "Status",
+    "all_of",
+    "any_of",
+]
 
 
 class Status(IntEnum):
@@ -120,6 +131,25 @@ class Proof:
     exact: Bool[np.ndarray, " batch"]
 
 
+class AbstractFunction(ABC):
+    """Answers as functions of scores and θ that autograd differentiates to any order; all of it is flat."""
+
+    @property
+    @abstractmethod
+    def value(self) -> Float64[Tensor, "batch size"]:
+        """The answers, with a graph."""
+
+    @abstractmethod
+    def tangent(
+        self, direction: Float64[Tensor, "batch size"]
+    ) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch parameters"]]:
+        """For a gradient of the answers those of scores and of θ, with a graph."""
+
+    @abstractmethod
+    def value_gradient(self) -> Float64[Tensor, "batch parameters"]:
+        """The gradient of optimal values with respect to θ, with a graph."""
+
+
 class AbstractEvidence(ABC):
     """What belongs to the answers of a batch besides their values, all of it flat."""
 
@@ -142,6 +172,16 @@ class AbstractEvidence(ABC):
         """The slope of the regularizer at regularized points, as a function of them and of θ."""
         raise NotImplementedError("there is a slope where there is a regularizer")
 
+    def function(
+        self,
+        scores: Float64[Tensor, "batch size"],
+        theta: Float64[Tensor, "batch parameters"],
+        failed: Callable[[Bool[Tensor, " batch"]], None],
+    ) -> AbstractFunction | None:
+        """The answers as functions of scores and θ, None where they are not known as such; ``failed`` is told for which
+        instances a derivative does not exist."""
+        return None
+
     @property
     @abstractmethod
     def proof(self) -> Proof:
@@ -155,6 +195,11 @@ class AbstractEvidence(ABC):
     ]:
         """For a gradient of the answers that of the scores, what works out that of θ, and for which of the instances
         ``ok`` (None for all) these are right; 0 for the others."""
+
+    def multipliers(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """The gradient of optimal values with respect to θ by the dual point that was found, though there may be
+        several, and though θ may be at the edge of where there are points at all."""
+        return self.value_gradient(ok)
 
     @abstractmethod
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
@@ -197,6 +242,10 @@ class Solution:
     mixture: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     """Vertices and weights where the latter have a gradient."""
     word: str | None = None
+    violation: Float64[Tensor, "*batch"] | None = None
+    """Of :class:`optlayers.Elastic`: the weighted norm of the least violation, 0 where all constraints hold."""
+    violations: ByConstraint | None = field(default=None, repr=False)
+    """Of :class:`optlayers.Elastic`: by how much each constraint is violated, ``(*batch, *shape of it)``."""
 
     @property
     def vertices(self) -> Float[Tensor, "*batch most *shape"]:
@@ -233,6 +282,37 @@ class Solution:
         whole = torch.from_numpy(vertices[:, :, :size]).reshape(*batch, most, *shape)
         given = torch.from_numpy(weights).reshape(*batch, most)
         return whole.to(self.value.device, self.value.dtype), given.to(self.value.device, self.value.dtype)
+
+    @property
+    def duals(self) -> ByConstraint:
+        r"""The multipliers of the constraints of the declaration, ``(*batch, *shape of the constraint)`` each.
+
+        A multiplier is the price of a constraint: what the optimal value
+        :math:`\max_{z \in P} \langle s, z \rangle - \Omega(z)` gains for each unit by which the right side of a
+        ``<=`` or ``==`` is raised, or that of a ``>=`` is lowered; that of an inequality is not negative, and 0 where
+        there is room. They are those that cvxpy calls ``dual_value``. Bounds that are attributes of a variable
+        (``nonneg=True``) are no constraints here. Where active constraints depend on each other there are several
+        multipliers, and these are some of them. NaN for instances without an answer.
+
+        They are looked up by the constraint, by its place, or by its label: ``solution.duals[budget]``. To look at them
+        costs one more solve, and once a compilation. Of solutions of :meth:`optlayers.OptLayer.solve` under
+        :class:`optlayers.SparseMAP` and :class:`optlayers.Regularized` they have a gradient, for scores and parameters.
+
+        Raises
+        ------
+        ValueError : where the answer is none of an optimization over constraints (marginals, samples, families).
+        DeclarationError : variables that are integers; constraints between cones.
+        """
+        ask: Callable[[], ByConstraint] | None = self.__dict__.get("ask_for_duals")
+        if ask is None:
+            raise ValueError(
+                "this solution has no multipliers: those of maximize(), project() and regularized() have, and those of "
+                "OptLayer.solve() over one polytope under rules whose forward pass is one of these"
+            )
+        if "found_duals" not in self.__dict__:
+            self.__dict__["found_duals"] = ask()
+        found: ByConstraint = self.__dict__["found_duals"]
+        return found
 
     @property
     def ok(self) -> Bool[Tensor, "*batch"]:

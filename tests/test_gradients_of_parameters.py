@@ -212,5 +212,9 @@ def test_a_loss_has_mixed_second_derivatives_by_scores_and_parameters():
     moved = [slopes(leaves[0], (budget + t).requires_grad_())[0].detach() for t in (step, -step)]
     expected = (moved[0] - moved[1]) @ torch.arange(4.0).double() / (2 * step)
     assert abs(mixed.item() - expected.item()) <= 1e-7 and abs(expected.item()) > 0.1
-    with pytest.raises(NotImplementedError, match="SparseMAPLoss has no second derivative here: gradients of optimal"):
-        torch.autograd.grad(of_budget, leaves)
+    second = torch.autograd.grad(of_budget, leaves)
+    moved = [slopes(leaves[0], (budget + t).requires_grad_())[1].detach() for t in (step, -step)]
+    assert abs(second[1].item() - (moved[0] - moved[1]).item() / (2 * step)) <= 1e-7 and abs(second[1].item()) > 0.1
+    torch.testing.assert_close(
+        second[0], torch.autograd.functional.jacobian(lambda b: slopes(leaves[0], b)[0], leaves[1])
+    )

@@ -59,3 +59,35 @@ def test_an_index_of_a_version_with_other_modules_counts_for_nothing(tmp_path):
     index.write_bytes(version + gone)
     assert ask(tmp_path) == "10 0"
     assert ask(tmp_path) == "10 1"
+
+
+TWO = """
+import sys
+from pathlib import Path
+from optlayers.kernel_cache import cached_njit
+@cached_njit(Path(__file__).parent)
+def half(number):
+    return number / 2
+kind = {"int": int, "float": float}[sys.argv[1]]
+print(half(kind(7)), sum(half.stats.cache_hits.values()))
+"""
+
+
+def test_code_of_another_signature_is_not_taken(tmp_path):
+    """Two processes that compile at the same time may write to one file what is of two signatures."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": ""}
+
+    def half(kind: str) -> str:
+        command = [sys.executable, str(script), kind]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert [half("int"), half("float"), half("int")] == ["3.5 0", "3.5 0", "3.5 1"]
+    first, second = sorted((tmp_path / "__pycache__").glob("*.nbc"))
+    of_int, of_float = first.read_bytes(), second.read_bytes()
+    first.write_bytes(of_float)
+    second.write_bytes(of_int)
+    assert half("int") == "3.5 0"
+    assert half("int") == "3.5 1"
+    assert half("float") == "3.5 0"

@@ -247,9 +247,15 @@ def test_forward_mode_goes_through_parameters_in_the_matrix():
     both = layer(scores + step, weight=weight + step) - layer(scores - step, weight=weight - step)
     _, moved = jvp(lambda s, w: layer(s, weight=w), (scores, weight), (along, along))
     torch.testing.assert_close(moved, both / 2e-6, atol=1e-8, rtol=1e-6)
-    for second in (jacfwd(jacfwd(lambda w: layer(scores, weight=w))), hessian(lambda w: layer(scores, weight=w).sum())):
-        with pytest.raises(NotImplementedError, match=r"SparseMAP\(\) has no .*detach these parameters, or take one"):
-            second(weight)
+    bent = hessian(lambda w: layer(scores, weight=w).sum())(weight)
+    torch.testing.assert_close(jacfwd(jacfwd(lambda w: layer(scores, weight=w).sum()))(weight), bent)
+
+    def slope(w: torch.Tensor) -> torch.Tensor:
+        return grad(lambda v: layer(scores, weight=v).sum())(w)
+
+    expected = (slope(weight + step) - slope(weight - step)) / 2e-6
+    assert expected.abs().sum() > 0.1
+    torch.testing.assert_close(torch.einsum("ijkl,kl->ij", bent, along), expected, atol=1e-7, rtol=1e-6)
 
 
 def test_forward_mode_goes_through_sets_that_are_not_polyhedral():
@@ -575,15 +581,17 @@ def test_third_derivatives_are_those_of_finite_differences(name):
     assert gradcheck(second, leaf, eps=1e-5, atol=1e-6)
 
 
-def test_parameters_in_the_matrix_have_no_second_derivative():
+def test_parameters_in_the_matrix_have_second_and_third_derivatives():
     layer = ol.OptLayer(weighted(), ol.SparseMAP())
     leaf = scores_for(2, 3).requires_grad_()
     weight = (1.0 + torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
-    assert gradgradcheck(lambda s: layer(s, weight=weight.detach()), leaf, eps=1e-5, atol=1e-6)
-    for which in (leaf, weight):
-        (slope,) = torch.autograd.grad((layer(leaf, weight=weight) ** 2).sum(), which, create_graph=True)
-        with pytest.raises(NotImplementedError, match=r"SparseMAP\(\) has no second derivative .*parameters"):
-            slope.sum().backward()
+    assert gradgradcheck(lambda s, w: layer(s, weight=w), (leaf, weight), eps=1e-5, atol=1e-6)
+
+    def bend(s: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        slopes = torch.autograd.grad((layer(s, weight=w) ** 3).sum(), (s, w), create_graph=True)
+        return torch.autograd.grad(sum((g**2).sum() for g in slopes), (s, w), create_graph=True)
+
+    assert gradcheck(bend, (leaf, weight), eps=1e-5, atol=1e-5)
 
 
 def test_sets_that_are_not_polyhedral_have_no_second_derivative():

@@ -15,6 +15,7 @@ from torch import Tensor
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.numbers import AbstractNumbers
 from optlayers.bound.regularized import OnHost, regularized
+from optlayers.bound.stationary import OnActiveSets, Smooth
 from optlayers.caches import cached_property
 from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
 from optlayers.form.standard import StandardForm
@@ -38,7 +39,7 @@ from optlayers.solvers.batch import (
 )
 from optlayers.solvers.certify import certify
 from optlayers.solvers.derivative import PulledBack, value_gradient
-from optlayers.solvers.faces import faces, leaving
+from optlayers.solvers.faces import faces, leaving, on_face
 from optlayers.solvers.kinks import Kinks, Piece, mean_over_pieces
 from optlayers.solvers.shadows import idle_beside_others
 from optlayers.tensors import all_finite_in
@@ -85,6 +86,27 @@ class HostEvidence(AbstractEvidence):
             self.form, self.answer.point, self.answer.dual, None if scale is None else 1.0 / scale
         )
         return Proof(point, dual, self.answer.free, self.exact)
+
+    def function(
+        self,
+        scores: Float64[Tensor, "batch size"],
+        theta: Float64[Tensor, "batch parameters"],
+        failed: Callable[[Bool[Tensor, " batch"]], None],
+    ) -> OnActiveSets | None:
+        """Nearest points that have an active set; see :class:`AbstractEvidence`."""
+        form, instances, answer = self.form, self.instances, self.answer
+        if not self.projects or answer.free is None or answer.pullback is not None:
+            return None
+        free = faces(form, instances, answer.point, answer.dual, answer.free)
+
+        def solve(top: np.ndarray, bottom: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            p, q, right = on_face(form, instances, free, top, bottom)
+            return p, q, right & self.exact
+
+        curvature = torch.zeros(form.columns, dtype=torch.float64, device="cpu")
+        curvature[: form.curved] = 1.0
+        smooth = Smooth(solve, lambda point, _: curvature * point, lambda point, _: curvature.expand(len(point), -1))
+        return OnActiveSets.of(form, instances, answer.point, answer.dual, free, smooth, scores, theta, failed)
 
     @property
     def decomposition(self) -> Decomposition | None:  # type: ignore[override]
@@ -193,6 +215,14 @@ class HostEvidence(AbstractEvidence):
         answer = self.answer
         kinks = Kinks(self.form, self.instances, answer.point, answer.dual, answer.free, curved, self.certified)
         return kinks.index, kinks.pieces()
+
+    def multipliers(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
+        """By the dual point alone; see :class:`AbstractEvidence`."""
+        answer, form = self.answer, self.form
+        if answer.whole is not None:
+            return self.value_gradient(ok)
+        curved = form.curved * self.projects
+        return torch.from_numpy(value_gradient(form, self.instances, answer.point, answer.dual, ok.numpy(), curved))
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
         """From dual points; see :class:`AbstractEvidence`."""

@@ -30,7 +30,7 @@ from optlayers.higher_order import NoDerivative
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
-from optlayers.solution import Failure, Solution, Status
+from optlayers.solution import AbstractFunction, Failure, Solution, Status
 
 __all__ = [
     "BoundPolytope",
@@ -144,15 +144,39 @@ class BoundPolytope(AbstractBoundPolytope):
             self.failed.append(solution)
         if not self._has_graph(scores):
             return solution
+        traced = self._as_function(solution, scores)
+        if traced is not None:
+            return traced
         projected = replace(solution, value=_Projected.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
         projected.__dict__["asked"] = scores  # what the gradients of optimal values depend on, too
         return projected
+
+    def _as_function(self, solution: Solution, scores: Tensor) -> Solution | None:
+        """An answer with a graph, and as a function of scores and θ; None where it is not known as one of θ."""
+        evidence, theta = solution.evidence, self.theta
+        if evidence is None or (theta is None and evidence.once is None):
+            return None
+        if theta is None:
+            theta = torch.zeros(len(scores), 0, dtype=torch.float64, device=scores.device)
+
+        def failed(which: Tensor) -> None:
+            self.failed.append(solution.failing(which, evidence.without_derivative))
+
+        function = evidence.function(scores, theta, failed)
+        if function is None:
+            return None
+        traced = replace(solution, value=function.value)
+        traced.__dict__["function"] = function
+        return traced
 
     def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
         """Regularized points; see :class:`AbstractBoundPolytope`."""
         solution = self.seen(self.numbers.regularized(scores.detach() if scores.requires_grad else scores, regularizer))
         if not self._has_graph(scores):
             return solution
+        traced = self._as_function(solution, scores)
+        if traced is not None:
+            return traced
         return replace(solution, value=_Regularized.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
 
     def worth(
@@ -262,6 +286,10 @@ class BoundPolytope(AbstractBoundPolytope):
         """The derivative of a projection; see :class:`AbstractBoundPolytope`."""
         if not (torch.is_grad_enabled() and (direction.requires_grad or solution.value.requires_grad)):
             return self._tangent(solution, direction)
+        function: AbstractFunction | None = solution.__dict__.get("function")
+        if function is not None:
+            found, of_theta = function.tangent(direction)
+            return Tangent(found, by_name(self.parameters, of_theta), torch.ones_like(solution.ok))
         once = None if solution.evidence is None else solution.evidence.once
         if once is not None:
             plain, by = self._tangent(solution, direction.detach()), (direction, solution.value, self.theta)
@@ -305,6 +333,9 @@ class BoundPolytope(AbstractBoundPolytope):
         gradients = self.numbers.value_gradient(solution)
         if not (gradients and torch.is_grad_enabled() and solution.value.requires_grad):
             return gradients
+        function: AbstractFunction | None = solution.__dict__.get("function")
+        if function is not None:
+            return by_name(self.parameters, function.value_gradient())
         scores = solution.__dict__.get("asked")
         if scores is None:  # best vertices
             return {
@@ -314,6 +345,18 @@ class BoundPolytope(AbstractBoundPolytope):
         count = len(solution.value)
         theta = torch.cat([gradients[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
         return by_name(self.parameters, _OfValues.apply(self, solution, theta, scores, self.theta))  # type: ignore[no-untyped-call]
+
+    def multipliers(self, solution: Solution) -> Mapping[str, Tensor]:
+        """The gradient of optimal values by the dual points that were found, where there may be several.
+
+        It has a graph where the solution is known as a function of scores and θ.
+        """
+        function: AbstractFunction | None = solution.__dict__.get("function")
+        if function is not None:
+            return by_name(self.parameters, function.value_gradient())
+        if solution.evidence is None:
+            raise ValueError("multipliers are those of solutions that maximize() or project() returned")
+        return by_name(self.parameters, solution.evidence.multipliers(solution.ok.reshape(-1)))
 
     def log_partition(self, scores: Float64[Tensor, "batch size"]) -> Float64[Tensor, " batch"]:
         """Log of the sum of ``exp <scores, v>`` over vertices; see :class:`AbstractBoundPolytope`."""

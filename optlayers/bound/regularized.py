@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
+from optlayers.bound.stationary import OnActiveSets, Smooth
 from optlayers.diagnosis import explain_infeasible
 from optlayers.form.quadratic import QuadraticProgram
-from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
+from optlayers.form.standard import AffineMap, DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
@@ -27,10 +29,15 @@ from optlayers.solvers.certify import Certificate
 from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
+from optlayers.solvers.kernels.active_set import CONVERGED
 from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
 __all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
+
+
+PartByPart = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of points, kinds and numbers."""
 
 
 class OnHost(AbstractBoundPolytope):
@@ -79,6 +86,51 @@ NO_ROWS = (
 
 
 @final
+class BarrierOfBounds:
+    """A logarithmic barrier at all bounds of columns, as a function of these and of θ, which moves bounds."""
+
+    def __init__(self, form: StandardForm, instances: Instances, regularizer: AbstractRegularizer) -> None:
+        self.form, self.regularizer = form, regularizer
+        self.lower, self.upper = instances.lower, instances.upper
+        self.moves = instances.lower < instances.upper
+
+    def slope(self, point: Tensor, theta: Tensor) -> Float64[Tensor, "batch columns"]:
+        """Its gradient."""
+        return self._at(point, theta, lambda room: -1.0 / room, [1.0, -1.0])
+
+    def bend(self, point: Tensor, theta: Tensor) -> Float64[Tensor, "batch columns"]:
+        """Its curvature."""
+        return self._at(point, theta, lambda room: 1.0 / room**2, [1.0, 1.0])
+
+    def worth(self, point: Tensor, theta: Tensor) -> Float64[Tensor, "batch columns"]:
+        """Its value."""
+        return self._at(point, theta, lambda room: -room.log(), [1.0, 1.0])
+
+    def _at(
+        self, point: Tensor, theta: Tensor, function: Callable[[Tensor], Tensor], signs: Sequence[float]
+    ) -> Float64[Tensor, "batch columns"]:
+        """The sum of a function of the rooms to both bounds, where there is a bound and a column moves."""
+        form, mu = self.form, self.regularizer.numbers(self.form, theta)
+        total = torch.zeros_like(point)
+        sides = ((self.lower, form.lower, 1.0, signs[0]), (self.upper, form.upper, -1.0, signs[1]))
+        for bound, part, inward, sign in sides:
+            there = torch.from_numpy(self.moves & np.isfinite(bound))
+            at = torch.from_numpy(np.where(np.isfinite(bound), bound, 0.0)) + _moved_by(part, theta)
+            room = torch.where(there, inward * (point - at), 1.0)
+            total = total + torch.where(there, sign * function(room), 0.0)
+        return mu * total
+
+
+def _moved_by(part: AffineMap, theta: Tensor) -> Float64[Tensor, "batch entries"]:
+    """How an affine map moves with θ from where it is: 0, with a graph."""
+    finite = torch.where(torch.isfinite(theta), theta, 0.0)
+    moved = finite - finite.detach()
+    if part.is_constant:
+        return torch.zeros(len(theta), len(part.constant), dtype=torch.float64, device="cpu")
+    return moved @ torch.from_numpy(part.matrix.toarray().T)
+
+
+@final
 @dataclass(eq=False)
 class RegularizedEvidence(AbstractEvidence):
     """What belongs to regularized points: their active sets and curvatures, and the regularizer that these are of."""
@@ -94,6 +146,60 @@ class RegularizedEvidence(AbstractEvidence):
         """The points; see :class:`AbstractEvidence`."""
         answer = self.solved.answer
         return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
+
+    def function(
+        self,
+        scores: Float64[Tensor, "batch size"],
+        theta: Float64[Tensor, "batch parameters"],
+        failed: Callable[[Bool[Tensor, " batch"]], None],
+    ) -> OnActiveSets:
+        """Of scores and θ; see :class:`AbstractEvidence`."""
+        solved = self.solved
+        answer, instances = solved.answer, solved.instances
+        assert answer.free is not None
+        every = np.ones(len(answer.point), dtype=bool)
+
+        def solve(top: np.ndarray, bottom: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            p, q, left = solved.on_active_set(top, bottom, every)
+            return p, q, left <= CONVERGED
+
+        form, regularizer = self.form, self.regularizer
+        if solved.curves.has_barrier:
+            barrier = BarrierOfBounds(form, instances, regularizer)
+            free, smooth = barrier.moves, Smooth(solve, barrier.slope, barrier.bend, barrier.worth)
+        else:
+            free = answer.free & np.isfinite(solved.bend)
+            with np.errstate(invalid="ignore"):
+                slope, bend = solved.curves.slope(answer.point), solved.curves.bend(answer.point)
+            # At the end of the domain of an entropy or a power neither is a function that has a derivative.
+            inside = np.isfinite(bend) & ((solved.curves.kind <= QUADRATIC) | (answer.point > 0.0))
+            at_end = np.where(inside | ~np.isfinite(slope), 0.0, slope)
+            smooth = Smooth(
+                solve,
+                partial(self._of_columns, regularizer.slope, free | (~answer.free & inside), at_end),
+                partial(self._of_columns, regularizer.curvature, free, None),
+                partial(self._of_columns, regularizer.worth, free, None) if regularizer.parameters else None,
+            )
+        return OnActiveSets.of(form, instances, answer.point, answer.dual, free, smooth, scores, theta, failed)
+
+    def _of_columns(
+        self,
+        function: PartByPart,
+        which: Bool[np.ndarray, "batch columns"],
+        others: Float64[np.ndarray, "batch columns"] | None,
+        point: Tensor,
+        theta: Tensor,
+    ) -> Float64[Tensor, "batch columns"]:
+        """A function of the regularizer at some columns; of ``others`` these numbers, 0 by default."""
+        form, cut = self.form, self.form.curved
+        number = self.regularizer.numbers(form, theta)
+        if number.shape[1] > 1:
+            number = number[:, torch.from_numpy(form.kept[:cut])]
+        some = torch.from_numpy(which[:, :cut])
+        inside = torch.where(some, point[:, :cut], 0.5)  # where it is infinite it has no gradient
+        rest = torch.zeros_like(inside) if others is None else torch.from_numpy(others[:, :cut])
+        found = torch.where(some, function(inside, torch.from_numpy(self.regularizer.kind_of(form)), number), rest)
+        return torch.nn.functional.pad(found, (0, point.shape[1] - cut))
 
     def curvature(
         self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
@@ -166,7 +272,7 @@ class RegularizedEvidence(AbstractEvidence):
         with np.errstate(invalid="ignore"):
             slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
         slope = np.nan_to_num(slope, posinf=0.0, neginf=0.0)
-        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, slope)
+        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, slope, answer.free)
         found = torch.from_numpy(np.where(np.isinf(instances.parameters), 0.0, theta)).to(ok.device)
         if self.theta is None or not self.regularizer.parameters:
             return found
@@ -317,10 +423,6 @@ def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared:
         ConeEvidence(polytope.form, answer),
         word=CONE_WORD,
     )
-
-
-PartByPart = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A function of points, kinds and numbers."""
 
 
 def of_parts(

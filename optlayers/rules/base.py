@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.objective import FlatObjective
+from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Solution
 
 if TYPE_CHECKING:
@@ -103,6 +104,10 @@ class AbstractRule(ABC):
     """
     takes_zero: bool = True
     """Whether a score of 0 is a score like any other."""
+    optimizes: bool = False
+    """Whether the forward map is the best point of ``<s, z> - Ω(z)``, so that constraints have multipliers."""
+    regularizer: AbstractRegularizer | None = None
+    """This Ω, None for 0."""
     apart: int | None = None
     """How many structures per instance go forward one by one, each to the objective; None for a single one."""
 
@@ -162,6 +167,8 @@ class AbstractRule(ABC):
 
 class AbstractVertexRule(AbstractRule):
     """A rule whose forward map is the best vertex; it saves ``(scores, vertex)``."""
+
+    optimizes = True
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

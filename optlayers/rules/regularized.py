@@ -58,6 +58,7 @@ class Regularized(AbstractRule):
     maximizes = False
     has_jacobian = True
     differentiates_parameters = True
+    optimizes = True
 
     def __init__(self, regularizer: Any) -> None:
         object.__setattr__(self, "regularizer", regularizer_of(regularizer))

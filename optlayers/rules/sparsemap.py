@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.regularizers.euclidean import Euclidean
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
@@ -32,6 +33,8 @@ class SparseMAP(AbstractRule):
     maximizes = False
     has_jacobian = True
     differentiates_parameters = True
+    optimizes = True
+    regularizer = Euclidean()
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

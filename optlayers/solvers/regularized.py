@@ -392,7 +392,11 @@ def certify_regularized(solved: Regularizing) -> Certificate:
         gap = np.where(bent, off**2 / np.where(bent, bend, 1.0), 0.0)
         loose = np.where(bent, 0.0, np.abs(off) / np.maximum(terms_of, curves.least[:, None]))
         error = np.maximum(error, loose.max(axis=1, initial=0.0))
-        inside = np.where(moves, (point > instances.lower) & (point < instances.upper), True).all(axis=1)
+        rooms = np.where(moves, np.minimum(point - instances.lower, instances.upper - point), np.inf)
+        # A room that what its row misses could close is none: two inequalities may leave nothing between them.
+        closed = missed[:, form.matrix.indices] / np.maximum(np.abs(matrix) * rooms[:, form.entry_column], 1e-300)
+        error = np.maximum(error, closed.max(axis=1, initial=0.0) / BEYOND)
+        inside = (rooms > 0.0).all(axis=1)
         error = np.where(inside, error, np.inf)
     else:
         best = np.clip(curves.meet(reduced), instances.lower, instances.upper)

@@ -40,6 +40,15 @@ NEAR = 1e-9
 """where the point is so near already;"""
 HOPE = 40
 """from afar, steps may get worse for so long."""
+FAR = 1e3
+"""Towards a barrier's point products begin so many times larger than they end, or than 1,"""
+SLOWLY = 0.1
+"""are to shrink to this share of their mean in a step,"""
+BEHIND = 0.1
+"""and none is less than this share of it (Wright 1997, Primal-dual interior-point methods, chapter 6)."""
+HALF = 0.5
+TRIALS = 20
+"""Steps are halved so often for that."""
 SMALL = 1e-2
 GROWN = 4.0
 """A number whose slope is that of an entropy grows at most so many times in a step."""
@@ -105,6 +114,7 @@ def optimize(  # type: ignore[no-untyped-def]
         _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, aimed, h, floor)
         multiply(system, varies, entries, z, left)
         give_slack(system, varies, entries, aimed, h, has_low, has_high, b, left, z, wl)
+        _from_afar(z, l, u, has_low, has_high, wl, wu, floor)
         fill(y, 0.0)
         done[:] = False
         best[:] = np.inf
@@ -168,6 +178,7 @@ def optimize(  # type: ignore[no-untyped-def]
             lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, True, 1.0, primal, both)
             _kept_inside(kind, z, dz, primal, both, 1.0)
             aim_at(z, l, u, has_low, has_high, wl, wu, dz, dl, du, primal, both, pairs, mean, aim)
+            _slowly(floor, mean, aim, dz, dl, du)
             # Corrector: towards products of the size that the predictor allows, with its second-order error removed.
             target = maximum(load(aim, 0), goal)
             corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target)
@@ -175,6 +186,7 @@ def optimize(  # type: ignore[no-untyped-def]
             multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, True)
             lengths(z, l, u, has_low, has_high, wl, wu, dz, dl, du, True, SHORTER, primal, both)
             _kept_inside(kind, z, dz, primal, both, SHORTER)
+            _near_middle(z, l, u, has_low, has_high, wl, wu, dz, dl, du, pairs, floor, primal)
             for w in range(LANES):
                 if done[w]:
                     primal[w] = 0.0
@@ -224,6 +236,18 @@ def _start(kind, weight, power, c, l, u, has_low, has_high, pairs, z, wl, wu, fl
             flat_cost[e] = c[e]
     for w in range(LANES):
         pairs[w] = max(pairs[w], 1.0)
+
+
+@part
+def _from_afar(z, l, u, has_low, has_high, wl, wu, floor):  # type: ignore[no-untyped-def]
+    """Towards a barrier's point from the middle of all pairs, with products that are large beside what it misses."""
+    for w in range(LANES):
+        if floor[w] > 0.0:
+            product = FAR * max(1.0, floor[w])
+            for j in range(len(z) // LANES):
+                e = LANES * j + w
+                wl[e] = product / (z[e] - l[e]) if has_low[e] > 0.0 else 0.0
+                wu[e] = product / (u[e] - z[e]) if has_high[e] > 0.0 else 0.0
 
 
 @part
@@ -281,6 +305,40 @@ def _towards(l, u, z, has_low, has_high, goal, g, out):  # type: ignore[no-untyp
         below = where_less(spread(0.0), low, x - load(l, j), spread(1.0))
         above = where_less(spread(0.0), high, load(u, j) - x, spread(1.0))
         store(out, j, load(g, j) + low * goal / below - high * goal / above)
+
+
+@part
+def _slowly(floor, mean, aim, dz, dl, du):  # type: ignore[no-untyped-def]
+    """Towards a barrier's point products shrink a little at a time, and nothing of a second order is corrected: a pair
+    that runs ahead has to come back, for which its room may be too small."""
+    for w in range(LANES):
+        if floor[w] > 0.0:
+            aim[w] = SLOWLY * mean[w]
+            for j in range(len(dz) // LANES):
+                e = LANES * j + w
+                dz[e], dl[e], du[e] = 0.0, 0.0, 0.0
+
+
+@part
+def _near_middle(z, l, u, has_low, has_high, wl, wu, dz, dl, du, pairs, floor, primal):  # type: ignore[no-untyped-def]
+    """Shorten steps towards a barrier's point after which a pair would be far behind the others."""
+    for w in range(LANES):
+        if floor[w] == 0.0:
+            continue
+        for _ in range(TRIALS):
+            t, least, total = primal[w], np.inf, 0.0
+            for j in range(len(z) // LANES):
+                e = LANES * j + w
+                x = z[e] + t * dz[e]
+                if has_low[e] > 0.0:
+                    product = (x - l[e]) * (wl[e] + t * dl[e])
+                    least, total = min(least, product), total + product
+                if has_high[e] > 0.0:
+                    product = (u[e] - x) * (wu[e] + t * du[e])
+                    least, total = min(least, product), total + product
+            if least >= BEHIND * total / pairs[w]:
+                break
+            primal[w] = HALF * t
 
 
 @part
