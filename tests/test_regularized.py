@@ -822,3 +822,28 @@ def test_large_scores_that_are_all_equal(heat):
     scores = torch.full((2, 3), 1000.0, dtype=torch.float64)
     found = ol.compile_polytope(partial).regularized(scores, ol.Entropy(heat)).check().value
     assert (found - 1.0 / 3.0).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("low", [-1.0, -5.0, -10.0, -20.0, -50.0])
+def test_rows_next_to_nothing_have_exact_derivatives(low):
+    """A row whose columns are all tiny next to others: half of what its right-hand side gains goes to each of two."""
+    x, apart = cp.Variable(4, nonneg=True), cp.Parameter(name="apart")
+    layer = ol.OptLayer(
+        ol.Polytope(x, [x <= 3, x[0] - x[1] == apart, x[2] + x[3] == 1]), ol.Regularized(ol.Entropy(0.5))
+    )
+    scores = torch.tensor([low, low, 1.0, 0.2], dtype=torch.float64)
+    given = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    weights = torch.tensor([2.0, -1.0, 0.5, 3.0], dtype=torch.float64)
+    (found,) = torch.autograd.grad((weights * layer(scores, apart=given)).sum(), given)
+    assert found.item() == pytest.approx(1.5, rel=1e-8)
+
+
+def test_a_cold_partial_matching_of_bits_has_a_gradient():
+    """Its tight rows and columns depend on each other but for parts of 1e-16."""
+    logits = [[-12.0122, 39.8261], [-10.3328, -23.5715], [59.5863, -13.9213], [-5.6290, -1.8165]]
+    scores = (0.1 * torch.tensor(logits, dtype=torch.float64)).requires_grad_()
+    x = cp.Variable((4, 2), nonneg=True)
+    bits = ol.Polytope(x, [x <= 1, cp.sum(x, axis=1) <= 1, cp.sum(x, axis=0) <= 1])
+    z = ol.OptLayer(bits, ol.Regularized(ol.Entropy(0.1)))(scores)
+    (found,) = torch.autograd.grad(z.square().sum(), scores)
+    assert found[0, 1] == pytest.approx(9.066e-9, rel=1e-3) and found[3, 1] == pytest.approx(-9.066e-9, rel=1e-3)
