@@ -847,3 +847,23 @@ def test_a_cold_partial_matching_of_bits_has_a_gradient():
     z = ol.OptLayer(bits, ol.Regularized(ol.Entropy(0.1)))(scores)
     (found,) = torch.autograd.grad(z.square().sum(), scores)
     assert found[0, 1] == pytest.approx(9.066e-9, rel=1e-3) and found[3, 1] == pytest.approx(-9.066e-9, rel=1e-3)
+
+
+@pytest.mark.parametrize("limit", [1e6, 1e12, 1e18])
+def test_a_limit_that_means_none_fixes_nothing(limit):
+    """What a row with a huge number leaves to a part is that number's rounding."""
+    x, total = cp.Variable(3, nonneg=True), cp.Parameter(name="total")
+    compiled = ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == 1, cp.sum(x) <= total, x >= -total]))
+    solution = compiled.regularized(torch.zeros(3, dtype=torch.float64), ol.Entropy(0.5), total=torch.tensor(limit))
+    if solution.ok.all():
+        torch.testing.assert_close(solution.value, torch.full((3,), 1 / 3, dtype=torch.float64))
+    assert solution.ok.all() or limit > 1e9
+
+
+def test_a_flat_power_next_to_scores_that_swallow_its_own_is_not_called_right():
+    x, big = cp.Variable(4, nonneg=True), 1e12
+    rows = [x <= 1, cp.sum(x) == 1.5, x[1] - x[0] <= 0.3, x[3] - x[2] <= 0.3, x[1] + x[3] >= 0.5]
+    compiled = ol.compile_polytope(ol.Polytope(x, rows))
+    scores = torch.tensor([0.1, -big, 0.3, -big], dtype=torch.float64)
+    assert not compiled.regularized(scores, ol.Tsallis(3.0)).ok
+    assert compiled.regularized(scores / big * 1e4, ol.Tsallis(3.0)).ok
