@@ -422,9 +422,11 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     flat = (curves.kind == POWER) & (curves.power > 2.0)
     if not curves.has_barrier and flat.any():
         # Next to 0 these are flat, and the gap says little: but a point is best for scores that differ by no more than
-        # what makes it best for them.
-        hidden = (curves.power * rounding / curves.weight) ** (1.0 / np.maximum(curves.power - 1.0, 1.0))
-        missing = np.where(flat, np.maximum(np.abs(point - best) - hidden, 0.0), 0.0)
+        # what makes it best for them. What the rounding of these moves it by is not known either.
+        least, most = (
+            np.clip(curves.meet(reduced + r), instances.lower, instances.upper) for r in (-rounding, rounding)
+        )
+        missing = np.where(flat, np.maximum(np.abs(point - best), most - least), 0.0)
         distance = np.maximum(distance, missing.max(axis=1, initial=0.0) / BEYOND)
     if not curves.has_barrier:
         # Points follow scores of such a size on straight pieces.
