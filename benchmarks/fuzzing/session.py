@@ -23,7 +23,7 @@ from fuzzing.setting import VERTICES
 
 __all__ = ["SHARE", "Finding", "Outcome", "Question", "findings", "plan", "run_seed", "verdicts"]
 
-SHARE = 0.25
+SHARE = 0.1
 """So many cases are asked for regularized points."""
 PATIENCE = 600.0
 """A question may take so many seconds of the processor, with its judgement."""
