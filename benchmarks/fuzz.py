@@ -2,9 +2,10 @@
 
 A seed gives one declaration and a batch of 16 instances, or of as many again for every further draw: best vertices and
 nearest points by the solvers that the library chooses and by others, ties next to another solver and in batches of one,
-rules forward and backward, losses. The judge builds the polytope from its own rows of the declaration, in fractions,
-and knows the exact answer (``fuzzing/judge.py`` says what is allowed). Numbers may be anything: scores tied, masked by
--1e38, tiny or huge; rows of size 1e-12 to 1e12; capacities that mean "no limit"; parameters in bfloat16; polytopes
+rules forward and backward, losses, and for some declarations points under a regularizer. The judge builds the polytope
+from its own rows of the declaration, in fractions, and knows the exact answer (``fuzzing/judge.py`` says what is
+allowed; regularized points it knows to 30 digits, ``fuzzing/smooth.py``). Numbers may be anything: scores tied, masked
+by -1e38, tiny or huge; rows of size 1e-12 to 1e12; capacities that mean "no limit"; parameters in bfloat16; polytopes
 without inside, or without a point.
 
 An answer is *right*, *wrong*, *without verdict* (the library says that it has none: any status but OPTIMAL, and
@@ -33,6 +34,7 @@ from pathlib import Path
 from fuzzing.crew import Done, work_on
 from fuzzing.numbers import ORDINARY
 from fuzzing.report import Folder, done_with, rows_of_table, totals
+from fuzzing.session import SHARE
 from measuring import open_console, table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -45,7 +47,7 @@ ALLOWED = 1e-4
 """So many answers about ordinary numbers may lack a verdict."""
 
 
-def run(folder: Folder, count: int, first: int, processes: int, programs: int, draws: int) -> list[Done]:
+def run(folder: Folder, count: int, first: int, processes: int, programs: int, draws: int, share: float) -> list[Done]:
     """As many instances as asked for, those of earlier runs included."""
     done = folder.load()
     behind = {d.seed for d in done}
@@ -68,7 +70,9 @@ def run(folder: Folder, count: int, first: int, processes: int, programs: int, d
     with Progress(*columns, console=open_console()) as progress:
         task = progress.add_task("instances", total=count, completed=min(instances, count))
         wrong = sum(len(d.wrong) + bool(d.crash) for d in done)
-        for one in work_on(seeds(), partial(done_with, draws=draws), processes, LIMIT, folder.known, programs):
+        for one in work_on(
+            seeds(), partial(done_with, draws=draws, share=share), processes, LIMIT, folder.known, programs
+        ):
             folder.keep(one)
             done.append(one)
             instances += one.instances
@@ -110,17 +114,22 @@ def main() -> None:
     parser.add_argument(
         "--programs", type=int, default=2, help="so many programs for faults of a kind (2); 0 is quicker"
     )
+    parser.add_argument(
+        "--regularized", type=float, default=SHARE, help=f"the share of declarations with regularized points ({SHARE})"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/fuzz"))
     options = parser.parse_args()
     for name in ("count", "processes", "draws"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if not 0 <= options.regularized <= 1:
+        parser.error("--regularized must be between 0 and 1")
     console = open_console()
     if options.seed is None:
         numbers = options.count, options.first, options.processes, options.programs, options.draws
-        done = run(Folder(options.output), *numbers)
+        done = run(Folder(options.output), *numbers, options.regularized)
     else:
-        done = [done_with(options.seed, set(), options.draws)]
+        done = [done_with(options.seed, set(), options.draws, options.regularized)]
         for _, program, _ in done[0].programs:
             console.print(program, markup=False, highlight=False)
     sys.exit(0 if summarize(console, done) else 1)

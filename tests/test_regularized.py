@@ -822,3 +822,48 @@ def test_large_scores_that_are_all_equal(heat):
     scores = torch.full((2, 3), 1000.0, dtype=torch.float64)
     found = ol.compile_polytope(partial).regularized(scores, ol.Entropy(heat)).check().value
     assert (found - 1.0 / 3.0).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("low", [-1.0, -5.0, -10.0, -20.0, -50.0])
+def test_rows_next_to_nothing_have_exact_derivatives(low):
+    """A row whose columns are all tiny next to others: half of what its right-hand side gains goes to each of two."""
+    x, apart = cp.Variable(4, nonneg=True), cp.Parameter(name="apart")
+    layer = ol.OptLayer(
+        ol.Polytope(x, [x <= 3, x[0] - x[1] == apart, x[2] + x[3] == 1]), ol.Regularized(ol.Entropy(0.5))
+    )
+    scores = torch.tensor([low, low, 1.0, 0.2], dtype=torch.float64)
+    given = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    weights = torch.tensor([2.0, -1.0, 0.5, 3.0], dtype=torch.float64)
+    (found,) = torch.autograd.grad((weights * layer(scores, apart=given)).sum(), given)
+    assert found.item() == pytest.approx(1.5, rel=1e-8)
+
+
+def test_a_cold_partial_matching_of_bits_has_a_gradient():
+    """Its tight rows and columns depend on each other but for parts of 1e-16."""
+    logits = [[-12.0122, 39.8261], [-10.3328, -23.5715], [59.5863, -13.9213], [-5.6290, -1.8165]]
+    scores = (0.1 * torch.tensor(logits, dtype=torch.float64)).requires_grad_()
+    x = cp.Variable((4, 2), nonneg=True)
+    bits = ol.Polytope(x, [x <= 1, cp.sum(x, axis=1) <= 1, cp.sum(x, axis=0) <= 1])
+    z = ol.OptLayer(bits, ol.Regularized(ol.Entropy(0.1)))(scores)
+    (found,) = torch.autograd.grad(z.square().sum(), scores)
+    assert found[0, 1] == pytest.approx(9.066e-9, rel=1e-3) and found[3, 1] == pytest.approx(-9.066e-9, rel=1e-3)
+
+
+@pytest.mark.parametrize("limit", [1e6, 1e12, 1e18])
+def test_a_limit_that_means_none_fixes_nothing(limit):
+    """What a row with a huge number leaves to a part is that number's rounding."""
+    x, total = cp.Variable(3, nonneg=True), cp.Parameter(name="total")
+    compiled = ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == 1, cp.sum(x) <= total, x >= -total]))
+    solution = compiled.regularized(torch.zeros(3, dtype=torch.float64), ol.Entropy(0.5), total=torch.tensor(limit))
+    if solution.ok.all():
+        torch.testing.assert_close(solution.value, torch.full((3,), 1 / 3, dtype=torch.float64))
+    assert solution.ok.all() or limit > 1e9
+
+
+def test_a_flat_power_next_to_scores_that_swallow_its_own_is_not_called_right():
+    x, big = cp.Variable(4, nonneg=True), 1e12
+    rows = [x <= 1, cp.sum(x) == 1.5, x[1] - x[0] <= 0.3, x[3] - x[2] <= 0.3, x[1] + x[3] >= 0.5]
+    compiled = ol.compile_polytope(ol.Polytope(x, rows))
+    scores = torch.tensor([0.1, -big, 0.3, -big], dtype=torch.float64)
+    assert not compiled.regularized(scores, ol.Tsallis(3.0)).ok
+    assert compiled.regularized(scores / big * 1e4, ol.Tsallis(3.0)).ok

@@ -83,6 +83,16 @@ def _question(case: Case, finding: Finding) -> str:
             "    solution = ol.compile_polytope(polytope, maximizer=solver).maximize(scores, **parameters)\n"
             '    print(solver, [ol.Status(int(s)).name for s in solution.status], solution.value, sep="\\n")'
         )
+    if question.what == "regularized":
+        back = _tensor(case.gradients, case.declaration.shape, case.dtype)
+        return (
+            f"solution = ol.compile_polytope(polytope).regularized(scores, {question.solver}, **parameters)\n"
+            'print([ol.Status(int(s)).name for s in solution.status], solution.value, solution.gap, sep="\\n")\n'
+            f'layer = ol.OptLayer(polytope, ol.Regularized({question.solver}), on_failure="nan")\n'
+            f"z = layer(scores.requires_grad_(), **parameters)\n"
+            f"z.backward({back}.to(z.dtype))\n"
+            "print(scores.grad)"
+        )
     if question.what == "rule":
         text = ""
         if "noise" in question.solver:

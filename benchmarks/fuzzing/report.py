@@ -13,7 +13,7 @@ from fuzzing.cases import draw_case
 from fuzzing.crew import Done, Signature
 from fuzzing.numbers import KINDS
 from fuzzing.program import as_json, as_program
-from fuzzing.session import Finding, run_seed
+from fuzzing.session import SHARE, Finding, run_seed
 from fuzzing.smaller import smallest, sort_of
 
 __all__ = ["Folder", "done_with", "rows_of_table", "signature_of", "totals"]
@@ -32,10 +32,10 @@ def signature_of(finding: Finding, kind: str) -> Signature:
     return question.what, solver, finding.part, sort_of(finding.verdict.reason), kind
 
 
-def done_with(seed: int, known: set[Signature] | None, draws: int = 1) -> Done:
+def done_with(seed: int, known: set[Signature] | None, draws: int = 1, share: float = SHARE) -> Done:
     """Run a seed, and make small programs of what is wrong and not yet known; none for None."""
     try:
-        outcome = run_seed(seed, draws)
+        outcome = run_seed(seed, draws, share)
     except Exception:
         return Done(seed, crash=traceback.format_exc(limit=-6))
     done = Done(seed, outcome.instances)

@@ -18,10 +18,13 @@ from fuzzing.formulas import FORMULAS
 from fuzzing.judge import Verdict, judge, judge_ties
 from fuzzing.layers import noise_of, run_layer
 from fuzzing.losses import LOSSES, judge_loss
+from fuzzing.regularized import draw_regularizer, verdicts_on
 from fuzzing.setting import VERTICES
 
-__all__ = ["Finding", "Outcome", "Question", "findings", "plan", "run_seed", "verdicts"]
+__all__ = ["SHARE", "Finding", "Outcome", "Question", "findings", "plan", "run_seed", "verdicts"]
 
+SHARE = 0.1
+"""So many cases are asked for regularized points."""
 PATIENCE = 600.0
 """A question may take so many seconds of the processor, with its judgement."""
 SUMS = ("StructuredAttention", "SpigotCE", "SpigotEG", "GumbelStraightThrough", "ScoreFunction", "CRFLoss")
@@ -37,9 +40,9 @@ class Question:
     """What a case is asked: a best vertex or nearest point of some solver, or of two of them, a rule, or a loss."""
 
     what: str
-    """"maximize", "project", "ties", "alone", "rule" or "loss"."""
+    """"maximize", "project", "ties", "alone", "rule", "loss" or "regularized"."""
     solver: str = "default"
-    """A maximizer and a projector, or a rule or a loss by its text."""
+    """A maximizer and a projector, or a rule, a loss or a regularizer by its text."""
 
     @property
     def label(self) -> str:
@@ -52,6 +55,7 @@ class Question:
             "alone": "ties, alone and in a batch",
             "rule": "rules",
             "loss": "losses",
+            "regularized": "regularized points",
         }[self.what]
 
 
@@ -78,8 +82,9 @@ class Outcome:
     """Of the processor."""
 
 
-def plan(case: Case) -> list[Question]:
-    """What a case is asked, by its seed: always what users get by default, and some of everything else."""
+def plan(case: Case, share: float = SHARE) -> list[Question]:
+    """What a case is asked, by its seed: always what users get by default, and some of everything else; a ``share`` of
+    cases also for regularized points."""
     generator = np.random.default_rng([case.seed, 41])
     asked = [Question("maximize"), Question("project"), Question("alone")]
     if case.all_ties:
@@ -93,6 +98,8 @@ def plan(case: Case) -> list[Question]:
     losses = generator.choice(list(LOSSES), int(generator.random() < 0.15))
     questions = [Question("rule", str(rule)) for rule in rules] + [Question("loss", str(loss)) for loss in losses]
     few = generator.random() < 0.01 or _few_vertices(case)
+    if np.random.default_rng([case.seed, 61]).random() < share:
+        asked.append(Question("regularized", draw_regularizer(case)))
     return asked + [q for q in questions if few or not any(name in q.solver for name in SUMS)]
 
 
@@ -158,14 +165,17 @@ def findings(case: Case, question: Question) -> Iterator[Finding]:
         answers = {answer.instance: answer for answer in returned.answers}
         for k, part, verdict in judge_layer(case, formula, returned, noise):
             yield Finding(question, part, k, verdict, answers[k])
+    elif question.what == "regularized":
+        for k, part, verdict, answer in verdicts_on(case, question.solver):
+            yield Finding(question, part, k, verdict, answer)
     else:
         for k, part, verdict in judge_loss(case, question.solver):
             yield Finding(question, part, k, verdict)
 
 
-def verdicts(case: Case) -> Iterator[Finding]:
+def verdicts(case: Case, share: float = SHARE) -> Iterator[Finding]:
     """Everything that a case is asked; a question that takes too long is wrong."""
-    for question in plan(case):
+    for question in plan(case, share):
         found: list[Finding] = []
         try:
             with _patience(PATIENCE):
@@ -214,12 +224,12 @@ def _alone(case: Case, question: Question) -> Iterator[Finding]:
         yield Finding(question, "forward", k, verdict, best)
 
 
-def run_seed(seed: int, draws: int = 1) -> Outcome:
+def run_seed(seed: int, draws: int = 1, share: float = SHARE) -> Outcome:
     """All of a seed, and of as many draws of scores."""
     start = time.process_time()
     case = draw_case(seed, draws)
     outcome = Outcome(seed, len(case))
-    for finding in verdicts(case):
+    for finding in verdicts(case, share):
         kind = case.kinds[finding.instance]
         outcome.tallies[finding.question.label, kind, finding.verdict.kind] += 1
         if finding.verdict.kind == "wrong":

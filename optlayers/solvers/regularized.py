@@ -235,8 +235,8 @@ class Regularizing:
     def _densely(
         self, k: int, side: np.ndarray, row_side: np.ndarray, bend: np.ndarray
     ) -> tuple[Float64[np.ndarray, " columns"], Float64[np.ndarray, " rows"], float] | None:
-        """The linear system of one instance by least squares, with columns in the units that they move in; None where
-        its numbers are none."""
+        """The linear system of one instance by least squares, with columns in the units that they move in and rows of
+        unit size; None where its numbers are none."""
         form, columns = self.form, self.form.columns
         assert self.answer.free is not None
         matrix = self.instances.matrix_of(form, k).toarray()
@@ -244,15 +244,18 @@ class Regularizing:
         moves = np.flatnonzero(self.answer.free[k] & np.isfinite(bend) & (bend < LARGEST))
         scale = np.where(bend[moves] > 0.0, 1.0 / np.sqrt(np.where(bend[moves] > 0.0, bend[moves], 1.0)), 1.0)
         body = matrix[:, moves] * scale
+        sizes = np.abs(body).max(axis=1, initial=0.0)
+        sizes[sizes == 0.0] = 1.0
+        body /= sizes[:, None]
         system = np.block([[np.diag(1.0 * (bend[moves] > 0.0)), body.T], [body, np.zeros((form.rows, form.rows))]])
-        sides = np.concatenate([scale * side[moves], row_side])
+        sides = np.concatenate([scale * side[moves], row_side / sizes])
         if not (np.isfinite(system).all() and np.isfinite(sides).all()):
             return None
         found = np.linalg.lstsq(system, sides, rcond=1e-14)[0]
         left = np.abs(system @ found - sides).max(initial=0.0) / max(np.abs(sides).max(initial=0.0), TINY)
         p = np.zeros(columns)
         p[moves] = scale * found[: len(moves)]
-        return p, found[len(moves) :], left
+        return p, found[len(moves) :] / sizes, left
 
 
 @dataclass
@@ -423,9 +426,11 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     flat = (curves.kind == POWER) & (curves.power > 2.0)
     if not curves.has_barrier and flat.any():
         # Next to 0 these are flat, and the gap says little: but a point is best for scores that differ by no more than
-        # what makes it best for them.
-        hidden = (curves.power * rounding / curves.weight) ** (1.0 / np.maximum(curves.power - 1.0, 1.0))
-        missing = np.where(flat, np.maximum(np.abs(point - best) - hidden, 0.0), 0.0)
+        # what makes it best for them. What the rounding of these moves it by is not known either.
+        least, most = (
+            np.clip(curves.meet(reduced + r), instances.lower, instances.upper) for r in (-rounding, rounding)
+        )
+        missing = np.where(flat, np.maximum(np.abs(point - best), most - least), 0.0)
         distance = np.maximum(distance, missing.max(axis=1, initial=0.0) / BEYOND)
     if not curves.has_barrier:
         # Points follow scores of such a size on straight pieces.

@@ -12,6 +12,8 @@ ROUNDS = 1000
 """So often are all rows looked at, at most."""
 STARTS = 16
 """From so many rows are others added up, at most."""
+ROUNDING = 2.0**-51
+"""Of a sum, next to the size of its terms."""
 SAME = 1e-9
 """Bounds that are so near to each other, next to their size, are one number; smaller steps are none."""
 
@@ -40,6 +42,7 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
                 if skipped[i]:
                     continue
                 least, most, below, above = 0.0, 0.0, 0, 0  # of the row, and how many terms have no limit
+                size = abs(b[i])  # of all its numbers, by which sums are rounded
                 for t in range(start[i], start[i + 1]):
                     entry, j = entries[place[t]], column[t]
                     if entry == 0.0:
@@ -49,10 +52,12 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
                         below += 1
                     else:
                         least += low
+                        size += abs(low)
                     if np.isinf(high):
                         above += 1
                     else:
                         most += high
+                        size += abs(high)
                 if below > 1 and above > 1:
                     continue
                 for t in range(start[i], start[i + 1]):
@@ -72,9 +77,12 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
                         at_least = b[i] - most
                     narrow = at_least / entry if entry > 0.0 else at_most / entry
                     wide = at_most / entry if entry > 0.0 else at_least / entry
-                    if narrow > lower[k, j] + SAME * max(1.0, abs(narrow)) and not np.isinf(narrow):
+                    # A row of a limit that means none tells nothing but the rounding of that number.
+                    rounding = ROUNDING * size / abs(entry)
+                    near, far = SAME * max(1.0, abs(narrow)), SAME * max(1.0, abs(wide))
+                    if narrow > lower[k, j] + near and not np.isinf(narrow) and rounding < near:
                         lower[k, j], changed = narrow, True
-                    if wide < upper[k, j] - SAME * max(1.0, abs(wide)) and not np.isinf(wide):
+                    if wide < upper[k, j] - far and not np.isinf(wide) and rounding < far:
                         upper[k, j], changed = wide, True
             if not changed:
                 break

@@ -25,7 +25,19 @@ from optlayers.solvers.kernels.active_set import (
 )
 from optlayers.solvers.kernels.batches import read, read_entries, read_flags, read_rows, write, write_rows
 from optlayers.solvers.kernels.flat import flat, keep, row
-from optlayers.solvers.kernels.lanes import LANES, absolute, fill, jit, load, maximum, part, spread, store, where_less
+from optlayers.solvers.kernels.lanes import (
+    LANES,
+    absolute,
+    fill,
+    jit,
+    load,
+    maximum,
+    minimum,
+    part,
+    spread,
+    store,
+    where_less,
+)
 from optlayers.solvers.kernels.normal_equations import (
     DROPPED,
     assemble,
@@ -38,6 +50,10 @@ from optlayers.solvers.kernels.normal_equations import (
 
 __all__ = ["solve_on_curve"]
 
+LEAST_STEPS = 2
+"""So many steps are made anyway: residuals are relative to the largest column, and say nothing about rows whose columns
+are all next to 0."""
+
 
 @jit(
     "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], boolean[:, ::1], float64[:, ::1], float64[:, ::1], "
@@ -46,8 +62,8 @@ __all__ = ["solve_on_curve"]
 def solve_on_curve(  # type: ignore[no-untyped-def]
     table, slack_rows, varies, matrix, free, bends, side, row_side, delta, which, p_out, q_out, left_over
 ):
-    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows;
-    ``left_over`` is the residual, relative to the numbers of the system."""
+    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows, relative to
+    their own size where it is small; ``left_over`` is the residual, relative to the numbers of the system."""
     system, slack_row = opened(table), flat(slack_rows)
     rows, columns = len(system.order), len(system.column_start) - 1
     first_slack = columns - len(slack_row)
@@ -73,8 +89,12 @@ def solve_on_curve(  # type: ignore[no-untyped-def]
             theta[e] = moving[e] / (bend[e] if bend[e] > 0.0 else COLUMN_SHIFT)
             bend[e] = bend[e] if bend[e] < np.inf else 0.0
         for i in range(rows):
-            store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(delta)))
+            store(shift, i, where_less(spread(0.5), load(idle, i), spread(DROPPED), spread(0.0)))
         assemble(system, varies, entries, theta, shift, face.factored)
+        for i in range(rows):
+            own = load(face.factored, i)  # a row whose columns hardly move is small, and its shift with it
+            own = where_less(spread(0.0), own, minimum(own, spread(1.0)), spread(1.0))
+            store(face.factored, i, load(face.factored, i) + delta * own)
         factor(system, face.factored, face.column, 0.0)
         fill(p, 0.0)
         fill(q, 0.0)
@@ -130,10 +150,11 @@ def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # 
         worst = 0.0
         for w in range(LANES):
             worst = max(worst, left[w])
-        if attempt == STEPS or not worst > PRECISION:
+        if attempt == STEPS or not (worst > PRECISION or attempt < LEAST_STEPS):
             break
         # A lane that is done stays where it is: its answer must not depend on its neighbours.
-        store(going, 0, where_less(spread(PRECISION), load(left, 0), spread(1.0), spread(0.0)))
+        goes_on = where_less(spread(PRECISION), load(left, 0), spread(1.0), spread(0.0))
+        store(going, 0, spread(1.0) if attempt < LEAST_STEPS else goes_on)
         multiply(system, varies, entries, pull, step)
         for i in range(rows):
             store(step, i, (1.0 - load(idle, i)) * (load(step, i) - load(second, i)))
