@@ -15,6 +15,7 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
 from optlayers.diagnosis import explain_infeasible
+from optlayers.form.cones import program_of
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
@@ -23,9 +24,11 @@ from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import distance_from_rows
-from optlayers.solvers.certify import Certificate
+from optlayers.solvers.certify import Certificate, certify
+from optlayers.solvers.cone_newton import answer_over_cones
 from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
+from optlayers.solvers.declared import distance_from_declared
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
@@ -208,13 +211,13 @@ class RegularizedEvidence(AbstractEvidence):
 
 
 def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
-    """The polytope by rows that describe it.
+    """The polytope by constraints that describe it: rows, or cones where it is not polyhedral.
 
     Raises
     ------
-    DeclarationError : where it is known by its structures alone, or is not polyhedral.
+    DeclarationError : where it is known by its structures alone.
     """
-    if prepared.projects_on_rows and prepared.rows_are != "relaxation":
+    if not prepared.polyhedral or (prepared.projects_on_rows and prepared.rows_are != "relaxation"):
         return prepared
     other = prepared.by_rows
     if other is None:
@@ -227,6 +230,8 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
+    if not prepared.polyhedral:
+        return _over_cones(polytope, scores, regularizer)
     program = regularizer.over(polytope.prepared.polytope)
     if isinstance(program, ConicProgram):
         return _by_cones(polytope, scores, program)
@@ -292,8 +297,46 @@ def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declare
     )
 
 
+def _over_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
+    """Those over a set that is not polyhedral, with their certificate."""
+    form, declaration = polytope.form, polytope.prepared.polytope
+    program = regularizer.over_cones(declaration)
+    if isinstance(program, ConicProgram):
+        return _by_cones(polytope, scores, program)
+    weights, terms = None, None
+    if program is None:
+        program = program_of(declaration)
+        theta = torch.from_numpy(np.ascontiguousarray(polytope.theta)) if form.parameters else None
+        number = regularizer.checked(form, theta)
+        weights = np.broadcast_to(number, (len(number), form.size))
+        terms = next(((s.span, s.size == 1) for s in form.parameters if s.name in names_of(regularizer)), None)
+    given = np.ascontiguousarray(scores.detach().numpy())
+    left_out = polytope.left_out(polytope.instances.with_scores(given))
+    aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
+    instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
+    answer = answer_over_cones(form, program, instances, weights, weight_terms=terms)
+    certificate = certify(form, instances, answer, projection=True)
+    certificate.error[aside] = np.inf
+    verdict = Verdict.of(answer, certificate, polytope.prepared.tolerance)
+    verdict.status[aside] = Status.INFEASIBLE
+    value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
+    return Solution(
+        torch.from_numpy(value),
+        torch.from_numpy(status),
+        torch.from_numpy(certificate.residual),
+        torch.from_numpy(certificate.gap),
+        reasons,
+        ConeEvidence(form, answer),
+    )
+
+
+def names_of(regularizer: AbstractRegularizer) -> set[str]:
+    """The names of the parameters that are the number of a regularizer."""
+    return {parameter.name() for parameter in regularizer.parameters}
+
+
 def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: ConicProgram) -> Solution:
-    """Those where the regularizer needs a cone solver: rows are certified, and that points are best is its word."""
+    """Those where the regularizer needs a cone solver: what points miss is certified, that they are best its word."""
     given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
     left_out = polytope.left_out(polytope.instances.with_scores(given))
     aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
@@ -301,7 +344,10 @@ def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared:
     answer = declared.answer(form, instances, ~aside)
     whole = answer.whole
     assert whole is not None
-    residual, error = distance_from_rows(form, instances, np.where(np.isfinite(whole), whole, 0.0))
+    if prepared.polyhedral:
+        residual, error = distance_from_rows(form, instances, np.where(np.isfinite(whole), whole, 0.0))
+    else:
+        residual, error = distance_from_declared(form, instances, answer)
     nothing = np.full(len(given), np.nan)
     error[answer.status != Status.OPTIMAL] = np.inf
     certificate = Certificate(residual, nothing, error, np.ones(len(given), dtype=bool), CONE_WORD)
