@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
+from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, solved_densely
 from optlayers.diagnosis import explain_infeasible
 from optlayers.form.cones import program_of
 from optlayers.form.quadratic import QuadraticProgram
@@ -29,6 +30,7 @@ from optlayers.solvers.cone_newton import answer_over_cones
 from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.declared import distance_from_declared
+from optlayers.solvers.dense_program import DenseProgram
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
@@ -271,11 +273,15 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     )
 
 
-def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram) -> Solution:
+def _by_program(
+    polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram, *, densely: bool = True
+) -> Solution:
     """Those where the regularizer is a quadratic program over the polytope."""
     if not polytope.form.unslacked:  # a single point
         return polytope.project(scores.detach())
     given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
+    if densely and (found := _densely(polytope, scores, declared)) is not None:
+        return found
     program = Program.of(declared, polytope.form.parameters, polytope.theta, polytope.forbidden, polytope.precision)
     left_out = polytope.left_out(polytope.instances.with_scores(given))
     aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
@@ -295,6 +301,42 @@ def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declare
         reasons,
         ProgramEvidence(polytope.form, program, solved),
     )
+
+
+def _densely(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram) -> Solution | None:
+    """Those of one quadratic form by active sets, and the instances that these do not certify in the other way; None
+    where there are none of the former. In which way an instance is solved depends on its own numbers alone."""
+    given, prepared, term = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared, declared.dense
+    if term is None or not len(given) or not prepared.projects_on_rows or prepared.rows_are == "relaxation":
+        return None
+    if not DenseProgram.takes(polytope.form):
+        return None
+    instances = polytope.instances.with_scores(given)
+    solved = solved_densely(polytope.form, instances, term, polytope.theta)
+    good = solved.error <= prepared.tolerance
+    if (left_out := polytope.left_out(instances)) is not None:
+        good &= ~left_out
+    if polytope.broken is not None:
+        good &= polytope.broken <= prepared.tolerance
+    evidence: AbstractEvidence = DenseEvidence(polytope.form, solved, term)
+    value, status = solved.point.copy(), np.zeros(len(given), dtype=np.int8)
+    parts, reasons = (value, status, solved.residual, solved.gap), dict[int, str]()
+    if not good.any():
+        return None
+    if not good.all():
+        mine, rest = np.flatnonzero(good), np.flatnonzero(~good)
+        others = polytope.among(torch.from_numpy(rest))
+        assert isinstance(others, OnHost)
+        found = _by_program(others, scores[torch.from_numpy(rest)], declared, densely=False)
+        theirs = found.value, found.status, found.primal_residual, found.gap
+        for part, other in zip(parts, theirs, strict=True):
+            part[rest] = other.numpy()
+        assert found.evidence is not None
+        own = DenseEvidence(polytope.form, solved.take(mine), term)
+        evidence = EvidenceOfParts(polytope.form, [(mine, own), (rest, found.evidence)])
+        reasons = {int(rest[k]): reason for k, reason in found.reasons.items()}
+    points, verdicts, residual, gap = (torch.from_numpy(part) for part in parts)
+    return Solution(points, verdicts, residual, gap, reasons, evidence)
 
 
 def _over_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
