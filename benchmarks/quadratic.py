@@ -16,8 +16,8 @@ from torch import Tensor
 
 __all__ = ["Limits", "by_moreau", "by_qpth"]
 
-STOP = 1e-8
-"""Where peers stop."""
+STOP = 1e-12
+"""Where interior points stop: at 1e-8 their points are up to 3e-4 from the answer, and gradients by up to 0.5."""
 Solve = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -31,16 +31,17 @@ class Limits:
     total: np.ndarray
 
 
-def by_qpth(limits: Limits) -> Solve:
+def by_qpth(limits: Limits, stop: float = STOP) -> Solve:
     """A batched interior point method on dense matrices."""
     from qpth.qp import QPFunction
 
     parts = [torch.from_numpy(part) for part in (limits.rows, limits.most, limits.sums, limits.total)]
-    solve = QPFunction(verbose=-1, eps=STOP, check_Q_spd=False)
-    return lambda scores, matrix: solve(matrix, -scores, *parts)
+    solve = QPFunction(verbose=-1, eps=stop, check_Q_spd=False)
+    # Of a matrix that is given once, its gradient is the mean over instances in place of the sum.
+    return lambda scores, matrix: solve(matrix.expand(len(scores), -1, -1), -scores, *parts)
 
 
-def by_moreau(limits: Limits, batch: int, method: str) -> Solve:
+def by_moreau(limits: Limits, batch: int, method: str, stop: float = STOP) -> Solve:
     """``method`` is its active set (``active_set``) or its interior point (``ipm``)."""
     import moreau
     from moreau.torch import Solver
@@ -48,7 +49,7 @@ def by_moreau(limits: Limits, batch: int, method: str) -> Solve:
     size = limits.rows.shape[1]
     rows = sp.csr_matrix(np.concatenate([limits.sums, limits.rows]))
     full = sp.csr_matrix(np.ones((size, size)))
-    stop = moreau.IPMSettings(tol_gap_abs=STOP, tol_gap_rel=STOP, tol_feas=STOP)
+    within = moreau.IPMSettings(tol_gap_abs=stop, tol_gap_rel=stop, tol_feas=stop)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         solver = Solver(
@@ -62,7 +63,7 @@ def by_moreau(limits: Limits, batch: int, method: str) -> Solve:
                 batch_size=batch,
                 enable_grad=True,
                 max_iter=10_000,
-                **({"ipm_settings": stop} if method == "ipm" else {}),
+                **({"ipm_settings": within} if method == "ipm" else {}),
             ),
         )
     entries = torch.from_numpy(rows.data)

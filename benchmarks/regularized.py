@@ -4,6 +4,8 @@ Everything in float64, forward and backward unless said otherwise. A line is two
 after the other in every round; the ratio is that of the medians, other over ours. ``apart`` is how far the gradients
 (or the answers) of both are apart at most. Sinkhorn's iteration is run until its potentials change by less than 1e-8;
 its gradient is that of its iterations, or of the fixed point by one linear system per instance, whichever is faster.
+Quadratic programs and sets with curved sides are asked for at 1e-8, interior points of qpth and Moreau at 1e-12, where
+their points come as near.
 
     python benchmarks/regularized.py --rounds 5
     python benchmarks/regularized.py --only simplex
