@@ -10,11 +10,12 @@ import torch
 
 from optlayers.diagnosis import explain_infeasible, improper_set, unbounded_entry
 from optlayers.form.compile import Forms
-from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.form.cones import why_not_our_cones
+from optlayers.form.standard import DeclarationError, NotPolyhedral, StandardForm
 from optlayers.integrality import rows_are
 from optlayers.prepared import AbstractPrepared
 from optlayers.solution import Status
-from optlayers.solvers import ActiveSet, Auto, BranchAndBound, Diagram, Highs, Oracle
+from optlayers.solvers import ActiveSet, Auto, BranchAndBound, ConeNewton, CvxpyLayers, Diagram, Highs, Oracle
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.hulls import AbstractHullSolver
@@ -40,12 +41,30 @@ def chosen_solvers(
         over_vertices = polytope.oracle is not None and len(polytope.variables) > 1 and not polytope.parameters
         over_vertices |= polytope.rows == "relaxation" and isinstance(maximizer, Oracle)
         projector = ActiveSet() if over_vertices else auto
+    if isinstance(projector, Auto) and not is_polyhedral(forms):
+        projector = projector_of_curved(forms)
     if isinstance(projector, ActiveSet) and projector.function is None:
         # One oracle for both, and called in the same way.
         oracle = maximizer if isinstance(maximizer, Oracle) else polytope.oracle
         if isinstance(oracle, Oracle) and (oracle.serial or oracle.verify or oracle.function is not polytope.oracle):
             projector = replace(projector, function=oracle)
     return maximizer, projector
+
+
+def is_polyhedral(forms: Forms) -> bool:
+    """Whether rows describe the declared set; where integers do, rows are all there is."""
+    try:
+        return forms.full is not None
+    except NotPolyhedral:
+        if forms.polytope.has_integers:
+            raise
+        return False
+
+
+def projector_of_curved(forms: Forms) -> AbstractProjector:
+    """The projector of a set that is not polyhedral: our own where its cones are those of norms and semidefinite
+    matrices and it is small enough for dense matrices, else that which cvxpy hands any declaration."""
+    return CvxpyLayers() if why_not_our_cones(forms.polytope) else ConeNewton()
 
 
 def _over_integer_points(

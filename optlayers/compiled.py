@@ -49,15 +49,16 @@ def compile_polytope(
     polytope : the declaration.
     maximizer : by default the oracle of the declaration if it has one, else :class:`optlayers.Auto`.
     projector : by default :class:`optlayers.ActiveSet` where there is an oracle and the constraints need auxiliary
-        variables (whose rows are then not even built), else :class:`optlayers.Auto`. An ``ActiveSet()`` goes over the
+        variables (whose rows are then not even built), else :class:`optlayers.Auto`, and for sets that are not
+        polyhedral :class:`optlayers.ConeNewton` or :class:`optlayers.CvxpyLayers`. An ``ActiveSet()`` goes over the
         oracle that the maximizer asks, in the same way.
     tolerance : an instance is ``OPTIMAL`` when its residual and its gap, relative to the size of the numbers
         involved, are at most this.
 
     Raises
     ------
-    DeclarationError : when the declaration is not convex, not bounded, empty, integer, or not polyhedral (without a
-        projector that takes such sets), or when a parameter has no usable name.
+    DeclarationError : when the declaration is not convex, not bounded, empty, integer, or not polyhedral (with a
+        projector that takes no such sets), or when a parameter has no usable name.
     """
     if not isinstance(polytope, Polytope):
         raise TypeError(f"compile_polytope takes a Polytope, but got {type(polytope).__name__}")

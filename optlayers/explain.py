@@ -6,8 +6,9 @@ import numpy as np
 
 from optlayers.agreement import beyond_oracle
 from optlayers.compiled_oracle import name_of
+from optlayers.form.cones import why_not_our_cones
 from optlayers.prepared import AbstractPrepared
-from optlayers.solvers import ActiveSet, Oracle
+from optlayers.solvers import ActiveSet, ConeNewton, Oracle
 
 __all__ = ["explained"]
 
@@ -22,7 +23,9 @@ def explained(compiled: AbstractPrepared) -> str:
     if form is None:
         return (
             f"A convex set of {size} scored entries of shape {shape}; it is not polyhedral, so it has no "
-            f"vertices to maximize over.{given} Projections and derivatives come from {projector!r}."
+            f"vertices to maximize over.{given} project: {projector.explain_projector(form_of_parameters)}"
+            f"{_why_cones(compiled)}. The derivative of projections comes from the projector. Certified to a relative "
+            f"{max(compiled.tolerance, projector.accuracy):g}."
         )
     scored = [f"{s.name} {s.shape}" for s in form.scored_auxiliaries]
     also = f" Scored besides, but not regularized: {', '.join(scored)}." if scored else ""
@@ -47,6 +50,14 @@ def explained(compiled: AbstractPrepared) -> str:
         f"{derivative} Certified to a relative "
         f"{max(compiled.tolerance, projector.accuracy):g}.{_rows(compiled)}{_trust(compiled)}"
     )
+
+
+def _why_cones(compiled: AbstractPrepared) -> str:
+    """Why a set that is not polyhedral has its projector."""
+    other = why_not_our_cones(compiled.polytope)
+    if isinstance(compiled.projector, ConeNewton):
+        return ", because its cones are those of norms or of semidefinite matrices"
+    return "" if other is None else f", because {other}"
 
 
 def _rows(compiled: AbstractPrepared) -> str:

@@ -39,8 +39,8 @@ class Polytope:
     variable : the scored variable, of any shape; its attributes (``nonneg``, ``bounds``, ``boolean``, ``integer``,
         ``diag``, ``symmetric``, …) are constraints like any other.
     constraints : cvxpy constraints, ``==``, ``<=`` or ``>=`` between affine expressions. Convex functions that are
-        piecewise linear (``norm1``, ``max``, …) are taken too. Other convex sets are accepted by
-        :class:`optlayers.CvxpyLayers` alone. Or a function without arguments that returns them, called once, when they
+        piecewise linear (``norm1``, ``max``, …) are taken too. Other convex sets (norm balls, semidefinite matrices, …)
+        have projections, and no vertices. Or a function without arguments that returns them, called once, when they
         are first asked for: a declaration whose oracle knows all that is wanted then costs nothing.
     oracle : optional maximizer over one instance, ``oracle(scores, *scored, *parameters)``: a Python function, or one
         compiled by numba, which is then called without the interpreter. It takes float64 NumPy arrays: the scores of

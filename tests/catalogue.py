@@ -468,6 +468,7 @@ SOLVERS: list[ol.AbstractSolver] = [
     ol.Auto(),
     ol.Highs(),
     ol.Clarabel(),
+    ol.ConeNewton(),
     ol.CvxpyLayers(),
     ol.InteriorPoint(),
     ol.Dense(),
@@ -500,7 +501,7 @@ def solvers_of(entry: Entry) -> Iterator[ol.AbstractSolver]:
         elif isinstance(solver, ol.ActiveSet):
             if oracle is not None and not entry.parameters:
                 yield solver
-        elif isinstance(solver, ol.CvxpyLayers):
+        elif isinstance(solver, (ol.ConeNewton, ol.CvxpyLayers)):
             if not entry.polytope.scored:
                 yield solver
         elif not isinstance(solver, ol.DualNewton) or not entry.name.startswith(HIDDEN):

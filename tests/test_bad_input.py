@@ -35,7 +35,10 @@ BAD_DECLARATIONS = {
     "unbounded both ways": (declared(x[1] == x[0], x[2] == 0), r"unbounded: variable\[0\]"),
     "not convex": (declared(*box, cp.square(x[0]) >= 0.5), "constraint 2 .*is not convex by cvxpy's rules"),
     "an equality that is not affine": (declared(*box, cp.norm(x) == 1), "constraint 2 .*is not convex"),
-    "not polyhedral": (declared(cp.norm(x) <= 1), r"convex but not polyhedral.*CvxpyLayers\(\)"),
+    "integers that are not polyhedral": (
+        declared(cp.norm(count) <= 2, variable=count),
+        "convex but not polyhedral .*SOC cones.*integer variables",
+    ),
     "not mentioned": (
         declared(cp.Variable(2, name="y") <= 1),
         r"no constraint mentions the scored variable x; .*\['y'\]",

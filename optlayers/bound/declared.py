@@ -25,6 +25,7 @@ from optlayers.solvers.roots import roots_of
 __all__ = ["ConeEvidence", "Program", "ProgramEvidence"]
 
 ONCE = "the derivative of points with a declared regularizer has no derivative here; take one derivative only"
+OVER_CONES = "the derivative of points by a cone solver has no derivative here; take one derivative only"
 TIED = (
     "several points are best, or its active constraints are too nearly dependent to differentiate; a strictly convex "
     "term in the regularizer, such as 1e-3 * cp.sum_squares(x), leaves one"
@@ -192,12 +193,14 @@ class ProgramEvidence(AbstractEvidence):
 @final
 @dataclass(eq=False)
 class ConeEvidence(AbstractEvidence):
-    """What belongs to points by a cone solver: the derivative of cvxpylayers."""
+    """What belongs to points by a cone solver: its own derivative, or that of cvxpylayers."""
 
     form: StandardForm
     answer: Answer
-    once = ONCE
-    without_derivative = "cvxpylayers finds no derivative of its point"
+    once = OVER_CONES
+    without_derivative = (
+        "no derivative of its point is found: several points are best, or constraints depend on each other"
+    )
 
     @property
     def proof(self) -> Proof:
@@ -208,14 +211,14 @@ class ConeEvidence(AbstractEvidence):
         self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
     ) -> Float64[Tensor, "batch size"]:
         """There is none for a part."""
-        raise NotImplementedError(ONCE)
+        raise NotImplementedError(OVER_CONES)
 
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
     ) -> tuple[
         Float64[Tensor, "batch size"], Callable[[], Float64[Tensor, "batch parameters"]], Bool[Tensor, " batch"]
     ]:
-        """By the graph of cvxpylayers; see :class:`AbstractEvidence`."""
+        """By what the solver gave; see :class:`AbstractEvidence`."""
         assert self.answer.pullback is not None
         good = np.ones(len(direction), dtype=bool) if ok is None else ok.cpu().numpy()
         wanted = np.where(good[:, None], direction.detach().cpu().numpy(), 0.0)
@@ -230,5 +233,8 @@ class ConeEvidence(AbstractEvidence):
         )
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
-        """There is none: see :class:`AbstractEvidence`."""
-        raise ValueError("gradients of optimal values need a dual point, and a cone solver gives none")
+        """By prices, where points have some; see :class:`AbstractEvidence`."""
+        if self.answer.of_value is None:
+            raise ValueError("gradients of optimal values need a dual point, and a cone solver gives none")
+        good = ok.cpu().numpy()
+        return torch.from_numpy(np.where(good[:, None], self.answer.of_value(), 0.0)).to(ok.device)

@@ -227,6 +227,8 @@ class HostEvidence(AbstractEvidence):
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
         """From dual points; see :class:`AbstractEvidence`."""
         form, answer, instances, good = self.form, self.answer, self.instances, ok.numpy()
+        if answer.of_value is not None:
+            return torch.from_numpy(np.where(good[:, None], answer.of_value(), 0.0))
         if answer.whole is not None:
             what = "projector" if self.projects else "maximizer"
             raise ValueError(

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
+from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, solved_densely
 from optlayers.bound.stationary import OnActiveSets, Smooth
 from optlayers.diagnosis import explain_infeasible
+from optlayers.form.cones import program_of
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import AffineMap, DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
@@ -25,9 +27,12 @@ from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import distance_from_rows
-from optlayers.solvers.certify import Certificate
+from optlayers.solvers.certify import Certificate, certify
+from optlayers.solvers.cone_newton import answer_over_cones
 from optlayers.solvers.conic import CONE_WORD, ConicProgram
 from optlayers.solvers.curves import Curves
+from optlayers.solvers.declared import distance_from_declared
+from optlayers.solvers.dense_program import DenseProgram
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.kernels.active_set import CONVERGED
 from optlayers.solvers.kernels.curves import QUADRATIC
@@ -314,13 +319,13 @@ class RegularizedEvidence(AbstractEvidence):
 
 
 def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
-    """The polytope by rows that describe it.
+    """The polytope by constraints that describe it: rows, or cones where it is not polyhedral.
 
     Raises
     ------
-    DeclarationError : where it is known by its structures alone, or is not polyhedral.
+    DeclarationError : where it is known by its structures alone.
     """
-    if prepared.projects_on_rows and prepared.rows_are != "relaxation":
+    if not prepared.polyhedral or (prepared.projects_on_rows and prepared.rows_are != "relaxation"):
         return prepared
     other = prepared.by_rows
     if other is None:
@@ -333,6 +338,8 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
+    if not prepared.polyhedral:
+        return _over_cones(polytope, scores, regularizer)
     program = regularizer.over(polytope.prepared.polytope)
     if isinstance(program, ConicProgram):
         return _by_cones(polytope, scores, program)
@@ -372,11 +379,15 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     )
 
 
-def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram) -> Solution:
+def _by_program(
+    polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram, *, densely: bool = True
+) -> Solution:
     """Those where the regularizer is a quadratic program over the polytope."""
     if not polytope.form.unslacked:  # a single point
         return polytope.project(scores.detach())
     given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
+    if densely and (found := _densely(polytope, scores, declared)) is not None:
+        return found
     program = Program.of(declared, polytope.form.parameters, polytope.theta, polytope.forbidden, polytope.precision)
     left_out = polytope.left_out(polytope.instances.with_scores(given))
     aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
@@ -398,8 +409,82 @@ def _by_program(polytope: OnHost, scores: Float64[Tensor, "batch size"], declare
     )
 
 
+def _densely(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: QuadraticProgram) -> Solution | None:
+    """Those of one quadratic form by active sets, and the instances that these do not certify in the other way; None
+    where there are none of the former. In which way an instance is solved depends on its own numbers alone."""
+    given, prepared, term = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared, declared.dense
+    if term is None or not len(given) or not prepared.projects_on_rows or prepared.rows_are == "relaxation":
+        return None
+    if not DenseProgram.takes(polytope.form):
+        return None
+    instances = polytope.instances.with_scores(given)
+    solved = solved_densely(polytope.form, instances, term, polytope.theta)
+    good = solved.error <= prepared.tolerance
+    if (left_out := polytope.left_out(instances)) is not None:
+        good &= ~left_out
+    if polytope.broken is not None:
+        good &= polytope.broken <= prepared.tolerance
+    evidence: AbstractEvidence = DenseEvidence(polytope.form, solved, term)
+    value, status = solved.point.copy(), np.zeros(len(given), dtype=np.int8)
+    parts, reasons = (value, status, solved.residual, solved.gap), dict[int, str]()
+    if not good.any():
+        return None
+    if not good.all():
+        mine, rest = np.flatnonzero(good), np.flatnonzero(~good)
+        others = polytope.among(torch.from_numpy(rest))
+        assert isinstance(others, OnHost)
+        found = _by_program(others, scores[torch.from_numpy(rest)], declared, densely=False)
+        theirs = found.value, found.status, found.primal_residual, found.gap
+        for part, other in zip(parts, theirs, strict=True):
+            part[rest] = other.numpy()
+        assert found.evidence is not None
+        own = DenseEvidence(polytope.form, solved.take(mine), term)
+        evidence = EvidenceOfParts(polytope.form, [(mine, own), (rest, found.evidence)])
+        reasons = {int(rest[k]): reason for k, reason in found.reasons.items()}
+    points, verdicts, residual, gap = (torch.from_numpy(part) for part in parts)
+    return Solution(points, verdicts, residual, gap, reasons, evidence)
+
+
+def _over_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
+    """Those over a set that is not polyhedral, with their certificate."""
+    form, declaration = polytope.form, polytope.prepared.polytope
+    program = regularizer.over_cones(declaration)
+    if isinstance(program, ConicProgram):
+        return _by_cones(polytope, scores, program)
+    weights, terms = None, None
+    if program is None:
+        program = program_of(declaration)
+        theta = torch.from_numpy(np.ascontiguousarray(polytope.theta)) if form.parameters else None
+        number = regularizer.checked(form, theta)
+        weights = np.broadcast_to(number, (len(number), form.size))
+        terms = next(((s.span, s.size == 1) for s in form.parameters if s.name in names_of(regularizer)), None)
+    given = np.ascontiguousarray(scores.detach().numpy())
+    left_out = polytope.left_out(polytope.instances.with_scores(given))
+    aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
+    instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
+    answer = answer_over_cones(form, program, instances, weights, weight_terms=terms)
+    certificate = certify(form, instances, answer, projection=True)
+    certificate.error[aside] = np.inf
+    verdict = Verdict.of(answer, certificate, polytope.prepared.tolerance)
+    verdict.status[aside] = Status.INFEASIBLE
+    value, status, reasons = polytope.judged(verdict, form, instances, projection=True)
+    return Solution(
+        torch.from_numpy(value),
+        torch.from_numpy(status),
+        torch.from_numpy(certificate.residual),
+        torch.from_numpy(certificate.gap),
+        reasons,
+        ConeEvidence(form, answer),
+    )
+
+
+def names_of(regularizer: AbstractRegularizer) -> set[str]:
+    """The names of the parameters that are the number of a regularizer."""
+    return {parameter.name() for parameter in regularizer.parameters}
+
+
 def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: ConicProgram) -> Solution:
-    """Those where the regularizer needs a cone solver: rows are certified, and that points are best is its word."""
+    """Those where the regularizer needs a cone solver: what points miss is certified, that they are best its word."""
     given, prepared = np.ascontiguousarray(scores.detach().numpy()), polytope.prepared
     left_out = polytope.left_out(polytope.instances.with_scores(given))
     aside = np.zeros(len(given), dtype=bool) if left_out is None else left_out
@@ -407,7 +492,10 @@ def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared:
     answer = declared.answer(form, instances, ~aside)
     whole = answer.whole
     assert whole is not None
-    residual, error = distance_from_rows(form, instances, np.where(np.isfinite(whole), whole, 0.0))
+    if prepared.polyhedral:
+        residual, error = distance_from_rows(form, instances, np.where(np.isfinite(whole), whole, 0.0))
+    else:
+        residual, error = distance_from_declared(form, instances, answer)
     nothing = np.full(len(given), np.nan)
     error[answer.status != Status.OPTIMAL] = np.inf
     certificate = Certificate(residual, nothing, error, np.ones(len(given), dtype=bool), CONE_WORD)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Int8
+from jaxtyping import Int8, Int64
 
 from optlayers.caches import cached_property
 from optlayers.form.declaration import (
@@ -26,7 +26,11 @@ from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, 
 from optlayers.polytope import Polytope, is_integer
 
 __all__ = [
+    "UNNAMED",
+    "Canonical",
     "Forms",
+    "affine_entries",
+    "canonical",
     "canonical_rows",
     "form_of_rows",
     "form_without_rows",
@@ -149,17 +153,33 @@ def form_without_rows(polytope: Polytope) -> StandardForm:
     )
 
 
+UNNAMED = "an attribute of a variable, or a convex function"
 _SHAPING = ("sparsity", "diag", "symmetric", "PSD", "NSD", "hermitian")
 
 
-def canonical_rows(
-    polytope: Polytope,
-    specs: Sequence[ParameterSpec],
-    chosen: Sequence[cp.Constraint],
-    objective: cp.Expression | float = 0.0,
-) -> tuple[AffineRows, Any]:
-    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of constraints of the relaxation, with their names, and
-    the program of cvxpy, which minimizes an ``objective``."""
+@final
+@dataclass(frozen=True)
+class Canonical:
+    """What cvxpy makes of constraints of the relaxation, and of an objective that it minimizes."""
+
+    program: Any
+    dims: Any
+    """How many rows are in cones of which kind and size."""
+    order: Int64[np.ndarray, " entries"]
+    """The columns of the scored entries, in C order."""
+    names: tuple[str, ...]
+    """The constraint behind every row."""
+    compiled_id: Callable[[int], int]
+    """The number of the variable that cvxpy solves for in place of a declared one."""
+
+    @property
+    def other_cones(self) -> list[str]:
+        """The kinds of cones that make the set more than polyhedral."""
+        return sorted({type(c).__name__ for c in self.program.constraints} - {"Zero", "NonNeg"})
+
+
+def canonical(polytope: Polytope, chosen: Sequence[cp.Constraint], objective: cp.Expression | float = 0.0) -> Canonical:
+    """Constraints of the relaxation of a polytope, and an objective, as cvxpy hands them to a solver of cones."""
     constraints, relaxed = list(chosen), polytope.relaxed()
     names = {c.id: constraint_name(c, i) for i, c in enumerate(polytope.constraints)}
     scored = []
@@ -178,30 +198,46 @@ def canonical_rows(
     mentioned = sum(0.0 * cp.sum(variable) for variable in scored)
     problem = cp.Problem(cp.Minimize(objective + mentioned), constraints)
     data, chain, inverse = problem.get_problem_data(cp.CLARABEL, canon_backend=cp.SCIPY_CANON_BACKEND)
-    program = data["param_prob"]
-    kinds = {type(c).__name__ for c in program.constraints}
-    if not kinds <= {"Zero", "NonNeg"}:
-        raise NotPolyhedral(
-            f"the declared set is convex but not polyhedral (it needs {', '.join(sorted(kinds - {'Zero', 'NonNeg'}))} "
-            "cones); project onto it with projector=optlayers.CvxpyLayers()"
-            + (", which takes no integer variables" if polytope.has_integers else "")
-        )
-    matrix, varying, rhs = _affine_entries(program, polytope, specs)
+    program, compiled_id = data["param_prob"], partial(_compiled_id, chain=chain, inverse=inverse)
     order = np.concatenate(
         [
-            program.var_id_to_col[_compiled_id(variable.id, chain, inverse)]
+            program.var_id_to_col[compiled_id(variable.id)]
             + np.arange(variable.size).reshape(variable.shape, order="F").reshape(-1, order="C")
             for variable in scored
         ]
     )
     row_names: list[str] = []
     for constraint in program.constraints:
-        row_names += [names.get(constraint.id, "an attribute of a variable, or a convex function")] * constraint.size
+        row_names += [names.get(constraint.id, UNNAMED)] * constraint.size
+    return Canonical(program, data["dims"], order, tuple(row_names), compiled_id)
+
+
+def canonical_rows(
+    polytope: Polytope,
+    specs: Sequence[ParameterSpec],
+    chosen: Sequence[cp.Constraint],
+    objective: cp.Expression | float = 0.0,
+) -> tuple[AffineRows, Any]:
+    """The rows ``A z = b`` and ``A z <= b`` that cvxpy makes of constraints of the relaxation, with their names, and
+    the program of cvxpy, which minimizes an ``objective``.
+
+    Raises
+    ------
+    NotPolyhedral : where there are other cones.
+    """
+    made = canonical(polytope, chosen, objective)
+    program, order = made.program, made.order
+    if made.other_cones:
+        needs = f"the declared set is convex but not polyhedral (it needs {', '.join(made.other_cones)} cones)"
+        if polytope.has_integers:
+            raise NotPolyhedral(f"{needs}, which no solver here takes with integer variables")
+        raise NotPolyhedral(f"{needs}: leave projector= out, or name optlayers.ConeNewton() or optlayers.CvxpyLayers()")
+    matrix, varying, rhs = affine_entries(program, polytope, specs)
     integer = np.zeros(program.x.size, dtype=bool)
     sizes = {v.id: v.size for v in program.variables}
-    for declared, variable in zip(polytope.variables, relaxed.variables, strict=True):
+    for declared, variable in zip(polytope.variables, polytope.relaxed().variables, strict=True):
         flags = is_integer(declared).reshape(-1, order="F")
-        identity = _compiled_id(variable.id, chain, inverse)
+        identity = made.compiled_id(variable.id)
         first = program.var_id_to_col.get(identity)
         if first is None or not flags.any():
             continue
@@ -214,7 +250,7 @@ def canonical_rows(
     equality = np.concatenate(
         [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
     )
-    rows = AffineRows(matrix, varying, rhs, equality, tuple(row_names), order, partial(scored_name, polytope), integer)
+    rows = AffineRows(matrix, varying, rhs, equality, made.names, order, partial(scored_name, polytope), integer)
     return rows, program
 
 
@@ -228,7 +264,7 @@ def _compiled_id(identity: int, chain: Any, inverse: Sequence[Any]) -> int:
     return identity
 
 
-def _affine_entries(
+def affine_entries(
     program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]
 ) -> tuple[sp.csr_array, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """A at θ = 0, the entries that θ adds to it, and b with its derivatives.

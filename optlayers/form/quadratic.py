@@ -9,6 +9,8 @@ from typing import Any, final
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
+from cvxpy.atoms.affine.binary_operators import MulExpression, multiply
+from cvxpy.atoms.quad_form import QuadForm
 
 from optlayers.form.compile import canonical_rows, form_of_rows, parameter_columns
 from optlayers.form.declaration import parameter_specs
@@ -17,7 +19,7 @@ from optlayers.form.rewriting import Factored, Rewriting, short
 from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm
 from optlayers.polytope import Polytope
 
-__all__ = ["NeedsCones", "QuadraticProgram", "Root", "quadratic_program"]
+__all__ = ["DenseTerm", "NeedsCones", "QuadraticProgram", "Root", "quadratic_program"]
 
 
 @final
@@ -39,6 +41,16 @@ class Root:
 
 @final
 @dataclass(frozen=True, eq=False)
+class DenseTerm:
+    """An expression that is nothing but a number times ``quad_form`` of the scored vector: the number, and the name of
+    its matrix, or the matrix itself."""
+
+    factor: float
+    matrix: str | np.ndarray
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class QuadraticProgram:
     r"""``min_y Ω(x, y) = <cost(θ), z> + ½ Σ weight(θ) z²`` over a standard form.
 
@@ -51,6 +63,8 @@ class QuadraticProgram:
     cost: AffineMap
     weight: AffineMap
     roots: tuple[Root, ...]
+    dense: DenseTerm | None = None
+    """The expression itself, where it is one quadratic form of the scored vector."""
 
 
 def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticProgram:
@@ -61,6 +75,7 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
     NeedsCones : when it is no quadratic program.
     DeclarationError : when parameters enter it in a way that has no affine form.
     """
+    dense = _dense_term(polytope, declared)
     if polytope.has_integers:
         relaxed = polytope.relaxed()
         pairs = zip(polytope.variables, relaxed.variables, strict=True)
@@ -96,8 +111,29 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
     rows = _without_zeros_of_roots(rows, specs, [f.entries.name() for f in rewriting.factored])
     form = form_of_rows(extended, specs, _with_structure(rows, order))
     return QuadraticProgram(
-        form, _map(cost[order]), _map(weight[order]), tuple(_root(f, form) for f in rewriting.factored)
+        form, _map(cost[order]), _map(weight[order]), tuple(_root(f, form) for f in rewriting.factored), dense
     )
+
+
+def _dense_term(polytope: Polytope, declared: cp.Expression) -> DenseTerm | None:
+    """What a number times a quadratic form of the scored vector is; None for other expressions."""
+    factor, form = 1.0, declared
+    if isinstance(declared, (MulExpression, multiply)):
+        number, form = declared.args
+        if not number.is_constant() or number.parameters() or number.size != 1:
+            return None
+        factor = float(np.asarray(number.value).reshape(-1)[0])
+    if not (isinstance(form, QuadForm) and form.args[0] is polytope.variable) or polytope.has_integers:
+        return None
+    matrix = form.args[1]
+    if polytope.scored or polytope.variable.ndim != 1 or not factor > 0.0:
+        return None
+    if isinstance(matrix, cp.Parameter):
+        return DenseTerm(factor, matrix.name()) if matrix.attributes.get("PSD") else None
+    if matrix.parameters():
+        return None
+    value = matrix.value
+    return DenseTerm(factor, np.asarray(value.toarray() if hasattr(value, "toarray") else value, dtype=np.float64))
 
 
 def _is_one_of(variable: cp.Variable, others: Sequence[cp.Variable]) -> bool:

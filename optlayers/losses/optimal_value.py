@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, final
 
 import cvxpy as cp
@@ -22,12 +23,28 @@ from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.regularizers.declared import regularizer_of
-from optlayers.rules.base import Context
-from optlayers.rules.pipeline import Pipeline
+from optlayers.regularizers.nothing import Nothing
+from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.regularized import Regularized
 from optlayers.solution import Solution
 
 __all__ = ["OptimalValue"]
+
+NOTHING = Nothing()
+
+
+@final
+@dataclass(frozen=True)
+class BestPoint(AbstractVertexRule):
+    """What the value of best points needs of a set: no vertices."""
+
+    maximizes = False
+
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
+        """A vertex stays the same nearby."""
+        return Gradient(torch.zeros_like(grad))
 
 
 @final
@@ -42,7 +59,7 @@ class OptimalValue(AbstractLoss):
     Parameters
     ----------
     polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
-    regularizer : Ω, None for 0: the value of a best vertex.
+    regularizer : Ω, None for 0: the value of a best vertex, or of a best point where the set is not polyhedral.
     reduction : ``"none"`` for a value per instance, ``"mean"`` or ``"sum"``.
     arguments : the solvers, ``maximizer=`` and ``projector=``.
 
@@ -72,7 +89,7 @@ class OptimalValue(AbstractLoss):
         if regularizer is not None:
             regularizer = regularizer_of(regularizer)
             of_parts(regularizer)
-        self.rule = Pipeline() if regularizer is None else Regularized(regularizer)
+        self.rule = BestPoint() if regularizer is None else Regularized(regularizer)
         super().__init__(polytope, reduction=reduction, **arguments)
         self.omega = regularizer
 
@@ -80,6 +97,8 @@ class OptimalValue(AbstractLoss):
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context
     ) -> Prediction:
         """The best points."""
+        if self.omega is None and not polytope.polyhedral:
+            return regularized_points(polytope, scores, NOTHING)
         if self.omega is None:
             return best_vertices(polytope, scores, context)
         return regularized_points(polytope, scores, self.omega)

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from optlayers.form.cones import ConeProgram
 from optlayers.form.quadratic import QuadraticProgram
-from optlayers.form.standard import StandardForm
+from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solvers.conic import ConicProgram
 from optlayers.solvers.curves import Curves
@@ -103,6 +104,18 @@ class AbstractRegularizer(ABC):
     def over(self, polytope: Polytope) -> QuadraticProgram | ConicProgram | None:
         """The program that it is over a polytope; None for a sum over parts."""
         return None
+
+    def over_cones(self, polytope: Polytope) -> ConeProgram | ConicProgram | None:
+        """The program that it is over a set that is not polyhedral; None for weights of the squares of parts.
+
+        Raises
+        ------
+        DeclarationError : where there is none.
+        """
+        raise DeclarationError(
+            f"{self!r} is for polytopes, and this set is not polyhedral: there, regularizers are Euclidean(weights), "
+            "Entropy(temperature) and convex expressions of cvxpy"
+        )
 
     def kinds(self, form: StandardForm) -> Int64[Tensor, " size"]:
         """The kind of every part of the structure; one that constraints fix has a kind, too."""

@@ -9,6 +9,7 @@ import cvxpy as cp
 from cvxpy.error import DCPError
 
 from optlayers.caches import Cache
+from optlayers.form.cones import ConeProgram, OtherCones, cone_program
 from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
 from optlayers.form.rewriting import short
 from optlayers.form.standard import DeclarationError, StandardForm
@@ -19,6 +20,10 @@ from optlayers.solvers.conic import ConicProgram
 __all__ = ["Declared", "regularizer_of"]
 
 NOT_OF_PARTS = "a declared expression is of all variables together: it is no sum over the parts of a structure"
+ROOTS = (
+    "parameters of the regularizer {} do not enter it affinely (cvxpy's DPP rules), as they must over a set that is "
+    "not polyhedral: give a covariance by its root, cp.sum_squares(root @ x), and a product of parameters as one"
+)
 KEPT = 16
 """For so many polytopes is an expression kept compiled."""
 
@@ -70,6 +75,7 @@ class Declared(AbstractWholeRegularizer):
                 f"the regularizer {short(expression)} is not convex by cvxpy's rules (DCP){_why(expression)}"
             )
         object.__setattr__(self, "_programs", Cache(KEPT))
+        object.__setattr__(self, "_over_cones", Cache(KEPT))
 
     @property
     def parameters(self) -> tuple[cp.Parameter, ...]:
@@ -87,7 +93,29 @@ class Declared(AbstractWholeRegularizer):
         kept: Cache[Polytope, QuadraticProgram | ConicProgram] = self._programs  # type: ignore[attr-defined]
         return kept.get(polytope, self._compiled)
 
+    def over_cones(self, polytope: Polytope) -> ConeProgram | ConicProgram:
+        """The expression over a set that is not polyhedral, compiled when it is first asked for."""
+        kept: Cache[Polytope, ConeProgram | ConicProgram] = self._over_cones  # type: ignore[attr-defined]
+        return kept.get(polytope, self._with_cones)
+
+    def _with_cones(self, polytope: Polytope) -> ConeProgram | ConicProgram:
+        self._check_names(polytope)
+        if not self.expression.is_dpp():
+            raise DeclarationError(ROOTS.format(short(self.expression)))
+        try:
+            return cone_program(polytope, self.expression)
+        except OtherCones as error:
+            return ConicProgram(polytope, self.expression, f"the regularizer {short(self.expression)}: {error}")
+
     def _compiled(self, polytope: Polytope) -> QuadraticProgram | ConicProgram:
+        self._check_names(polytope)
+        try:
+            return quadratic_program(polytope, self.expression)
+        except NeedsCones as error:
+            return ConicProgram(polytope, self.expression, str(error))
+
+    def _check_names(self, polytope: Polytope) -> None:
+        """Refuse variables and parameters that a polytope does not have."""
         known = {variable.id for variable in polytope.variables}
         foreign = [variable.name() for variable in self.expression.variables() if variable.id not in known]
         if foreign:
@@ -104,10 +132,6 @@ class Declared(AbstractWholeRegularizer):
                 f"the polytope does not know the parameters {list(missing.values())} of {self!r}: layers make them "
                 "known; for a compiled polytope, compile polytope.beside(regularizer.parameters)"
             )
-        try:
-            return quadratic_program(polytope, self.expression)
-        except NeedsCones as error:
-            return ConicProgram(polytope, self.expression, str(error))
 
     @property
     def number(self) -> NoReturn:

@@ -11,11 +11,17 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from optlayers.caches import Cache
 from optlayers.form.standard import StandardForm
+from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer, checked_number
+from optlayers.solvers.conic import ConicProgram
 from optlayers.solvers.kernels.curves import BITS, ENTROPY
 
 __all__ = ["Entropy"]
+
+KEPT = 16
+"""For so many sets that are not polyhedral is a program kept compiled."""
 
 
 @final
@@ -49,6 +55,7 @@ class Entropy(AbstractRegularizer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "temperature", checked_number("temperature", self.temperature, "Entropy"))
+        object.__setattr__(self, "_over", Cache(KEPT))
 
     @property
     def number(self) -> float | cp.Parameter:
@@ -65,6 +72,15 @@ class Entropy(AbstractRegularizer):
         constant = np.diff(form.lower.matrix.indptr)[:cut] + np.diff(form.upper.matrix.indptr)[:cut] == 0
         bit = ~in_rows & constant & (form.lower.constant[:cut] == 0.0) & (form.upper.constant[:cut] == 1.0)
         return np.where(bit, BITS, ENTROPY).astype(np.int64)
+
+    def over_cones(self, polytope: Polytope) -> ConicProgram:
+        """Its cones are exponential ones, which Clarabel knows."""
+        return self._over.get(polytope, self._compiled)  # type: ignore[attr-defined, no-any-return]
+
+    def _compiled(self, polytope: Polytope) -> ConicProgram:
+        x = polytope.variable
+        entropy = -cp.sum(cp.multiply(self.temperature, cp.entr(x)))
+        return ConicProgram(polytope, entropy, f"{self!r} over a set that is not polyhedral needs exponential cones")
 
     def worth(
         self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]

@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from optlayers.form.standard import StandardForm
+from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer, checked_number
 from optlayers.solvers.kernels.curves import QUADRATIC
 
@@ -70,6 +71,10 @@ class Euclidean(AbstractRegularizer):
     def projects(self) -> float | None:
         """The weight, where it is one known number for all parts."""
         return self.weights if isinstance(self.weights, float) else None
+
+    def over_cones(self, polytope: Polytope) -> None:
+        """Its weights are all there is to it."""
+        return
 
     def worth(
         self, points: Float64[Tensor, "batch size"], kind: Int64[Tensor, " size"], number: Float64[Tensor, "rows parts"]

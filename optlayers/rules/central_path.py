@@ -75,6 +75,8 @@ class CentralPath(AbstractRule):
     def check(self, compiled: CompiledPolytope) -> None:
         """Refuse a polytope that is not described by constraints."""
         super().check(compiled)
+        if not compiled.polyhedral:
+            Barrier(self.mu).over_cones(compiled.polytope)
         Barrier(self.mu).check_shape(by_constraints(compiled).projection_form)
 
     def forward(

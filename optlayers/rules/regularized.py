@@ -71,7 +71,10 @@ class Regularized(AbstractRule):
     def check(self, compiled: CompiledPolytope) -> None:
         """Refuse a polytope that is not described by constraints, and a regularizer that does not fit it."""
         super().check(compiled)
-        if self.regularizer.projects is None and self.regularizer.over(compiled.polytope) is None:
+        if not compiled.polyhedral:
+            if self.regularizer.projects is None and self.regularizer.over_cones(compiled.polytope) is None:
+                self.regularizer.check_shape(compiled.projection_form)
+        elif self.regularizer.projects is None and self.regularizer.over(compiled.polytope) is None:
             form = by_constraints(compiled).projection_form
             self.regularizer.check_shape(form)
             self.regularizer.kind_of(form)

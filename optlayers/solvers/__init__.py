@@ -6,6 +6,7 @@ from optlayers.solvers.auto import Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances
 from optlayers.solvers.branch_and_bound import BranchAndBound
 from optlayers.solvers.clarabel import Clarabel
+from optlayers.solvers.cone_newton import ConeNewton
 from optlayers.solvers.cvxpylayers import CvxpyLayers
 from optlayers.solvers.dense import Dense
 from optlayers.solvers.diagram import Diagram
@@ -23,6 +24,7 @@ __all__ = [
     "Auto",
     "BranchAndBound",
     "Clarabel",
+    "ConeNewton",
     "CvxpyLayers",
     "Decomposition",
     "Dense",

@@ -329,10 +329,20 @@ def _beside_infeasible(form: StandardForm, verdict: Verdict, rest: np.ndarray, c
         answer.decomposition = part.decomposition.scattered(rest, count)
     if part.pullback is not None:
         answer.pullback = _Scattered(part.pullback, rest)
+    if part.of_value is not None:
+        answer.of_value = partial(_scattered_gradient, part.of_value, rest, count)
     certificate.word = verdict.certificate.word
     certificate.replace(rest, verdict.certificate, np.arange(len(rest)))
     status[rest] = verdict.status
     return Verdict(answer, certificate, status, {int(rest[k]): reason for k, reason in verdict.reasons.items()})
+
+
+def _scattered_gradient(some: Callable[[], np.ndarray], rest: np.ndarray, count: int) -> np.ndarray:
+    """A gradient of some instances of a batch; the others get 0."""
+    part = some()
+    found = np.zeros((count, part.shape[1]))
+    found[rest] = part
+    return found
 
 
 @final

@@ -33,6 +33,9 @@ class Auto(AbstractMaximizer, AbstractProjector):
     are many and hardly sparse, :class:`Dense` comes first. All of them break ties alike, so that it does not show in an
     answer which solver gave it.
 
+    Sets that are convex but not polyhedral have no best vertices, and other solvers for projections:
+    :class:`ConeNewton` for cones of norms and semidefinite matrices, :class:`CvxpyLayers` for others.
+
     Parameters
     ----------
     tolerance : relative residual and gap beyond which the next solver is asked.

@@ -17,10 +17,26 @@ from optlayers.mixture import Decomposition
 from optlayers.solvers.addresses import OracleCall
 from optlayers.solvers.kernels.batches import per_instance
 
-__all__ = ["AbstractMaximizer", "AbstractProjector", "AbstractSolver", "Answer", "Instances", "Pullback"]
+__all__ = [
+    "AbstractJudged",
+    "AbstractMaximizer",
+    "AbstractProjector",
+    "AbstractSolver",
+    "Answer",
+    "Instances",
+    "Pullback",
+]
 
 Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """From a direction ``(batch, scored)`` to gradients of scores and of parameters, and for which instances."""
+
+
+class AbstractJudged(ABC):
+    """Points of a program with cones, with their prices."""
+
+    @abstractmethod
+    def judged(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Residual, gap and relative error of every instance."""
 
 
 class Shared(NamedTuple):
@@ -128,7 +144,9 @@ class Answer:
 
     A solver that reads the declaration answers for the scored vector as a ``whole`` instead. Where that is a mixture of
     structures, ``decomposition`` says of which, and ``oracle`` is the function that brought them. A projector of sets
-    that are not polyhedral gives the structure as ``whole``, and the ``values`` of all variables of the declaration.
+    that are not polyhedral gives the structure as ``whole``, and the ``values`` of all variables of the declaration; or
+    the points of its ``cones``, which say what is wrong with them. ``of_value`` gives the gradient of best values by
+    parameters, where there is no dual point of the standard form.
 
     ``pullback`` maps a direction ``(batch, scored)`` to gradients of scores and of parameters, and says for which
     instances; without one, the derivative is that of the active set. ``status`` and ``reasons`` say why instances have
@@ -146,6 +164,8 @@ class Answer:
     oracle: OracleCall | None = None
     whole: Float64[np.ndarray, "batch size"] | None = None
     values: Sequence[np.ndarray] | None = None
+    cones: AbstractJudged | None = None
+    of_value: Callable[[], np.ndarray] | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
     @property

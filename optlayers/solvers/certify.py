@@ -131,8 +131,11 @@ def certify(
     **Structures** are held to the rows that scored variables satisfy alone, to integrality, and to the membership
     function; mixtures of structures to all of that for each of them. Where a function brings constraints on demand, it
     is asked about every answer. That no structure is better is the word of an oracle. **Points of sets that are not
-    polyhedral** are held to the declaration, see :mod:`optlayers.solvers.declared`.
+    polyhedral** are held to their cones, see :mod:`optlayers.solvers.cone_certificate`, or, where these are others,
+    to the declaration, see :mod:`optlayers.solvers.declared`.
     """
+    if answer.cones is not None:
+        return Certificate(*answer.cones.judged(), np.ones(len(instances), dtype=bool))
     if answer.values is not None:
         return _of_declared(form, instances, answer)
     if answer.whole is not None:

@@ -64,8 +64,16 @@ class ConicProgram:
         inside = slice(0, form.scored)
         whole[:, form.kept] = np.clip(whole[:, form.kept], instances.lower[:, inside], instances.upper[:, inside])
         answer.whole = whole
+        answer.values = [_scattered(value, index, count) for value in found]
         answer.pullback = DeclaredPullback(form, problem, inputs, answer.status == Status.OPTIMAL, weighted=False)
         return answer
 
     def _problem(self, masked: bool) -> DeclaredProblem:
         return DeclaredProblem(self.polytope, TOLERANCE, masked, self.expression)
+
+
+def _scattered(some: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+    """The values of a variable for all instances, NaN for those that nobody asked about."""
+    values = np.full((count, *some.shape[1:]), np.nan)
+    values[index] = some
+    return values

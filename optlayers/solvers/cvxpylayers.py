@@ -38,10 +38,10 @@ STATUS = {
 class CvxpyLayers(AbstractProjector):
     """Project with Clarabel, which cvxpy hands the declaration, and differentiate with cvxpylayers.
 
-    The only projector for sets that are convex but not polyhedral, such as norm balls, and a second opinion on
-    the others. It is slower than the others, and certified for scores up to some 1e3 times the size of the set: beyond,
-    its gap is lost in the tolerance of Clarabel. The derivative (Agrawal et al., Differentiable Convex Optimization
-    Layers, 2019) is a least-squares solution of diffcp, found when it is first asked for.
+    The projector for convex sets with other cones than :class:`ConeNewton` takes, such as exponential ones, and a
+    second opinion on all others. It is slower than the others, and certified for scores up to some 1e3 times the size
+    of the set: beyond, its gap is lost in the tolerance of Clarabel. The derivative (Agrawal et al., Differentiable
+    Convex Optimization Layers, 2019) is a least-squares solution of diffcp, found when it is first asked for.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from optlayers.locks import ForkSafeLock
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Answer, Instances
 
-__all__ = ["WORD", "declaration_alone", "judge_declared", "solve"]
+__all__ = ["WORD", "declaration_alone", "distance_from_declared", "judge_declared", "solve"]
 
 WORD = "that the gap is no larger is the word of Clarabel, which bounds the rest of the scores over the declared set"
 
@@ -83,15 +83,39 @@ def judge_declared(
     values = [] if answer.values is None else answer.values
     with declaration_alone(polytope):
         for k in range(count):
-            given = [instances.parameters[k, spec.span].reshape(spec.shape) for spec in form.parameters]
-            if instances.forbidden is not None:
-                given.append(instances.forbidden[k].reshape(form.shape).astype(np.float64))
             target, mine = instances.scores[k].reshape(form.shape), [value[k] for value in values]
             if all(np.isfinite(value).all() for value in mine):
-                residual[k], gap[k], relative[k] = judge.judge(given, target, mine)
+                judge.fill(_given(form, instances, k))
+                residual[k], gap[k], relative[k] = judge.judge(target, mine)
     length = 1.0 + (np.square(values[0]).sum(axis=tuple(range(1, values[0].ndim))) if len(values) else 0.0)
     error = np.maximum(relative, gap / length)
     return residual, gap, np.where(np.isfinite(error), error, np.inf)
+
+
+def distance_from_declared(
+    form: StandardForm, instances: Instances, answer: Answer
+) -> tuple[Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"]]:
+    """The residual of points and their error by constraints alone, without a look at what is best."""
+    polytope, count = form.polytope, len(instances)
+    residual, relative = np.full(count, np.nan), np.full(count, np.inf)
+    masked = instances.forbidden is not None
+    judge = _judges.get(polytope, _no_judges).get(masked, partial(_Judge, polytope))
+    values = [] if answer.values is None else answer.values
+    with declaration_alone(polytope):
+        for k in range(count):
+            mine = [value[k] for value in values]
+            if all(np.isfinite(value).all() for value in mine):
+                judge.fill(_given(form, instances, k))
+                residual[k], relative[k] = judge.missed(mine)
+    return residual, relative
+
+
+def _given(form: StandardForm, instances: Instances, k: int) -> list[np.ndarray]:
+    """The numbers of an instance: parameters, and which parts are forbidden."""
+    given = [instances.parameters[k, spec.span].reshape(spec.shape) for spec in form.parameters]
+    if instances.forbidden is not None:
+        given.append(instances.forbidden[k].reshape(form.shape).astype(np.float64))
+    return given
 
 
 @final
@@ -110,17 +134,27 @@ class _Judge:
         self.direction = cp.Parameter(x.shape)
         self.support = cp.Problem(cp.Maximize(cp.sum(cp.multiply(self.direction, x))), self.constraints)
 
-    def judge(
-        self, given: Sequence[np.ndarray], target: np.ndarray, values: Sequence[np.ndarray]
-    ) -> tuple[float, float, float]:
-        """Residual and gap of one instance, and how much of the terms of a constraint the residual is."""
+    def fill(self, given: Sequence[np.ndarray]) -> None:
+        """Give the parameters of the declaration the numbers of an instance."""
         for parameter, number in zip(self.given, given, strict=True):
             parameter.value = number
+
+    def judge(self, target: np.ndarray, values: Sequence[np.ndarray]) -> tuple[float, float, float]:
+        """Residual and gap of one instance, and how much of the terms of a constraint the residual is."""
         point = values[0]
         with np.errstate(over="ignore", invalid="ignore"):
             toward = target - point
             size = max(float(np.abs(toward).max(initial=0.0)), np.finfo(np.float64).tiny)
         best = self._most(toward / size) * size if np.isfinite(size) else np.inf
+        residual, relative = self.missed(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            terms = toward * point
+            rounding = ROUNDING * (abs(best) + float(np.abs(terms).sum()))
+            # A bound below the value of the point itself is as far from the truth as that.
+            return residual, abs(best - float(terms.sum())) + rounding, relative
+
+    def missed(self, values: Sequence[np.ndarray]) -> tuple[float, float]:
+        """By how much points violate constraints, and how much of the terms of one that is."""
         for variable, value in zip(self.variables, values, strict=True):
             variable.save_value(value)
         residual, relative = 0.0, 0.0
@@ -133,11 +167,7 @@ class _Judge:
             outside = float(np.max(np.abs(variable.project(value) - value), initial=0.0))
             residual = max(residual, outside)
             relative = max(relative, outside / max(1.0, float(np.abs(value).max(initial=0.0))))
-        with np.errstate(over="ignore", invalid="ignore"):
-            terms = toward * point
-            rounding = ROUNDING * (abs(best) + float(np.abs(terms).sum()))
-            # A bound below the value of the point itself is as far from the truth as that.
-            return residual, abs(best - float(terms.sum())) + rounding, relative
+        return residual, relative
 
     def _most(self, direction: np.ndarray) -> float:
         """The largest product of a direction of size 1 with a point of the set, and what Clarabel may miss of it; inf
