@@ -822,3 +822,15 @@ def test_large_scores_that_are_all_equal(heat):
     scores = torch.full((2, 3), 1000.0, dtype=torch.float64)
     found = ol.compile_polytope(partial).regularized(scores, ol.Entropy(heat)).check().value
     assert (found - 1.0 / 3.0).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("regularizer", [ol.Entropy(0.5), ol.Euclidean([0.5, 0.6, 0.7]), ol.Tsallis(1.5)], ids=repr)
+def test_a_bound_with_room_is_worth_nothing(regularizer):
+    x, cap = cp.Variable(3, nonneg=True), cp.Parameter(3, name="cap", nonneg=True)
+    value = ol.OptimalValue(ol.Polytope(x, [x <= cap, cp.sum(x) == 1]), regularizer)
+    scores = torch.tensor([3.0, 0.2, 0.1], dtype=torch.float64)
+    for first in (5.0, 0.6):
+        leaf = torch.tensor([first, 5.0, 5.0], dtype=torch.float64).requires_grad_()
+        assert gradcheck(lambda given: value(scores, cap=given), leaf, eps=1e-6, atol=1e-6)
+        (price,) = torch.autograd.grad(value(scores, cap=leaf), leaf)
+        assert not price[1:].any() and (price[0] > 0.1) == (first < 1.0)

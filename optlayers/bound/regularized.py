@@ -166,7 +166,7 @@ class RegularizedEvidence(AbstractEvidence):
         with np.errstate(invalid="ignore"):
             slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
         slope = np.nan_to_num(slope, posinf=0.0, neginf=0.0)
-        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, slope)
+        theta = value_gradient_of(form, instances, answer.point, answer.dual, good, slope, answer.free)
         found = torch.from_numpy(np.where(np.isinf(instances.parameters), 0.0, theta)).to(ok.device)
         if self.theta is None or not self.regularizer.parameters:
             return found

@@ -123,9 +123,10 @@ def value_gradient_of(
     dual: Float64[np.ndarray, "batch rows"],
     ok: Bool[np.ndarray, " batch"],
     slope: Float64[np.ndarray, "batch columns"],
+    free: Bool[np.ndarray, "batch columns"] | None = None,
 ) -> Float64[np.ndarray, "batch parameters"]:
     """The gradient of optimal values as in :func:`value_gradient`, where the objective is less a function of each
-    column that has this ``slope`` at the point."""
+    column that has this ``slope`` at the point. What no bound holds is ``free``: its bounds are worth nothing."""
     dual = np.where(ok[:, None], dual, 0.0)
     point = np.where(ok[:, None], point, 0.0)
     sides = np.abs(instances.rhs[:, form.equalities :])
@@ -134,6 +135,8 @@ def value_gradient_of(
     reduced = -_prices(form, instances, dual)
     reduced[:, : form.scored] += instances.scores
     reduced -= np.where(ok[:, None], slope, 0.0)
+    if free is not None:
+        reduced[free] = 0.0
     if instances.forbidden is not None:
         reduced[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
     dual = _in_rows_of_form(instances, dual)
