@@ -30,7 +30,18 @@ from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
-__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
+__all__ = [
+    "AbstractOfRegularizer",
+    "OnHost",
+    "RegularizedEvidence",
+    "by_constraints",
+    "columns_without_choice",
+    "has_negative",
+    "of_parts",
+    "on_device",
+    "regularized",
+    "worth_gradient",
+]
 
 
 class OnHost(AbstractBoundPolytope):
@@ -78,22 +89,22 @@ NO_ROWS = (
 )
 
 
-@final
-@dataclass(eq=False)
-class RegularizedEvidence(AbstractEvidence):
-    """What belongs to regularized points: their active sets and curvatures, and the regularizer that these are of."""
+class AbstractOfRegularizer(AbstractEvidence):
+    """What belongs to regularized points: the regularizer that they are of, and its curvature there."""
 
-    form: StandardForm
-    solved: Regularizing
     regularizer: AbstractRegularizer
     theta: Float64[Tensor, "batch parameters"] | None
     """The parameters of instances, of which one may be the number of the regularizer."""
 
     @property
-    def proof(self) -> Proof:
-        """The points; see :class:`AbstractEvidence`."""
-        answer = self.solved.answer
-        return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
+    @abstractmethod
+    def moving(self) -> Bool[Tensor, "batch curved"]:
+        """The columns of the structure that no bound holds, and whose curvature is finite."""
+
+    @property
+    @abstractmethod
+    def points(self) -> Float64[Tensor, "batch size"]:
+        """The points as scored vectors."""
 
     def curvature(
         self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
@@ -123,13 +134,52 @@ class RegularizedEvidence(AbstractEvidence):
         kind = self.regularizer.kinds(form).to(points.device)
         columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
         moves = torch.zeros(len(points), size, dtype=torch.bool, device=points.device)
-        bend, free = self.solved.bend[:, : form.curved], self.solved.answer.free
-        assert free is not None
-        moves[:, columns] = torch.from_numpy(free[:, : form.curved] & np.isfinite(bend)).to(points.device)
+        moves[:, columns] = self.moving.to(points.device)
         inside = torch.where(moves, points[:, :size], 0.5)  # a curvature that is infinite has no gradient
-        numbers = self.regularizer.numbers(form, self.theta if theta is None else theta)
+        numbers = self.regularizer.numbers(form, self.theta if theta is None else theta).to(points.device)
         found = torch.where(moves, function(inside, kind, numbers), 0.0)
         return torch.nn.functional.pad(found, (0, points.shape[1] - size))
+
+    def of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
+        """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
+        points move with it as with scores, by minus the slope."""
+        if self.theta is None or not self.regularizer.parameters:
+            return 0.0
+        points = self.points.to(moved.device)
+        with torch.enable_grad():
+            theta = self.theta.detach().requires_grad_()
+            slope = (self.slope(points, theta) * moved.detach()).sum()
+            (found,) = torch.autograd.grad(slope, theta, allow_unused=True)
+        return 0.0 if found is None else -found
+
+
+@final
+@dataclass(eq=False)
+class RegularizedEvidence(AbstractOfRegularizer):
+    """What belongs to regularized points of the CPU: their active sets and curvatures."""
+
+    form: StandardForm
+    solved: Regularizing
+    regularizer: AbstractRegularizer
+    theta: Float64[Tensor, "batch parameters"] | None
+
+    @property
+    def proof(self) -> Proof:
+        """The points; see :class:`AbstractEvidence`."""
+        answer = self.solved.answer
+        return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
+
+    @property
+    def moving(self) -> Bool[Tensor, "batch curved"]:
+        """As active sets and curvatures say."""
+        bend, free = self.solved.bend[:, : self.form.curved], self.solved.answer.free
+        assert free is not None
+        return torch.from_numpy(free[:, : self.form.curved] & np.isfinite(bend))
+
+    @property
+    def points(self) -> Float64[Tensor, "batch size"]:
+        """The points as scored vectors."""
+        return torch.from_numpy(self.form.expand(self.solved.answer.point[:, : self.form.scored]))
 
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
@@ -154,7 +204,7 @@ class RegularizedEvidence(AbstractEvidence):
             high = instances.upper - answer.point < answer.point - instances.lower
             theta = found.parameters(answer.point, answer.dual, high)
             theta = np.where(np.isinf(instances.parameters), 0.0, theta)
-            return torch.from_numpy(theta).to(device) + self._of_number(torch.from_numpy(scores).to(device))
+            return torch.from_numpy(theta).to(device) + self.of_number(torch.from_numpy(scores).to(device))
 
         return torch.from_numpy(scores).to(device), of_parameters, torch.from_numpy(right).to(device)
 
@@ -192,19 +242,6 @@ class RegularizedEvidence(AbstractEvidence):
             theta[:, spec.start] += (p * push).sum(axis=1)
         theta[~right] = 0.0
         return theta
-
-    def _of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
-        """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
-        points move with it as with scores, by minus the slope."""
-        if self.theta is None or not self.regularizer.parameters:
-            return 0.0
-        form, answer = self.form, self.solved.answer
-        points = torch.from_numpy(form.expand(answer.point[:, : form.scored])).to(moved.device)
-        with torch.enable_grad():
-            theta = self.theta.detach().requires_grad_()
-            slope = (self.slope(points, theta) * moved.detach()).sum()
-            (found,) = torch.autograd.grad(slope, theta, allow_unused=True)
-        return 0.0 if found is None else -found
 
 
 def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
@@ -244,7 +281,7 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     aside = nowhere if left_out is None else nowhere | left_out
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
-    fixed, at = _fixed(polytope, instances)
+    fixed, at = columns_without_choice(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)
     certificate.error[aside] = np.inf
@@ -366,11 +403,11 @@ def _nowhere_finite(form: StandardForm, instances: Instances, curves: Curves) ->
     """Instances that have points by their bounds, and none in the domain of the regularizer."""
     lower, upper = curves.domain(instances.lower, instances.upper)
     crossed = (lower > upper).any(axis=1) & ~(instances.lower > instances.upper).any(axis=1)
-    never = not curves.takes_negative and _has_negative(form)
+    never = not curves.takes_negative and has_negative(form)
     return np.broadcast_to(crossed | never, (len(instances),)).copy()
 
 
-def _has_negative(form: StandardForm) -> bool:
+def has_negative(form: StandardForm) -> bool:
     """Whether a part of the structure that has no column, as constraints fix it, is negative."""
     fixed = np.ones(form.size, dtype=bool)
     fixed[form.kept] = False
@@ -390,14 +427,14 @@ def _single(
 ) -> Solution:
     """Of a polytope of one point that point, whatever the regularizer."""
     solution = polytope.project(scores.detach())
-    if regularizer.kind_of_fixed <= QUADRATIC or not _has_negative(form):
+    if regularizer.kind_of_fixed <= QUADRATIC or not has_negative(form):
         return solution
     status = torch.full_like(solution.status, int(Status.INFEASIBLE))
     reason = f"{regularizer!r} is finite nowhere on the polytope: {NEGATIVE}"
     return replace(solution, status=status, reasons=dict.fromkeys(range(len(status)), reason))
 
 
-def _fixed(
+def columns_without_choice(
     polytope: OnHost, instances: Instances
 ) -> tuple[Bool[np.ndarray, "batch columns"] | None, Float64[np.ndarray, "batch columns"] | None]:
     """The columns of what is scored that constraints leave one value, and these values."""
