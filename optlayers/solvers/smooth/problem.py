@@ -82,6 +82,8 @@ class DenseCurves:
                 mine = self.weight * torch.where(x > 0.0, grown, first)
             else:
                 continue
+            if len(self.kinds) == 1:
+                return mine
             found = torch.where(self.kind == kind, mine, found)
         return found
 
@@ -99,6 +101,8 @@ class DenseCurves:
                 mine = self.weight * x.clamp(min=0.0) ** (self.power - 2.0)
             else:
                 continue
+            if len(self.kinds) == 1:
+                return mine
             found = torch.where(self.kind == kind, mine, found)
         return found
 
@@ -118,6 +122,8 @@ class DenseCurves:
                 mine = torch.where(inside > -1.0, grown, 0.0)
             else:
                 continue
+            if len(self.kinds) == 1:
+                return mine
             found = torch.where(self.kind == kind, mine, found)
         return found
 
@@ -135,6 +141,8 @@ class DenseCurves:
                 mine = self.weight * x * torch.expm1((self.power - 1.0) * log) / (self.power * (self.power - 1.0))
             else:
                 continue
+            if len(self.kinds) == 1:
+                return mine
             found = torch.where(self.kind == kind, mine, found)
         return found
 
