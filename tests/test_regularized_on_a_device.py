@@ -254,6 +254,18 @@ def test_what_needs_the_cpu_is_answered_there():
     assert found.status.tolist() == [1, 1] and "always negative" in found.reasons[0]
 
 
+def test_constraints_that_are_hardly_sparse_have_no_stand_by(monkeypatch):
+    """The CPU refuses these as a whole; on a device an instance without a certificate fails alone."""
+    monkeypatch.setattr("optlayers.solvers.plan.DENSE_PRODUCTS", 1)
+    polytope = ol.compile_polytope(transport(3, 4))
+    theta = given("transport")
+    theta[1, 0] += 0.5
+    device = DevicePolytope(polytope, theta.to(DEVICE), None, np.full(theta.shape[1], 2.0**-52))
+    found = device.regularized(draw(BATCH, 12).to(DEVICE), ol.Entropy(0.5))
+    assert found.status.tolist() == [0, 5, 0, 0, 0, 0] and "hardly sparse" in found.reasons[1]
+    near(found.value[[0, 2]].sum(dim=1), torch.ones(2, dtype=torch.float64))
+
+
 # Certificates
 
 

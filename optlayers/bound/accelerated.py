@@ -34,6 +34,7 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.dense import pieces
 from optlayers.solvers.derivative import ROOM
 from optlayers.solvers.kernels.curves import BITS, ENTROPY, POWER, QUADRATIC
+from optlayers.solvers.plan import plan_of
 from optlayers.solvers.smooth.faces import polish, polish_again, pull_back
 from optlayers.solvers.smooth.interior_point import interior_point
 from optlayers.solvers.smooth.newton import dual_newton
@@ -46,6 +47,10 @@ ATTEMPTS = 4
 """So many times are points moved onto active sets,"""
 SETTLED = 1e-13
 """while they are wrong by more than this: the right active set leaves rounding."""
+NO_STAND_BY = (
+    "the solvers for devices leave it without a certificate, and its constraints are too many and hardly sparse for "
+    "those of the CPU"
+)
 AT_BOUND = 1e-10
 """Beside entropies, what is nearer to its bound is at it."""
 
@@ -213,7 +218,9 @@ def regularized_on_device(
     value, status = _expanded(polytope.arrays, answer.point), torch.where(good, 0, 5).to(torch.int8)
     solution = Solution(value, status, polytope.residual(answer.point), gap)
     left = torch.nonzero(~good)[:, 0]
-    if len(left):
+    if len(left) and plan_of(form).dense:  # the CPU has no solver for these
+        solution = replace(solution, reasons=dict.fromkeys(left.tolist(), NO_STAND_BY))
+    elif len(left):
         solution = _with_those_of_the_host(polytope, scores, regularizer, left, solution, problem, answer)
     return replace(solution, evidence=AcceleratedEvidence(form, regularizer, theta, polytope, problem, answer))
 
