@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import cvxpy as cp
 import numpy as np
@@ -50,17 +51,26 @@ def knapsack() -> ol.Polytope:
     return ol.Polytope(x, [x >= 0, x <= cap, weight @ x <= room, x[0] + x[1] <= 1.1])
 
 
-NAMED = {
-    "simplex": polytopes.simplex(5),
-    "cube": polytopes.cube(4),
-    "matching": polytopes.matching(4),
-    "subset": polytopes.subset(5),
-    "transport": transport(3, 4),
-    "knapsack": knapsack(),
-    "sequence": polytopes.sequence(4, 3),
-    "ranking": polytopes.permutahedron(3),
-    "tree": polytopes.arborescence(3),
+DECLARED = {
+    "simplex": partial(polytopes.simplex, 5),
+    "cube": partial(polytopes.cube, 4),
+    "matching": partial(polytopes.matching, 4),
+    "subset": partial(polytopes.subset, 5),
+    "transport": partial(transport, 3, 4),
+    "knapsack": knapsack,
+    "sequence": partial(polytopes.sequence, 4, 3),
+    "ranking": partial(polytopes.permutahedron, 3),
+    "tree": partial(polytopes.arborescence, 3),
 }
+
+
+def declared(name: str) -> ol.Polytope:
+    """A polytope without its oracle, declared anew."""
+    polytope = DECLARED[name]()
+    return polytope if polytope.oracle is None else polytope.without_oracle()
+
+
+NAMED = {name: declared(name) for name in DECLARED}
 WEIGHTS = {name: ol.Euclidean(np.linspace(0.3, 2.0, p.variable.size).reshape(p.shape)) for name, p in NAMED.items()}
 REGULARIZERS = {
     "entropy 1": ol.Entropy(),
@@ -79,8 +89,7 @@ of_each = pytest.mark.parametrize("name", NAMED)
 
 @cache
 def compiled(name: str) -> CompiledPolytope:
-    polytope = NAMED[name]
-    return ol.compile_polytope(polytope if polytope.oracle is None else polytope.without_oracle())
+    return ol.compile_polytope(NAMED[name])
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -343,15 +352,22 @@ def test_certificates_are_those_of_the_cpu_and_see_what_is_wrong(name, omega):
 
 
 @pytest.fixture
-def accelerator(monkeypatch):
-    """Where OPTLAYERS_DEVICE is the CPU, polytopes whose solvers nobody chose take it for an accelerator."""
-    monkeypatch.setattr(CompiledPolytope, "stays_on", lambda self, device: self.stays)
+def layers(monkeypatch):
+    """Layers whose scores are solved on the CPU, and on the device, which may be the CPU in its part; each has a
+    declaration of its own, so that nothing that is kept for one serves the other."""
+    on_device = False
+    monkeypatch.setattr(CompiledPolytope, "stays_on", lambda self, device: self.stays and on_device)
 
+    def both_ways(name: str, omega: ol.AbstractRegularizer) -> Iterator[tuple[torch.device, ol.OptLayer]]:
+        nonlocal on_device
+        asked = accelerated._solved
+        for on_device in (False, True):
+            solves = []
+            monkeypatch.setattr(accelerated, "_solved", lambda *given, seen=solves: seen.append(1) or asked(*given))
+            yield DEVICE if on_device else torch.device("cpu"), ol.OptLayer(declared(name), ol.Regularized(omega))
+            assert bool(solves) == on_device
 
-def layers(name: str, omega: ol.AbstractRegularizer) -> tuple[ol.OptLayer, ol.OptLayer]:
-    """By the solvers of the CPU, and by those for devices."""
-    here = ol.compile_polytope(compiled(name).polytope, maximizer=ol.Highs(), projector=ol.Clarabel())
-    return ol.OptLayer(here, ol.Regularized(omega)), ol.OptLayer(compiled(name).polytope, ol.Regularized(omega))
+    return both_ways
 
 
 def named(name: str, theta: Tensor) -> dict[str, Tensor]:
@@ -361,10 +377,10 @@ def named(name: str, theta: Tensor) -> dict[str, Tensor]:
 @pytest.mark.many(3)
 @pytest.mark.parametrize("omega", [ol.Entropy(0.5), ol.Entropy(0.05), ol.Tsallis(1.5), ol.Tsallis(3.0)], ids=repr)
 @pytest.mark.parametrize("name", ["matching", "cube", "transport", "sequence", "tree", "knapsack"])
-def test_second_derivatives_are_those_of_the_cpu(name, omega, accelerator):
+def test_second_derivatives_are_those_of_the_cpu(name, omega, layers):
     scores, weights = draw(3, *compiled(name).shape), draw(3, *compiled(name).shape, seed=1)
     found = []
-    for layer, where in zip(layers(name, omega), (torch.device("cpu"), DEVICE), strict=True):
+    for where, layer in layers(name, omega):
         leaf = scores.to(where).requires_grad_()
         value = layer(leaf, **moved(named(name, given(name, 3)), where))
         (first,) = torch.autograd.grad((value * weights.to(where)).sum(), leaf, create_graph=True)
@@ -380,10 +396,10 @@ def test_second_derivatives_are_those_of_the_cpu(name, omega, accelerator):
     ids=["Entropy", "Tsallis", "Euclidean", "Barrier"],
 )
 @pytest.mark.parametrize("name", ["matching", "transport", "tree"])
-def test_numbers_and_parameters_have_the_gradients_of_the_cpu(name, make, value, accelerator):
+def test_numbers_and_parameters_have_the_gradients_of_the_cpu(name, make, value, layers):
     omega = make(cp.Parameter(pos=True, name="number"))
     scores, weights, found = draw(3, *compiled(name).shape), draw(3, *compiled(name).shape, seed=1), []
-    for layer, where in zip(layers(name, omega), (torch.device("cpu"), DEVICE), strict=True):
+    for where, layer in layers(name, omega):
         leaves = {n: v.clone().to(where).requires_grad_() for n, v in named(name, given(name, 3)).items()}
         leaves["number"] = (value + 0.1 * torch.arange(3.0, dtype=torch.float64)).to(where).requires_grad_()
         points = layer(scores.to(where), **leaves)
@@ -393,10 +409,10 @@ def test_numbers_and_parameters_have_the_gradients_of_the_cpu(name, make, value,
         near(mine, expected)
 
 
-def test_second_derivatives_by_the_temperature(accelerator):
+def test_second_derivatives_by_the_temperature(layers):
     scores, found = draw(3, 4, 4), []
     omega = ol.Entropy(cp.Parameter(pos=True, name="number"))
-    for layer, where in zip(layers("matching", omega), (torch.device("cpu"), DEVICE), strict=True):
+    for where, layer in layers("matching", omega):
         heat = torch.tensor([0.3, 0.5, 1.0], dtype=torch.float64).to(where).requires_grad_()
         leaf = scores.to(where).requires_grad_()
         (first,) = torch.autograd.grad(layer(leaf, number=heat).square().sum(), heat, create_graph=True)
@@ -405,12 +421,12 @@ def test_second_derivatives_by_the_temperature(accelerator):
         near(mine, expected)
 
 
-def test_losses_are_those_of_the_cpu(accelerator):
+def test_losses_are_those_of_the_cpu(layers):
     scores, gold, found = draw(3, 4, 4), torch.eye(4, dtype=torch.float64).expand(3, 4, 4), []
-    here = ol.compile_polytope(compiled("matching").polytope, maximizer=ol.Highs(), projector=ol.Clarabel())
-    for polytope, where in ((here, torch.device("cpu")), (compiled("matching").polytope, DEVICE)):
+    for where, layer in layers("matching", ol.Tsallis(1.5)):
+        loss = ol.FenchelYoungLoss(layer.compiled(), layer.rule.regularizer)
         leaf = scores.to(where).requires_grad_()
-        value = ol.FenchelYoungLoss(polytope, ol.Tsallis(1.5))(leaf, gold.to(where))
+        value = loss(leaf, gold.to(where))
         found.append([value.detach().cpu(), torch.autograd.grad(value, leaf)[0].cpu()])
     for expected, mine in zip(*found, strict=True):
         near(mine, expected)
