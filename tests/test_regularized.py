@@ -834,3 +834,9 @@ def test_a_bound_with_room_is_worth_nothing(regularizer):
         assert gradcheck(lambda given: value(scores, cap=given), leaf, eps=1e-6, atol=1e-6)
         (price,) = torch.autograd.grad(value(scores, cap=leaf), leaf)
         assert not price[1:].any() and (price[0] > 0.1) == (first < 1.0)
+
+
+def test_numbers_next_to_nothing_are_differentiated_without_a_warning():
+    compiled, scores = ol.compile_polytope(simplex(2)), torch.tensor([0.0, -7.1], dtype=torch.float64)
+    solution = compiled.regularized(scores, ol.Entropy(0.01)).check()
+    assert 0.0 < solution.value.min() < 1e-308 and compiled.tangent(solution, scores).all_ok
