@@ -272,7 +272,7 @@ def test_constraints_that_are_hardly_sparse_have_no_stand_by(monkeypatch):
     device = DevicePolytope(polytope, theta.to(DEVICE), None, np.full(theta.shape[1], 2.0**-52))
     found = device.regularized(draw(BATCH, 12).to(DEVICE), ol.Entropy(0.5))
     assert found.status.tolist() == [0, 5, 0, 0, 0, 0] and "hardly sparse" in found.reasons[1]
-    near(found.value[[0, 2]].sum(dim=1), torch.ones(2, dtype=torch.float64))
+    near(found.value.cpu()[[0, 2]].sum(dim=1), torch.ones(2, dtype=torch.float64))
 
 
 # Certificates
