@@ -1,6 +1,7 @@
 """Layers on a GPU, next to our own CPU and to what PyTorch has on the same GPU; without a GPU, the same on the CPU.
 
-Three tables, in milliseconds per instance, float64, with scores from N(0, 1): projections, best vertices, marginals.
+Four tables, in milliseconds per instance, float64, with scores from N(0, 1): projections, best vertices, entropic
+points at temperature 0.1, marginals.
 The polytopes go without their oracles, so that the solvers for accelerators answer. An oracle works on the CPU, and
 scores travel to it and back: that is what a layer does by default, and the column "with oracle" has it. Trees have too
 many rows for dense matrices; their marginals always travel.
@@ -56,6 +57,9 @@ COMPARED = 64
 LOADING = 60.0
 """Seconds for what happens once per process."""
 NOT_REACHED = "not reached"
+TEMPERATURE = 0.1
+SWEEPS, CHECKED = 100, 20
+"""Sinkhorn's iteration looks at rows after so many sweeps, and so often at most."""
 
 ROWS = [
     Problem("simplex", (50,), partial(simplex, 50), 0),
@@ -118,6 +122,33 @@ class Question:
     problems: Sequence[Problem]
     ours: Sequence[Peer]
     libraries: Sequence[Peer]
+    batches: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By device, where these are others than :data:`BATCHES`."""
+
+    def batches_on(self, device: str, asked: Sequence[int] | None) -> Sequence[int]:
+        """How many instances are asked about at a time."""
+        return asked or self.batches.get(device, BATCHES[device])
+
+
+def softmax(problem: Problem) -> Solve:
+    """The entropic point of the simplex by its formula."""
+    return lambda scores: torch.softmax(scores / TEMPERATURE, dim=-1)
+
+
+def sinkhorn(problem: Problem) -> Solve:
+    """The entropic point of matchings by Sinkhorn's iteration on logarithms, until rows are met to 1e-9."""
+
+    def solve(scores: Tensor) -> Tensor:
+        log = scores / TEMPERATURE
+        for _ in range(SWEEPS):
+            for _ in range(CHECKED):
+                log = log - log.logsumexp(dim=2, keepdim=True)
+                log = log - log.logsumexp(dim=1, keepdim=True)
+            if bool((log.logsumexp(dim=2).abs() <= 1e-9).all()):
+                break
+        return log.exp()
+
+    return solve
 
 
 QUESTIONS = [
@@ -132,6 +163,16 @@ QUESTIONS = [
         ROWS,
         of_ours(ol.Pipeline(), gradient=False, oracle=True),
         [replace(peer, applies=is_kind("sequence")) for peer in named(MAXIMIZERS, "torch-struct")],
+    ),
+    Question(
+        "entropic points",
+        [ROWS[0], ROWS[2]],
+        of_ours(ol.Regularized(ol.Entropy(TEMPERATURE)), gradient=True, oracle=False),
+        [
+            Peer("softmax", "torch", "torch", softmax, is_kind("simplex"), has_gradient=True),
+            Peer("Sinkhorn, by hand", "torch", "torch", sinkhorn, is_kind("matching")),
+        ],
+        {"cuda": (64, 512, 8192), "cpu": (64,)},
     ),
     Question(
         "marginals",
@@ -329,12 +370,14 @@ def _distance(found: Tensor, right: Tensor | None) -> float | None:
     return None if right is None else farthest(found[: len(right)].cpu(), right)
 
 
-def tasks_of(device: str, batches: Sequence[int], only: str) -> list[Task]:
+def tasks_of(device: str, batches: Sequence[int] | None, only: str) -> list[Task]:
     """In the order in which they are worked off."""
+    every = sorted({batch for question in QUESTIONS for batch in question.batches_on(device, batches)})
     return [
         Task(question, replace(moved_to(device, problem), batch=batch))
-        for batch in batches
+        for batch in every
         for question in QUESTIONS
+        if batch in question.batches_on(device, batches)
         for problem in question.problems
         if re.search(only, problem.name)
     ]
@@ -370,8 +413,8 @@ def main() -> None:
     options: argparse.Namespace = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*does not define `arg_constraints`")
     console = open_console()
-    device, batches = device_of(options.device, options.batches, console)
-    tasks = tasks_of(device, batches, options.only)
+    device, _ = device_of(options.device, options.batches, console)
+    tasks = tasks_of(device, options.batches, options.only)
     if not tasks:
         parser.error(f"no problem matches {options.only!r}")
     allowed = {q.name: [*q.ours, *chosen(q.libraries, options.peers, console)] for q in QUESTIONS}

@@ -867,3 +867,21 @@ def test_a_flat_power_next_to_scores_that_swallow_its_own_is_not_called_right():
     scores = torch.tensor([0.1, -big, 0.3, -big], dtype=torch.float64)
     assert not compiled.regularized(scores, ol.Tsallis(3.0)).ok
     assert compiled.regularized(scores / big * 1e4, ol.Tsallis(3.0)).ok
+
+
+@pytest.mark.parametrize("regularizer", [ol.Entropy(0.5), ol.Euclidean([0.5, 0.6, 0.7]), ol.Tsallis(1.5)], ids=repr)
+def test_a_bound_with_room_is_worth_nothing(regularizer):
+    x, cap = cp.Variable(3, nonneg=True), cp.Parameter(3, name="cap", nonneg=True)
+    value = ol.OptimalValue(ol.Polytope(x, [x <= cap, cp.sum(x) == 1]), regularizer)
+    scores = torch.tensor([3.0, 0.2, 0.1], dtype=torch.float64)
+    for first in (5.0, 0.6):
+        leaf = torch.tensor([first, 5.0, 5.0], dtype=torch.float64).requires_grad_()
+        assert gradcheck(lambda given: value(scores, cap=given), leaf, eps=1e-6, atol=1e-6)
+        (price,) = torch.autograd.grad(value(scores, cap=leaf), leaf)
+        assert not price[1:].any() and (price[0] > 0.1) == (first < 1.0)
+
+
+def test_numbers_next_to_nothing_are_differentiated_without_a_warning():
+    compiled, scores = ol.compile_polytope(simplex(2)), torch.tensor([0.0, -7.1], dtype=torch.float64)
+    solution = compiled.regularized(scores, ol.Entropy(0.01)).check()
+    assert 0.0 < solution.value.min() < 1e-308 and compiled.tangent(solution, scores).all_ok

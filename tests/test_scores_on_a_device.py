@@ -17,6 +17,7 @@ from torch import Tensor
 
 import optlayers as ol
 import polytopes
+from optlayers.bound import accelerated
 from optlayers.compiled import CompiledPolytope
 
 pytestmark = pytest.mark.device
@@ -90,10 +91,21 @@ def test_points_vertices_and_tangents(name, dtype):
     assert_same(best.value, reference.maximize(scores, **parameters).check().value, dtype)
 
 
-RULES = [ol.SparseMAP(), ol.Pipeline(), ol.StraightThrough(), ol.Identity(), ol.Spigot(), ol.StructuredAttention()]
+RULES = [
+    ol.SparseMAP(),
+    ol.Pipeline(),
+    ol.StraightThrough(),
+    ol.Identity(),
+    ol.Spigot(),
+    ol.StructuredAttention(),
+    ol.Regularized(ol.Entropy(0.5)),
+    ol.Regularized(ol.Tsallis(1.5)),
+    ol.Regularized(ol.Barrier(0.2)),
+    ol.CentralPath(0.2),
+]
 
 
-@pytest.mark.many(20)
+@pytest.mark.many(32)
 @every_polytope
 @both_dtypes
 @pytest.mark.parametrize("rule", RULES, ids=repr)
@@ -111,6 +123,26 @@ def test_layers_and_their_gradients(rule, name, dtype):
     mine, theirs = through(polytope, DEVICE), through(on_the_cpu(polytope), torch.device("cpu"))
     for found, expected in zip(mine, theirs, strict=True):
         assert_same(found, expected, dtype)
+
+
+@pytest.mark.parametrize("omega", [ol.Entropy, ol.Barrier, ol.Euclidean], ids=["Entropy", "Barrier", "Euclidean"])
+def test_regularized_points_do_not_leave_the_device(omega, monkeypatch):
+    """Nor do their gradients, those of parameters and of the temperature too."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("an instance was sent to the CPU")
+
+    monkeypatch.setattr(accelerated, "_on_the_host", never)
+    scores, weights, found = draw(5, 4), draw(5, 4, seed=1), []
+    for where, device in ((knapsack(), DEVICE), (on_the_cpu(knapsack()), torch.device("cpu"))):
+        leaves = {n: v.to(device).requires_grad_() for n, v in given("knapsack").items()}
+        leaves["number"] = torch.tensor(0.4, dtype=torch.float64).to(device).requires_grad_()
+        leaf = scores.to(device).requires_grad_()
+        value = ol.OptLayer(where, ol.Regularized(omega(cp.Parameter(pos=True, name="number"))))(leaf, **leaves)
+        first = torch.autograd.grad((value * weights.to(device)).sum(), [leaf, *leaves.values()])
+        found.append((value, *first))
+    for mine, theirs in zip(*found, strict=True):
+        assert_same(mine, theirs)
 
 
 @pytest.mark.parametrize("noise", ["theirs", "of the generator"])

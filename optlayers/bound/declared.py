@@ -175,9 +175,8 @@ class ProgramEvidence(AbstractEvidence):
         answer, form = solved.answer, solved.form
         assert answer.free is not None
         slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
-        theta = self._finite(
-            value_gradient_of(form, solved.instances, answer.point, answer.dual, good, slope, answer.free)
-        )
+        found = value_gradient_of(form, solved.instances, answer.point, answer.dual, good, slope, answer.free)
+        theta = self._finite(found)
         point = np.where(good[:, None], form.expand(answer.point[:, : form.scored]), 0.0)
         program = self.program
         # The value moves with weights by -z² / 2, as points moved by z / 2 do, but with costs by -z.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import final
 
 import numpy as np
@@ -12,12 +11,13 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from optlayers.bound.accelerated import OnDevice, regularized_on_device
+from optlayers.bound.arrays import DeviceArrays, finite
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.host import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
-from optlayers.bound.regularized import on_device
 from optlayers.caches import cached_property
-from optlayers.form.standard import AffineMap, StandardForm
+from optlayers.form.standard import StandardForm
 from optlayers.marginals import LogPartition
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
@@ -34,57 +34,6 @@ from optlayers.solvers.kernels.optimality import AWAY, FLOOR, LEFT, TOUCHES
 from optlayers.solvers.shadows import IDLE
 
 __all__ = ["DevicePolytope"]
-
-
-@final
-class DeviceArrays:
-    """The arrays of a standard form as dense tensors on a device, made once."""
-
-    def __init__(self, form: StandardForm, device: torch.device) -> None:
-        self.form = form
-        self.kept = torch.from_numpy(form.kept).to(device)
-        self.fixed = torch.from_numpy(form.fixed).to(device)
-        self.matrix = torch.from_numpy(form.matrix.toarray()).to(device)
-        self.row = torch.from_numpy(form.matrix.indices.astype(np.int64)).to(device)
-        self.column = torch.from_numpy(form.entry_column.astype(np.int64)).to(device)
-        self.matrix_map = torch.from_numpy(form.matrix_map.toarray()).to(device)
-        self.limitless = any(any(spec.limitless) for spec in form.parameters)
-        self.row_scale = torch.from_numpy(form.row_scale).to(device)
-        self.maps = {
-            name: self._map(part, device)
-            for name, part in (
-                ("rhs", form.rhs),
-                ("lower", form.lower),
-                ("upper", form.upper),
-                ("consistency", form.consistency),
-            )
-        }
-
-    @classmethod
-    def of(cls, prepared: AbstractPrepared, device: torch.device) -> DeviceArrays:
-        """Those of a polytope, made when they are first asked for."""
-        if prepared.rows is None:
-            raise TypeError("sets that are not polyhedral are solved on the CPU")
-        arrays: DeviceArrays = prepared.on_devices.get(device, partial(cls, prepared.rows))
-        return arrays
-
-    @staticmethod
-    def _map(part: AffineMap, device: torch.device) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(part.constant).to(device), torch.from_numpy(part.matrix.toarray()).to(device)
-
-    def values(self, name: str, theta: Float64[Tensor, "batch parameters"]) -> Float64[Tensor, "batch entries"]:
-        """The numbers of every instance, infinite where a parameter that enters them is."""
-        constant, matrix = self.maps[name]
-        values = constant + finite(theta) @ matrix.mT
-        if not self.limitless:
-            return values
-        beyond = torch.where(torch.isinf(theta), theta.sign(), 0.0) @ matrix.mT
-        return torch.where(beyond == 0.0, values, beyond * torch.inf)
-
-
-def finite(theta: Float64[Tensor, "batch parameters"]) -> Float64[Tensor, "batch parameters"]:
-    """The parameters with 0 for those without limit: products of 0 and an infinite number are none."""
-    return torch.where(torch.isinf(theta), 0.0, theta)
 
 
 @final
@@ -208,7 +157,7 @@ class DeviceEvidence(AbstractEvidence):
 
 
 @final
-class DevicePolytope(AbstractNumbers):
+class DevicePolytope(AbstractNumbers, OnDevice):
     """Polytopes of one batch on the device of their scores; the twin of :class:`optlayers.bound.host.HostPolytope`.
 
     Nothing leaves the device but the instances that are not certified there; the solvers of the CPU have the last word
@@ -294,10 +243,18 @@ class DevicePolytope(AbstractNumbers):
         return self._solve(scores, dense.dual_newton if curved else dense.interior_point, projection=True)
 
     def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
-        """Regularized points, which the CPU works out; see :class:`AbstractBoundPolytope`."""
-        forbidden = None if self.forbidden is None else self.forbidden.cpu()
-        host = self.prepared.bind_on_host(self.theta.detach().cpu(), forbidden, self.precision)
-        return on_device(host.regularized(scores.detach().cpu(), regularizer), scores.device)
+        """Regularized points; see :class:`AbstractBoundPolytope`."""
+        return (
+            self.project(scores.detach())
+            if regularizer.projects == 1.0
+            else regularized_on_device(self, scores, regularizer)
+        )
+
+    def residual(self, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, " batch"]:
+        """The largest violation of a constraint, in the units of the declaration."""
+        return self._residual(
+            self._problem(torch.zeros_like(point[:, :1]).expand(-1, self.form.size), projection=False), point
+        )
 
     def _solve(self, scores: Tensor, solve: Callable[[DenseProblem], DenseAnswer], *, projection: bool) -> Solution:
         form = self.form

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import final
 
 import numpy as np
@@ -16,11 +15,12 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
 from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, solved_densely
-from optlayers.bound.stationary import OnActiveSets, Smooth
+from optlayers.bound.smooth import PartByPart, smooth_at
+from optlayers.bound.stationary import OnActiveSets
 from optlayers.diagnosis import explain_infeasible
 from optlayers.form.cones import program_of
 from optlayers.form.quadratic import QuadraticProgram
-from optlayers.form.standard import AffineMap, DeclarationError, ParameterSpec, StandardForm
+from optlayers.form.standard import DeclarationError, ParameterSpec, StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
@@ -34,15 +34,21 @@ from optlayers.solvers.curves import Curves
 from optlayers.solvers.declared import distance_from_declared
 from optlayers.solvers.dense_program import DenseProgram
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
-from optlayers.solvers.kernels.active_set import CONVERGED
 from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 
-__all__ = ["RegularizedEvidence", "by_constraints", "on_device", "regularized", "of_parts", "worth_gradient"]
-
-
-PartByPart = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A function of points, kinds and numbers."""
+__all__ = [
+    "AbstractOfRegularizer",
+    "OnHost",
+    "RegularizedEvidence",
+    "by_constraints",
+    "columns_without_choice",
+    "has_negative",
+    "of_parts",
+    "on_device",
+    "regularized",
+    "worth_gradient",
+]
 
 
 class OnHost(AbstractBoundPolytope):
@@ -90,121 +96,22 @@ NO_ROWS = (
 )
 
 
-@final
-class BarrierOfBounds:
-    """A logarithmic barrier at all bounds of columns, as a function of these and of θ, which moves bounds."""
+class AbstractOfRegularizer(AbstractEvidence):
+    """What belongs to regularized points: the regularizer that they are of, and its curvature there."""
 
-    def __init__(self, form: StandardForm, instances: Instances, regularizer: AbstractRegularizer) -> None:
-        self.form, self.regularizer = form, regularizer
-        self.lower, self.upper = instances.lower, instances.upper
-        self.moves = instances.lower < instances.upper
-
-    def slope(self, point: Tensor, theta: Tensor) -> Float64[Tensor, "batch columns"]:
-        """Its gradient."""
-        return self._at(point, theta, lambda room: -1.0 / room, [1.0, -1.0])
-
-    def bend(self, point: Tensor, theta: Tensor) -> Float64[Tensor, "batch columns"]:
-        """Its curvature."""
-        return self._at(point, theta, lambda room: 1.0 / room**2, [1.0, 1.0])
-
-    def worth(self, point: Tensor, theta: Tensor) -> Float64[Tensor, "batch columns"]:
-        """Its value."""
-        return self._at(point, theta, lambda room: -room.log(), [1.0, 1.0])
-
-    def _at(
-        self, point: Tensor, theta: Tensor, function: Callable[[Tensor], Tensor], signs: Sequence[float]
-    ) -> Float64[Tensor, "batch columns"]:
-        """The sum of a function of the rooms to both bounds, where there is a bound and a column moves."""
-        form, mu = self.form, self.regularizer.numbers(self.form, theta)
-        total = torch.zeros_like(point)
-        sides = ((self.lower, form.lower, 1.0, signs[0]), (self.upper, form.upper, -1.0, signs[1]))
-        for bound, part, inward, sign in sides:
-            there = torch.from_numpy(self.moves & np.isfinite(bound))
-            at = torch.from_numpy(np.where(np.isfinite(bound), bound, 0.0)) + _moved_by(part, theta)
-            room = torch.where(there, inward * (point - at), 1.0)
-            total = total + torch.where(there, sign * function(room), 0.0)
-        return mu * total
-
-
-def _moved_by(part: AffineMap, theta: Tensor) -> Float64[Tensor, "batch entries"]:
-    """How an affine map moves with θ from where it is: 0, with a graph."""
-    finite = torch.where(torch.isfinite(theta), theta, 0.0)
-    moved = finite - finite.detach()
-    if part.is_constant:
-        return torch.zeros(len(theta), len(part.constant), dtype=torch.float64, device="cpu")
-    return moved @ torch.from_numpy(part.matrix.toarray().T)
-
-
-@final
-@dataclass(eq=False)
-class RegularizedEvidence(AbstractEvidence):
-    """What belongs to regularized points: their active sets and curvatures, and the regularizer that these are of."""
-
-    form: StandardForm
-    solved: Regularizing
     regularizer: AbstractRegularizer
     theta: Float64[Tensor, "batch parameters"] | None
     """The parameters of instances, of which one may be the number of the regularizer."""
 
     @property
-    def proof(self) -> Proof:
-        """The points; see :class:`AbstractEvidence`."""
-        answer = self.solved.answer
-        return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
+    @abstractmethod
+    def moving(self) -> Bool[Tensor, "batch curved"]:
+        """The columns of the structure that no bound holds, and whose curvature is finite."""
 
-    def function(
-        self,
-        scores: Float64[Tensor, "batch size"],
-        theta: Float64[Tensor, "batch parameters"],
-        failed: Callable[[Bool[Tensor, " batch"]], None],
-    ) -> OnActiveSets:
-        """Of scores and θ; see :class:`AbstractEvidence`."""
-        solved = self.solved
-        answer, instances = solved.answer, solved.instances
-        assert answer.free is not None
-        every = np.ones(len(answer.point), dtype=bool)
-
-        def solve(top: np.ndarray, bottom: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            p, q, left = solved.on_active_set(top, bottom, every)
-            return p, q, left <= CONVERGED
-
-        form, regularizer = self.form, self.regularizer
-        if solved.curves.has_barrier:
-            barrier = BarrierOfBounds(form, instances, regularizer)
-            free, smooth = barrier.moves, Smooth(solve, barrier.slope, barrier.bend, barrier.worth)
-        else:
-            free = answer.free & np.isfinite(solved.bend)
-            with np.errstate(invalid="ignore"):
-                slope, bend = solved.curves.slope(answer.point), solved.curves.bend(answer.point)
-            # At the end of the domain of an entropy or a power neither is a function that has a derivative.
-            inside = np.isfinite(bend) & ((solved.curves.kind <= QUADRATIC) | (answer.point > 0.0))
-            at_end = np.where(inside | ~np.isfinite(slope), 0.0, slope)
-            smooth = Smooth(
-                solve,
-                partial(self._of_columns, regularizer.slope, free | (~answer.free & inside), at_end),
-                partial(self._of_columns, regularizer.curvature, free, None),
-                partial(self._of_columns, regularizer.worth, free, None) if regularizer.parameters else None,
-            )
-        return OnActiveSets.of(form, instances, answer.point, answer.dual, free, smooth, scores, theta, failed)
-
-    def _of_columns(
-        self,
-        function: PartByPart,
-        which: Bool[np.ndarray, "batch columns"],
-        others: Float64[np.ndarray, "batch columns"] | None,
-        point: Tensor,
-        theta: Tensor,
-    ) -> Float64[Tensor, "batch columns"]:
-        """A function of the regularizer at some columns; of ``others`` these numbers, 0 by default."""
-        form, cut = self.form, self.form.curved
-        number = self.regularizer.numbers(form, theta)
-        if number.shape[1] > 1:
-            number = number[:, torch.from_numpy(form.kept[:cut])]
-        some = torch.from_numpy(which[:, :cut])
-        inside = torch.where(some, point[:, :cut], 0.5)  # where it is infinite it has no gradient
-        rest = torch.zeros_like(inside) if others is None else torch.from_numpy(others[:, :cut])
-        found = torch.where(some, function(inside, torch.from_numpy(self.regularizer.kind_of(form)), number), rest)
-        return torch.nn.functional.pad(found, (0, point.shape[1] - cut))
+    @property
+    @abstractmethod
+    def points(self) -> Float64[Tensor, "batch size"]:
+        """The points as scored vectors."""
 
     def curvature(
         self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
@@ -234,13 +141,63 @@ class RegularizedEvidence(AbstractEvidence):
         kind = self.regularizer.kinds(form).to(points.device)
         columns = torch.from_numpy(form.kept[: form.curved]).to(points.device)
         moves = torch.zeros(len(points), size, dtype=torch.bool, device=points.device)
-        bend, free = self.solved.bend[:, : form.curved], self.solved.answer.free
-        assert free is not None
-        moves[:, columns] = torch.from_numpy(free[:, : form.curved] & np.isfinite(bend)).to(points.device)
+        moves[:, columns] = self.moving.to(points.device)
         inside = torch.where(moves, points[:, :size], 0.5)  # a curvature that is infinite has no gradient
-        numbers = self.regularizer.numbers(form, self.theta if theta is None else theta)
+        numbers = self.regularizer.numbers(form, self.theta if theta is None else theta).to(points.device)
         found = torch.where(moves, function(inside, kind, numbers), 0.0)
         return torch.nn.functional.pad(found, (0, points.shape[1] - size))
+
+    def of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
+        """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
+        points move with it as with scores, by minus the slope."""
+        if self.theta is None or not self.regularizer.parameters:
+            return 0.0
+        points = self.points.to(moved.device)
+        with torch.enable_grad():
+            theta = self.theta.detach().requires_grad_()
+            slope = (self.slope(points, theta) * moved.detach()).sum()
+            (found,) = torch.autograd.grad(slope, theta, allow_unused=True)
+        return 0.0 if found is None else -found
+
+
+@final
+@dataclass(eq=False)
+class RegularizedEvidence(AbstractOfRegularizer):
+    """What belongs to regularized points of the CPU: their active sets and curvatures."""
+
+    form: StandardForm
+    solved: Regularizing
+    regularizer: AbstractRegularizer
+    theta: Float64[Tensor, "batch parameters"] | None
+
+    @property
+    def proof(self) -> Proof:
+        """The points; see :class:`AbstractEvidence`."""
+        answer = self.solved.answer
+        return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
+
+    @property
+    def moving(self) -> Bool[Tensor, "batch curved"]:
+        """As active sets and curvatures say."""
+        bend, free = self.solved.bend[:, : self.form.curved], self.solved.answer.free
+        assert free is not None
+        return torch.from_numpy(free[:, : self.form.curved] & np.isfinite(bend))
+
+    @property
+    def points(self) -> Float64[Tensor, "batch size"]:
+        """The points as scored vectors."""
+        return torch.from_numpy(self.form.expand(self.solved.answer.point[:, : self.form.scored]))
+
+    def function(
+        self,
+        scores: Float64[Tensor, "batch size"],
+        theta: Float64[Tensor, "batch parameters"],
+        failed: Callable[[Bool[Tensor, " batch"]], None],
+    ) -> OnActiveSets:
+        """Of scores and θ; see :class:`AbstractEvidence`."""
+        smooth, free = smooth_at(self.form, self.solved, self.regularizer)
+        answer, instances = self.solved.answer, self.solved.instances
+        return OnActiveSets.of(self.form, instances, answer.point, answer.dual, free, smooth, scores, theta, failed)
 
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
@@ -265,7 +222,7 @@ class RegularizedEvidence(AbstractEvidence):
             high = instances.upper - answer.point < answer.point - instances.lower
             theta = found.parameters(answer.point, answer.dual, high)
             theta = np.where(np.isinf(instances.parameters), 0.0, theta)
-            return torch.from_numpy(theta).to(device) + self._of_number(torch.from_numpy(scores).to(device))
+            return torch.from_numpy(theta).to(device) + self.of_number(torch.from_numpy(scores).to(device))
 
         return torch.from_numpy(scores).to(device), of_parameters, torch.from_numpy(right).to(device)
 
@@ -303,19 +260,6 @@ class RegularizedEvidence(AbstractEvidence):
             theta[:, spec.start] += (p * push).sum(axis=1)
         theta[~right] = 0.0
         return theta
-
-    def _of_number(self, moved: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch parameters"] | float:
-        """The gradient of the parameter that is the number of the regularizer, for a direction that was pulled back:
-        points move with it as with scores, by minus the slope."""
-        if self.theta is None or not self.regularizer.parameters:
-            return 0.0
-        form, answer = self.form, self.solved.answer
-        points = torch.from_numpy(form.expand(answer.point[:, : form.scored])).to(moved.device)
-        with torch.enable_grad():
-            theta = self.theta.detach().requires_grad_()
-            slope = (self.slope(points, theta) * moved.detach()).sum()
-            (found,) = torch.autograd.grad(slope, theta, allow_unused=True)
-        return 0.0 if found is None else -found
 
 
 def by_constraints(prepared: AbstractPrepared) -> AbstractPrepared:
@@ -357,7 +301,7 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     aside = nowhere if left_out is None else nowhere | left_out
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
-    fixed, at = _fixed(polytope, instances)
+    fixed, at = columns_without_choice(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)
     certificate.error[aside] = np.inf
@@ -556,11 +500,11 @@ def _nowhere_finite(form: StandardForm, instances: Instances, curves: Curves) ->
     """Instances that have points by their bounds, and none in the domain of the regularizer."""
     lower, upper = curves.domain(instances.lower, instances.upper)
     crossed = (lower > upper).any(axis=1) & ~(instances.lower > instances.upper).any(axis=1)
-    never = not curves.takes_negative and _has_negative(form)
+    never = not curves.takes_negative and has_negative(form)
     return np.broadcast_to(crossed | never, (len(instances),)).copy()
 
 
-def _has_negative(form: StandardForm) -> bool:
+def has_negative(form: StandardForm) -> bool:
     """Whether a part of the structure that has no column, as constraints fix it, is negative."""
     fixed = np.ones(form.size, dtype=bool)
     fixed[form.kept] = False
@@ -580,14 +524,14 @@ def _single(
 ) -> Solution:
     """Of a polytope of one point that point, whatever the regularizer."""
     solution = polytope.project(scores.detach())
-    if regularizer.kind_of_fixed <= QUADRATIC or not _has_negative(form):
+    if regularizer.kind_of_fixed <= QUADRATIC or not has_negative(form):
         return solution
     status = torch.full_like(solution.status, int(Status.INFEASIBLE))
     reason = f"{regularizer!r} is finite nowhere on the polytope: {NEGATIVE}"
     return replace(solution, status=status, reasons=dict.fromkeys(range(len(status)), reason))
 
 
-def _fixed(
+def columns_without_choice(
     polytope: OnHost, instances: Instances
 ) -> tuple[Bool[np.ndarray, "batch columns"] | None, Float64[np.ndarray, "batch columns"] | None]:
     """The columns of what is scored that constraints leave one value, and these values."""

@@ -213,7 +213,8 @@ class Regularizing:
         p, q, left = np.empty((count, form.columns)), np.empty((count, form.rows)), np.empty(count)
         matrix = plan.entries if instances.matrix is None else instances.shared.matrix
         sides = of_each(np.where(ok[:, None], side, 0.0) / unit)
-        bend = of_each(np.where(ok[:, None], self.bend, np.inf) / unit)
+        with np.errstate(over="ignore"):  # what is bent as much stays where it is
+            bend = of_each(np.where(ok[:, None], self.bend, np.inf) / unit)
         of_rows, flags = per_instance(row_side), of_each(free)
         # Next to columns without curvature, rounding is larger.
         delta = SMALL_SHIFT if self.curves.has_barrier or self.curves.bends(form.unslacked) else ROW_SHIFT

@@ -18,6 +18,15 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.solvers.kernels import ties
+from optlayers.solvers.kernels.batched import (
+    cholesky,
+    clipped,
+    gram_of,
+    largest_of,
+    solve_with,
+    times,
+    times_transpose,
+)
 from optlayers.solvers.kernels.optimality import (
     FAR,
     FLOOR,
@@ -52,8 +61,6 @@ CERTIFIED = 1e-9
 """A relative certificate above this sends an instance to another way of solving it."""
 CLIPPED = 1e5
 """On that other way, scores beyond this (a part that is forbidden by -1e12) are this; certified are the true ones."""
-RETRIES = 4
-"""A factorization that fails is repeated with a shift 100 times larger."""
 
 # Dual Newton
 NEWTON = 1e-13
@@ -153,7 +160,7 @@ class DenseProblem:
 
     def activity(self, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch rows"]:
         """``A z`` without slack."""
-        return _times(self.matrix, _without_slack(self, point))
+        return times(self.matrix, _without_slack(self, point))
 
     def with_slack(self, point: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
         """Points with what their rows leave as slack, as far as bounds allow."""
@@ -189,20 +196,20 @@ def certify(
     """
     matrix, curved = problem.matrix, problem.curvature > 0
     projection = bool(curved.any())
-    scale = _largest(torch.where(problem.movable, problem.linear, 0.0))
+    scale = largest_of(torch.where(problem.movable, problem.linear, 0.0))
     if not projection:
         dual = torch.where(scale[:, None] > 0, dual, 0.0)  # next to scores of 0 every point is best
-    reduced = problem.linear - problem.curvature * point - _times_transpose(matrix, dual)
+    reduced = problem.linear - problem.curvature * point - times_transpose(matrix, dual)
     sizes = matrix.abs()
-    own = problem.linear.abs() + problem.curvature * point.abs() + _times_transpose(sizes, dual.abs())
+    own = problem.linear.abs() + problem.curvature * point.abs() + times_transpose(sizes, dual.abs())
     noise = EPSILON * (2.0 + (matrix != 0).sum(dim=-2)) * own
     unit = _units(problem, point)
     room = torch.where(reduced > 0, problem.upper - point, point - problem.lower)
     finite_room = torch.where(torch.isfinite(room), room, 2.0 * point.abs().clamp(min=1.0)).clamp(min=0.0)
     distance = torch.where(room > TOUCHES * unit, reduced.abs() + noise, 0.0)
-    slackness = problem.rhs - _times(matrix, point)
+    slackness = problem.rhs - times(matrix, point)
     outside = torch.maximum(problem.lower - point, point - problem.upper).clamp(min=0.0)
-    floor, size = FLOOR * _times(sizes, _without_slack(problem, unit)), problem.rhs.abs() + _times(sizes, point.abs())
+    floor, size = FLOOR * times(sizes, _without_slack(problem, unit)), problem.rhs.abs() + times(sizes, point.abs())
     of_rows = torch.where(slackness.abs() > floor, slackness.abs() / size, 0.0)
     of_bounds = torch.where(outside > FLOOR * unit, outside / unit, 0.0)
     if projection:
@@ -210,10 +217,10 @@ def certify(
         charged = torch.where(curved, 0.0, distance * finite_room).sum(1).sqrt()
         of_columns = (moved + charged) / (FAR * _smallest(problem, unit))
     else:
-        of_columns = torch.where(scale > 0, _largest(distance / _score_scale(problem, own, scale[:, None])), 0.0)
-    residual = torch.maximum(_largest(slackness), _largest(outside))
+        of_columns = torch.where(scale > 0, largest_of(distance / _score_scale(problem, own, scale[:, None])), 0.0)
+    residual = torch.maximum(largest_of(slackness), largest_of(outside))
     gap = (reduced.abs() * finite_room).sum(1) + (dual * slackness).abs().sum(1)
-    error = torch.stack([_largest(of_rows), _largest(of_bounds), of_columns]).amax(0)
+    error = torch.stack([largest_of(of_rows), largest_of(of_bounds), of_columns]).amax(0)
     known = torch.isfinite(gap) & torch.isfinite(error)
     return residual, gap, torch.where(known, error, torch.inf)
 
@@ -228,16 +235,16 @@ def are_exact(
     those that are. The twin of ``exact`` in :mod:`optlayers.solvers.kernels.optimality`.
     """
     unit, reduced = _units(problem, point), _reduced(problem, point, dual).abs()
-    own = problem.linear.abs() + problem.curvature * point.abs() + _times_transpose(problem.matrix.abs(), dual.abs())
-    terms = torch.maximum(_smallest(problem, unit), _largest(_without_slack(problem, own)))
-    held = _largest(torch.where(free, (reduced - HELD * own).clamp(min=0.0), 0.0))
+    own = problem.linear.abs() + problem.curvature * point.abs() + times_transpose(problem.matrix.abs(), dual.abs())
+    terms = torch.maximum(_smallest(problem, unit), largest_of(_without_slack(problem, own)))
+    held = largest_of(torch.where(free, (reduced - HELD * own).clamp(min=0.0), 0.0))
     at_bounds = torch.minimum(point - problem.lower, problem.upper - point) <= TOUCHES * unit
     return (free | at_bounds).all(1) & (held <= NOISE * terms)
 
 
 def _smallest(problem: DenseProblem, unit: Tensor) -> Float64[Tensor, " batch"]:
     """The smallest unit of a column with curvature that is not held, 1 where there is none."""
-    inverse = _largest(torch.where(problem.movable & (problem.curvature > 0), 1.0 / unit, 0.0))
+    inverse = largest_of(torch.where(problem.movable & (problem.curvature > 0), 1.0 / unit, 0.0))
     return torch.where(inverse > 0, 1.0 / inverse, 1.0)
 
 
@@ -245,7 +252,7 @@ def _score_scale(problem: DenseProblem, own: Tensor, largest: Tensor) -> Tensor:
     """What reduced costs are relative to; the twin of the function in :mod:`optlayers.solvers.kernels.optimality`."""
     cost = problem.linear.abs()
     some = (cost > 0) & problem.movable
-    inverse = _largest(torch.where(some, 1.0 / cost, 0.0))[:, None]
+    inverse = largest_of(torch.where(some, 1.0 / cost, 0.0))[:, None]
     least = 1.0 / inverse  # inf where there is none
     scale = torch.minimum(own, largest) + ROUNDING / TOLERANCE * largest
     if problem.slack:
@@ -273,10 +280,10 @@ def are_vertices(
         beside[:, scored:cut] = True
         if problem.slack:
             beside[:, cut:] = (problem.matrix[..., -problem.slack :, scored:cut] != 0).any(dim=-1)
-        clear = CLEAR * _largest(torch.where(problem.movable, problem.linear, 0.0))[:, None]
-        free |= beside & problem.movable & (_times_transpose(problem.matrix, dual).abs() <= clear)
+        clear = CLEAR * largest_of(torch.where(problem.movable, problem.linear, 0.0))[:, None]
+        free |= beside & problem.movable & (times_transpose(problem.matrix, dual).abs() <= clear)
     rest, _ = _ActiveSet(problem.matrix, torch.ones_like(problem.curvature), free).left_over(_probe(problem, scored))
-    return _largest(rest[:, :scored]) <= UNDECIDED
+    return largest_of(rest[:, :scored]) <= UNDECIDED
 
 
 def _units(problem: DenseProblem, point: Tensor) -> Tensor:
@@ -284,7 +291,7 @@ def _units(problem: DenseProblem, point: Tensor) -> Tensor:
     unit = _own_units(problem, point)
     if not problem.slack:
         return unit
-    terms = problem.rhs.abs() + _times(problem.matrix.abs(), _without_slack(problem, point).abs())
+    terms = problem.rhs.abs() + times(problem.matrix.abs(), _without_slack(problem, point).abs())
     return torch.cat([unit[:, : -problem.slack], terms[:, -problem.slack :]], dim=1)
 
 
@@ -306,32 +313,32 @@ def dual_newton(problem: DenseProblem, *, iteration_limit: int = 200) -> DenseAn
     the steps end on the exact active set. What they leave uncertified goes to :func:`interior_point`.
     """
     matrix, rhs, norms = _unit_rows(problem)
-    floor = NEWTON * (1 + _largest(rhs))
+    floor = NEWTON * (1 + largest_of(rhs))
 
     def at(push: Tensor) -> tuple[Tensor, Tensor]:
-        point = _clip(push, problem.lower, problem.upper)
-        return point, _times(matrix, point) - rhs
+        point = clipped(push, problem.lower, problem.upper)
+        return point, times(matrix, point) - rhs
 
     y = torch.zeros_like(rhs)
     push = problem.linear
     point, excess = at(push)
-    best = _largest(excess)
+    best = largest_of(excess)
     done = ~(best > floor)  # so that NaN is done
     iterations = torch.zeros_like(best, dtype=torch.int64)
     for _ in range(iteration_limit):
         if bool(done.all()):
             break
         inside = (push > problem.lower) & (push < problem.upper)
-        shift = SMALLEST_SHIFT + SHIFT * _largest(excess).clamp(max=0.1) / (1 + _largest(problem.linear)).sqrt()
-        factor = _factor(_gram(matrix, inside.to(rhs.dtype)), shift[:, None].expand_as(rhs))
-        ahead = _solve(factor, excess)
-        turn, descent = _times_transpose(matrix, ahead), (ahead * excess).sum(1)
+        shift = SMALLEST_SHIFT + SHIFT * largest_of(excess).clamp(max=0.1) / (1 + largest_of(problem.linear)).sqrt()
+        factor = cholesky(gram_of(matrix, inside.to(rhs.dtype)), shift[:, None].expand_as(rhs))
+        ahead = solve_with(factor, excess)
+        turn, descent = times_transpose(matrix, ahead), (ahead * excess).sum(1)
         step, settled = torch.ones_like(best), done
         for _ in range(TRIALS):
             trial, trial_excess = at(push - step[:, None] * turn)
             # The change of the dual objective without its cancellation, which at large scores leaves only rounding.
             change = ((trial - point) * (push - 0.5 * (point + trial))).sum(1) - step * (ahead * trial_excess).sum(1)
-            fine = (change <= -ARMIJO * step * descent) | (_largest(trial_excess) <= 0.5 * best)
+            fine = (change <= -ARMIJO * step * descent) | (largest_of(trial_excess) <= 0.5 * best)
             settled = settled | fine
             if bool(settled.all()):
                 break
@@ -339,11 +346,11 @@ def dual_newton(problem: DenseProblem, *, iteration_limit: int = 200) -> DenseAn
         moving = settled & ~done
         y = torch.where(moving[:, None], y + step[:, None] * ahead, y)
         iterations += moving
-        push = problem.linear - _times_transpose(matrix, y)
+        push = problem.linear - times_transpose(matrix, y)
         point, excess = at(push)
-        left = _largest(excess)
+        left = largest_of(excess)
         # Free columns carry the rounding of the numbers they are differences of.
-        size = _largest(torch.where(inside, problem.linear.abs() + push.abs(), 0.0))
+        size = largest_of(torch.where(inside, problem.linear.abs() + push.abs(), 0.0))
         done = done | ~settled | ~(left > floor + 8 * EPSILON * size)
         best = torch.minimum(best, left)
     free = (push > problem.lower) & (push < problem.upper)
@@ -406,12 +413,12 @@ def _decide(true: DenseProblem, linear: Tensor, scored: int, iteration_limit: in
         rest, fresh = system.left_over(mine.linear)
         choice, _ = system.left_over(probe[undecided])
         tie, _ = system.left_over(objectives[rounds[undecided].clamp(max=ties.ROUNDS - 1)])
-        real = (_largest(rest) > 0) & ~silent[undecided]
-        several = (_largest(choice[:, :scored]) > UNDECIDED) & (rounds[undecided] < ties.ROUNDS)
+        real = (largest_of(rest) > 0) & ~silent[undecided]
+        several = (largest_of(choice[:, :scored]) > UNDECIDED) & (rounds[undecided] < ties.ROUNDS)
         going = (real | several) & ~lost[undecided]
-        wide, start = _widen(mine, movable, _largest(rest), system.price(mine.linear, dual[undecided]), fresh)
+        wide, start = _widen(mine, movable, largest_of(rest), system.price(mine.linear, dual[undecided]), fresh)
         wide = torch.where(real[:, None], wide, movable)
-        objective = torch.where(real[:, None], mine.linear - _times_transpose(mine.matrix, start), tie)
+        objective = torch.where(real[:, None], mine.linear - times_transpose(mine.matrix, start), tie)
         undecided, movable, real, wide, start, objective = (
             part[going] for part in (undecided, movable, real, wide, start, objective)
         )
@@ -452,9 +459,9 @@ def _widen(problem: DenseProblem, face: Tensor, size: Tensor, dual: Tensor, fres
     They were found to keep their bounds, but next to other scores; here they defend their reduced costs. A dual point
     with large numbers from earlier objectives is rounding at this size: then a ``fresh`` one is taken.
     """
-    rounding = EPSILON * _largest(_times_transpose(problem.matrix.abs(), dual.abs()))
+    rounding = EPSILON * largest_of(times_transpose(problem.matrix.abs(), dual.abs()))
     start = torch.where((rounding <= BLUNT * size)[:, None], dual, fresh)
-    reduced = problem.linear - _times_transpose(problem.matrix, start)
+    reduced = problem.linear - times_transpose(problem.matrix, start)
     return face | (problem.movable & (reduced.abs() <= WIDE * size[:, None])), start
 
 
@@ -467,7 +474,7 @@ def pull_back(
     p is the gradient of the linear term, q that of b, and :math:`d - A^\top q` that of a bound that holds its column.
     ``ok`` says where that is solved to :data:`SOLVED`.
     """
-    nothing, size = torch.zeros_like(problem.rhs), _largest(direction)
+    nothing, size = torch.zeros_like(problem.rhs), largest_of(direction)
     system = _ActiveSet(problem.matrix, problem.curvature, answer.free)
     p, q, left = system.solve(direction, nothing, (torch.zeros_like(direction), nothing), size)
     weak = torch.nonzero((left > SOLVED) & torch.isfinite(size))[:, 0]
@@ -492,12 +499,12 @@ def _by_spectrum(matrix: Tensor, curvature: Tensor, free: Tensor, side: Tensor) 
     side = torch.cat([torch.where(free, side, 0.0), side.new_zeros(len(side), rows)], dim=1)
     found, rest = torch.zeros_like(side), side
     for _ in range(2):
-        found = found + _times(vectors, inverse * _times(vectors.mT, rest))
-        rest = side - _times(whole, found)
+        found = found + times(vectors, inverse * times(vectors.mT, rest))
+        rest = side - times(whole, found)
     p, q = found[:, :columns], found[:, columns:]
     # Relative to the terms that cancel: the multipliers of nearly dependent rows are large, and so is their rounding.
-    size = torch.maximum(_largest(side), _largest(found)).clamp(min=TINY)
-    return torch.where(free, p, 0.0), q / norms, _largest(rest) / size
+    size = torch.maximum(largest_of(side), largest_of(found)).clamp(min=TINY)
+    return torch.where(free, p, 0.0), q / norms, largest_of(rest) / size
 
 
 @final
@@ -573,7 +580,7 @@ class _Interior:
         self.has_high = torch.isfinite(self.upper) & self.movable
         self.pairs = (self.has_low.sum(1) + self.has_high.sum(1)).clamp(min=1)
         curved = problem.curvature.max()
-        size = torch.maximum(_largest(problem.linear), curved)
+        size = torch.maximum(largest_of(problem.linear), curved)
         self.size = torch.where(size > 0, size, 1.0)[:, None]
         self.linear, self.curvature = problem.linear / self.size, problem.curvature / self.size
         self.flat = curved == 0
@@ -586,15 +593,15 @@ class _Interior:
         middle = torch.where(self.has_low, low + 0.5 * width, torch.where(self.has_high, high - 0.5 * width, 0.0))
         middle = torch.where(self.movable, middle, self.lower)
         weight = torch.where(self.movable, (0.5 * width).clamp(max=1.0) ** 2, 0.0)
-        gram = _gram(self.matrix, weight)
-        factor = _factor(gram, SMALLEST_SHIFT * (1 + gram.diagonal(dim1=1, dim2=2)))
-        away = _solve(factor, self.rhs - _times(self.matrix, middle))
-        point = middle + weight * _times_transpose(self.matrix, away)
+        gram = gram_of(self.matrix, weight)
+        factor = cholesky(gram, SMALLEST_SHIFT * (1 + gram.diagonal(dim1=1, dim2=2)))
+        away = solve_with(factor, self.rhs - times(self.matrix, middle))
+        point = middle + weight * times_transpose(self.matrix, away)
         point = torch.where(self.has_low, torch.maximum(point, low + MARGIN * width), point)
         point = torch.where(self.has_high, torch.minimum(point, high - MARGIN * width), point)
         costs = self.linear - self.curvature * point
-        dual = _solve(factor, _times(self.matrix, weight * costs))
-        reduced = costs - _times_transpose(self.matrix, dual)
+        dual = solve_with(factor, times(self.matrix, weight * costs))
+        reduced = costs - times_transpose(self.matrix, dual)
         return _Iterate(
             point,
             dual,
@@ -606,26 +613,26 @@ class _Interior:
 
     def merit(self, now: _Iterate) -> Tensor:
         """The largest of both residuals and of the mean complementarity."""
-        infeasible = _largest(self.rhs - _times(self.matrix, now.point)) / (1 + _largest(self.rhs))
-        unbalanced = _largest(self._pull(now) + now.press_low - now.press_high)
+        infeasible = largest_of(self.rhs - times(self.matrix, now.point)) / (1 + largest_of(self.rhs))
+        unbalanced = largest_of(self._pull(now) + now.press_low - now.press_high)
         return torch.maximum(torch.maximum(infeasible, unbalanced), self._complementarity(now))
 
     def advance(self, now: _Iterate) -> _Iterate:
         """A step of Mehrotra's predictor and corrector (1992)."""
         stiff_low, stiff_high = now.press_low / now.room_low, now.press_high / now.room_high
         weight = torch.where(self.movable, 1 / (self.curvature + PROXIMAL + stiff_low + stiff_high), 0.0)
-        gram = _gram(self.matrix, weight)
+        gram = gram_of(self.matrix, weight)
         diagonal = gram.diagonal(dim1=1, dim2=2)
-        factor = _factor(gram, DEPENDENT * torch.where(diagonal > 0, diagonal, 1.0))
-        infeasible, pull = self.rhs - _times(self.matrix, now.point), self._pull(now)
+        factor = cholesky(gram, DEPENDENT * torch.where(diagonal > 0, diagonal, 1.0))
+        infeasible, pull = self.rhs - times(self.matrix, now.point), self._pull(now)
 
         def step(low_side: Tensor, high_side: Tensor) -> _Iterate:
             """The Newton step to rooms times multipliers of these values."""
             side = pull + low_side / now.room_low - high_side / now.room_high
-            goal = _times(self.matrix, weight * side) - infeasible
-            turn = _solve(factor, goal)
-            turn = turn + _solve(factor, goal - _times(gram, turn))
-            move = weight * (side - _times_transpose(self.matrix, turn))
+            goal = times(self.matrix, weight * side) - infeasible
+            turn = solve_with(factor, goal)
+            turn = turn + solve_with(factor, goal - times(gram, turn))
+            move = weight * (side - times_transpose(self.matrix, turn))
             press_low = low_side / now.room_low - now.press_low - stiff_low * move
             press_high = high_side / now.room_high - now.press_high + stiff_high * move
             return _Iterate(move, turn, move, -move, press_low, press_high)
@@ -640,7 +647,7 @@ class _Interior:
 
     def _pull(self, now: _Iterate) -> Tensor:
         """Reduced costs, which the multipliers of the bounds have to balance."""
-        reduced = self.linear - self.curvature * now.point - _times_transpose(self.matrix, now.dual)
+        reduced = self.linear - self.curvature * now.point - times_transpose(self.matrix, now.dual)
         return torch.where(self.movable, reduced, 0.0)
 
     def _complementarity(self, now: _Iterate) -> Tensor:
@@ -695,13 +702,13 @@ def polish(problem: DenseProblem, answer: DenseAnswer) -> DenseAnswer:
     high = (problem.upper - answer.point < reduced) & ~low
     fixed = ~problem.movable
     low, high = low | fixed, high & ~fixed
-    size = 1 + _largest(problem.rhs)
+    size = 1 + largest_of(problem.rhs)
     best = replace(answer, free=~(low | high))
     changed = torch.ones_like(answer.gap, dtype=torch.bool)
     for _ in range(ROUNDS):
         held = torch.where(low, problem.lower, torch.where(high, problem.upper, 0.0))
         free = ~(low | high)
-        rest = problem.rhs - _times(problem.matrix, held)
+        rest = problem.rhs - times(problem.matrix, held)
         system = _ActiveSet(problem.matrix, problem.curvature, free)
         p, q, _ = system.solve(problem.linear, rest, (answer.point, answer.dual), size)
         point, dual = torch.where(free, p, held), q
@@ -732,11 +739,11 @@ class _ActiveSet:
         self.matrix, self.curvature, self.free = matrix, curvature, free
         flat = free & (curvature == 0)
         self.weight = torch.where(free, 1 / torch.where(flat, REGULARIZATION, curvature), 0.0)
-        norms = _times(matrix * matrix, free.to(matrix.dtype)).sqrt()
+        norms = times(matrix * matrix, free.to(matrix.dtype)).sqrt()
         self.binding = norms > 0
         self.norms = torch.where(self.binding, norms, 1.0)
         shift = torch.where(flat.any(1), REGULARIZATION, CURVED_REGULARIZATION)[:, None] * self.norms**2
-        self.factor = _factor(_gram(matrix, self.weight), shift)
+        self.factor = cholesky(gram_of(matrix, self.weight), shift)
 
     def solve(
         self, column_side: Tensor, row_side: Tensor, start: tuple[Tensor, Tensor], size: Tensor
@@ -744,14 +751,14 @@ class _ActiveSet:
         """``(p, q, left)`` by proximal steps from a start, and what is left of both sides where p is of this size."""
         free, weight, matrix = self.free, self.weight, self.matrix
         p, q = torch.where(free, start[0], 0.0), start[1]
-        column_size = (size + _largest(torch.where(free, column_side, 0.0))).clamp(min=TINY)
-        row_size = (size + _largest(torch.where(self.binding, row_side / self.norms, 0.0))).clamp(min=TINY)
+        column_size = (size + largest_of(torch.where(free, column_side, 0.0))).clamp(min=TINY)
+        row_size = (size + largest_of(torch.where(self.binding, row_side / self.norms, 0.0))).clamp(min=TINY)
         left = best = torch.full_like(column_size, torch.inf)
         best_p, best_q = p, q
         done = torch.zeros_like(column_size, dtype=torch.bool)
         for _ in range(STEPS):
             e1, e2 = self.missing(column_side, row_side, p, q)
-            before, left = left, torch.maximum(_largest(e1) / column_size, _largest(e2 / self.norms) / row_size)
+            before, left = left, torch.maximum(largest_of(e1) / column_size, largest_of(e2 / self.norms) / row_size)
             better = (left < best) & ~done
             best = torch.where(better, left, best)
             best_p = torch.where(better[:, None], p, best_p)
@@ -759,27 +766,27 @@ class _ActiveSet:
             done = done | ~(left > PRECISION) | (left > 0.9 * before)
             if bool(done.all()):
                 break
-            dq = _solve(self.factor, _times(matrix, weight * e1) - e2)
-            p, q = p + weight * (e1 - _times_transpose(matrix, dq)), q + dq
+            dq = solve_with(self.factor, times(matrix, weight * e1) - e2)
+            p, q = p + weight * (e1 - times_transpose(matrix, dq)), q + dq
         return best_p, best_q, best
 
     def missing(self, column_side: Tensor, row_side: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """What is left of both sides. Rows without a free column have nothing to say."""
-        e1 = column_side - self.curvature * p - _times_transpose(self.matrix, q)
-        e2 = row_side - _times(self.matrix, p)
+        e1 = column_side - self.curvature * p - times_transpose(self.matrix, q)
+        e2 = row_side - times(self.matrix, p)
         return torch.where(self.free, e1, 0.0), torch.where(self.binding, e2, 0.0)
 
     def price(self, objective: Tensor, dual: Tensor) -> Tensor:
         """The dual point nearest to ``dual`` that leaves least of the objective on the free columns."""
         objective = torch.where(self.free, objective, 0.0)
         start = torch.zeros_like(objective), dual
-        return self.solve(objective, torch.zeros_like(dual), start, _largest(objective))[1]
+        return self.solve(objective, torch.zeros_like(dual), start, largest_of(objective))[1]
 
     def left_over(self, objective: Tensor) -> tuple[Tensor, Tensor]:
         """What ``objective - Aᵀ y`` still says on the free columns for the best y, with 0 for rounding; and y."""
         dual = self.price(objective, torch.zeros_like(self.norms))
-        rest = torch.where(self.free, objective - _times_transpose(self.matrix, dual), 0.0)
-        size = _largest(torch.where(self.free, objective, 0.0))
+        rest = torch.where(self.free, objective - times_transpose(self.matrix, dual), 0.0)
+        size = largest_of(torch.where(self.free, objective, 0.0))
         return torch.where(rest.abs() <= TIE * size[:, None], 0.0, rest), dual
 
 
@@ -799,22 +806,22 @@ def _objectives(problem: DenseProblem, scored: int) -> Tensor:
 def _vertex_on(problem: DenseProblem, face: Tensor, point: Tensor) -> Tensor:
     """The point of ``A z = b`` on a face that has only one, with the numbers that are meant."""
     held = torch.where(face, 0.0, point)
-    rest = problem.rhs - _times(problem.matrix, held)
+    rest = problem.rhs - times(problem.matrix, held)
     system = _ActiveSet(problem.matrix, torch.ones_like(problem.curvature), face)
-    moved, _, _ = system.solve(point, rest, (point, torch.zeros_like(rest)), 1 + _largest(problem.rhs))
+    moved, _, _ = system.solve(point, rest, (point, torch.zeros_like(rest)), 1 + largest_of(problem.rhs))
     found = torch.where(face, moved, held)
     meant = found
     for near in (found.round(), problem.upper, problem.lower):
         close = torch.isfinite(near) & ((meant - near).abs() <= SNAP * _own_units(problem, near))
         meant = torch.where(close, near, meant)
     # Unless they are others: next to a right-hand side of 1e-11, 0 is not meant.
-    off, rest = (problem.rhs - _times(problem.matrix, part) for part in (meant, found))
+    off, rest = (problem.rhs - times(problem.matrix, part) for part in (meant, found))
     keeps = ((off.abs() <= SNAP * problem.rhs.abs()) | (off.abs() <= 4 * rest.abs())).all(1)
     return torch.where(keeps[:, None], meant, found)
 
 
 def _reduced(problem: DenseProblem, point: Tensor, dual: Tensor) -> Tensor:
-    return problem.linear - problem.curvature * point - _times_transpose(problem.matrix, dual)
+    return problem.linear - problem.curvature * point - times_transpose(problem.matrix, dual)
 
 
 def _answer(problem: DenseProblem, point: Tensor, dual: Tensor, free: Tensor, iterations: Tensor) -> DenseAnswer:
@@ -851,41 +858,3 @@ def _unit_rows(problem: DenseProblem) -> tuple[Tensor, Tensor, Tensor]:
     norms = torch.linalg.vector_norm(problem.matrix, dim=-1)
     norms = torch.where(norms > 0, norms, 1.0)
     return problem.matrix / norms[..., None], problem.rhs / norms, norms
-
-
-def _gram(matrix: Tensor, weight: Tensor) -> Tensor:
-    """``A W Aᵀ``."""
-    return (matrix * weight[:, None, :]) @ matrix.mT
-
-
-def _factor(gram: Tensor, shift: Tensor) -> Tensor:
-    """Cholesky factors of ``gram + diag(shift)``; where that fails, shifts grow."""
-    factor: Tensor
-    factor, wrong = torch.linalg.cholesky_ex(gram + torch.diag_embed(shift))
-    for _ in range(RETRIES):
-        if not bool(wrong.any()):
-            break
-        shift = torch.where(wrong[:, None] > 0, 100 * shift, shift)
-        factor, wrong = torch.linalg.cholesky_ex(gram + torch.diag_embed(shift))
-    return factor
-
-
-def _solve(factor: Tensor, side: Tensor) -> Tensor:
-    return torch.cholesky_solve(side[:, :, None], factor)[:, :, 0]
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """``A z`` for every instance, with a shared matrix or one per instance."""
-    return vector @ matrix.mT if matrix.ndim == 2 else (matrix @ vector[:, :, None])[:, :, 0]
-
-
-def _times_transpose(matrix: Tensor, vector: Tensor) -> Tensor:
-    return vector @ matrix if matrix.ndim == 2 else (matrix.mT @ vector[:, :, None])[:, :, 0]
-
-
-def _clip(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(values, lower), upper)
-
-
-def _largest(values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values, torch.inf, dim=1) if values.shape[1] else values.new_zeros(len(values))

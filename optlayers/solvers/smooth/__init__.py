@@ -1,0 +1,1 @@
+"""Regularized problems in batched dense torch, on any device."""
