@@ -60,6 +60,7 @@ from optlayers.rules import (
     StraightThrough,
     StructuredAttention,
     SumOfGamma,
+    WithParameters,
 )
 from optlayers.solution import Failure, Solution, SolveError, Status
 from optlayers.solvers import (
@@ -164,6 +165,7 @@ __all__ = [
     "Status",
     "StraightThrough",
     "StructuredAttention",
+    "WithParameters",
     "StructuredHingeLoss",
     "StructuredPerceptronLoss",
     "Tangent",

@@ -41,7 +41,8 @@ class Elastic(nn.Module):
 
     Points of least violation are those of the constraints of the declaration. What only an oracle knows of the polytope
     is not asked: where constraints are a relaxation, or where moved right sides make them one, such answers may be
-    fractional.
+    fractional. They have no room to the inequalities that gave way, so that a :class:`Barrier` has no point there, and
+    an :class:`Entropy` leaves a few of them in a thousand without a verdict, where parts have to be 0 between others.
 
     Parameters
     ----------

@@ -471,7 +471,8 @@ class OptLayer(nn.Module):
         wants = "requires one, and gets none" if len(parameters) == 1 else "require one, and get none"
         warn_caller(
             f"{self.rule!r} has no gradient for parameters of the polytope: {', '.join(parameters)} {wants}. "
-            "SparseMAP(), LPGD(strength) and Hard(SparseMAP()) have a gradient for parameters; or pass "
+            "SparseMAP(), LPGD(strength) and Hard(SparseMAP()) have a gradient for parameters, and "
+            f"WithParameters({self.rule!r}) has a surrogate; or pass "
             f"{parameters[0]}.detach()"
         )
 

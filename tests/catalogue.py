@@ -526,6 +526,7 @@ RULES: list[ol.AbstractRule] = [
     ol.StructuredAttention(),
     ol.Hard(ol.SparseMAP()),
     ol.Hard(ol.StructuredAttention()),
+    ol.WithParameters(ol.Spigot()),
     ol.GumbelStraightThrough(temperature=0.5),
     ol.PerturbedAdditive(samples=2),
     ol.PerturbedMultiplicative(samples=2),

@@ -80,7 +80,7 @@ def test_points_are_best_for_moved_right_sides():
 
 @pytest.mark.parametrize(
     "rule",
-    [ol.Pipeline(), ol.Spigot(), ol.LPGD(1.0), ol.Regularized(ol.Entropy(0.3)), ol.Hard(ol.SparseMAP())],
+    [ol.Pipeline(), ol.Spigot(), ol.LPGD(1.0), ol.Regularized(ol.Tsallis(1.5)), ol.Hard(ol.SparseMAP())],
     ids=repr,
 )
 def test_every_rule_chooses_among_them(rule):
@@ -185,7 +185,7 @@ def test_what_must_hold_and_does_not_is_a_failure():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: ol.Elastic(POLYTOPE), TypeError, "wraps an OptLayer, but got Polytope|Expected type: .*OptLayer"),
+        (lambda: ol.Elastic(POLYTOPE), TypeError, "wraps an OptLayer, but got Polytope"),
         (lambda: ol.Elastic(ol.OptLayer(ol.Family(simplex), ol.SparseMAP())), TypeError, "is over a Family"),
         (
             lambda: ol.Elastic(ol.OptLayer(POLYTOPE, ol.SparseMAP()), weights={cp.sum(X) <= 1: 1.0}),

@@ -22,6 +22,7 @@ WITH = [
     ol.Hard(ol.SparseMAP()),
     ol.Hard(ol.Hard(ol.SparseMAP())),
     ol.PerturbAndMAP(ol.SparseMAP()),
+    ol.WithParameters(ol.Spigot()),
 ]
 WITHOUT = [
     ol.Pipeline(),
@@ -83,7 +84,8 @@ def test_the_warning_names_the_parameter_the_line_and_what_to_do():
     assert str(caught.message) == (
         "Spigot(step_size=0.5, clip_norm=None, relaxation=None, steps=1) has no gradient for parameters of the "
         "polytope: budget requires one, and gets none. SparseMAP(), LPGD(strength) and Hard(SparseMAP()) have a "
-        "gradient for parameters; or pass budget.detach()"
+        "gradient for parameters, and WithParameters(Spigot(step_size=0.5, clip_norm=None, relaxation=None, steps=1)) "
+        "has a surrogate; or pass budget.detach()"
     )
 
 
@@ -218,3 +220,23 @@ def test_a_loss_has_mixed_second_derivatives_by_scores_and_parameters():
     torch.testing.assert_close(
         second[0], torch.autograd.functional.jacobian(lambda b: slopes(leaves[0], b)[0], leaves[1])
     )
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 1000.0])
+@pytest.mark.parametrize("base", [1.0, 2.0])
+def test_next_to_a_kink_there_is_an_answer_and_a_derivative(scale, base):
+    """A budget that is spent on whole parts but for 1e-13 to 1e-2: where training by gradients ends."""
+    x, spent, cap = cp.Variable(3, nonneg=True), cp.Parameter(name="spent"), cp.Parameter(3, name="cap")
+    layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x) <= spent, x <= cap]), ol.SparseMAP())
+    generator = torch.Generator().manual_seed(0)
+    size = 10.0 ** (-13.0 + 11.0 * torch.rand(300, generator=generator, dtype=torch.float64))
+    budget = (base + size * torch.randn(300, generator=generator, dtype=torch.float64).sign()).requires_grad_()
+    given = scale * torch.tensor([5.0, 3.0, 0.5], dtype=torch.float64).expand(300, 3)
+    z = layer(given, spent=budget, cap=torch.ones(3, dtype=torch.float64))
+    part, spare = (1, 0) if base == 1.0 else (2, 1)
+    away = size > 1e-6  # else it is the kink
+    assert (z.sum(1) - budget).abs().max() <= 1e-7
+    (slope,) = torch.autograd.grad(z[:, part].sum(), budget, retain_graph=True)
+    torch.testing.assert_close(slope[away], (budget > base).double()[away], atol=1e-6, rtol=0.0)
+    (slope,) = torch.autograd.grad(z[:, spare].sum(), budget)
+    torch.testing.assert_close(slope[away], (budget < base).double()[away], atol=1e-6, rtol=0.0)

@@ -23,6 +23,7 @@ from optlayers.rules.spigot_ce import SpigotCE
 from optlayers.rules.spigot_eg import SpigotEG
 from optlayers.rules.straight_through import StraightThrough
 from optlayers.rules.structured_attention import StructuredAttention
+from optlayers.rules.with_parameters import WithParameters
 
 __all__ = [
     "AbstractNoise",
@@ -58,4 +59,5 @@ __all__ = [
     "SpigotEG",
     "StraightThrough",
     "StructuredAttention",
+    "WithParameters",
 ]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
-import cvxpy as cp
 from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
-
-if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+from optlayers.rules.wrapper import AbstractWrapper
 
 __all__ = ["Hard"]
 
 
 @final
 @dataclass(frozen=True)
-class Hard(AbstractVertexRule):
+class Hard(AbstractWrapper, AbstractVertexRule):
     r"""The best vertex :math:`\hat z`; backward what the wrapped rule gives at the same scores.
 
     ``Hard(SparseMAP())`` decides like :class:`Pipeline` and learns like :class:`SparseMAP`: a straight-through
@@ -35,27 +31,7 @@ class Hard(AbstractVertexRule):
     rule: AbstractRule
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rule, AbstractRule):
-            raise TypeError(f"Hard wraps a rule such as SparseMAP(), but got {self.rule!r}")
-        if self.rule.apart is not None:
-            raise TypeError(
-                f"Hard wraps rules that give one structure, but {self.rule!r} gives several; use it as it is"
-            )
-
-    @property
-    def parameters(self) -> tuple[cp.Parameter, ...]:
-        """Those of the wrapped rule."""
-        return self.rule.parameters
-
-    @property
-    def draws(self) -> bool:  # type: ignore[override]
-        """Whether the wrapped rule draws random numbers."""
-        return self.rule.draws
-
-    @property
-    def needs_objective(self) -> bool:  # type: ignore[override]
-        """Whether the wrapped rule works with losses."""
-        return self.rule.needs_objective
+        self.check_rule("SparseMAP()")
 
     @property
     def has_jacobian(self) -> bool:  # type: ignore[override]
@@ -66,32 +42,6 @@ class Hard(AbstractVertexRule):
     def differentiates_parameters(self) -> bool | None:  # type: ignore[override]
         """Whether the wrapped rule has a gradient for parameters."""
         return self.rule.differentiates_parameters
-
-    @property
-    def takes_zero(self) -> bool:  # type: ignore[override]
-        """Whether the wrapped rule takes scores of 0."""
-        return self.rule.takes_zero
-
-    def initial_state(self) -> dict[str, Tensor]:
-        """That of the wrapped rule."""
-        return self.rule.initial_state()
-
-    def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
-        """As the wrapped rule does."""
-        self.rule.adapt(state, seen)
-
-    def of_size(self, *size: int) -> Hard:
-        """Around the rule for this size."""
-        return replace(self, rule=self.rule.of_size(*size))
-
-    def check(self, compiled: CompiledPolytope) -> None:
-        """Refuse a polytope without vertices, and what the wrapped rule refuses."""
-        super().check(compiled)
-        self.rule.check(compiled)
-
-    def remark(self, compiled: CompiledPolytope) -> str | None:
-        """That of the rule behind it."""
-        return self.rule.remark(compiled)
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context

@@ -15,6 +15,8 @@ from optlayers.solvers.plan import KernelInput, plan_of
 
 __all__ = ["polish", "refine"]
 
+NEAR = (1e-8, 1e-6, 1e-10)
+"""Where such a guess leads nowhere, the next ones are that columns are at bounds which they are so near to."""
 REFINEMENTS = 2
 """Each takes what rounding left of the systems from 1e-16 to the square of that, as far as they can be solved."""
 
@@ -34,27 +36,40 @@ def polish(form: StandardForm, instances: Instances, answer: Answer) -> Answer:
     free, exact = ~(low | high), np.zeros(len(instances), dtype=bool)
     finite = np.flatnonzero(np.isfinite(point).all(axis=1) & np.isfinite(dual).all(axis=1))
 
-    def work(which: np.ndarray) -> None:
-        active_set.polish(
-            plan.system.table,
-            plan.slack_row,
-            plan.varies,
-            batch.matrix,
-            batch.scores,
-            plan.curvature,
-            batch.rhs,
-            batch.lower,
-            batch.upper,
-            finite[which],
-            point,
-            dual,
-            low,
-            high,
-            free,
-            exact,
-        )
+    def on_guess(some: np.ndarray) -> None:
+        def work(which: np.ndarray) -> None:
+            active_set.polish(
+                plan.system.table,
+                plan.slack_row,
+                plan.varies,
+                batch.matrix,
+                batch.scores,
+                plan.curvature,
+                batch.rhs,
+                batch.lower,
+                batch.upper,
+                some[which],
+                point,
+                dual,
+                low,
+                high,
+                free,
+                exact,
+            )
 
-    plan.spread(work, len(finite), solves=4)
+        plan.spread(work, len(some), solves=4)
+
+    on_guess(finite)
+    for near in NEAR:
+        left = finite[~exact[finite]]
+        if len(left) == 0:
+            break
+        # Next to a bound that a column is not at, its multiplier may tell nothing: a row that only such columns could
+        # meet has none that is free.
+        room_low, room_high = answer.point[left] - instances.lower[left], instances.upper[left] - answer.point[left]
+        low[left] = room_low <= np.minimum(room_high, near)
+        high[left] = (room_high <= near) & ~low[left]
+        on_guess(left)
     return Answer(point, dual, answer.status, free=free, reasons=answer.reasons)
 
 

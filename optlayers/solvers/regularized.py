@@ -40,6 +40,8 @@ AT_BOUND = 1e-10
 GUESSED_STEPS = 15
 """What is told to the thread pool about the work of one instance."""
 EPSILON = 2.220446049250313e-16
+SURELY_MET = 1e-10
+"""Rows that miss less, relative to their terms, are met whatever these are next to."""
 BEYOND = 1e3
 """A point may be so many times its unit from where it should be, as for projections: see ``certify``."""
 
@@ -365,82 +367,117 @@ def certify_regularized(solved: Regularizing) -> Certificate:
     The error is the largest of the violations of rows and bounds, relative to the size of their terms, and of that
     distance over 1000 units.
     """
-    form, instances, curves = solved.form, solved.instances, solved.curves
-    point, dual, count = solved.answer.point, solved.answer.dual, len(solved.answer.point)
+    form, instances, curves, point = solved.form, solved.instances, solved.curves, solved.answer.point
     plan = plan_of(form)
     matrix = plan.entries if instances.matrix is None else instances.matrix
-    total, size = activities(form, matrix, point)
-    missed = np.abs(total - instances.rhs)
-    # A row whose terms are all next to 0 is met where what it misses moves none of its columns by much.
-    unit = np.minimum(1.0, instances.upper - instances.lower)
-    unit = np.where(unit > 0.0, unit, 1.0)
-    floor = np.full((count, form.rows), np.inf)
-    of_entries = np.abs(matrix) * unit[:, form.entry_column]
-    np.minimum.at(floor, (np.arange(count)[:, None], form.matrix.indices[None]), of_entries)
-    relative = missed / np.maximum(size + np.abs(instances.rhs), np.where(np.isfinite(floor), floor, 1e-300))
+    missed, relative = _missed(solved, matrix)
     outside = np.maximum(instances.lower - point, point - instances.upper).max(axis=1, initial=0.0)
     residual = np.maximum(missed.max(axis=1, initial=0.0), outside)
-    error = np.maximum(np.where(missed > 0.0, relative, 0.0).max(axis=1, initial=0.0), outside)
-    prices = plan.prices(matrix, dual)
-    reduced = -prices
+    error = np.maximum(relative.max(axis=1, initial=0.0), outside)
+    reduced = -plan.prices(matrix, solved.answer.dual)
     reduced[:, : form.scored] += instances.scores
-    terms_of = plan.prices(np.abs(matrix), np.abs(dual))
-    terms_of[:, : form.scored] += np.abs(instances.scores)
-    curved = (curves.kind != LINEAR) & (curves.weight > 0.0)
+    terms = plan.prices(np.abs(matrix), np.abs(solved.answer.dual))
+    terms[:, : form.scored] += np.abs(instances.scores)
     if curves.has_barrier:
-        push = curves.least[:, None] / (point - instances.lower) - curves.least[:, None] / (instances.upper - point)
-        moves = instances.lower < instances.upper
-        off, bend = np.where(moves, reduced - curves.slope(point) + push, 0.0), np.where(moves, solved.bend, 1.0)
-        # Newton's decrement, which bounds the gap of self-concordant functions where it is small.
-        bent = bend > 0.0
-        gap = np.where(bent, off**2 / np.where(bent, bend, 1.0), 0.0)
-        loose = np.where(bent, 0.0, np.abs(off) / np.maximum(terms_of, curves.least[:, None]))
-        error = np.maximum(error, loose.max(axis=1, initial=0.0))
-        rooms = np.where(moves, np.minimum(point - instances.lower, instances.upper - point), np.inf)
-        # A room that what its row misses could close is none: two inequalities may leave nothing between them.
-        closed = missed[:, form.matrix.indices] / np.maximum(np.abs(matrix) * rooms[:, form.entry_column], 1e-300)
-        error = np.maximum(error, closed.max(axis=1, initial=0.0) / BEYOND)
-        inside = (rooms > 0.0).all(axis=1)
-        error = np.where(inside, error, np.inf)
+        gap, off, distance = _from_barrier(solved, matrix, missed, reduced, terms)
     else:
-        best = np.clip(curves.meet(reduced), instances.lower, instances.upper)
-        gap = (point - best) * (curves.slope(point) - reduced)
-        exact = curves.worth(point) - curves.worth(best) - reduced * (point - best)
-        gap = np.where(curved, np.where(np.isfinite(gap), gap, exact), 0.0)
-        gap = np.where(point == best, 0.0, gap)
-        above, below = instances.upper - point, point - instances.lower
+        gap, off, distance = _from_best(solved, reduced, terms)
+    error = np.maximum(np.maximum(error, off), distance / BEYOND)
+    error = np.where(np.isfinite(error), error, np.inf)
+    return Certificate(residual, gap, error, np.ones(len(point), dtype=bool))
+
+
+Judged = tuple[Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"], Float64[np.ndarray, " batch"]]
+"""The gap, what multipliers miss, relative to their terms, and the distance from the best point that follows."""
+
+
+def _missed(
+    solved: Regularizing, matrix: Float64[np.ndarray, "batch_or_1 entries"]
+) -> tuple[Float64[np.ndarray, "batch rows"], Float64[np.ndarray, "batch rows"]]:
+    """By how much rows are missed, and that relative to the size of their terms."""
+    form, instances = solved.form, solved.instances
+    total, size = activities(form, matrix, solved.answer.point)
+    missed = np.abs(total - instances.rhs)
+    size += np.abs(instances.rhs)
+    relative = np.where(missed > 0.0, missed / np.maximum(size, 1e-300), 0.0)
+    doubtful = np.flatnonzero((relative > SURELY_MET).any(axis=1))
+    if len(doubtful):
+        # A row whose terms are all next to 0 is met where what it misses moves none of its columns by much.
+        unit = np.minimum(1.0, (instances.upper - instances.lower)[doubtful])
+        unit = np.where(unit > 0.0, unit, 1.0)
+        floor = np.full((len(doubtful), form.rows), np.inf)
+        of_entries = np.abs(matrix if len(matrix) == 1 else matrix[doubtful]) * unit[:, form.entry_column]
+        np.minimum.at(floor, (np.arange(len(doubtful))[:, None], form.matrix.indices[None]), of_entries)
+        mine = missed[doubtful] / np.maximum(size[doubtful], np.where(np.isfinite(floor), floor, 1e-300))
+        relative[doubtful] = np.where(missed[doubtful] > 0.0, mine, 0.0)
+    return missed, relative
+
+
+def _from_barrier(
+    solved: Regularizing,
+    matrix: Float64[np.ndarray, "batch_or_1 entries"],
+    missed: Float64[np.ndarray, "batch rows"],
+    reduced: Float64[np.ndarray, "batch columns"],
+    terms: Float64[np.ndarray, "batch columns"],
+) -> Judged:
+    """By Newton's decrement, which bounds the gap of self-concordant functions where it is small, and in the units of
+    rooms."""
+    form, instances, curves, point = solved.form, solved.instances, solved.curves, solved.answer.point
+    low, high = point - instances.lower, instances.upper - point
+    push = curves.least[:, None] / low - curves.least[:, None] / high
+    moves = instances.lower < instances.upper
+    off, bend = np.where(moves, reduced - curves.slope(point) + push, 0.0), np.where(moves, solved.bend, 1.0)
+    bent = bend > 0.0
+    gap = np.where(bent, off**2 / np.where(bent, bend, 1.0), 0.0).sum(axis=1)
+    loose = np.where(bent, 0.0, np.abs(off) / np.maximum(terms, curves.least[:, None]))
+    rooms = np.where(moves, np.minimum(low, high), np.inf)
+    # A room that what its row misses could close is none: two inequalities may leave nothing between them.
+    closed = missed[:, form.matrix.indices] / np.maximum(np.abs(matrix) * rooms[:, form.entry_column], 1e-300)
+    distance = np.maximum(np.sqrt(gap / curves.least), closed.max(axis=1, initial=0.0))
+    return gap, loose.max(axis=1, initial=0.0), np.where((rooms > 0.0).all(axis=1), distance, np.inf)
+
+
+def _from_best(
+    solved: Regularizing, reduced: Float64[np.ndarray, "batch columns"], terms: Float64[np.ndarray, "batch columns"]
+) -> Judged:
+    """By what every column loses against its best number for the multipliers."""
+    form, instances, curves, point = solved.form, solved.instances, solved.curves, solved.answer.point
+    lower, upper = instances.lower, instances.upper
+    curved = (curves.kind != LINEAR) & (curves.weight > 0.0)
+    best = np.clip(curves.meet(reduced), lower, upper)
+    moved = point - best
+    gap = moved * (curves.slope(point) - reduced)
+    if not np.isfinite(gap).all():
+        exact = curves.worth(point) - curves.worth(best) - reduced * moved
+        gap = np.where(np.isfinite(gap), gap, exact)
+    gap = np.where(curved & (moved != 0.0), gap, 0.0)
+    rounding = 64.0 * EPSILON * terms.max(axis=1, keepdims=True, initial=0.0)
+    off = forgiven = np.zeros(len(point))
+    if not curved.all():
         # What is left of multipliers, where columns without curvature have none.
-        rounding = 64.0 * EPSILON * terms_of.max(axis=1, keepdims=True, initial=0.0)
         pressed = np.where(np.abs(reduced) > rounding, reduced, 0.0)
         up, down = np.maximum(pressed, 0.0), np.maximum(-pressed, 0.0)
-        unbounded = np.where(np.isinf(above), up, 0.0) + np.where(np.isinf(below), down, 0.0)
-        loose = np.where(np.isinf(above), 0.0, up * above) + np.where(np.isinf(below), 0.0, down * below)
+        above, below = np.isinf(upper), np.isinf(lower)
+        unbounded = np.where(above, up, 0.0) + np.where(below, down, 0.0)
+        loose = np.where(above, 0.0, up * (upper - point)) + np.where(below, 0.0, down * (point - lower))
         forgiven = np.where(curved, 0.0, np.abs(reduced - pressed)).max(axis=1, initial=0.0)
-        gap = np.where(curved | (instances.lower == instances.upper), gap, loose)
-        off = np.where(curved, 0.0, unbounded / np.maximum(terms_of, curves.unit))
-        error = np.maximum(error, off.max(axis=1, initial=0.0))
-    whole = np.maximum(gap, 0.0).sum(axis=1)
-    strength = curves.strength(point)
-    worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
-    far = np.sqrt(2.0 * whole / np.maximum(strength, 1e-300)) / BEYOND
-    distance = np.where(strength > 0.0, far, whole / np.maximum(worth, 1.0))
+        gap = np.where(curved | (lower == upper), gap, loose)
+        off = np.where(curved, 0.0, unbounded / np.maximum(terms, curves.unit)).max(axis=1, initial=0.0)
+    whole, strength = np.maximum(gap, 0.0).sum(axis=1), curves.strength(point)
+    firm = strength > 0.0
+    distance = np.sqrt(2.0 * whole / np.maximum(strength, 1e-300))
+    if not firm.all():
+        worth = np.abs(instances.scores * point[:, : form.scored]).sum(axis=1) + np.abs(curves.worth(point)).sum(axis=1)
+        distance = np.where(firm, distance, BEYOND * whole / np.maximum(worth, 1.0))
     flat = (curves.kind == POWER) & (curves.power > 2.0)
-    if not curves.has_barrier and flat.any():
+    if flat.any():
         # Next to 0 these are flat, and the gap says little: but a point is best for scores that differ by no more than
         # what makes it best for them. What the rounding of these moves it by is not known either.
-        least, most = (
-            np.clip(curves.meet(reduced + r), instances.lower, instances.upper) for r in (-rounding, rounding)
-        )
-        missing = np.where(flat, np.maximum(np.abs(point - best), most - least), 0.0)
-        distance = np.maximum(distance, missing.max(axis=1, initial=0.0) / BEYOND)
-    if not curves.has_barrier:
-        # Points follow scores of such a size on straight pieces.
-        distance += np.where(strength > 0.0, forgiven / np.maximum(strength, 1e-300) / BEYOND, 0.0)
-    else:  # in the units of rooms
-        distance = np.sqrt(whole / curves.least) / BEYOND
-    error = np.maximum(error, distance)
-    error = np.where(np.isfinite(error), error, np.inf)
-    return Certificate(residual, whole, error, np.ones(count, dtype=bool))
+        least, most = (np.clip(curves.meet(reduced + r), lower, upper) for r in (-rounding, rounding))
+        missing = np.where(flat, np.maximum(np.abs(moved), most - least), 0.0)
+        distance = np.maximum(distance, missing.max(axis=1, initial=0.0))
+    # Points follow scores of such a size on straight pieces.
+    return whole, off, distance + np.where(firm, forgiven / np.maximum(strength, 1e-300), 0.0)
 
 
 def pull_back(
