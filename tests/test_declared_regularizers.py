@@ -20,9 +20,7 @@ from optlayers import (
     Entropy,
     Euclidean,
     Family,
-    FenchelYoungLoss,
     Hard,
-    OptimalValue,
     OptLayer,
     Polytope,
     Regularized,
@@ -518,10 +516,6 @@ def test_other_refusals() -> None:
         Regularized(3)
     with pytest.raises(TypeError, match=r"make it a value: Euclidean\(\)"):
         Regularized(Euclidean)
-    with pytest.raises(ValueError, match="counts all variables together, where losses take"):
-        FenchelYoungLoss(polytope, 0.5 * cp.quad_form(x, covariance))
-    with pytest.raises(ValueError, match="counts all variables together, where losses take"):
-        OptimalValue(polytope, 0.5 * cp.quad_form(x, covariance))
     layer = OptLayer(Family(simplex), Regularized(cp.sum_squares(x)))
     with pytest.raises(DeclarationError, match="polytopes of a family have variables of their own"):
         layer(_scores(2, 4), sizes=torch.tensor([3, 4]))

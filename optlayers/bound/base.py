@@ -154,7 +154,8 @@ class AbstractBoundPolytope(ABC):
     def worth(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Float64[Tensor, "batch size"]:
-        r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0."""
+        r"""What every part of some points contributes to :math:`\Omega`; auxiliary variables contribute 0. Where it is
+        no sum over parts, all of it is said of the first one, NaN where it is not found."""
 
     @abstractmethod
     def slope(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -19,7 +19,7 @@ from optlayers.solvers.batch import make_instances
 from optlayers.solvers.curves import Curves
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.kernels.curves import LINEAR, QUADRATIC
-from optlayers.solvers.regularized import Regularizing, pull_back
+from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
 from optlayers.solvers.roots import roots_of
 
 __all__ = ["ConeEvidence", "Program", "ProgramEvidence"]
@@ -119,6 +119,28 @@ class Program:
         return found
 
 
+def worth_at(
+    program: Program, points: Float64[np.ndarray, "batch size"], tolerance: float
+) -> tuple[Float64[np.ndarray, " batch"], Float64[np.ndarray, "batch parameters"]]:
+    """Ω at points of the polytope, and its gradient with respect to the parameters of the polytope.
+
+    What the program has besides the structure is chosen for the least Ω, so that its gradient is that of the program at
+    this choice (envelope theorem). NaN where it is not found.
+    """
+    declared, form = program.program, program.program.form
+    instances, cut = program.with_scores(np.zeros(points.shape)), form.curved
+    lower, upper = np.array(instances.lower), np.array(instances.upper)
+    lower[:, :cut] = upper[:, :cut] = points[:, form.kept[:cut]]
+    held = replace(instances, lower=lower, upper=upper)
+    solved = Regularizing.of(form, held, program.curves, None, None, tolerance)
+    right = certify_regularized(solved).error <= tolerance
+    whole = form.expand(solved.answer.point[:, : form.scored])
+    terms = declared.cost(program.theta) * whole + 0.5 * declared.weight(program.theta) * whole**2
+    worth = terms.sum(axis=1) + declared.offset(program.theta)[:, 0]
+    gradient = -ProgramEvidence(form, program, solved).of_theta(right)
+    return np.where(right, worth, np.nan), np.where(right[:, None], gradient, np.nan)
+
+
 @final
 @dataclass(eq=False)
 class ProgramEvidence(AbstractEvidence):
@@ -171,7 +193,11 @@ class ProgramEvidence(AbstractEvidence):
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
         """From dual points; see :class:`AbstractEvidence`."""
-        solved, good = self.solved, ok.cpu().numpy()
+        return torch.from_numpy(self.of_theta(ok.cpu().numpy())).to(ok.device)
+
+    def of_theta(self, good: Bool[np.ndarray, " batch"]) -> Float64[np.ndarray, "batch parameters"]:
+        """The gradient of optimal values; 0 for instances that are not ``good``."""
+        solved = self.solved
         answer, form = solved.answer, solved.form
         assert answer.free is not None
         slope = np.where(answer.free, 0.0, solved.curves.slope(answer.point))
@@ -180,8 +206,9 @@ class ProgramEvidence(AbstractEvidence):
         point = np.where(good[:, None], form.expand(answer.point[:, : form.scored]), 0.0)
         program = self.program
         # The value moves with weights by -z² / 2, as points moved by z / 2 do, but with costs by -z.
-        theta = theta - 0.5 * program.program.cost.transposed(point)
-        return torch.from_numpy(program.of_parameters(theta, point, 0.5 * point)).to(ok.device)
+        constant = program.program.offset.transposed(good[:, None].astype(np.float64))
+        theta = theta - 0.5 * program.program.cost.transposed(point) - constant
+        return program.of_parameters(theta, point, 0.5 * point)
 
     def _finite(self, theta: Float64[np.ndarray, "batch others"]) -> Float64[np.ndarray, "batch others"]:
         """Infinite parameters are limits that do not bind: their gradient is 0."""

@@ -105,7 +105,7 @@ class DenseEvidence(AbstractEvidence):
         slope = np.zeros(solved.whole.shape)
         slope[:, : self.form.scored] = solved.times(solved.point)
         slope[solved.free] = 0.0
-        theta = value_gradient_of(self.form, solved.instances, solved.whole, solved.dual, good, slope)
+        theta = value_gradient_of(self.form, solved.instances, solved.whole, solved.dual, good, slope, solved.free)
         theta = np.where(np.isinf(solved.instances.parameters), 0.0, theta)
         point = np.where(good[:, None], solved.point, 0.0)
         self._add_matrix(theta, 0.5 * point, point)

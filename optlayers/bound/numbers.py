@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
-from optlayers.bound.regularized import by_constraints, of_parts, worth_gradient
+from optlayers.bound.regularized import OnHost, by_constraints, of_parts, whole_worth, worth_gradient
 from optlayers.form.standard import ParameterSpec
 from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared
@@ -31,6 +31,7 @@ class AbstractNumbers(AbstractBoundPolytope):
     """A compiled polytope with the numbers of a batch; what it says of the declaration is that of ``prepared``."""
 
     prepared: AbstractPrepared
+    precision: Float64[np.ndarray, " parameters"]
 
     @abstractmethod
     def _sums(self) -> LogPartition:
@@ -92,6 +93,9 @@ class AbstractNumbers(AbstractBoundPolytope):
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Float64[Tensor, "batch size"]:
         """What parts contribute to a regularizer; see :class:`AbstractBoundPolytope`."""
+        if not regularizer.of_parts:
+            total = self._whole(points, regularizer)[0]
+            return torch.nn.functional.pad(total[:, None], (0, points.shape[1] - 1))
         return of_parts(self.prepared, points, regularizer, regularizer.worth, self.given if self.parameters else None)
 
     def slope(
@@ -104,8 +108,18 @@ class AbstractNumbers(AbstractBoundPolytope):
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
     ) -> Mapping[str, Tensor]:
         """The gradient of a regularizer by parameters; see :class:`AbstractBoundPolytope`."""
+        if not regularizer.of_parts:
+            return by_name(self.parameters, self._whole(points, regularizer)[1])
         form = by_constraints(self.prepared).projection_form
         return by_name(self.parameters, worth_gradient(form, points, regularizer, self.given))
+
+    def _whole(
+        self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+    ) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, "batch parameters"]]:
+        """A regularizer that is no sum over parts, and its gradient by parameters, by the CPU."""
+        host = self.prepared.bind_on_host(self.given.detach().cpu(), None, self.precision)
+        assert isinstance(host, OnHost)
+        return whole_worth(host, points, regularizer)
 
     def structure(self, values: Float64[Tensor, "batch size"]) -> Float64[Tensor, "batch size"]:
         """Scored vectors with 0 for auxiliary variables; see :class:`AbstractBoundPolytope`."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence
+from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence, worth_at
 from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, solved_densely
 from optlayers.bound.smooth import PartByPart, smooth_at
 from optlayers.bound.stationary import OnActiveSets
@@ -47,6 +47,7 @@ __all__ = [
     "of_parts",
     "on_device",
     "regularized",
+    "whole_worth",
     "worth_gradient",
 ]
 
@@ -455,6 +456,29 @@ def _by_cones(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared:
         ConeEvidence(polytope.form, answer),
         word=CONE_WORD,
     )
+
+
+def whole_worth(
+    polytope: OnHost, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
+) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, "batch parameters"]]:
+    """Ω at points of the polytopes of a batch, of a declared regularizer that is a quadratic program, and its gradient
+    with respect to θ.
+
+    Raises
+    ------
+    DeclarationError : for other regularizers that are no sum over parts.
+    """
+    prepared = by_constraints(polytope.prepared)
+    declared = regularizer.over(polytope.prepared.polytope) if prepared.polyhedral else None
+    if not isinstance(declared, QuadraticProgram):
+        raise DeclarationError(
+            f"losses and optimal values need the value of {regularizer!r} at structures, which is known for sums over "
+            "parts and for expressions that are quadratic programs over a polytope"
+        )
+    program = Program.of(declared, polytope.form.parameters, polytope.theta, None, polytope.precision)
+    found = worth_at(program, points.detach().cpu().numpy(), prepared.tolerance)
+    worth, gradient = (torch.from_numpy(np.ascontiguousarray(part)).to(points.device) for part in found)
+    return worth, gradient
 
 
 def of_parts(

@@ -52,7 +52,7 @@ class DenseTerm:
 @final
 @dataclass(frozen=True, eq=False)
 class QuadraticProgram:
-    r"""``min_y Ω(x, y) = <cost(θ), z> + ½ Σ weight(θ) z²`` over a standard form.
+    r"""``min_y Ω(x, y) = offset(θ) + <cost(θ), z> + ½ Σ weight(θ) z²`` over a standard form.
 
     The form is that of the polytope with further columns and rows, and its scored vector has further entries behind
     those of the polytope: whatever has a cost or a weight. Its parameters are those of the polytope, but entries of a
@@ -63,6 +63,7 @@ class QuadraticProgram:
     cost: AffineMap
     weight: AffineMap
     roots: tuple[Root, ...]
+    offset: AffineMap
     dense: DenseTerm | None = None
     """The expression itself, where it is one quadratic form of the scored vector."""
 
@@ -105,13 +106,18 @@ def quadratic_program(polytope: Polytope, declared: cp.Expression) -> QuadraticP
         rows, program = canonical_rows(extended, specs, extended.constraints, expression)
     except NotPolyhedral:
         raise NeedsCones(_needs_cones(declared)) from None
-    cost, weight = _objective(program, extended, specs)
+    cost, weight, offset = _objective(program, extended, specs)
     priced = np.flatnonzero(np.diff(cost.indptr) + np.diff(weight.indptr))
     order = np.concatenate([rows.structure, np.setdiff1d(priced, rows.structure)])
     rows = _without_zeros_of_roots(rows, specs, [f.entries.name() for f in rewriting.factored])
     form = form_of_rows(extended, specs, _with_structure(rows, order))
     return QuadraticProgram(
-        form, _map(cost[order]), _map(weight[order]), tuple(_root(f, form) for f in rewriting.factored), dense
+        form,
+        _map(cost[order]),
+        _map(weight[order]),
+        tuple(_root(f, form) for f in rewriting.factored),
+        _map(offset),
+        dense,
     )
 
 
@@ -165,8 +171,10 @@ def _needs_cones(declared: cp.Expression) -> str:
     )
 
 
-def _objective(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]) -> tuple[sp.csr_array, sp.csr_array]:
-    """Costs and weights ``(columns, 1 + parameters)`` of what cvxpy minimizes, at θ = 0 and by θ.
+def _objective(
+    program: Any, polytope: Polytope, specs: Sequence[ParameterSpec]
+) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array]:
+    """Costs and weights ``(columns, 1 + parameters)`` of what cvxpy minimizes, and its constant, at θ = 0 and by θ.
 
     cvxpy stores both as sparse tensors with one column per entry of its own parameter vector; q has a constant behind
     its entries, and P is flattened in column-major order.
@@ -177,6 +185,9 @@ def _objective(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec])
     known = (linear.coords[0] < columns) & (linear.data != 0.0)
     column, entry = linear.coords[0][known], theta[linear.coords[1][known]]
     cost = sp.csr_array((linear.data[known], (column, entry)), shape=(columns, count))
+    known = (linear.coords[0] == columns) & (linear.data != 0.0)
+    places = np.zeros(np.count_nonzero(known), dtype=np.int64), theta[linear.coords[1][known]]
+    offset = sp.csr_array((linear.data[known], places), shape=(1, count))
     weight = sp.csr_array((columns, count))
     if program.P is not None:
         squares = sp.coo_array(program.P)
@@ -188,7 +199,7 @@ def _objective(program: Any, polytope: Polytope, specs: Sequence[ParameterSpec])
         known = (row == column) & (squares.data != 0.0)
         column, entry = column[known], theta[squares.coords[1][known]]
         weight = sp.csr_array((squares.data[known], (column, entry)), shape=(columns, count))
-    return cost, weight
+    return cost, weight, offset
 
 
 def _without_zeros_of_roots(rows: AffineRows, specs: Sequence[ParameterSpec], names: Sequence[str]) -> AffineRows:

@@ -18,7 +18,7 @@ from optlayers.losses.decoding import best_less
 from optlayers.losses.known import given
 from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
-from optlayers.losses.regularized import of_parts, regularized_points
+from optlayers.losses.regularized import decodable, of_parts, regularized_points
 from optlayers.modes import outside_graphs
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers.base import AbstractRegularizer
@@ -114,6 +114,7 @@ class OptimalValue(AbstractLoss):
         omega = self.omega
         if omega is None:
             return polytope.maximize(scores)
+        decodable(omega)
         return best_less(polytope, scores, lambda points: polytope.worth(points, omega))
 
     @outside_graphs

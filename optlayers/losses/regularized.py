@@ -25,7 +25,7 @@ from optlayers.rules.base import Context
 from optlayers.rules.regularized import Regularized
 from optlayers.solution import Solution
 
-__all__ = ["FenchelYoungLoss", "of_parts", "regularized_points"]
+__all__ = ["FenchelYoungLoss", "decodable", "of_parts", "regularized_points"]
 
 
 @final
@@ -42,7 +42,8 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
     Parameters
     ----------
     polytope : a :class:`Polytope`, an already compiled one, or a :class:`Family` for batches of mixed length.
-    regularizer : Ω.
+    regularizer : Ω: a value such as ``Entropy()``, or a convex expression of cvxpy over the variables that the polytope
+        is declared with, where that is a quadratic program; ``decode`` needs a sum over parts.
     arguments : those of :class:`AbstractLoss`, by name.
 
     References
@@ -94,6 +95,10 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
         """Ω of the target."""
         polytope = BoundPolytope.of(question.share.compiled, question.packed, question.forbidden)
         worth = polytope.worth(question.whole(target), self.omega)
+        unknown = torch.isnan(worth).nonzero()
+        if len(unknown):
+            k = int(unknown[0, 0])
+            raise ValueError(f"{self.omega!r} has no value at the target {question.instance(k)}: it is no structure")
         outside = torch.isposinf(worth).nonzero()
         if len(outside):
             k, flat = outside[0].tolist()
@@ -105,6 +110,7 @@ class FenchelYoungLoss(AbstractFenchelYoungLoss):
 
     def decoded(self, polytope: BoundPolytope, scores: Float64[Tensor, "batch size"]) -> Solution:
         """The vertices v with the best ⟨s, v⟩ - Ω(v)."""
+        decodable(self.omega)
         return best_less(polytope, scores, lambda points: polytope.worth(points, self.omega))
 
 
@@ -119,6 +125,15 @@ def regularized_points(
 
 
 def of_parts(regularizer: AbstractRegularizer) -> None:
+    """Refuse a regularizer without a value at structures."""
+    if regularizer.without_loss:
+        raise ValueError(f"{regularizer!r} {regularizer.without_loss}")
+
+
+def decodable(regularizer: AbstractRegularizer) -> None:
     """Refuse a regularizer whose value at structures is not known part by part."""
     if not regularizer.of_parts:
-        raise ValueError(f"{regularizer!r} {regularizer.without_loss}")
+        raise ValueError(
+            f"{regularizer!r} counts all variables together, and vertices that are best less such a number are not "
+            "searched for: take best vertices, compile_polytope(polytope).maximize(scores)"
+        )

@@ -55,10 +55,6 @@ class Declared(AbstractWholeRegularizer):
     expression: cp.Expression
     number_name = "expression"
     why_whole = NOT_OF_PARTS
-    without_loss = (
-        "counts all variables together, where losses take what each part counts: give the points of "
-        "OptLayer(polytope, Regularized(expression)) to a loss of your own"
-    )
 
     def __post_init__(self) -> None:
         expression = self.expression
