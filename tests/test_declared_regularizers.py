@@ -277,6 +277,17 @@ def test_a_matrix_that_is_not_positive_semidefinite_is_refused() -> None:
         layer(_scores(2, 4), budget=1.0, covariance=given)
 
 
+def test_a_matrix_is_looked_at_where_no_part_moves_too() -> None:
+    """At the best vertex the matrix has no say, and it is not convex all the same."""
+    polytope, x, covariance = _small()
+    layer = OptLayer(polytope, Regularized(0.5 * cp.quad_form(x, covariance)))
+    given = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    given[2, 3, 3] = -0.1
+    scores = torch.tensor([[90.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(3, 4)
+    with pytest.raises(ValueError, match=r"positive semidefinite, but has the eigenvalue -0.1 in instance 2"):
+        layer(scores, budget=1.0, covariance=given)
+
+
 @pytest.mark.parametrize("batch", [(), (2, 3), (0,)], ids=str)
 def test_batches_of_any_shape(batch: tuple[int, ...]) -> None:
     polytope, x, covariance = _small()
@@ -511,7 +522,7 @@ def test_what_is_no_regularizer_is_refused(name: str) -> None:
 
 
 def test_other_refusals() -> None:
-    polytope, x, covariance = _small()
+    _, x, _ = _small()
     with pytest.raises(TypeError, match="or an expression of cvxpy, but got 3"):
         Regularized(3)
     with pytest.raises(TypeError, match=r"make it a value: Euclidean\(\)"):

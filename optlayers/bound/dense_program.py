@@ -19,7 +19,7 @@ from optlayers.solvers.base import Instances
 from optlayers.solvers.dense_program import DenseProgram, DenseSolved
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 
-__all__ = ["DenseEvidence", "EvidenceOfParts", "solved_densely"]
+__all__ = ["DenseEvidence", "EvidenceOfParts", "matrix_span", "solved_densely"]
 
 
 def solved_densely(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence, worth_at
-from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, solved_densely
+from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, matrix_span, solved_densely
 from optlayers.bound.smooth import PartByPart, smooth_at
 from optlayers.bound.stationary import OnActiveSets
 from optlayers.diagnosis import explain_infeasible
@@ -36,6 +36,7 @@ from optlayers.solvers.dense_program import DenseProgram
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
 from optlayers.solvers.kernels.curves import QUADRATIC
 from optlayers.solvers.regularized import Regularizing, certify_regularized, pull_back
+from optlayers.solvers.roots import roots_of
 
 __all__ = [
     "AbstractOfRegularizer",
@@ -362,7 +363,9 @@ def _densely(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: 
         return None
     if not DenseProgram.takes(polytope.form):
         return None
-    instances = polytope.instances.with_scores(given)
+    instances, spec = polytope.instances.with_scores(given), matrix_span(polytope.form, term)
+    if spec is not None:  # on its active set an answer may look best though the matrix is not positive semidefinite
+        roots_of(spec, polytope.theta[:, spec.span], float(polytope.precision[spec.span].max()))
     solved = solved_densely(polytope.form, instances, term, polytope.theta)
     good = solved.error <= prepared.tolerance
     if (left_out := polytope.left_out(instances)) is not None:
