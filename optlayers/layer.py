@@ -492,4 +492,12 @@ def _beside(
     if not isinstance(polytope, CompiledPolytope):
         return polytope.beside(parameters) if parameters else polytope
     other = polytope.polytope.beside(parameters)
-    return polytope if other is polytope.polytope else compile_polytope(other, tolerance=polytope.tolerance)
+    if other is polytope.polytope:
+        return polytope
+    maximizer, projector = polytope.maximizer, polytope.projector  # those that need no oracle, which is left behind
+    return compile_polytope(
+        other,
+        maximizer=None if maximizer.reads_declaration else maximizer,
+        projector=None if projector.reads_declaration else projector,
+        tolerance=polytope.tolerance,
+    )

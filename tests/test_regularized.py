@@ -885,3 +885,12 @@ def test_numbers_next_to_nothing_are_differentiated_without_a_warning():
     compiled, scores = ol.compile_polytope(simplex(2)), torch.tensor([0.0, -7.1], dtype=torch.float64)
     solution = compiled.regularized(scores, ol.Entropy(0.01)).check()
     assert 0.0 < solution.value.min() < 1e-308 and compiled.tangent(solution, scores).all_ok
+
+
+def test_the_solvers_of_a_compiled_polytope_are_kept_beside_the_parameters_of_a_rule():
+    temperature = cp.Parameter(pos=True, name="temperature")
+    compiled = ol.compile_polytope(simplex(3).without_oracle(), maximizer=ol.Highs(), projector=ol.Clarabel())
+    layer = ol.OptLayer(compiled, ol.Hard(ol.Regularized(ol.Entropy(temperature))))
+    assert isinstance(layer.compiled().maximizer, ol.Highs) and isinstance(layer.compiled().projector, ol.Clarabel)
+    over_oracle = ol.OptLayer(ol.compile_polytope(simplex(3)), ol.Regularized(ol.Entropy(temperature)))
+    assert over_oracle(torch.zeros(3), temperature=0.5).tolist() == pytest.approx([1 / 3] * 3)
