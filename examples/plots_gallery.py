@@ -35,7 +35,8 @@ def relaxed_stable_sets() -> ol.Polytope:
 
 def draw_polytopes() -> Figure:
     """A relaxation with a fractional vertex, all rankings of four with a soft one, and a shadow."""
-    figure = Figure(figsize=(12.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.2)  # for the names of the first vertical axis
     first, second = (figure.add_subplot(1, 3, k, projection="3d") for k in (1, 2))
     plots.polytope(relaxed_stable_sets(), ax=first)
     first.view_init(elev=18, azim=35)

@@ -540,6 +540,15 @@ def test_axes_are_those_that_were_given_or_new_ones(name):
         calls()[name](new.figure)
 
 
+def test_names_are_slanted_where_there_is_no_room():
+    """Also in a part of a figure."""
+    wide, narrow = Figure(figsize=(10, 3)).subfigures(1, 2, width_ratios=[9, 1])
+    words, x = ["internationalization", "matters", "here"], np.zeros((3, 3))
+    for figure, angle in ((wide, 0.0), (narrow, 40.0)):
+        ax = plots.arcs(x, words=words, ax=figure.add_subplot())
+        assert [label.get_rotation() for label in ax.get_xticklabels()] == [angle] * 3
+
+
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     def refuse(name, *rest, **more):
         if name.partition(".")[0] == "matplotlib":

@@ -96,7 +96,7 @@ def bare(ax: Axes) -> None:
 
 def words_below(ax: Axes, places: Sequence[float], names: Sequence[str]) -> None:
     """Names below the axes, one unit apart, slanted where they would run into each other."""
-    width = ax.get_position().width * ax.figure.get_figwidth() * 72.0  # type: ignore[union-attr]
+    width = ax.get_window_extent().width * 72.0 / ax.figure.dpi
     longest = max((len(name) for name in names), default=0)
     size = 9.0
     low, high = ax.get_xlim()

@@ -121,7 +121,7 @@ def polytope(
     ax.set_title(said, fontsize=10)
     _name_axes(panel, names)
     if fractional.any() or overlaid:
-        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.08 if three else 1.0, 1.0))
     return ax
 
 
