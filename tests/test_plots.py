@@ -95,6 +95,8 @@ def test_edges_leave_out_what_is_no_corner():
     assert outline(square)[0] == [(0, 1), (0, 3), (1, 2), (2, 3)]
     cube = np.array(list(itertools.product((0.0, 0.5, 1.0), repeat=3)))  # with middles of edges and faces
     rotated = cube @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    bent = np.append(square, [(0.25, -1e-10)], axis=0)
+    assert outline(bent)[0] == [(0, 1), (0, 3), (1, 2), (2, 3)]
     for points in (cube, rotated, 1e6 * rotated + 3.0, 1e-6 * rotated):
         assert [len(found) for found in outline(points)] == [12, 6]
 
@@ -172,14 +174,24 @@ def test_points_are_drawn_where_they_lie():
     assert np.allclose(offsets(labelled(ax, "asked")), [[0.25, 3.0]])
     assert np.allclose(offsets(labelled(ax, "drawn")), many.detach())
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("x[0]", "x[1]")
-    centred = plots.polytope(polytopes.simplex(3), points=[1.0, 0.0, 0.0])
-    dots = offsets(labelled(centred, "3 vertices"))
-    assert np.abs(dots - offsets(labelled(centred, "points"))).sum(axis=1).min() < 1e-9
+    y = cp.Variable(3, nonneg=True)
+    lopsided = ol.compile_polytope(ol.Polytope(y, [cp.sum(y) == 1, y[0] <= 0.25]))
+    vertices = lopsided.vertices()
+    centred = plots.polytope(lopsided, points=vertices)  # in the affine hull, seen from the mean
+    dots = np.concatenate([offsets(labelled(centred, "2 integral")), offsets(labelled(centred, "2 fractional"))])
+    assert np.allclose(dots.mean(axis=0), 0.0)
+    found = {tuple(np.round(dot, 9) + 0.0) for dot in offsets(labelled(centred, "points"))}
+    assert found == {tuple(np.round(dot, 9) + 0.0) for dot in dots}
+    assert np.allclose(np.sort(np.linalg.norm(dots, axis=1)), np.sort((vertices - vertices.mean(0)).norm(dim=1)))
 
 
 def test_parameters_are_given_by_name():
     assert plots.polytope(polytopes.subset(4), budget=2).get_title() == "6 vertices"
     assert len(offsets(labelled(plots.polytope(polytopes.subset(3), budget=1.5), "6 fractional"))) == 6
+    loss, small = square_loss(torch.eye(3, dtype=F64)[0]), {"arrows": 2, "resolution": 2}
+    assert plots.rule_field(ol.SparseMAP(), polytopes.subset(3), loss, budget=1, **small).get_title() == "SparseMAP()"
+    path = plots.regularization_path(polytopes.subset(3), torch.zeros(3), ol.Entropy, [1.0, 2.0], budget=1.5)
+    assert [line.get_ydata()[0] for line in path.get_lines()] == pytest.approx([0.5] * 3)
     with pytest.raises(TypeError, match="budget"):
         plots.polytope(polytopes.subset(4))
     with pytest.raises(ValueError, match="no point satisfies the constraints with these parameters"):
@@ -429,9 +441,11 @@ def test_paths_lie_on_their_grid():
     assert len(every.get_segments()) == 7 and len(used.get_segments()) == 3
     for segment, (tail, head) in zip(used.get_segments(), arcs[x.numpy() > 0.5], strict=True):
         assert np.allclose(segment[[0, -1]], [(tail % 3, tail // 3), (head % 3, head // 3)])
-    layered = plots.structure(polytopes.dag_path(3, [(0, 1), (1, 2), (0, 2), (0, 2)]), [0.5, 0.5, 0.25, 0.25])
-    ways = of_kind(layered, LineCollection)[1].get_segments()
-    assert len({tuple(np.round(way[12], 6)) for way in ways}) == 4  # parallel arcs and detours apart
+    arcs = [(0, 1), (0, 1), (0, 1), (1, 2), (0, 2), (0, 2)]
+    layered = plots.structure(polytopes.dag_path(3, arcs), [0.2, 0.2, 0.1, 0.5, 0.25, 0.25])
+    middles = [way[12] for way in of_kind(layered, LineCollection)[1].get_segments()]
+    for a, b in itertools.combinations([*middles, (1.4, 0.0)], 2):  # parallel arcs apart, detours around the node
+        assert np.hypot(*(np.asarray(a) - b)) > 0.2
 
 
 def test_tours_and_trees_are_graphs_on_a_circle():

@@ -188,8 +188,6 @@ def _bent(where: np.ndarray, tails: np.ndarray, heads: np.ndarray, *, straight: 
         number = seen[tail, head] = seen.get((tail, head), -1) + 1
         a, b = where[tail], where[head]
         bend = 0.0 if straight else 0.3 * max(0.0, (b[0] - a[0]) / 1.4 - 1.0)
-        bend += 0.35 * (number + 1) // 2 * (-1) ** number if number else 0.0
-        bend += 0.0 if number == 0 else 0.3
-        lift = np.array([0.0, -2.0 * bend])
+        lift = np.array([0.0, -2.0 * (bend + 0.3 * number)])
         lines.append((1 - along) ** 2 * a + 2 * along * (1 - along) * ((a + b) / 2 + lift) + along**2 * b)
     return lines

@@ -136,7 +136,9 @@ def _name_axes(panel: Any, names: Sequence[str]) -> None:
         else:
             getattr(panel, f"set_{axis}ticks")([])
     if len(axes) == 3:  # smaller than by default, which cuts names off
-        panel.set_box_aspect([np.ptp(getattr(panel, f"get_{axis}lim")()) for axis in axes], zoom=0.85)
+        lengths = [np.ptp(getattr(panel, f"get_{axis}lim")()) for axis in axes]
+        with np.errstate(all="ignore"):  # flags that compiled code left behind pass for an overflow
+            panel.set_box_aspect(lengths, zoom=0.85)
     else:
         panel.set_aspect("equal")
 
