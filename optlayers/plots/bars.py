@@ -46,7 +46,7 @@ def bars(
     --------
     >>> import torch
     >>> ax = bars(torch.tensor([0.75, 0.25, 0.0]), words=["red", "green", "blue"])
-    >>> [bar.get_height() for bar in ax.patches]
+    >>> [float(bar.get_height()) for bar in ax.patches]
     [0.75, 0.25, 0.0]
     """
     values = array_of(x)
