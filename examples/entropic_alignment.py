@@ -263,7 +263,7 @@ def draw(outcomes: Sequence[Outcome], gold: Tensor, sizes: Sequence[int], path: 
     n, m = sizes
     panels = above.subplots(1, len(first) + 1, sharex=True, sharey=True)
     for panel, (title, soft) in zip(panels, [("gold", gold), *((o.rule, o.example) for o in first)], strict=True):
-        panel.imshow(soft[:n, :m], vmin=0, vmax=1, cmap="Blues")
+        ol.plots.heat(soft[:n, :m], numbers=False, ax=panel)
         panel.set_title(title, fontsize=8)
         panel.set_xticks([])
         panel.set_yticks([])

@@ -14,14 +14,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from dependency_data import Sentence
 from matplotlib.axes import Axes
-from matplotlib.patches import Arc
 from rich.table import Table
 from scipy import stats
 from semantic_training import MARKS, RULES, Result
 
+from optlayers import plots
+
 __all__ = ["markdown", "mean_and_interval", "plot_results", "plot_trees", "summary", "table", "write_csv"]
 
 COLUMNS = ("tree attachment", "semantic F1", "labelled F1", "seconds / epoch")
+RIGHT, WRONG = "#0072B2", "#D55E00"
+"""Of arcs that the gold tree has, and that it lacks."""
 COLORS = dict(zip((*RULES, *MARKS), plt.get_cmap("tab10").colors, strict=False))
 
 
@@ -144,7 +147,7 @@ def _plot_curves(axis: Axes, rows: dict[str, list[Result]], measure: str, title:
 
 
 def plot_trees(results: Sequence[Result], sentences: Sequence[Sentence], path: Path) -> None:
-    """The trees of a few sentences by the first seed of every rule; arcs that the gold tree lacks are red."""
+    """The trees of a few sentences by the first seed of every rule; arcs that the gold tree lacks are orange."""
     rules = [(name, mine[0]) for name, mine in _rows(results).items() if name in RULES]
     if not rules:
         return
@@ -166,22 +169,10 @@ def plot_trees(results: Sequence[Result], sentences: Sequence[Sentence], path: P
 
 
 def _draw_tree(axis: Axes, sentence: Sentence, heads: tuple[int, ...], title: str) -> None:
-    longest = max([abs(h - m) for m, h in enumerate(heads, start=1) if h] + [1])
-    for modifier, head in enumerate(heads, start=1):
-        color = "tab:blue" if sentence.heads[modifier - 1] == head else "tab:red"
-        if head == 0:
-            axis.annotate(
-                "", (modifier, 0), (modifier, longest / 2 + 0.9), arrowprops={"arrowstyle": "->", "color": color}
-            )
-            continue
-        width = abs(head - modifier)
-        axis.add_patch(Arc(((head + modifier) / 2, 0), width, width, theta1=0, theta2=180, color=color, lw=1.4))
-        # The arrow head sits where the arc comes down on the modifier.
-        axis.plot(modifier, 0.09, marker="v", color=color, markersize=5)
-    for position, word in enumerate(sentence.words, start=1):
-        axis.text(position, -0.15, word, rotation=45, ha="right", va="top", fontsize=9, rotation_mode="anchor")
-    axis.set_xlim(0.2, len(sentence) + 0.8)
-    axis.set_ylim(-1.3, longest / 2 + 1.1)
+    nodes = len(sentence) + 1
+    tree, colors = np.zeros((nodes, nodes)), np.full((nodes, nodes), WRONG)
+    tree[heads, np.arange(1, nodes)] = 1.0
+    colors[sentence.heads, np.arange(1, nodes)] = RIGHT
+    plots.arcs(tree, words=sentence.words, directed=True, rooted=True, color=colors, ax=axis)
     right = sum(h == g for h, g in zip(heads, sentence.heads, strict=True))
     axis.set_title(title if title == "gold" else f"{title} ({right}/{len(sentence)})", fontsize=11)
-    axis.axis("off")

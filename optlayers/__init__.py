@@ -1,6 +1,6 @@
 """Declare a polytope in cvxpy; find its best vertex or nearest point for a batch; differentiate by a rule."""
 
-from optlayers import testing
+from optlayers import plots, testing
 from optlayers.bound.base import AbstractBoundPolytope, Tangent
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope, compile_polytope
@@ -173,6 +173,7 @@ __all__ = [
     "compile_polytope",
     "log_add",
     "log_sum",
+    "plots",
     "regret",
     "testing",
 ]

@@ -275,7 +275,7 @@ class CompiledPolytope(AbstractPrepared):
         try:
             found = self.enumerated(theta)[:, : entries.structure_size]
         except TooMany as error:
-            raise ValueError(f"{error}; single ones are found by maximize(scores)") from None
+            raise TooMany(f"{error}; single ones are found by maximize(scores)") from None
         except Unsolved as error:
             raise ValueError(f"the vertices are not known: {error}") from None
         if entries.auxiliaries:

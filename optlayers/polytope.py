@@ -87,6 +87,9 @@ class Polytope:
     scored : auxiliary variables that get scores too, as keyword arguments by their name, but count for nothing in
         distances: a projection maximizes :math:`\langle s, x \rangle + \langle t, v \rangle - \tfrac12 \|x\|^2`
         (LP-SparseMAP: Niculae and Martins, 2020). Transition scores of a tag sequence are an example.
+    draw : optional picture of a point, ``draw(ax, x, **options)``, for :func:`optlayers.plots.structure`: it draws the
+        float64 array x, in the shape of ``variable``, on the matplotlib Axes ``ax``. Entries between 0 and 1 are
+        weights of a mixture. Options are passed on as they are given, ``words=`` among them.
 
     Raises
     ------
@@ -114,6 +117,7 @@ class Polytope:
         rows: Literal["exact", "relaxation"] | None = None,
         separate: Callable[..., Any] | None = None,
         scored: Iterable[cp.Variable] = (),
+        draw: Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(variable, cp.Variable):
             raise TypeError(f"a Polytope is declared on a cvxpy Variable, but got {type(variable).__name__}")
@@ -122,6 +126,7 @@ class Polytope:
             "log_partition": log_partition,
             "membership": membership,
             "separate": separate,
+            "draw": draw,
         }
         for name, function in functions.items():
             if function is not None and not callable(function):
@@ -143,6 +148,7 @@ class Polytope:
         self.separate = separate
         self.rows = rows if separate is None else "relaxation"
         self.scored = tuple(scored)
+        self.draw = draw
         for position, variable in enumerate(self.scored):
             if not isinstance(variable, cp.Variable):
                 raise TypeError(f"scored[{position}] must be a cvxpy Variable, but got {type(variable).__name__}")
@@ -261,13 +267,16 @@ class Polytope:
             by_identity = {id(v): plain[v.id] for v in self.variables}
             constraints = [_copied(constraint, by_identity) for constraint in self.constraints]
             self._relaxed.append(
-                Polytope(plain[self.variable.id], constraints, scored=[plain[v.id] for v in self.scored])
+                Polytope(
+                    plain[self.variable.id], constraints, scored=[plain[v.id] for v in self.scored], draw=self.draw
+                )
             )
         return self._relaxed[0]
 
     def beside(self, parameters: Sequence[cp.Parameter]) -> Polytope:
         """These variables and constraints with further parameters, which no constraint need mention: data of what is
-        asked about the polytope. There is one for the same parameters, without the oracle and the other functions."""
+        asked about the polytope. There is one for the same parameters, without the oracle and the other functions but
+        ``draw``."""
         own = {p.id for p in self.parameters}
         new = tuple(p for p in parameters if p.id not in own)
         if not new:
@@ -275,7 +284,7 @@ class Polytope:
         key = tuple(p.id for p in new)
         if key not in self._beside:
             constraints = self._constraints[0] if self._constraints else lambda: self.constraints
-            other = Polytope(self.variable, constraints, integral=self.integral, scored=self.scored)
+            other = Polytope(self.variable, constraints, integral=self.integral, scored=self.scored, draw=self.draw)
             other._further = new
             self._beside.setdefault(key, other)
         return self._beside[key]
@@ -291,6 +300,7 @@ class Polytope:
             membership=self.membership,
             separate=self.separate,
             scored=self.scored,
+            draw=self.draw,
         )
 
     def __repr__(self) -> str:

@@ -82,7 +82,13 @@ class Derivations:
         """What each step makes."""
         return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
 
-    def polytope(self, shape: tuple[int, ...], *, membership: Callable[..., Any] | None = None) -> Polytope:
+    def polytope(
+        self,
+        shape: tuple[int, ...],
+        *,
+        membership: Callable[..., Any] | None = None,
+        draw: Callable[..., Any] | None = None,
+    ) -> Polytope:
         """The convex hull of the structures, as arrays of this shape."""
         x = cp.Variable(shape, nonneg=True)
         return Polytope(
@@ -93,6 +99,7 @@ class Derivations:
             integral=True,
             rows="exact",
             membership=membership,
+            draw=draw,
         )
 
     def constraints(self, x: cp.Variable) -> list[cp.Constraint]:

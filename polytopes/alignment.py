@@ -5,6 +5,7 @@ import numpy as np
 from optlayers import Polytope
 from polytopes._compiled import compiled
 from polytopes._derivations import Derivations
+from polytopes._drawn import aligned, in_time
 from polytopes._sizes import at_least_one
 
 __all__ = ["ctc_alignment", "monotone_alignment"]
@@ -71,7 +72,7 @@ def monotone_alignment(rows: int, columns: int, *, local: bool = False) -> Polyt
         ends = np.concatenate([[0], cell])
         ways.append(_steps(np.full_like(ends, i.size + 1), ends, np.full_like(ends, size)))
     derived = Derivations.of(size, np.concatenate(ways))
-    return derived.polytope((rows, columns, 3), membership=broken_path if local else None)
+    return derived.polytope((rows, columns, 3), membership=broken_path if local else None, draw=aligned)
 
 
 def ctc_alignment(steps: int, positions: int, *, skips: bool = False) -> Polytope:
@@ -121,7 +122,7 @@ def ctc_alignment(steps: int, positions: int, *, skips: bool = False) -> Polytop
     if skips:
         ends = steps * positions - np.arange(min(2, positions))
         ways.append(_steps(np.full_like(ends, steps * positions + 1), ends, np.full_like(ends, part.size)))
-    return Derivations.of(part.size, np.concatenate(ways)).polytope((steps, positions, moves))
+    return Derivations.of(part.size, np.concatenate(ways)).polytope((steps, positions, moves), draw=in_time)
 
 
 def _steps(made: np.ndarray, first: np.ndarray, part: np.ndarray) -> np.ndarray:

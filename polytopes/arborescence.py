@@ -8,8 +8,9 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._heads import read_heads, unrooted
 from polytopes._matrix_tree import log_partition
 from polytopes._sizes import at_least_one
@@ -73,6 +74,7 @@ def arborescence(words: int, *, single_root: bool = True) -> Polytope:
         integral=True,
         rows="exact",
         membership=unrooted_words,
+        draw=drawn_by(plots.arcs, directed=True, rooted=True),
     )
 
 

@@ -4,7 +4,8 @@ import cvxpy as cp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["b_matching"]
@@ -53,7 +54,7 @@ def b_matching(
     of_rows, of_columns = _capacity("row", row_capacity, rows), _capacity("column", column_capacity, columns)
     constraints = [x <= 1, cp.sum(x, axis=1) <= of_rows, cp.sum(x, axis=0) <= of_columns]
     given = isinstance(row_capacity, cp.Parameter) or isinstance(column_capacity, cp.Parameter)
-    return Polytope(x, constraints, integral=not given, rows="exact")
+    return Polytope(x, constraints, integral=not given, rows="exact", draw=drawn_by(plots.links))
 
 
 def _capacity(side: str, given: ArrayLike | cp.Parameter, size: int) -> np.ndarray | cp.Parameter:

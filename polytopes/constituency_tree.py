@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._compiled import compiled
 from polytopes._derivations import Derivations, within
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["constituency_tree", "crossed_spans"]
@@ -52,7 +53,9 @@ def constituency_tree(words: int) -> Polytope:
     start, end = start[which], end[which]
     part = start * words + end
     steps = np.stack([_span(start, end, words), _span(start, split, words), _span(split + 1, end, words), part], axis=1)
-    return Derivations.of(words**2, steps).polytope((words, words), membership=crossed_spans)
+    return Derivations.of(words**2, steps).polytope(
+        (words, words), membership=crossed_spans, draw=drawn_by(plots.brackets)
+    )
 
 
 def _span(start: np.ndarray, end: np.ndarray, words: int) -> np.ndarray:

@@ -3,14 +3,15 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._derivations import Derivations
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["dag_path", "grid_arcs", "grid_path"]
 
 
-def dag_path(nodes: int, arcs: ArrayLike) -> Polytope:
+def dag_path(nodes: int, arcs: ArrayLike, *, places: ArrayLike | None = None) -> Polytope:
     r"""Paths from the first to the last node of an acyclic graph, as their arcs: shape ``(arcs,)``.
 
     Entry a is 1 when the path uses arc a, in the order in which ``arcs`` lists them. Nodes are numbered topologically:
@@ -27,6 +28,7 @@ def dag_path(nodes: int, arcs: ArrayLike) -> Polytope:
     ----------
     nodes : how many nodes there are, at least 2.
     arcs : ``(arcs, 2)`` integers (tail, head) with ``0 <= tail < head < nodes``. Parallel arcs are parts of their own.
+    places : ``(nodes, 2)``, where nodes are drawn, x to the right and y downwards; by default in layers.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def dag_path(nodes: int, arcs: ArrayLike) -> Polytope:
         raise ValueError(f"nodes must be at least 2, but got {nodes}")
     tails, heads = _checked_arcs(nodes, arcs)
     steps = np.stack([heads, tails, np.zeros_like(tails), np.arange(len(tails))], axis=1)
-    return Derivations.of(len(tails), steps).polytope((len(tails),))
+    draw = drawn_by(plots.network, arcs=np.stack([tails, heads], axis=1), places=places)
+    return Derivations.of(len(tails), steps).polytope((len(tails),), draw=draw)
 
 
 def grid_path(rows: int, columns: int) -> Polytope:
@@ -65,7 +68,8 @@ def grid_path(rows: int, columns: int) -> Polytope:
     >>> ol.OptLayer(grid_path(2, 2), ol.Pipeline())(-lengths)
     tensor([1., 0., 1., 0.])
     """
-    return dag_path(rows * columns, grid_arcs(rows, columns))
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return dag_path(rows * columns, grid_arcs(rows, columns), places=np.stack([column, row], axis=1))
 
 
 def grid_arcs(rows: int, columns: int) -> np.ndarray:

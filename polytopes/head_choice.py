@@ -5,9 +5,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from optlayers.logspace import log_sum
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["head_choice"]
@@ -34,7 +35,14 @@ def head_choice(words: int) -> Polytope:
     at_least_one(words=words)
     x = cp.Variable((words + 1, words + 1), nonneg=True)
     constraints = [x[:, 0] == 0, cp.diag(x) == 0, cp.sum(x[:, 1:], axis=0) == 1]
-    return Polytope(x, constraints, oracle=_best_heads, log_partition=_log_partition, rows="exact")
+    return Polytope(
+        x,
+        constraints,
+        oracle=_best_heads,
+        log_partition=_log_partition,
+        rows="exact",
+        draw=drawn_by(plots.arcs, directed=True, rooted=True),
+    )
 
 
 @compiled

@@ -4,9 +4,10 @@ import cvxpy as cp
 import numpy as np
 from torch import Tensor
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._chain import best_states, chain_log_partition
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["linear_chain"]
@@ -54,7 +55,14 @@ def linear_chain(steps: int, states: int) -> Polytope:
     if steps > 1:
         constraints.append(entered[:-1] == left[1:])
     return Polytope(
-        x, constraints, oracle=_best_path, log_partition=_log_partition, integral=True, rows="exact", scored=[v]
+        x,
+        constraints,
+        oracle=_best_path,
+        log_partition=_log_partition,
+        integral=True,
+        rows="exact",
+        scored=[v],
+        draw=drawn_by(plots.lanes),
     )
 
 

@@ -7,9 +7,10 @@ there is no ``log_partition``. Of tied matchings one is taken that depends on no
 import cvxpy as cp
 import numpy as np
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._assignment import assign
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["matching", "partial_matching", "rectangular_matching"]
@@ -31,7 +32,12 @@ def matching(size: int) -> Polytope:
     at_least_one(size=size)
     x = cp.Variable((size, size), nonneg=True)
     return Polytope(
-        x, [cp.sum(x, axis=1) == 1, cp.sum(x, axis=0) == 1], oracle=_best_matching, integral=True, rows="exact"
+        x,
+        [cp.sum(x, axis=1) == 1, cp.sum(x, axis=0) == 1],
+        oracle=_best_matching,
+        integral=True,
+        rows="exact",
+        draw=drawn_by(plots.links),
     )
 
 
@@ -49,7 +55,8 @@ def partial_matching(rows: int, columns: int) -> Polytope:
     at_least_one(rows=rows, columns=columns)
     x = cp.Variable((rows, columns), nonneg=True)
     at_most_one = [cp.sum(x, axis=1) <= 1, cp.sum(x, axis=0) <= 1]
-    return Polytope(x, at_most_one, oracle=_best_partial_matching, integral=True, rows="exact")
+    draw = drawn_by(plots.links)
+    return Polytope(x, at_most_one, oracle=_best_partial_matching, integral=True, rows="exact", draw=draw)
 
 
 def rectangular_matching(rows: int, columns: int) -> Polytope:
@@ -69,7 +76,8 @@ def rectangular_matching(rows: int, columns: int) -> Polytope:
         constraints = [by_row == 1, by_column == 1]
     else:
         constraints = [by_row == 1, by_column <= 1] if rows < columns else [by_row <= 1, by_column == 1]
-    return Polytope(x, constraints, oracle=_best_matching, integral=True, rows="exact")
+    draw = drawn_by(plots.links)
+    return Polytope(x, constraints, oracle=_best_matching, integral=True, rows="exact", draw=draw)
 
 
 @compiled

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._compiled import compiled
 from polytopes._derivations import Derivations, within
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["crossed_or_single", "crossed_pairs", "noncrossing_matching"]
@@ -57,11 +58,12 @@ def noncrossing_matching(size: int, *, gap: int = 1, perfect: bool = False) -> P
     i, j = i[which], j[which]
     made, inside = _interval(i, j, size, gap), _interval(i + 1, partner - 1, size, gap)
     paired = np.stack([made, inside, _interval(partner + 1, j, size, gap), i * size + partner], axis=1)
+    draw = drawn_by(plots.arcs)
     if perfect:
         even = ((j - i) % 2 == 1) & ((partner - i) % 2 == 1)
-        return Derivations.of(size**2, paired[even]).polytope((size, size), membership=crossed_or_single)
+        return Derivations.of(size**2, paired[even]).polytope((size, size), membership=crossed_or_single, draw=draw)
     steps = np.concatenate([alone, paired])
-    return Derivations.of(size**2, steps).polytope((size, size), membership=crossed_pairs)
+    return Derivations.of(size**2, steps).polytope((size, size), membership=crossed_pairs, draw=draw)
 
 
 def _interval(start: np.ndarray, end: np.ndarray, size: int, gap: int) -> np.ndarray:

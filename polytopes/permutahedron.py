@@ -3,8 +3,9 @@
 import cvxpy as cp
 import numpy as np
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["missing_ranks", "permutahedron"]
@@ -40,7 +41,15 @@ def permutahedron(size: int) -> Polytope:
         cp.sum(permutation, axis=0) == 1,
         x == permutation @ np.arange(1.0, size + 1.0),
     ]
-    return Polytope(x, constraints, oracle=_ranks, integral=True, rows="exact", membership=missing_ranks)
+    return Polytope(
+        x,
+        constraints,
+        oracle=_ranks,
+        integral=True,
+        rows="exact",
+        membership=missing_ranks,
+        draw=drawn_by(plots.bars, levels=range(1, size + 1)),
+    )
 
 
 @compiled

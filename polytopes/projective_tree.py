@@ -12,9 +12,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from optlayers.logspace import log_sum
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._heads import read_heads, unrooted
 from polytopes._sizes import at_least_one
 
@@ -66,6 +67,7 @@ def projective_tree(words: int, *, single_root: bool = True) -> Polytope:
         integral=True,
         rows="exact",
         membership=crossed_words,
+        draw=drawn_by(plots.arcs, directed=True, rooted=True),
     )
 
 

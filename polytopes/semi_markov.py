@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._derivations import Derivations
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["semi_markov"]
@@ -41,4 +42,4 @@ def semi_markov(steps: int, labels: int, longest: int) -> Polytope:
     front, length, _ = np.indices(shape).reshape(3, -1)
     end, part = front + length + 1, np.arange(front.size)
     ways = Derivations.of(part.size, np.stack([end, front, np.zeros_like(part), part], axis=1)[end <= steps])
-    return ways.polytope(shape)
+    return ways.polytope(shape, draw=drawn_by(plots.segments))

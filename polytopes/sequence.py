@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes._chain import best_states, chain_log_partition
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["edge_scores", "sequence", "states_of"]
@@ -46,7 +47,15 @@ def sequence(steps: int, states: int) -> Polytope:
     if states > 1:
         start.append(x[0, 1:] == 0)
     constraints = [*start, entered[:-1] == left[1:]] if steps > 1 else start
-    return Polytope(x, constraints, oracle=_best_path, log_partition=_log_partition, integral=True, rows="exact")
+    return Polytope(
+        x,
+        constraints,
+        oracle=_best_path,
+        log_partition=_log_partition,
+        integral=True,
+        rows="exact",
+        draw=drawn_by(plots.lanes),
+    )
 
 
 @compiled

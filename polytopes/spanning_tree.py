@@ -6,9 +6,10 @@ import cvxpy as cp
 import numpy as np
 from torch import Tensor
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
 from polytopes import _matrix_tree
 from polytopes._compiled import compiled
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 from polytopes.arborescence import arborescence
 
@@ -54,6 +55,7 @@ def spanning_tree(nodes: int) -> Polytope:
         integral=True,
         rows="exact",
         membership=cycles,
+        draw=drawn_by(plots.graph),
     )
 
 

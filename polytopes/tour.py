@@ -3,7 +3,8 @@
 import cvxpy as cp
 import numpy as np
 
-from optlayers import Polytope
+from optlayers import Polytope, plots
+from polytopes._drawn import drawn_by
 from polytopes._sizes import at_least_one
 
 __all__ = ["subtours", "tour"]
@@ -45,7 +46,7 @@ def tour(cities: int) -> Polytope:
     x = cp.Variable((cities, cities), boolean=True)
     lower = np.tril(np.ones((cities, cities)))
     constraints = [cp.multiply(lower, x) == 0, cp.sum(x, axis=0) + cp.sum(x, axis=1) == 2]
-    return Polytope(x, constraints, separate=subtours)
+    return Polytope(x, constraints, separate=subtours, draw=drawn_by(plots.graph))
 
 
 def subtours(edges: np.ndarray) -> list[tuple[np.ndarray, float]]:
