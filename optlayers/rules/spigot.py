@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptiveStep", "Spigot"]
 
+ROUNDING = 1e-14
+"""A displacement below this, next to its step, is that of rounding."""
 SHORTEST, LONGEST = 1e-12, 1e12
 """Steps that adapt stay between these."""
 
@@ -204,6 +206,17 @@ class Spigot(AbstractVertexRule):
             solution = project(point - size * self._clipped(slope))
         displacement = structure - polytope.structure(solution.value)
         return Gradient(displacement.masked_fill(~finite[:, None], torch.nan), seen=seen)
+
+    def kept(
+        self, sent: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"], state: Mapping[str, Tensor]
+    ) -> Float64[Tensor, " batch"] | None:
+        """Of a single step the κ of every instance, see :class:`AdaptiveStep`."""
+        if self.steps > 1:
+            return None
+        step = self._size(state) * self._clipped(grad)
+        asked, travelled = torch.linalg.vecdot(sent, step), sent.square().sum(dim=1)
+        moved = travelled > (ROUNDING * step.square().sum(dim=1).clamp(min=1.0).sqrt()).square()
+        return torch.where(moved & (asked > 0.0), travelled / asked, torch.nan)
 
     def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
         """A step size that adapts does."""
