@@ -689,7 +689,7 @@ def is_nothing(sent: Tensor, incoming: Tensor | None) -> Bool[Tensor, " instance
     least = torch.full_like(norm, NOTHING)
     if incoming is not None:
         least = torch.maximum(least, NOTHING_BESIDE * torch.linalg.vector_norm(incoming, dim=1, dtype=torch.float64))
-    return norm <= least
+    return torch.le(norm, least)
 
 
 def call_behind(output: Tensor) -> tuple[Any, LayerCall] | None:
