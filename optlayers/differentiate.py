@@ -175,8 +175,6 @@ class Part:
         rules that take no steps. ``state`` is what the rule had adapted to before the backward pass."""
         entries, home = self.share.entries, self.share.home
         flat, sent = (entries.flat_structure(g.detach(), home) for g in (incoming, outgoing))
-        finite = torch.isfinite(flat).all(dim=1) & torch.isfinite(sent).all(dim=1)
-        flat, sent = (g.masked_fill(~finite[:, None], 0.0) for g in (flat, sent))
         if self.unit is not None:
             flat, _, unit = self._in_units(flat)
             sent = sent / unit[:, None]
@@ -367,9 +365,11 @@ class LayerCall(AbstractCall):
 
     def kept(self, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
         """Which part of its step every instance was left, ``(instances,)``; see :meth:`Part.kept`."""
-        found, known = torch.full((self.count,), torch.nan, dtype=torch.float64, device="cpu"), False
         if self.apart is not None:
             return None
+        if len(self.parts) == 1 and self.parts[0].share.rows is None:
+            return self.parts[0].kept(incoming, outgoing, state)
+        found, known = torch.full((self.count,), torch.nan, dtype=torch.float64, device="cpu"), False
         for part in self.parts:
             share = part.share
             mine = part.kept(share.of(incoming, self.batch), share.of(outgoing, self.batch), state)
@@ -683,13 +683,11 @@ def applied(call: AbstractCall, *tensors: Tensor) -> Tensor:
     return _Transformed.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def is_nothing(sent: Tensor, incoming: Tensor | None) -> Bool[Tensor, " instances"]:
-    """Which gradients ``(instances, size)`` that a rule sent back are 0 but for rounding, next to those that came."""
-    norm = torch.linalg.vector_norm(sent, dim=1, dtype=torch.float64)
-    least = torch.full_like(norm, NOTHING)
-    if incoming is not None:
-        least = torch.maximum(least, NOTHING_BESIDE * torch.linalg.vector_norm(incoming, dim=1, dtype=torch.float64))
-    return torch.le(norm, least)
+def is_nothing(
+    sent: Float64[Tensor, " instances"], incoming: Float64[Tensor, " instances"]
+) -> Bool[Tensor, " instances"]:
+    """Which gradients that a rule sent back are 0 but for rounding, next to those that came in, by their norms."""
+    return torch.le(sent, (NOTHING_BESIDE * incoming).clamp(min=NOTHING))
 
 
 def call_behind(output: Tensor) -> tuple[Any, LayerCall] | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -200,9 +201,9 @@ class GradientMonitor:
         if incoming is None or outgoing is None or call.count == 0:
             return
         with torch.no_grad():
-            numbers, failed = _numbers_of(call, incoming.detach(), outgoing.detach(), state)
+            sent = _Sent.of(call, incoming.detach(), outgoing.detach(), state)
         with self._lock:
-            self._tally.sent(numbers, call.count, failed)
+            self._tally.sent(sent)
 
 
 def _made_again(layer: OptLayer, window: int) -> GradientMonitor:
@@ -232,43 +233,70 @@ def _nobody() -> None:
     """The monitor of a copy."""
 
 
-def _numbers_of(call: LayerCall, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """What is added up of one backward pass, on its device, and how many instances have an answer but no gradient."""
-    flat = outgoing.reshape(call.count, -1)
-    came = incoming.reshape(call.count, -1) if call.apart is None else incoming.reshape(call.apart, call.count, -1)
-    came = came if call.apart is None else came.movedim(0, 1).flatten(1)
-    norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in (came, flat)])
-    finite = torch.isfinite(norms)
-    sums = torch.where(finite, norms, 0.0).sum(dim=1)
-    nothing = is_nothing(flat, came if call.apart is None else None)
-    zeros = torch.stack([norms[0] == 0.0, nothing]).sum(dim=1).to(torch.float64)
-    wrong = (~finite).any(dim=0).sum().to(torch.float64)
-    parts = [*sums, *finite.sum(dim=1).to(torch.float64), *zeros, wrong]
-    kept = call.kept(incoming, outgoing, state)
-    if kept is not None:
-        moved = torch.isfinite(kept)
-        left = torch.where(moved, kept, 0.0).sum()
-        steps = [moved.sum().to(torch.float64), (kept < CUT_OFF).sum().to(torch.float64), left]
-    else:
-        steps = [torch.zeros((), dtype=torch.float64, device="cpu")] * 3
-    failed = 0
-    if any(part.polytope is not None and part.polytope.failed for part in call.parts):
-        answered = torch.zeros(call.count, dtype=torch.bool, device="cpu")
-        for part in call.parts:
-            if part.failed is not None:
-                rows = slice(None) if part.share.rows is None else part.share.rows_on(answered)
-                answered[rows] = part.failed.cpu()
-        failed = int((call.failed() & ~answered).sum())
-    return torch.stack([part.to(flat.device) for part in [*parts, *steps]]), failed
-
-
 STATUSES = len(Status)
+AT_ONCE = 64
+"""After so many calls what they left behind is added up."""
+
+
+@final
+@dataclass(frozen=True)
+class _Sent:
+    """What a backward pass leaves behind: of every instance the norms of what came in and of what went out, and the
+    part of its step that is left, on the device of the gradients; no number is looked at yet."""
+
+    norms: tuple[Tensor, Tensor]
+    kept: Tensor | None
+    apart: bool
+    failed: int
+
+    @classmethod
+    def of(cls, call: LayerCall, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> _Sent:
+        """Of one backward pass."""
+        came = incoming.reshape(call.count, -1) if call.apart is None else incoming.reshape(call.apart, call.count, -1)
+        came = came if call.apart is None else came.movedim(0, 1).flatten(1)
+        norms = tuple(
+            torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in (came, outgoing.reshape(call.count, -1))
+        )
+        return cls((norms[0], norms[1]), call.kept(incoming, outgoing, state), call.apart is not None, _failed(call))
+
+    def sums(self) -> np.ndarray:
+        """What is added up: the sums of both norms and how many are finite, how many are 0, how many instances have one
+        that is not finite; of steps how many moved something, how many were cut off, and what is left of them."""
+        came, went = self.norms
+        nothing = is_nothing(went, torch.zeros_like(came) if self.apart else came)
+        norms = np.stack([norm.cpu().numpy() for norm in self.norms])
+        finite = np.isfinite(norms)
+        kept = np.zeros(0) if self.kept is None else self.kept.cpu().numpy()
+        kept = kept[np.isfinite(kept)]
+        return np.array(
+            [
+                *np.where(finite, norms, 0.0).sum(axis=1),
+                *finite.sum(axis=1),
+                (norms[0] == 0.0).sum(),
+                int(nothing.sum()),
+                (~finite).any(axis=0).sum(),
+                len(kept),
+                (kept < CUT_OFF).sum(),
+                kept.sum(),
+            ],
+            dtype=np.float64,
+        )
+
+
+def _failed(call: LayerCall) -> int:
+    """How many instances have an answer but no gradient."""
+    if not any(part.polytope is not None and part.polytope.failed for part in call.parts):
+        return 0
+    unanswered = 0
+    for part in call.parts:
+        unanswered += 0 if part.failed is None else int(part.failed.sum())
+    return int(call.failed().sum()) - unanswered
 
 
 @final
 @dataclass
 class _Tally:
-    """What is added up for a step; numbers stay on their device until they are looked at."""
+    """What is added up for a step."""
 
     calls: int = 0
     backward_calls: int = 0
@@ -276,8 +304,10 @@ class _Tally:
     backward_instances: int = 0
     gradient_failures: int = 0
     statuses: list[int] = field(default_factory=lambda: [0] * STATUSES)
-    sums: Tensor | None = None
-    largest: list[Tensor] = field(default_factory=list)
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(10))
+    largest: np.ndarray = field(default_factory=lambda: np.full(2, -math.inf))
+    waiting: list[_Sent] = field(default_factory=list)
+    verdicts: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
 
     def solved(self, call: LayerCall) -> None:
         """A forward pass."""
@@ -290,15 +320,9 @@ class _Tally:
             else:
                 for status, many in enumerate(torch.bincount(verdict.status.long(), minlength=STATUSES).tolist()):
                     self.statuses[status] += many
-            if count:
-                self._look_at(torch.stack([verdict.gap, verdict.primal_residual]), verdict.ok)
-
-    def _look_at(self, numbers: Tensor, ok: Tensor) -> None:
-        now = torch.where(ok & torch.isfinite(numbers), numbers, -math.inf).amax(dim=1)
-        if self.largest and self.largest[0].device == now.device:
-            self.largest[0] = torch.maximum(self.largest[0], now)
-        else:
-            self.largest.append(now)
+            self.verdicts.append((verdict.gap, verdict.primal_residual, None if verdict.all_ok else verdict.ok))
+        if len(self.verdicts) > AT_ONCE:
+            self._add_up()
 
     def raised(self, error: SolveError) -> None:
         """A call that gave up for some of its instances."""
@@ -308,20 +332,31 @@ class _Tally:
         for failure in error.failures:
             self.statuses[int(failure.status)] += 1
 
-    def sent(self, numbers: Tensor, count: int, failed: int) -> None:
+    def sent(self, sent: _Sent) -> None:
         """A backward pass."""
         self.backward_calls += 1
-        self.backward_instances += count
-        self.gradient_failures += failed
-        self.sums = numbers if self.sums is None else self.sums.to(numbers.device) + numbers
+        self.backward_instances += len(sent.norms[0])
+        self.gradient_failures += sent.failed
+        self.waiting.append(sent)
+        if len(self.waiting) > AT_ONCE:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        """Look at the numbers that wait."""
+        for sent in self.waiting:
+            self.sums += sent.sums()
+        for *pair, ok in self.verdicts:
+            numbers = np.stack([number.cpu().numpy() for number in pair])
+            seen = np.isfinite(numbers) if ok is None else np.isfinite(numbers) & ok.cpu().numpy()
+            self.largest = np.maximum(self.largest, np.where(seen, numbers, -math.inf).max(axis=1, initial=-math.inf))
+        self.waiting.clear()
+        self.verdicts.clear()
 
     def numbers(self) -> dict[str, float]:
         """All of it by name."""
-        sums = [0.0] * 10 if self.sums is None else self.sums.tolist()
-        came, went, finite_in, finite_out, zero_in, zero_out, wrong, moved, cut, left = sums
-        gap = residual = -math.inf
-        for pair in self.largest:
-            gap, residual = max(gap, float(pair[0])), max(residual, float(pair[1]))
+        self._add_up()
+        came, went, finite_in, finite_out, zero_in, zero_out, wrong, moved, cut, left = self.sums.tolist()
+        gap, residual = self.largest.tolist()
         judged = sum(self.statuses)
         return {
             "calls": float(self.calls),

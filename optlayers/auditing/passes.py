@@ -111,8 +111,13 @@ def _pass(
         incoming = torch.zeros_like(structures[0]) if found[1] is None else found[1]
     with torch.no_grad():
         kept = None if incoming is None else call.kept(incoming, sent, state)
+        kept = None if kept is None else kept.cpu()
         came = None if incoming is None else incoming.reshape(problem.count, -1)
-        nothing = is_nothing(sent.reshape(problem.count, -1), came).cpu()
+        norm, arrived = (torch.zeros(problem.count, dtype=torch.float64) for _ in range(2))
+        norm.copy_(torch.linalg.vector_norm(sent.reshape(problem.count, -1), dim=1, dtype=torch.float64))
+        if came is not None:
+            arrived.copy_(torch.linalg.vector_norm(came, dim=1, dtype=torch.float64))
+        nothing = is_nothing(norm, arrived)
         flat = sent.reshape(problem.count, -1).to("cpu", torch.float64) / weight
         failed = call.failed() | ~torch.isfinite(flat).all(dim=1)
         gradient = torch.where(problem.movable & ~(failed | nothing)[:, None], flat, 0.0)

@@ -135,7 +135,7 @@ class AbstractRule(ABC):
         state: Mapping[str, Tensor],
     ) -> Float64[Tensor, " batch"] | None:
         """For rules that send back the displacement of a projected step: which part of the step every instance was
-        left by the polytope, 1 for all of it, NaN where nothing moved. None for other rules.
+        left by the polytope, 1 for all of it, NaN where nothing moved or numbers are not finite. None for other rules.
 
         ``sent`` is the gradient that ``backward`` made of ``grad`` with the buffers ``state``. Nothing is solved.
         """
