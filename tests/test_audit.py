@@ -258,6 +258,10 @@ def test_steps_that_are_cut_off_are_named():
     assert found["long"].kept < 0.2 and found["short"].kept == pytest.approx(1.0)
     assert any(line.startswith("long's step is cut off in 100 %") and "lower step_size (it is 1)" in line
                for line in found.advice)  # fmt: skip
+    soft = ol.audit(
+        [ol.SpigotCE(1e-4), ol.SpigotCE(1.0), ol.SpigotCE(1.0, at="marginals")], simplex(4), linear(cost), scores
+    )
+    assert [one.cut_off for one in soft.findings.values()] == [0.0, 1.0, None]
     unit = ol.audit(ol.Spigot(0.1), simplex(4), linear(cost), scores, gradient_unit="norm", generator=seeded(0))
     assert unit["Spigot(step_size=0.1)"].cut_off == 0.0
 

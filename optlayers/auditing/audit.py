@@ -85,10 +85,12 @@ def audit(
     polytope : a :class:`Polytope`, a compiled one, a :class:`Family` (give ``sizes=``), or an :class:`OptLayer`, of
         which the polytope, the solvers and the ``gradient_unit`` are taken.
     objective : from structures ``(*batch, *shape)`` to one loss per instance, ``(*batch,)``, each of its own structure
-        alone, the same for the same structures (switch dropout off). It is called some ``2 * samples`` times.
+        alone, the same for the same structures (switch dropout off). It is called for
+        every sample of every scale.
     scores : ``(*batch, *shape)``; -inf forbids a part. They alone are moved: scores of auxiliary variables, given by
         name, stay as they are.
-    samples : how many noises for each scale, an even number from 8 on; half of them are the negatives of others.
+    samples : how many noises for each scale, an even number from 8 on; half of them are the negatives of others. So
+        many best vertices of every instance are found, for each scale.
     scales : σ, in units of the spread of an instance's scores: of the standard deviation over the parts that can move.
     steps : lengths of steps against gradients. A step of length t is as long as noise of scale t.
     relative : False takes scales and steps as they are, without the spread.
