@@ -223,7 +223,8 @@ def test_useless_rules_are_named():
     )  # fmt: skip
     assert found["Pipeline()"].zero == 1.0 and math.isnan(found["Pipeline()"].cosine[1.0].value)
     assert found["Interpolation(1e-06)"].zero == 1.0
-    assert found["Noise()"].variance > 5.0
+    assert found["Noise()"].variance > 5.0 and math.isnan(found["Noise()"].bias)
+    assert all(math.isnan(cosine.value) for cosine in found["Noise()"].cosine.values())
     said = "\n".join(found.advice)
     assert "Pipeline() sends nothing back: its gradient is 0 in all instances." in said
     assert 'Raise strength (it is 1e-06), or use gradient_unit="norm".' in said
@@ -264,6 +265,9 @@ def test_steps_that_are_cut_off_are_named():
     assert [one.cut_off for one in soft.findings.values()] == [0.0, 1.0, None]
     unit = ol.audit(ol.Spigot(0.1), simplex(4), linear(cost), scores, gradient_unit="norm", generator=seeded(0))
     assert unit["Spigot(step_size=0.1)"].cut_off == 0.0
+    wide = ol.audit(ol.Spigot(9.0), simplex(4), linear(cost), scores, gradient_unit="norm", generator=seeded(0))
+    (said,) = (line for line in wide.advice if "is cut off" in line)
+    assert "gradient_unit" not in said
 
 
 def test_a_mean_over_the_batch_shortens_what_arrives():
@@ -472,9 +476,10 @@ def test_nothing_of_the_caller_changes():
     before = scores.detach().clone()
     ol.audit([ol.Spigot(), ol.SparseMAP()], simplex(3), lambda z: other(z)[:, 0], scores, samples=16)
     assert torch.equal(scores, before) and scores.grad is None and other.weight.grad is None
-    with torch.no_grad():
-        found = ol.audit(ol.StraightThrough(), simplex(3), linear(COST), scores, samples=16)
-    assert found["StraightThrough()"].zero == 0.0
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = ol.audit(ol.StraightThrough(), simplex(3), linear(COST), scores.detach() + 0.0, samples=16)
+        assert found["StraightThrough()"].zero == 0.0
 
 
 def test_segments_with_a_fixed_layout_are_audited():

@@ -86,8 +86,14 @@ def advice_on(found: Findings, truths: Mapping[float, Estimate], scale: float | 
 def _stronger(found: Findings) -> str:
     """What makes a difference quotient see other structures."""
     if isinstance(found.rule, (Interpolation, LPGD, IMLE)):
-        return f' Raise strength (it is {found.rule.strength:g}), or use gradient_unit="norm".'
+        return f" Raise strength (it is {found.rule.strength:g}){_or_unit(found)}."
     return ""
+
+
+def _or_unit(found: Findings) -> str:
+    if found.gradient_unit is not None or found.rule.needs_objective:
+        return ""
+    return ', or use gradient_unit="norm"'
 
 
 def _more(found: Findings) -> str:
@@ -104,7 +110,7 @@ def _cut_off(found: Findings) -> str:
     if isinstance(size, AdaptiveStep):
         return f"{start}: it adapts to keep {percent(size.target)}."
     known = "" if size is None else f" (it is {size:g})"
-    return f'{start}: lower step_size{known}, let it adapt by AdaptiveStep(), or use gradient_unit="norm".'
+    return f"{start}: lower step_size{known}, let it adapt by AdaptiveStep(){_or_unit(found)}."
 
 
 def advice_on_truth(

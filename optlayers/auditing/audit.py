@@ -85,8 +85,7 @@ def audit(
     polytope : a :class:`Polytope`, a compiled one, a :class:`Family` (give ``sizes=``), or an :class:`OptLayer`, of
         which the polytope, the solvers and the ``gradient_unit`` are taken.
     objective : from structures ``(*batch, *shape)`` to one loss per instance, ``(*batch,)``, each of its own structure
-        alone, the same for the same structures (switch dropout off). It is called for
-        every sample of every scale.
+        alone, the same for the same structures (switch dropout off). It is called for every sample of every scale.
     scores : ``(*batch, *shape)``; -inf forbids a part. They alone are moved: scores of auxiliary variables, given by
         name, stay as they are.
     samples : how many noises for each scale, an even number from 8 on; half of them are the negatives of others. So
@@ -134,6 +133,13 @@ def audit(
     """
     if transforms_active():
         raise NotImplementedError("audit() cannot be transformed by torch.func (vmap, grad, ...): call it outside")
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return audit(
+                rules, polytope, objective, scores, samples=samples, scales=scales, steps=steps, relative=relative,
+                runs=runs, reduction=reduction, gradient_unit=gradient_unit, sizes=sizes, generator=generator,
+                progress=progress, **parameters,
+            )  # fmt: skip
     named = _named(rules)
     _check(objective, samples, scales, steps, runs, reduction, relative, gradient_unit)
     check_scores(scores)
@@ -178,7 +184,7 @@ def audit(
                     affordable = max(LEAST, int(OWN_SECONDS / (2e-3 * passes.milliseconds)))
                     own = own_gradient(problem, _layer(polytope, rule, None), given, directions[:affordable])
                 taken = steps_along(problem, passes.sent.gradients, ~passes.failed, lengths)
-                findings[name] = compare(name, rule, passes, truths, chosen, own, taken)
+                findings[name] = compare(name, layer, passes, truths, chosen, own, taken)
             except Exception as error:  # a rule of the user's may raise anything; the others are looked at all the same
                 kind = "" if isinstance(error, IN_PLAIN_WORDS) else f"{type(error).__name__}: "
                 findings[name] = Findings(name, rule, skipped=f"{kind}{error}")

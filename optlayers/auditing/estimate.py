@@ -14,6 +14,8 @@ __all__ = ["Cosine", "Estimate", "Sent"]
 
 RESOLVED = 3.0
 """A gradient is told from 0 where its squared norm is so many of its standard errors."""
+RUNS_RESOLVED = 1.5
+"""The same for the mean of a few runs, whose error is judged too large where there is little noise."""
 
 
 @final
@@ -54,6 +56,16 @@ class Sent:
         if runs == 1:
             return torch.zeros(self.gradients.shape[1], dtype=torch.float64)
         return (self.gradients - self.mean).square().sum(dim=2).sum(dim=0) / (runs - 1)
+
+    def resolved(self, rows: Bool[Tensor, " instances"]) -> bool:
+        """Whether the expectation over all instances of ``rows`` is told from the noise of the runs."""
+        runs = len(self.gradients)
+        if runs == 1:
+            return True
+        products = torch.einsum("rin,sin->irs", self.gradients[:, rows], self.gradients[:, rows])
+        own = products.diagonal(dim1=1, dim2=2).square().sum()
+        error = float((products.square().sum() - own).clamp(min=0.0)) * 2.0 / (runs * (runs - 1)) ** 2
+        return float(self.norm2[rows].sum()) >= RUNS_RESOLVED * math.sqrt(error)
 
     def without(self, run: int) -> Sent:
         """The other runs."""
@@ -166,7 +178,7 @@ class Estimate:
         Its bias, which is of second order, is taken off, so that it may be a little above 1.
         """
         value = self._cosine(sent, rows, single)
-        if math.isnan(value):
+        if math.isnan(value) or not sent.resolved(rows):
             return Cosine(torch.nan, torch.nan)
         variance, bias = 0.0, 0.0
         products = self.products(sent.mean)

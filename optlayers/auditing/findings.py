@@ -16,6 +16,8 @@ from torch import Tensor
 from optlayers.auditing.estimate import Cosine, Estimate, Sent
 from optlayers.auditing.passes import Passes
 from optlayers.auditing.problem import Problem
+from optlayers.differentiate import GradientUnit
+from optlayers.layer import OptLayer
 from optlayers.rules.base import AbstractRule
 
 __all__ = ["Findings", "Steps", "compare", "name_of", "steps_along"]
@@ -49,6 +51,7 @@ class Findings:
     name : the rule, with the settings that are not their defaults.
     rule : the rule itself.
     skipped : why the rule could not be asked, None where it could; nothing else is known then.
+    gradient_unit : what gradients that come in are measured in, see :class:`optlayers.OptLayer`.
     failed : the share of all instances without an answer or without a gradient.
     zero : of the instances to which the loss sends a gradient, the share that gets 0 for every part.
     arrives : the share to which the loss sends a gradient at all, None where that is not seen.
@@ -67,6 +70,7 @@ class Findings:
     name: str
     rule: AbstractRule
     skipped: str | None = None
+    gradient_unit: GradientUnit = None
     failed: float = 0.0
     zero: float = torch.nan
     arrives: float | None = None
@@ -85,15 +89,15 @@ class Findings:
 
 def compare(
     name: str,
-    rule: AbstractRule,
+    layer: OptLayer,
     passes: Passes,
     truths: Mapping[float, Estimate],
     scale: float | None,
     own: Estimate | None,
     steps: Mapping[float, Steps],
 ) -> Findings:
-    """The numbers of one rule; ``scale`` is that of the truth for what is found once, None where all are noise."""
-    sent, answered = passes.sent, ~passes.failed
+    """The numbers of a layer's rule; ``scale`` is that of the truth for what is found once, None where all is noise."""
+    rule, sent, answered = layer.rule, passes.sent, ~passes.failed
     nothing = (sent.gradients == 0.0).all(dim=2).all(dim=0)
     asked = answered if passes.arrives is None else answered & passes.arrives
     cosine = {s: truth.cosine(sent, answered & truth.known) for s, truth in truths.items()}
@@ -114,6 +118,7 @@ def compare(
     return Findings(
         name=name,
         rule=rule,
+        gradient_unit=layer.gradient_unit,
         failed=1.0 - float(answered.to(torch.float64).mean()),
         zero=_share(nothing, asked) if bool(asked.any()) else float(nothing[answered].all()),
         arrives=None if passes.arrives is None else _share(passes.arrives, answered),
@@ -139,7 +144,7 @@ def _share(which: Bool[Tensor, " instances"], rows: Bool[Tensor, " instances"]) 
 def _bias(truth: Estimate, sent: Sent, product: Tensor, rows: Tensor) -> float:
     assert truth.norm2 is not None
     total = float(truth.norm2[rows].sum())
-    if not total > 0.0:
+    if not (total > 0.0 and sent.resolved(rows)):
         return torch.nan
     apart = float((sent.norm2 - 2.0 * product + truth.norm2)[rows].sum())
     return math.sqrt(max(apart, 0.0) / total)
@@ -185,7 +190,8 @@ def name_of(value: Any) -> str:
         default = spec.default
         if spec.default_factory is not NOTHING:
             default = spec.default_factory()
-        if default is NOTHING:
+        first = not settings and spec is fields(value)[0] and is_dataclass(mine)
+        if default is NOTHING or (first and not _same(mine, default)):
             settings.append(name_of(mine))
         elif not _same(mine, default):
             settings.append(f"{spec.name}={name_of(mine)}")

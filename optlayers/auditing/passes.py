@@ -48,24 +48,22 @@ def passes_through(
     """As many runs as are asked for of a rule that draws, 3 of one that is slow; once what a rule without random
     numbers sends back."""
     generator = torch.Generator().manual_seed(seed)
-    found, times = [], []
+    found, times = [], list[float]()
     for _ in range(ADAPTING if layer.rule.initial_state() else 1):  # the first pass may compile something
-        start = time.perf_counter()
         one = _pass(layer, problem, parameters, weight, generator)
-        taken = time.perf_counter() - start
     if layer.rule.draws:
         generator.manual_seed(seed)
-    slow = taken > SLOW
-    again = (min(runs, TIMED) if slow else runs) if layer.rule.draws else 0 if slow else TIMED
-    for _ in range(again):
+    for _ in range(runs if layer.rule.draws else TIMED):
         start = time.perf_counter()
         one = _pass(layer, problem, parameters, weight, generator)
         times.append(time.perf_counter() - start)
         found.append(one)
+        if times[-1] > SLOW and (not layer.rule.draws or len(times) >= TIMED):
+            break
     found = found if layer.rule.draws else [one]
     failed = torch.stack([each.failed for each in found]).any(dim=0)
     gradients = torch.stack([each.gradient for each in found]).masked_fill(failed[:, None], 0.0)
-    times = sorted(times) or [taken]
+    times.sort()
     arrives = None if one.arrives is None else torch.stack([_known(each.arrives) for each in found]).any(dim=0)
     kept = None if one.kept is None else torch.stack([_known(each.kept) for each in found]).nanmean(dim=0)
     return Passes(Sent(gradients), failed, arrives, kept, 1e3 * times[len(times) // 2])
