@@ -184,7 +184,7 @@ def name_of(value: Any) -> str:
         return str(value.name())
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
-    settings = []
+    settings = list[str]()
     for spec in fields(value):
         mine = getattr(value, spec.name)
         default = spec.default
