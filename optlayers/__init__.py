@@ -1,6 +1,7 @@
 """Declare a polytope in cvxpy; find its best vertex or nearest point for a batch; differentiate by a rule."""
 
 from optlayers import plots, testing
+from optlayers.auditing import GradientAudit, audit
 from optlayers.bound.base import AbstractBoundPolytope, Tangent
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope, compile_polytope
@@ -8,6 +9,7 @@ from optlayers.compiled_oracle import CompiledOracle
 from optlayers.distribution import Gibbs
 from optlayers.elastic import Elastic
 from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.gradient_monitor import GradientMonitor
 from optlayers.layer import OptLayer
 from optlayers.logspace import log_add, log_sum
 from optlayers.losses import (
@@ -136,6 +138,8 @@ __all__ = [
     "FenchelYoungLoss",
     "Gibbs",
     "Gradient",
+    "GradientAudit",
+    "GradientMonitor",
     "Hard",
     "Highs",
     "Identity",
@@ -170,6 +174,7 @@ __all__ = [
     "StructuredPerceptronLoss",
     "Tangent",
     "Tsallis",
+    "audit",
     "compile_polytope",
     "log_add",
     "log_sum",

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar, final
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.bound.base import by_name
@@ -23,19 +23,32 @@ from optlayers.calls import AbstractCall, FirstDerivative
 from optlayers.entries import CPU, Packed
 from optlayers.higher_order import Derived, Node, Tensors, in_front
 from optlayers.masks import answered
-from optlayers.modes import mapped_over, outside_inference_mode, slice_by_slice
+from optlayers.modes import mapped_over, outside_inference_mode, slice_by_slice, transforms_active
+from optlayers.objective import Objective
 from optlayers.rules.base import AbstractRule, Context, Gradient, SecondGradient
 from optlayers.sizes import Share
 from optlayers.solution import Failure, Solution, SolveError, all_of, any_of
 from optlayers.tensors import all_finite, moved
 from optlayers.warn import warn_caller
 
-__all__ = ["GradientUnit", "LayerCall", "OnFailure", "Part", "Plain", "applied", "remember"]
+__all__ = [
+    "GradientUnit",
+    "LayerCall",
+    "OnFailure",
+    "Part",
+    "Plain",
+    "applied",
+    "call_behind",
+    "is_nothing",
+    "remember",
+]
 
 OnFailure = Literal["raise", "nan"]
 GradientUnit = Literal["norm", "loss"] | None
 T = TypeVar("T")
 LARGEST = torch.finfo(torch.float64).max
+NOTHING, NOTHING_BESIDE = 1e-15, 1e-12
+"""A gradient of at most this norm is 0 but for rounding, and so is one that is so much smaller than what came in."""
 
 
 @final
@@ -156,6 +169,16 @@ class Part:
         }
         scores = gradient.scores if gradient.scores is None else gradient.scores * unit[:, None]
         return replace(gradient, scores=scores, parameters=named)
+
+    def kept(self, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
+        """Which part of its step every instance was left by the polytope, NaN for those that did not move; None for
+        rules that take no steps. ``state`` is what the rule had adapted to before the backward pass."""
+        entries, home = self.share.entries, self.share.home
+        flat, sent = (entries.flat_structure(g.detach(), home) for g in (incoming, outgoing))
+        if self.unit is not None:
+            flat, _, unit = self._in_units(flat)
+            sent = sent / unit[:, None]
+        return self.rule.kept(sent, flat, state)
 
     def _incoming(self, grad: Tensor, *, look: bool = True) -> tuple[Tensor, Tensor | None]:
         """The gradient of structures, flat, 0 where there is no answer; and which instances are finite, None for all.
@@ -301,6 +324,59 @@ class LayerCall(AbstractCall):
         if value.dtype is scores.dtype and value.device == scores.device:
             return value.clone() if self.retained else value
         return value.to(scores.device, scores.dtype)
+
+    @property
+    def count(self) -> int:
+        """How many instances there are."""
+        return math.prod(self.batch)
+
+    def movable(self) -> tuple[Bool[Tensor, "*batch_and_shape"], Bool[Tensor, "*batch_and_shape"]]:
+        """After a forward pass, in the shape of the scores: the parts that can move, and those that are forbidden."""
+        whole = torch.zeros(2, self.count, *self.padded, dtype=torch.bool, device=self.home)
+        for part in self.parts:
+            share, polytope = part.share, part.polytope
+            if polytope is None:
+                raise RuntimeError("what can move is known after the forward pass")
+            size, count = share.entries.structure_size, math.prod(share.batch)
+            for into, found in zip(whole, (polytope.movable, part.forbidden), strict=True):
+                if found is None:
+                    continue
+                mine = found[:, :size].expand(count, size).reshape(count, *share.entries.shape)
+                if share.rows is None:
+                    into.copy_(mine)
+                else:
+                    share.put(into, mine)
+        movable, forbidden = whole.reshape(2, *self.batch, *self.padded)
+        return movable, forbidden
+
+    def failed(self) -> Bool[Tensor, " instances"]:
+        """The instances that have had no answer, or no gradient, so far."""
+        whole = torch.zeros(self.count, dtype=torch.bool, device="cpu")
+        for part in self.parts:
+            solves = [] if part.polytope is None else part.polytope.failed
+            mine = part.failed
+            if solves:
+                now = failed_instances(solves, math.prod(part.share.batch))
+                mine = now if mine is None else mine | now
+            if mine is not None:
+                rows = slice(None) if part.share.rows is None else part.share.rows_on(whole)
+                whole[rows] = mine.to(whole.device)
+        return whole
+
+    def kept(self, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
+        """Which part of its step every instance was left, ``(instances,)``; see :meth:`Part.kept`."""
+        if self.apart is not None:
+            return None
+        if len(self.parts) == 1 and self.parts[0].share.rows is None:
+            return self.parts[0].kept(incoming, outgoing, state)
+        found, known = torch.full((self.count,), torch.nan, dtype=torch.float64, device="cpu"), False
+        for part in self.parts:
+            share = part.share
+            mine = part.kept(share.of(incoming, self.batch), share.of(outgoing, self.batch), state)
+            if mine is not None:
+                found[slice(None) if share.rows is None else share.rows_on(found)] = mine.to(found.device)
+                known = True
+        return found if known else None
 
     def _forward_by_size(self, tensors: Sequence[Tensor]) -> Tensor:
         scores, count, apart = tensors[0], math.prod(self.batch), () if self.apart is None else (self.apart,)
@@ -605,6 +681,29 @@ def applied(call: AbstractCall, *tensors: Tensor) -> Tensor:
         return Plain.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
     call.retained = True  # tensors within transforms do not say whether a gradient may follow
     return _Transformed.apply(call, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def is_nothing(
+    sent: Float64[Tensor, " instances"], incoming: Float64[Tensor, " instances"]
+) -> Bool[Tensor, " instances"]:
+    """Which gradients that a rule sent back are 0 but for rounding, next to those that came in, by their norms."""
+    return torch.le(sent, (NOTHING_BESIDE * incoming).clamp(min=NOTHING))
+
+
+def call_behind(output: Tensor) -> tuple[Any, LayerCall] | None:
+    """The node of the graph in which a layer gave its structures, and its call, from what the layer returned: these
+    structures or their losses. None where there is no graph, and within transforms.
+    """
+    waiting = [] if transforms_active() else [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        call = getattr(node, "call", None)
+        if isinstance(call, LayerCall):
+            return node, call
+        if isinstance(getattr(node, "objective", None), Objective):
+            following: Any = node
+            waiting.append(following.next_functions[-1][0])  # structures are the last input, behind losses
+    return None
 
 
 def _exactly(function: Callable[[], T], call: AbstractCall) -> T:

@@ -20,11 +20,13 @@ PLAIN = (f"{KERNELS}.dense", f"{KERNELS}.ties")
 """Kernels extend numba by functions that it keeps on disk with all that they refer to; these are of torch alone."""
 
 DOORS = (
+    "optlayers.auditing.audit",
     "optlayers.compiled",
     "optlayers.compiled_once",
     "optlayers.distribution",
     "optlayers.elastic",
     "optlayers.entries",
+    "optlayers.gradient_monitor",
     "optlayers.layer",
     "optlayers.losses.base",
     "optlayers.losses.fenchel_young",

@@ -128,6 +128,19 @@ class AbstractRule(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} adapts by what its gradients have seen: write adapt()")
 
+    def kept(
+        self,
+        sent: Float64[Tensor, "batch size"],
+        grad: Float64[Tensor, "batch size"],
+        state: Mapping[str, Tensor],
+    ) -> Float64[Tensor, " batch"] | None:
+        """For rules that send back the displacement of a projected step: which part of the step every instance was
+        left by the polytope, 1 for all of it, NaN where nothing moved or numbers are not finite. None for other rules.
+
+        ``sent`` is the gradient that ``backward`` made of ``grad`` with the buffers ``state``. Nothing is solved.
+        """
+        return None
+
     def of_size(self, *size: int) -> AbstractRule:
         """The rule for one size of a family; most rules are the same for all."""
         return self

@@ -85,6 +85,12 @@ class PerturbAndMAP(AbstractRule):
         """As the wrapped rule does."""
         self.rule.adapt(state, seen)
 
+    def kept(
+        self, sent: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"], state: Mapping[str, Tensor]
+    ) -> Float64[Tensor, " batch"] | None:
+        """What the wrapped rule's steps are left."""
+        return self.rule.kept(sent, grad, state)
+
     def of_size(self, *size: int) -> PerturbAndMAP:
         """Around the rule for this size."""
         return replace(self, rule=self.rule.of_size(*size))

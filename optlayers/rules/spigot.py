@@ -23,10 +23,22 @@ from optlayers.tensors import all_finite
 if TYPE_CHECKING:
     from optlayers.compiled import CompiledPolytope
 
-__all__ = ["AdaptiveStep", "Spigot"]
+__all__ = ["AdaptiveStep", "Spigot", "kept_of_step"]
 
+ROUNDING = 1e-14
+"""A displacement below this, next to its step, is that of rounding."""
 SHORTEST, LONGEST = 1e-12, 1e12
 """Steps that adapt stay between these."""
+
+
+def kept_of_step(
+    displacement: Float64[Tensor, "batch size"], step: Float64[Tensor, "batch size"]
+) -> Float64[Tensor, " batch"]:
+    """The κ of :class:`AdaptiveStep` for every instance that moved, NaN for the others: which part of a step a
+    projection has left, but for what the tangent cone takes off it."""
+    asked, travelled = torch.linalg.vecdot(displacement, step), displacement.square().sum(dim=1)
+    moved = travelled > (ROUNDING * step.square().sum(dim=1).clamp(min=1.0).sqrt()).square()
+    return torch.where(moved & (asked > 0.0), travelled / asked, torch.nan)
 
 
 @final
@@ -204,6 +216,14 @@ class Spigot(AbstractVertexRule):
             solution = project(point - size * self._clipped(slope))
         displacement = structure - polytope.structure(solution.value)
         return Gradient(displacement.masked_fill(~finite[:, None], torch.nan), seen=seen)
+
+    def kept(
+        self, sent: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"], state: Mapping[str, Tensor]
+    ) -> Float64[Tensor, " batch"] | None:
+        """Of a single step the κ of every instance, see :class:`AdaptiveStep`."""
+        if self.steps > 1:
+            return None
+        return kept_of_step(sent, self._size(state) * self._clipped(grad))
 
     def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
         """A step size that adapts does."""

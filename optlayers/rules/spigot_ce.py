@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,6 +13,7 @@ from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
 from optlayers.rules.marginal_steps import At, check_at, nan_where, slope_at
+from optlayers.rules.spigot import kept_of_step
 from optlayers.rules.structured_attention import marginals
 
 __all__ = ["SpigotCE"]
@@ -54,6 +56,12 @@ class SpigotCE(AbstractVertexRule):
     def needs_objective(self) -> bool:  # type: ignore[override]
         """Whether the gradient is taken elsewhere than at the vertex, by the loss."""
         return self.at == "marginals"
+
+    def kept(
+        self, sent: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"], state: Mapping[str, Tensor]
+    ) -> Float64[Tensor, " batch"] | None:
+        """Which part of its step every instance was left; not known where the gradient is taken at the marginals."""
+        return kept_of_step(sent, self.step_size * grad) if self.at == "vertex" else None
 
     def backward(
         self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
