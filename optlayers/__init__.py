@@ -26,6 +26,7 @@ from optlayers.losses import (
 )
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers import AbstractRegularizer, Barrier, Declared, Entropy, Euclidean, Tsallis
+from optlayers.reporting import PolytopeReport, report
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -149,6 +150,7 @@ __all__ = [
     "Pipeline",
     "Polytope",
     "PerturbedFenchelYoungLoss",
+    "PolytopeReport",
     "Prediction",
     "Regularized",
     "SPOPlusLoss",
@@ -172,6 +174,7 @@ __all__ = [
     "log_add",
     "log_sum",
     "regret",
+    "report",
     "testing",
 ]
 __version__ = "0.1.0"
