@@ -10,6 +10,7 @@ from optlayers.reporting.fractional import Witness
 from optlayers.reporting.missing import MissingInequality, kind_of, simplified
 from optlayers.reporting.rationals import read_together
 from optlayers.reporting.rows import Rows, expression
+from optlayers.reporting.statement import PROOF
 
 __all__ = ["cut_for"]
 
@@ -56,4 +57,4 @@ def cut_for(rows: Rows, witness: Witness) -> MissingInequality | None:
     side = int(cut[-1])
     assert sum((a * witness.point[j] for j, a in told.items()), Fraction(0)) > side
     line = f"{expression(told, rows.parts)} <= {side}"
-    return MissingInequality(told, side, False, line, kind_of(told, side, False), witness.point, "proof", witness)
+    return MissingInequality(told, side, False, line, kind_of(told, side, False), witness.point, PROOF, witness)

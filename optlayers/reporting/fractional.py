@@ -30,6 +30,8 @@ class Witness:
     scores: tuple[int, ...]
     """For which this point alone is best."""
     proved: bool
+    inside: bool
+    """Whether it is shown without rounding that the point satisfies the rows."""
     basis: tuple[int, ...]
     """Rows that it satisfies as equalities, as many as determine it; empty where there are auxiliary variables."""
 
@@ -121,12 +123,12 @@ def witness_of(
         return None
     slack = rows.slacks(numerators, unit)
     if slack is None or not rows.holds(numerators, unit):
-        return Witness(point, (), False, ())
+        return Witness(point, (), False, False, ())
     basis = _basis(rows, np.flatnonzero(slack == 0))
     if len(basis) < rows.columns:
         return None  # inside a face
     # The sum of the rows of a basis is largest where all of them hold as equalities, and there alone.
-    return Witness(point, scores_of(rows, basis), True, tuple(basis))
+    return Witness(point, scores_of(rows, basis), True, True, tuple(basis))
 
 
 def scores_of(rows: Rows, basis: list[int]) -> tuple[int, ...]:
@@ -173,9 +175,9 @@ def _shadow_witness(
         inside = rows.holds(numerators, unit)
         reached = sum((int(s) * v for s, v in zip(scores, point, strict=True)), Fraction(0))
         if inside and bound == reached and reached.denominator != 1:
-            return Witness(point, tuple(scores.astype(int).tolist()), True, ())
+            return Witness(point, tuple(scores.astype(int).tolist()), True, True, ())
         if inside and _is_alone(rows, scores, best, rng):
-            return Witness(point, tuple(scores.astype(int).tolist()), False, ())
+            return Witness(point, tuple(scores.astype(int).tolist()), False, True, ())
     return None
 
 

@@ -71,4 +71,7 @@ def integer_points(
     finally:
         for part in range(size):
             program.free(part)
-    return np.array(found, dtype=np.int64).reshape(len(found), size)
+    points = np.array(found, dtype=np.int64).reshape(len(found), size)
+    if not program.rows.auxiliary and program.rows.exact:
+        points = points[[program.rows.holds(point, 1) for point in points]]  # a bound is met to rounding
+    return points

@@ -15,6 +15,7 @@ from optlayers.reporting.affine_hull import AffineHull, Equation
 from optlayers.reporting.fractional import Witness, witness_of
 from optlayers.reporting.linear_program import LinearProgram, proved_bound
 from optlayers.reporting.rows import Rows, expression
+from optlayers.reporting.statement import PROOF, ROUNDING
 
 __all__ = ["Facets", "MissingInequality", "facets_of", "lacking", "simplified"]
 
@@ -170,7 +171,7 @@ def _missing(
         if witness is not None and _violates(witness, coefficients, side, is_equation):
             break
         witness = None
-    known = "proof" if witness is not None else "to rounding"
+    known = PROOF if witness is not None and witness.inside else ROUNDING
     return MissingInequality(
         coefficients,
         side,

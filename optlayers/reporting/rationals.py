@@ -13,7 +13,7 @@ __all__ = ["Elimination", "read", "read_together", "scaled_to_integers"]
 
 DENOMINATOR = 10**6
 """Numbers that people write down are fractions with at most this below the line,"""
-READ = 1e-12
+READ = 1e-14
 """where they differ from these by no more than this, next to their size."""
 SHORT = 5000
 """Answers of linear programs are read as fractions with at most this below the line,"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import final
 
@@ -124,8 +124,8 @@ def _dependent(rows: Rows) -> list[int]:
     return [i for i in np.flatnonzero(rows.equality).tolist() if not elimination.add(rows.row(i))]
 
 
-def section_of(found: Redundancy, rows: Rows) -> Section:
-    """What may be left out, in words."""
+def section_of(found: Redundancy, rows: Rows, implied: Collection[int]) -> Section:
+    """What may be left out, in words. ``implied`` are inequalities that always hold as equalities: no facets."""
     told = []
     known = PROOF if found.proved else ROUNDING
     pairs = [(i, j) for i, j in found.duplicates if i not in found.dependent]
@@ -150,7 +150,14 @@ def section_of(found: Redundancy, rows: Rows) -> Section:
         told.append(Statement("none of the other rows can be left out", PROOF if found.needed else ROUNDING))
     if found.open:
         told.append(Statement(f"{found.open} rows were not looked at, for want of time", ROUNDING))
+    facets = None
+    if not rows.auxiliary and not found.open:
+        # A row that cannot be left out, and is sometimes strict, is a facet, and each facet has such a row.
+        facets = sum(not rows.equality[i] and i not in found.dropped and i not in implied for i in range(rows.count))
+        known = PROOF if found.needed and found.proved else ROUNDING
+        told.append(Statement(f"there are {facets} facets, one for each inequality that is left", known))
     facts = {
+        "facets_of_rows": facets,
         "duplicates": [[rows.text(i), rows.text(j)] for i, j in found.duplicates],
         "redundant": rows.named(found.redundant),
         "redundant_rows": [rows.text(i) for i in found.redundant],

@@ -179,9 +179,7 @@ class Study:
         answer = ask(zero, **self.named)
         if not answer.all_ok:
             failure = answer.failures[0]
-            raise ValueError(
-                f"there is nothing to report on, as an instance is {failure.status.name}: {failure.reason}"
-            )
+            raise ValueError(f"there is nothing to report on: {failure.status.name}, {failure.reason}")
 
     def made(self, subject: str, family: Family | None, sizes: Sequence[tuple[int, ...]]) -> PolytopeReport:
         """All steps, or as many as there is time for."""
@@ -273,7 +271,8 @@ class Study:
         if self.rows is None or self.program is None:
             return
         self.redundant = redundancy_of(self.rows, self.program, self.clock.late_after(0.2))
-        self.sections.append(redundancy.section_of(self.redundant, self.rows))
+        implied = () if self.hull is None else self.hull.implied
+        self.sections.append(redundancy.section_of(self.redundant, self.rows, implied))
 
     def find_integrality(self) -> None:
         """Integral, or not, or not known; and what is missing."""
@@ -307,7 +306,9 @@ class Study:
         self.sections.append(integral.section_of_verdict(self.verdict, rows.parts, rows_are))
         if unimodular:
             section = Section(
-                "What is missing", (Statement("nothing, as the rows are integral", PROOF),), {"missing": []}
+                "What is missing",
+                (Statement("nothing, as the rows are integral", PROOF),),
+                {"missing": [], "facets": None},
             )
         else:
             count = self.facets.count if self.facets is not None and facets_known else None
@@ -413,6 +414,8 @@ class Study:
                 counted = diagram_or_none["points"]
             if not all_integers and not isinstance(diagram, dict):
                 diagram = None
+        if counted is None and is_integral and self.points is None and self.rows.scored <= FEW_PARTS:
+            self._list_points()
         if counted is None and self.points is not None and over_points:
             if binary:
                 counted = len(self.points)
@@ -428,6 +431,16 @@ class Study:
             )
             most = vertices.most_vertices(max(lifted, 0), inequalities)
         self.sections.append(vertices.section_of(counted, how, found, most, diagram))
+
+    def _list_points(self) -> None:
+        """Integer points, and the facets of their hull, where only their number is wanted."""
+        assert self.rows is not None and self.program is not None and self.hull is not None
+        try:
+            points = self._integer_points(self.rows, self.program)
+            self.facets = facets_of(points, hull_of_points(points, self.hull.equations))
+            self.points = points
+        except (Missed, TooManyFacets):
+            return
 
     def _count_by_partition(self) -> int | None:
         function = self.polytope.log_partition
