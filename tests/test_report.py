@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.spatial
+from catalogue import CATALOGUE
 
 import optlayers as ol
 import polytopes
@@ -343,6 +344,27 @@ def test_a_hypersimplex():
     assert len(found.facts["interchangeable"][0]) == 5
     half = ol.report(polytopes.subset(5), budget=2.5)
     assert half.integral is False and "no integer point at all" in str(half)
+
+
+@pytest.mark.many(12)
+@pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
+def test_the_catalogue_is_what_it_says(entry):
+    """The structures of every entry are listed by the tests: they tell the dimension and the number of vertices."""
+    found = ol.report(entry.polytope, effort="quick", **entry.parameters)
+    structures = np.unique(entry.vertices.reshape(len(entry.vertices), -1).astype(int), axis=0)
+    if not entry.polytope.has_integers:
+        assert found.dimension == (dimension(structures) if len(structures) > 1 else 0)
+        assert found.integral is not False and found.missing == ()
+    elif found.missing:
+        assert found.integral is False
+    if found.facts["hull_dimension"] is not None:
+        assert found.facts["hull_dimension"] == (dimension(structures) if len(structures) > 1 else 0)
+    if found.facts["vertices"] is not None:
+        assert found.facts["vertices"] == entry.count
+    for one in found.missing:
+        row = dense(one, structures.shape[1])
+        total = structures @ row
+        assert (total == one.side).all() if one.is_equation else (total <= one.side).all()
 
 
 # Single statements

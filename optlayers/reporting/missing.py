@@ -43,7 +43,16 @@ class MissingInequality:
     witness: Witness | None = field(default=None, repr=False)
 
     def constraint(self, variable: cp.Variable) -> cp.Constraint:
-        """The constraint over a cvxpy variable of the declared shape."""
+        """The constraint over a cvxpy variable of the declared shape.
+
+        Raises
+        ------
+        ValueError : when it has parts of auxiliary variables that are scored, or of another shape; see ``line``.
+        """
+        if max(self.coefficients, default=0) >= variable.size:
+            raise ValueError(
+                f"{self.line} has parts beyond the {variable.size} of this variable: paste the line instead"
+            )
         flat = cp.vec(variable, order="C") if variable.ndim else cp.reshape(variable, (1,), order="C")
         total = sum(a * flat[j] for j, a in self.coefficients.items())
         return total == self.side if self.is_equation else total <= self.side

@@ -167,7 +167,8 @@ def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
     matrix = sp.csr_array(matrix[:, np.concatenate([raw.structure, auxiliary])])
     matrix.eliminate_zeros()
     matrix.sort_indices()
-    kept = np.flatnonzero(np.isfinite(sides) & ((np.diff(matrix.indptr) > 0) | (sides < 0) | raw.equality))
+    says = (np.diff(matrix.indptr) > 0) | (sides < 0) | (raw.equality & (sides != 0))
+    kept = np.flatnonzero(np.isfinite(sides) & says)
     matrix, sides = sp.csr_array(matrix[kept]), sides[kept]
     exact, units = True, np.ones(len(kept))
     for i in range(len(kept)):

@@ -308,7 +308,7 @@ class Study:
             section = Section(
                 "What is missing",
                 (Statement("nothing, as the rows are integral", PROOF),),
-                {"missing": [], "facets": None},
+                {"missing": [], "facets": None, "hull_dimension": None},
             )
         else:
             count = self.facets.count if self.facets is not None and facets_known else None

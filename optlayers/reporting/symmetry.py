@@ -23,7 +23,7 @@ def section_of(rows: Rows) -> Section:
     _, label = sp.csgraph.connected_components(graph, directed=False)
     of_part = label[rows.count : rows.count + size]
     blocks = [np.flatnonzero(of_part == k).tolist() for k in np.unique(of_part)]
-    told = [Statement("no row joins all parts: " + _sizes(blocks), PROOF)] if len(blocks) > 1 else []
+    told = [Statement(_sizes(blocks), PROOF)] if len(blocks) > 1 else []
     if len(blocks) == 1:
         told.append(Statement("all parts depend on each other: there is one block", PROOF))
     groups = interchangeable(rows)
