@@ -16,6 +16,9 @@ import optlayers as ol
 import polytopes
 from optlayers.__main__ import main
 from optlayers.reporting import study
+from optlayers.reporting.fractional import witness_of
+from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
+from optlayers.reporting.rows import rows_of
 from optlayers.reporting.statement import EXHAUSTIVE, PROOF
 
 WHOLE = ("test_costs_of_a_family_and_what_it_supports", "test_what_refuses_says_what_it_needs")
@@ -434,6 +437,29 @@ def test_an_oracle_knows_what_rows_do_not():
     found = ol.report(ol.Polytope(x, [x[0] + x[1] <= 1, x[1] + x[2] <= 1], oracle=best, rows="relaxation"))
     assert as_set(found.missing, 3) == {(1, 1, 1, 1)}
     assert found.facts["vertices"] == 4
+
+
+def test_wrong_multipliers_prove_nothing():
+    """Sums of rows that are the objective, but with a row the wrong way round; or that are not the objective."""
+    x = cp.Variable(2, name="x", nonneg=True)
+    rows = rows_of(ol.Polytope(x, [x[0] <= 1, x[0] + x[1] <= 1]), np.zeros(0))
+    texts = [rows.text(i) for i in range(rows.count)]
+    weights = np.zeros(rows.count)
+    weights[texts.index("x[0] + x[1] <= 1")] = 1.0
+    assert proved_bound(rows, np.array([1.0, 1.0]), weights) == 1
+    assert proved_bound(rows, np.array([1.0, 0.0]), weights) is None
+    weights[texts.index("x[0] <= 1")] = -1.0
+    assert proved_bound(rows, np.array([0.0, 1.0]), weights) is None  # x[1] is no more than 0, says this sum
+    assert rows.holds(np.array([1, 1]), 2) and not rows.holds(np.array([2, 1]), 2)
+
+
+def test_a_point_within_a_face_is_no_fractional_vertex():
+    x = cp.Variable(2, name="x", nonneg=True)
+    rows = rows_of(ol.Polytope(x, [x <= 1]), np.zeros(0))
+    program, generator = LinearProgram(rows), np.random.default_rng(0)
+    for point in ([0.5, 0.0], [0.5, 0.5]):
+        best = Optimum(0.0, np.array(point), np.zeros(rows.count))
+        assert witness_of(rows, program, best, np.zeros(2), generator) is None
 
 
 # The value

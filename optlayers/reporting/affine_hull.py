@@ -192,8 +192,8 @@ def section_of(hull: AffineHull, rows: Rows | None, parts: tuple[str, ...], what
     """What the affine hull says, in words."""
     size = len(parts)
     told = [Statement(f"{what} has dimension {hull.dimension} in {size} part{'s' * (size != 1)}", hull.known)]
-    if hull.equations:
-        texts = [e.text(parts) for e in hull.equations]
+    texts = [e.text(parts) for e in hull.equations if len(e.coefficients) > 1]  # fixed parts are told below
+    if texts:
         more = f"; and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
         told.append(Statement(f"all points satisfy {'; '.join(texts[:SHOWN])}{more}", hull.known))
     if hull.implied and rows is not None:

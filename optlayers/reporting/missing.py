@@ -82,7 +82,7 @@ class Facets:
 
 
 def facets_of(points: np.ndarray, hull: AffineHull) -> Facets:
-    """The facets of the hull of integer points, each written with few and small numbers.
+    """The facets of the hull of integer points.
 
     They are worked out in integers (:mod:`optlayers.facets`), and each is held to all points here once more.
 
@@ -90,19 +90,12 @@ def facets_of(points: np.ndarray, hull: AffineHull) -> Facets:
     ------
     TooManyFacets : where they cannot be worked out.
     """
-    size, codimension = points.shape[1], len(hull.equations)
     points = points[np.lexsort(points.T[::-1])]
     normals, offsets = half_spaces_of(points)
-    count = len(normals) - 2 * codimension  # behind the facets stand equations, in both directions
+    count = len(normals) - 2 * len(hull.equations)  # behind the facets stand equations, in both directions
     whole, sides = np.rint(normals[:count]).astype(np.int64), np.rint(offsets[:count]).astype(np.int64)
     assert bool((points @ whole.T <= sides).all()), "an inequality that a point violates is no facet"
-    equations = np.zeros((codimension, size + 1), dtype=np.int64)
-    for place, equation in enumerate(hull.equations):
-        equations[place, list(equation.coefficients)] = list(equation.coefficients.values())
-        equations[place, size] = equation.side
-    shown = [simplified(np.append(row, side), equations) for row, side in zip(whole, sides, strict=True)]
-    together = np.array(shown, dtype=np.int64).reshape(count, size + 1)
-    return Facets(together[:, :size], together[:, size])
+    return Facets(whole, sides)
 
 
 def simplified(row: np.ndarray, equations: np.ndarray) -> np.ndarray:
@@ -131,11 +124,19 @@ def lacking(
     program: LinearProgram,
     facets: Facets,
     equations: Sequence[Equation],
+    known: Sequence[Equation],
     late: Callable[[], bool],
     rng: np.random.Generator,
 ) -> tuple[list[MissingInequality], bool, int]:
     """The facets, and equations, that the rows do not imply; whether all others are proved to be implied; and how many
-    nobody looked at, for want of time."""
+    nobody looked at, for want of time.
+
+    Equations that are ``known`` hold for all points of the rows, and make what is missing shorter.
+    """
+    held = np.zeros((len(known), rows.scored + 1), dtype=np.int64)
+    for place, equation in enumerate(known):
+        held[place, list(equation.coefficients)] = list(equation.coefficients.values())
+        held[place, -1] = equation.side
     found: list[MissingInequality] = []
     proved = True
     asked = [(dict(e.coefficients), e.side, True) for e in equations]
@@ -152,7 +153,12 @@ def lacking(
                 proved = False
                 continue
             if best.value > sign * side + BEYOND * (1.0 + abs(side)):
-                found.append(_missing(rows, program, coefficients, side, is_equation, objective, rng))
+                told, bound_of_told = coefficients, side
+                if not is_equation:
+                    short = simplified(np.append(objective[: rows.scored].astype(np.int64), side), held)
+                    told = {j: int(short[j]) for j in np.flatnonzero(short[:-1]).tolist()}
+                    bound_of_told = int(short[-1])
+                found.append(_missing(rows, program, told, bound_of_told, is_equation, sign, rng))
                 break
             bound = proved_bound(rows, objective, best.multipliers)
             proved &= bound is not None and bound <= sign * side
@@ -165,16 +171,18 @@ def _missing(
     coefficients: Mapping[int, int],
     side: int,
     is_equation: bool,
-    objective: np.ndarray,
+    sign: int,
     rng: np.random.Generator,
 ) -> MissingInequality:
     """With a vertex that it cuts off. The best points of its normal may be a face, so the normal is turned a little."""
     witness = None
+    objective = np.zeros(rows.columns)
+    objective[list(coefficients)] = [sign * a for a in coefficients.values()]
     for turn in (0.0, 1e-3, 1e-2):
         turned = objective.copy()
         turned[: rows.scored] += turn * rng.standard_normal(rows.scored)
         best = program.maximize(turned)
-        if best is None or float(objective @ best.point) <= (side if objective @ objective > 0 else 0):
+        if best is None or float(objective @ best.point) <= sign * side:
             continue
         witness = witness_of(rows, program, best, turned[: rows.scored], rng)
         if witness is not None and _violates(witness, coefficients, side, is_equation):

@@ -47,6 +47,9 @@ MANY_POINTS = 5000
 LARGEST = 10_000_000
 """Rows times columns of what is looked at row by row."""
 CUTS = 8
+"""Cuts are made for so many fractional vertices."""
+AT_ONCE = 3 * 10**8
+"""Incidences of points, twice, and facets that are compared to count vertices."""
 NODES = 200_000
 
 
@@ -360,7 +363,7 @@ class Study:
         new = [e for e in hull.equations if e.key not in known]
         rng = np.random.default_rng(self.seed)
         late = self.clock.late_after(0.25)
-        found, proved, left = lacking(self.rows, self.program, self.facets, new, late, rng)
+        found, proved, left = lacking(self.rows, self.program, self.facets, new, self.hull.equations, late, rng)
         self.missing += found
         return True, proved, left
 
@@ -375,7 +378,7 @@ class Study:
 
     def _verdict(self, unimodular: bool, samples: Sampled | None, all_facets: bool, proved: bool) -> Verdict:
         if unimodular:
-            why = "their matrix is totally unimodular, with integers on the right (Hoffman and Kruskal, 1956)"
+            why = "the rows are totally unimodular, with integers on the right (Hoffman and Kruskal, 1956)"
             return Verdict(True, why, PROOF, (), None)
         witnesses = () if samples is None else samples.witnesses
         extra = tuple(m.witness for m in self.missing if m.witness is not None)
@@ -419,7 +422,7 @@ class Study:
         if counted is None and self.points is not None and over_points:
             if binary:
                 counted = len(self.points)
-            elif self.facets is not None:
+            elif self.facets is not None and len(self.points) ** 2 * self.facets.count <= AT_ONCE:
                 counted = vertices.vertices_among(self.points, self.facets)
         if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
             counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"

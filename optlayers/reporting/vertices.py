@@ -69,7 +69,7 @@ def section_of(
         told.append(
             Statement(
                 f"a decision diagram has {diagram['nodes']} nodes and is {diagram['width']} wide, for "
-                f"{diagram['points']} integer points",
+                f"the {diagram['points']} integer points of the rows",
                 EXHAUSTIVE,
             )
         )
