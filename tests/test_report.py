@@ -326,7 +326,7 @@ def test_a_big_m_that_may_be_smaller_is_named_with_its_value():
     assert again.warnings == () and again.integral is True and found.integral is False
 
 
-@pytest.mark.parametrize("n", [3, 4])
+@pytest.mark.parametrize("n", [3, 4, 5])
 def test_a_permutahedron(n):
     """Rado (1952): a facet for every proper subset; its integer points are the forests of n nodes."""
     subsets = [s for k in range(1, n) for s in itertools.combinations(range(n), k)]
@@ -437,6 +437,20 @@ def test_an_oracle_knows_what_rows_do_not():
     found = ol.report(ol.Polytope(x, [x[0] + x[1] <= 1, x[1] + x[2] <= 1], oracle=best, rows="relaxation"))
     assert as_set(found.missing, 3) == {(1, 1, 1, 1)}
     assert found.facts["vertices"] == 4
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_an_equation_may_be_missing(integer):
+    x = cp.Variable(2, name="x", integer=integer)
+    total = x[0] + x[1]
+    found = ol.report(ol.Polytope(x, [x >= 0, x <= 2, total <= 1.5, total >= 0.6]))
+    assert found.dimension == 2 and found.facts["hull_dimension"] == 1
+    (equation,) = [one for one in found.missing if one.is_equation]
+    assert equation.line == "x[0] + x[1] == 1" and equation.known == PROOF
+    assert sum(equation.cuts_off) != 1 and found.integral is False
+    assert found.facts["vertices"] == (2 if integer else None)
+    again = ol.report(ol.Polytope(x, [x >= 0, x <= 2, total <= 1.5, total >= 0.6, equation.constraint(x)]))
+    assert again.dimension == 1 and again.integral is True and again.facts["vertices"] == 2
 
 
 def test_wrong_multipliers_prove_nothing():

@@ -48,8 +48,6 @@ LARGEST = 10_000_000
 """Rows times columns of what is looked at row by row."""
 CUTS = 8
 """Cuts are made for so many fractional vertices."""
-AT_ONCE = 3 * 10**8
-"""Incidences of points, twice, and facets that are compared to count vertices."""
 NODES = 200_000
 
 
@@ -422,8 +420,9 @@ class Study:
         if counted is None and self.points is not None and over_points:
             if binary:
                 counted = len(self.points)
-            elif self.facets is not None and len(self.points) ** 2 * self.facets.count <= AT_ONCE:
-                counted = vertices.vertices_among(self.points, self.facets)
+            elif self.facets is not None:
+                dimension = self.hull_dimension or 0
+                counted = vertices.vertices_among(self.points, self.facets, dimension)
         if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
             counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"
         most = None
@@ -440,8 +439,9 @@ class Study:
         assert self.rows is not None and self.program is not None and self.hull is not None
         try:
             points = self._integer_points(self.rows, self.program)
-            self.facets = facets_of(points, hull_of_points(points, self.hull.equations))
-            self.points = points
+            hull = hull_of_points(points, self.hull.equations)
+            self.facets = facets_of(points, hull)
+            self.points, self.hull_dimension = points, hull.dimension
         except (Missed, TooManyFacets):
             return
 

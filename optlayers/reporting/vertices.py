@@ -17,6 +17,10 @@ from optlayers.solvers.batch import make_instances
 __all__ = ["diagram_of", "most_vertices", "vertices_among"]
 
 
+COMPARISONS = 3 * 10**8
+"""Incidences of points, twice, and facets that are compared."""
+
+
 def diagram_of(form: StandardForm, theta: np.ndarray, bounds: np.ndarray | None, limit: int) -> dict[str, Any] | str:
     """The decision diagram of the integer points of a form: its nodes, its width, how many points; or why there is
     none. ``bounds`` of the parts stand in where none are declared."""
@@ -35,13 +39,16 @@ def diagram_of(form: StandardForm, theta: np.ndarray, bounds: np.ndarray | None,
     return {"nodes": diagram.nodes, "width": diagram.width, "points": diagram.count}
 
 
-def vertices_among(points: np.ndarray, facets: Facets) -> int:
-    """How many of some points are vertices of their hull: those on facets that no other point is on all of."""
+def vertices_among(points: np.ndarray, facets: Facets, dimension: int) -> int | None:
+    """How many of some points are vertices of their hull: those on facets that no other point is on all of.
+
+    A vertex is on as many facets as there are dimensions, at least. None where too many points would be compared.
+    """
     on = points @ facets.coefficients.T == facets.sides
-    count = 0
-    for mine in on:
-        count += int((on[:, mine].all(axis=1)).sum() == 1)
-    return count
+    on = on[on.sum(axis=1) >= dimension]
+    if len(on) ** 2 * max(1, on.shape[1]) > COMPARISONS:
+        return None
+    return sum(int(on[:, mine].all(axis=1).sum() == 1) for mine in on)
 
 
 def most_vertices(dimension: int, inequalities: int) -> int:
