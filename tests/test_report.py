@@ -15,7 +15,7 @@ from catalogue import CATALOGUE
 import optlayers as ol
 import polytopes
 from optlayers.__main__ import main
-from optlayers.reporting import study
+from optlayers.reporting import clock, study
 from optlayers.reporting.fractional import witness_of
 from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
 from optlayers.reporting.rows import rows_of
@@ -370,6 +370,60 @@ def test_the_catalogue_is_what_it_says(entry):
         assert (total == one.side).all() if one.is_equation else (total <= one.side).all()
 
 
+def solved(rows, sides):
+    """The point at which three rows hold as equalities, by Cramer's rule; None for none, or many."""
+    size = round(np.linalg.det(rows))
+    if size == 0:
+        return None
+    tops = [np.where(np.arange(3) == j, sides[:, None], rows) for j in range(3)]
+    return tuple(Fraction(round(np.linalg.det(top)), size) for top in tops)
+
+
+def vertices_of(rows, sides):
+    """All vertices in three dimensions, by every three rows, in fractions."""
+    found = set()
+    for chosen in itertools.combinations(range(len(rows)), 3):
+        point = solved(rows[list(chosen)], sides[list(chosen)])
+        told = zip(rows.tolist(), sides.tolist(), strict=True)
+        if point is not None and all(sum(map(lambda a, p: a * p, row, point)) <= side for row, side in told):
+            found.add(point)
+    return found
+
+
+@pytest.mark.many(12)
+@pytest.mark.parametrize("seed", range(60))
+def test_random_rows_are_what_all_their_vertices_say(seed):
+    rng = np.random.default_rng(seed)
+    count, box = int(rng.integers(2, 6)), np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)])
+    rows = np.concatenate([rng.integers(-2, 4, (count, 3)), box])
+    sides = np.concatenate([rng.integers(1, 6, count), rng.integers(1, 3, 3), [0, 0, 0]])
+    corners = vertices_of(rows, sides)
+    found = ol.report(declared(rows, sides), seed=seed)
+    assert found.integral == all(p.denominator == 1 for corner in corners for p in corner)
+    scale = math.lcm(*(p.denominator for corner in corners for p in corner))
+    assert found.dimension == dimension(np.array([[int(p * scale) for p in corner] for corner in corners])) == 3
+    for part in range(3):
+        ends = [float(min(c[part] for c in corners)), float(max(c[part] for c in corners))]
+        assert found.facts["bounds"][f"x[{part}]"] == pytest.approx(ends)
+    tight = [
+        {c for c in corners if sum(map(lambda a, p: a * p, row, c)) == side}
+        for row, side in zip(rows, sides, strict=True)
+    ]
+    flat = {frozenset(t) for t in tight if len(t) > 2 and dimension([[int(p * scale) for p in c] for c in t]) == 2}
+    assert found.facts["facets_of_rows"] == len(flat)
+    grid = np.array(list(itertools.product(range(3), repeat=3)))
+    inside = grid[(grid @ rows.T <= sides).all(axis=1)]
+    if not any(one.is_equation for one in found.missing):
+        extra = np.array([dense(one, 3) for one in found.missing]).reshape(-1, 3)
+        all_rows = np.concatenate([rows, extra])
+        all_sides = np.concatenate([sides, np.array([one.side for one in found.missing], dtype=int)])
+        after = vertices_of(all_rows, all_sides)
+        assert all(p.denominator == 1 for corner in after for p in corner)
+        assert {tuple(int(p) for p in corner) for corner in after} <= {tuple(p) for p in inside.tolist()}
+    for one in found.missing:
+        assert (inside @ dense(one, 3) <= one.side).all()
+
+
 # Single statements
 
 
@@ -513,6 +567,17 @@ def test_ctrl_c_gives_what_is_known(monkeypatch):
     assert found.left_out == ("integrality and what follows: stopped by Ctrl-C",)
 
 
+def test_a_bar_is_shown_after_a_while(monkeypatch):
+    steps = []
+    monkeypatch.setattr(clock, "PATIENCE", 0.0)
+    monkeypatch.setattr(clock, "_is_wanted", lambda: True)
+    step = clock.Clock.step
+    monkeypatch.setattr(clock.Clock, "step", lambda self, name: (step(self, name), steps.append(self._bar)))
+    ol.report(triangle())
+    assert len(steps) == 8 and all(bar is not None and bar.finished is False for bar in steps)
+    assert steps[0].live.is_started is False  # it is gone in the end
+
+
 def test_what_there_is_no_time_for_is_said(monkeypatch):
     monkeypatch.setitem(study.EFFORTS, "quick", (1e-9, 4))
     found = ol.report(triangle(), effort="quick")
@@ -569,6 +634,7 @@ def test_what_refuses_says_what_it_needs():
     works = ol.report(polytopes.simplex(3), effort="thorough").facts
     assert not works["needs"] and not works["not_tried"]
     assert "CRFLoss" in works["works"]["losses"] and "Gibbs.sample" in works["works"]["distributions"]
+    assert not ol.report(polytopes.linear_chain(3, 2), effort="thorough").facts["needs"]
     ball = cp.Variable(2)
     needs = ol.report(ol.Polytope(ball, [cp.norm(ball) <= 1]), effort="thorough").facts["needs"]
     assert "Spigot" in needs and "SparseMAP" not in needs

@@ -136,6 +136,11 @@ def _theta(compiled: CompiledPolytope, parameters: Mapping[str, Any]) -> np.ndar
     return entries.packed_parameters(given, one)[0][0].numpy() if given else np.zeros(0)
 
 
+def _scores_of_auxiliaries(polytope: Polytope, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {v.name(): torch.randn(tuple(v.shape), generator=generator, dtype=torch.float64) for v in polytope.scored}
+
+
 @final
 @dataclass
 class Study:
@@ -169,9 +174,8 @@ class Study:
 
     @property
     def named(self) -> dict[str, Any]:
-        """Parameters, and scores of 0 for auxiliary variables that have scores."""
-        scored = {v.name(): torch.zeros(tuple(v.shape), dtype=torch.float64) for v in self.polytope.scored}
-        return {**scored, **self.parameters}
+        """Parameters, and some scores of auxiliary variables that have scores."""
+        return {**_scores_of_auxiliaries(self.polytope, self.seed), **self.parameters}
 
     def refuse_improper(self) -> None:
         """Parameters that leave no point, or an unbounded set, are refused in the words of the solvers."""
@@ -473,7 +477,7 @@ class Study:
             if family is not None and size != sizes[0]:
                 compiled = compiled_of_size(family, None, None, *size)
                 _theta(compiled, self.parameters)  # which refuses what does not fit
-            scored = {v.name(): torch.zeros(tuple(v.shape), dtype=torch.float64) for v in compiled.polytope.scored}
+            scored = _scores_of_auxiliaries(compiled.polytope, self.seed)
             one = costs.costs_of(compiled, {**scored, **self.parameters}, self.seed, late)
             found.append((named_size(size) if size else "", one))
         self.sections.append(costs.section_of(self.compiled, found, missed))
