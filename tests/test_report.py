@@ -640,7 +640,9 @@ def test_what_refuses_says_what_it_needs():
     assert "Spigot" in needs and "SparseMAP" not in needs
 
 
-def test_the_shell(capsys):
+def test_the_shell(capsys, monkeypatch):
+    monkeypatch.setattr("optlayers.__main__.compile_ahead", lambda: 7)
+    assert main(["warm"]) == 7
     assert main(["report", "polytopes:matching", "--size", "3", "--effort", "quick"]) == 0
     assert "dimension 4 in 9 parts" in capsys.readouterr().out
     assert main(["report", "polytopes:subset", "--size", "4", "--parameter", "budget=2", "--json"]) == 0
