@@ -507,6 +507,14 @@ def test_an_equation_may_be_missing(integer):
     assert again.dimension == 1 and again.integral is True and again.facts["vertices"] == 2
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_a_bound_on_the_vertices_of_a_shadow_holds(n):
+    """The cross-polytope has 2 n, and here auxiliary variables that nothing bounds from above."""
+    x = cp.Variable(n, name="x")
+    found = ol.report(ol.Polytope(x, [cp.norm1(x) <= 1.5]))
+    assert found.facts["vertices"] is None and found.facts["at_most"] >= 2 * n
+
+
 def test_wrong_multipliers_prove_nothing():
     """Sums of rows that are the objective, but with a row the wrong way round; or that are not the objective."""
     x = cp.Variable(2, name="x", nonneg=True)

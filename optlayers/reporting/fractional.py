@@ -28,7 +28,7 @@ class Witness:
 
     point: tuple[Fraction, ...]
     scores: tuple[int, ...]
-    """For which this point alone is best."""
+    """For which this point is best, and alone where there are no auxiliary variables."""
     proved: bool
     inside: bool
     """Whether it is shown without rounding that the point satisfies the rows."""

@@ -45,9 +45,9 @@ def section_of_verdict(verdict: Verdict, parts: tuple[str, ...], what: str) -> S
     for witness in verdict.witnesses[:SHOWN]:
         known = PROOF if witness.proved else ROUNDING
         scores = expression(dict(enumerate(witness.scores)), parts) if witness.scores else "some scores"
-        told.append(
-            Statement(f"a fractional vertex: {witness.text(parts)} (the others are 0), alone best for {scores}", known)
-        )
+        what_it_is, best = ("vertex", "alone best") if witness.basis else ("point", "best")
+        text = f"a fractional {what_it_is}: {witness.text(parts)} (the others are 0), {best} for {scores}"
+        told.append(Statement(text, known))
     if samples is not None and samples.random:
         share = samples.fractional / samples.random
         told.append(Statement(f"{share:.0%} of random objectives end in a fractional point", sampled(samples.random)))

@@ -20,7 +20,7 @@ class PolytopeReport:
     """What :func:`optlayers.report` found. Printed, it is a page of text; in a notebook, a page with headings.
 
     Every statement says in brackets how it is known: ``proof`` (arithmetic without rounding), ``exhaustive``
-    (everything was looked at, without rounding), ``sampled`` with the number of samples, ``tried``, ``measured``, or
+    (all integer points were listed and looked at), ``sampled`` with the number of samples, ``tried``, ``measured``, or
     ``to rounding`` (a computation in floating point that nothing proves).
 
     Examples

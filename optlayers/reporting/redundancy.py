@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import final
 
 import numpy as np
 
+from optlayers.reporting.affine_hull import AffineHull
 from optlayers.reporting.linear_program import LinearProgram, proved_bound
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
@@ -87,19 +90,16 @@ def _shows_need(rows: Rows, row: int, point: np.ndarray, dropped: set[int]) -> b
 def _duplicates(rows: Rows) -> list[tuple[int, int]]:
     """Inequalities of one direction, of which the narrowest one says all; and equalities that are written twice."""
     seen: dict[tuple[object, ...], int] = {}
-    found = []
+    found: list[tuple[int, int]] = []
     for i in range(rows.count):
-        span = slice(rows.matrix.indptr[i], rows.matrix.indptr[i + 1])
-        data = rows.matrix.data[span]
-        unit = np.abs(data).max(initial=0.0) * (np.sign(data[0]) if rows.equality[i] and len(data) else 1.0)
-        if unit == 0.0:
+        columns, direction, mine = _direction(rows, i)
+        if not columns:
             continue
-        direction = tuple(np.round(data / unit, 12).tolist())
-        key = (bool(rows.equality[i]), tuple(rows.matrix.indices[span].tolist()), direction)
+        key = (bool(rows.equality[i]), columns, direction)
         other = seen.setdefault(key, i)
         if other == i:
             continue
-        mine, kept = _side(rows, i), _side(rows, other)
+        kept = _direction(rows, other)[2]
         if rows.equality[i]:
             if mine == kept:
                 found.append((i, other))
@@ -111,12 +111,20 @@ def _duplicates(rows: Rows) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _side(rows: Rows, i: int) -> float:
-    """A right-hand side next to the largest entry of its row."""
+def _direction(rows: Rows, i: int) -> tuple[tuple[int, ...], tuple[float, ...], Fraction | float]:
+    """The columns of a row; its entries by their common divisor, or by the largest one where they are no integers; and
+    its right-hand side by the same."""
     span = slice(rows.matrix.indptr[i], rows.matrix.indptr[i + 1])
-    data = rows.matrix.data[span]
-    unit = np.abs(data).max() * (np.sign(data[0]) if rows.equality[i] else 1.0)
-    return float(rows.sides[i] / unit)
+    columns, data, side = rows.matrix.indices[span].tolist(), rows.matrix.data[span].tolist(), float(rows.sides[i])
+    if not columns:
+        return (), (), side
+    sign = -1 if rows.equality[i] and data[0] < 0 else 1
+    if rows.exact:
+        whole = [int(v) for v in data]
+        unit = sign * math.gcd(*whole)
+        return tuple(columns), tuple(v // unit for v in whole), Fraction(int(side), unit)
+    largest = sign * max(map(abs, data))
+    return tuple(columns), tuple(round(v / largest, 12) for v in data), side / largest
 
 
 def _dependent(rows: Rows) -> list[int]:
@@ -124,8 +132,8 @@ def _dependent(rows: Rows) -> list[int]:
     return [i for i in np.flatnonzero(rows.equality).tolist() if not elimination.add(rows.row(i))]
 
 
-def section_of(found: Redundancy, rows: Rows, implied: Collection[int]) -> Section:
-    """What may be left out, in words. ``implied`` are inequalities that always hold as equalities: no facets."""
+def section_of(found: Redundancy, rows: Rows, hull: AffineHull) -> Section:
+    """What may be left out, in words. Inequalities that always hold as equalities are no facets."""
     told = []
     known = PROOF if found.proved else ROUNDING
     pairs = [(i, j) for i, j in found.duplicates if i not in found.dependent]
@@ -153,8 +161,10 @@ def section_of(found: Redundancy, rows: Rows, implied: Collection[int]) -> Secti
     facets = None
     if not rows.auxiliary and not found.open:
         # A row that cannot be left out, and is sometimes strict, is a facet, and each facet has such a row.
-        facets = sum(not rows.equality[i] and i not in found.dropped and i not in implied for i in range(rows.count))
-        known = PROOF if found.needed and found.proved else ROUNDING
+        facets = sum(
+            not rows.equality[i] and i not in found.dropped and i not in hull.implied for i in range(rows.count)
+        )
+        known = PROOF if found.needed and found.proved and hull.known == PROOF else ROUNDING
         told.append(Statement(f"there are {facets} facets, one for each inequality that is left", known))
     facts = {
         "facets_of_rows": facets,

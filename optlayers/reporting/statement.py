@@ -22,7 +22,7 @@ __all__ = [
 PROOF = "proof"
 """By arithmetic without rounding."""
 EXHAUSTIVE = "exhaustive"
-"""Everything there is was looked at, without rounding."""
+"""Everything there is was listed, by linear programs that leave room for rounding, and looked at."""
 ROUNDING = "to rounding"
 """By a certified computation in floating point, which is no proof."""
 CHOSEN = "as compiled"

@@ -46,6 +46,8 @@ MANY_POINTS = 5000
 """and in few parts for so many points."""
 LARGEST = 10_000_000
 """Rows times columns of what is looked at row by row."""
+FEW_COLUMNS = 500
+"""Of so many variables rows are eliminated for a bound on the number of vertices."""
 CUTS = 8
 """Cuts are made for so many fractional vertices."""
 NODES = 200_000
@@ -273,11 +275,10 @@ class Study:
 
     def find_redundant(self) -> None:
         """Rows that may be left out."""
-        if self.rows is None or self.program is None:
+        if self.rows is None or self.program is None or self.hull is None:
             return
         self.redundant = redundancy_of(self.rows, self.program, self.clock.late_after(0.2))
-        implied = () if self.hull is None else self.hull.implied
-        self.sections.append(redundancy.section_of(self.redundant, self.rows, implied))
+        self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull))
 
     def find_integrality(self) -> None:
         """Integral, or not, or not known; and what is missing."""
@@ -432,10 +433,10 @@ class Study:
         most = None
         if counted is None and not self.is_relaxation:
             inequalities = int((~self.rows.equality).sum())
-            lifted = (
-                self.hull.dimension if not self.rows.auxiliary else self.rows.columns - int(self.rows.equality.sum())
-            )
-            most = vertices.most_vertices(max(lifted, 0), inequalities)
+            if not self.rows.auxiliary:
+                most = vertices.most_vertices(self.hull.dimension, inequalities)
+            elif self.rows.columns <= FEW_COLUMNS:
+                most = vertices.most_least_faces(self.rows)
         self.sections.append(vertices.section_of(counted, how, found, most, diagram))
 
     def _list_points(self) -> None:

@@ -11,10 +11,12 @@ from optlayers.form.standard import StandardForm
 from optlayers.integer.diagram import TooWide, compiled_diagram
 from optlayers.integer.program import NoIntegers, integer_program
 from optlayers.reporting.missing import Facets
+from optlayers.reporting.rationals import Elimination
+from optlayers.reporting.rows import Rows
 from optlayers.reporting.statement import EXHAUSTIVE, PROOF, Section, Statement, sampled
 from optlayers.solvers.batch import make_instances
 
-__all__ = ["diagram_of", "most_vertices", "vertices_among"]
+__all__ = ["diagram_of", "most_least_faces", "most_vertices", "vertices_among"]
 
 
 COMPARISONS = 3 * 10**8
@@ -57,6 +59,21 @@ def most_vertices(dimension: int, inequalities: int) -> int:
     if d == 0 or m <= d:
         return 1
     return math.comb(m - (d + 1) // 2, m - d) + math.comb(m - (d + 2) // 2, m - d)
+
+
+def most_least_faces(rows: Rows) -> int:
+    """The most vertices of a shadow: each is that of a least face, at which so many inequalities hold as equalities as
+    the rank of all rows exceeds that of the equalities."""
+    elimination = Elimination(range(rows.columns))
+    for i in np.flatnonzero(rows.equality).tolist():
+        elimination.add(rows.row(i))
+    before = len(elimination.rows)
+    loose = np.flatnonzero(~rows.equality).tolist()
+    for i in sorted(loose, key=lambda i: len(rows.row(i))):
+        if len(elimination.rows) == rows.columns:
+            break
+        elimination.add(rows.row(i))
+    return math.comb(len(loose), len(elimination.rows) - before)
 
 
 def section_of(
