@@ -28,6 +28,7 @@ from optlayers.losses import (
 )
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers import AbstractRegularizer, Barrier, Declared, Entropy, Euclidean, Tsallis
+from optlayers.reporting import PolytopeReport, report
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -154,6 +155,7 @@ __all__ = [
     "Pipeline",
     "Polytope",
     "PerturbedFenchelYoungLoss",
+    "PolytopeReport",
     "Prediction",
     "Regularized",
     "SPOPlusLoss",
@@ -180,6 +182,7 @@ __all__ = [
     "log_sum",
     "plots",
     "regret",
+    "report",
     "testing",
 ]
 __version__ = "0.1.0"

@@ -56,6 +56,7 @@ DOORS = (
     "optlayers.regularizers.entropy",
     "optlayers.regularizers.euclidean",
     "optlayers.regularizers.tsallis",
+    "optlayers.reporting.study",
     "optlayers.rules.adaptive_imle",
     "optlayers.rules.central_path",
     "optlayers.rules.gumbel_straight_through",

@@ -1,0 +1,203 @@
+"""The library from a shell: ``python -m optlayers report polytopes:matching --size 5``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy
+import torch
+
+from optlayers.compiled import compile_polytope
+from optlayers.kernel_cache import cached_functions
+from optlayers.polytope import Polytope
+from optlayers.reporting import report
+from optlayers.testing import check_polytope
+from optlayers.warm import main as compile_ahead
+from optlayers.warm import missing
+
+__all__ = ["main"]
+
+PACKAGES = ("torch", "numpy", "scipy", "cvxpy", "cvxpylayers", "diffcp", "highspy", "clarabel", "numba", "llvmlite")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it went well, 1 when a declaration is refused or a check fails, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m optlayers", description="Look at a declaration, or at this installation, from a shell."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, what in (
+        ("report", "dimension, integrality, missing inequalities, costs: all that optlayers.report says"),
+        ("explain", "which solvers answer, and why"),
+        ("check", "hold a declaration to optlayers.testing.check_polytope"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument(
+            "function", help="module:function that returns a Polytope (or module:polytope), such as polytopes:matching"
+        )
+        command.add_argument("--size", type=int, action="append", default=[], help="an argument of it; may be repeated")
+        command.add_argument(
+            "--parameter", action="append", default=[], metavar="NAME=VALUE", help="a parameter, a number or JSON"
+        )
+        command.add_argument("--seed", type=int, default=0, help="of what is drawn")
+        if name == "report":
+            command.add_argument("--effort", choices=("quick", "normal", "thorough"), default="normal")
+            command.add_argument("--json", action="store_true", help="plain data instead of text")
+    commands.add_parser("doctor", help="versions, threads, caches and devices: text to paste into a bug report")
+    commands.add_parser("warm", help="compile all kernels ahead, as python -m optlayers.warm does")
+    given = parser.parse_args(arguments)
+    try:
+        return _run(given)
+    except (ValueError, TypeError, AssertionError, ImportError, AttributeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.command == "doctor":
+        print(doctor())
+        return 0
+    if given.command == "warm":
+        return compile_ahead()
+    polytope, parameters = _polytope(given.function, given.size), dict(_parameter(p) for p in given.parameter)
+    if given.command == "explain":
+        print(compile_polytope(polytope).explain())
+    elif given.command == "check":
+        found = check_polytope(polytope, seed=given.seed, **parameters)
+        print(
+            f"good: {found.samples} scores have certified answers; vertices are {'' if found.integral else 'not '}"
+            f"integral; the largest violation is {found.largest_violation:.3g}, the largest gap {found.largest_gap:.3g}"
+        )
+    else:
+        made = report(polytope, seed=given.seed, effort=given.effort, **parameters)
+        print(json.dumps(made.to_dict(), indent=2) if given.json else made)
+    return 0
+
+
+def _polytope(text: str, sizes: Sequence[int]) -> Any:
+    """What ``module:function`` returns for some sizes."""
+    module_name, colon, name = text.partition(":")
+    if not colon or not name:
+        raise ValueError(f"give module:function, such as polytopes:matching, but got {text!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    finally:
+        sys.path.pop(0)
+    for piece in name.split("."):
+        if not hasattr(found, piece):
+            raise ValueError(f"{module_name} has no {name}")
+        found = getattr(found, piece)
+    if isinstance(found, Polytope):
+        if sizes:
+            raise ValueError(f"{text} is a polytope, and takes no --size")
+        return found
+    if not callable(found):
+        raise TypeError(f"{text} is {type(found).__name__}, neither a Polytope nor a function that returns one")
+    polytope = found(*sizes)
+    if not isinstance(polytope, Polytope):
+        raise TypeError(f"{text} returned {type(polytope).__name__}, not a Polytope")
+    return polytope
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"a parameter is given as name=value, but got {text!r}")
+    try:
+        return name, torch.tensor(json.loads(value), dtype=torch.float64)
+    except (ValueError, TypeError):
+        raise ValueError(f"the value of {name} is a number or a list of numbers, as JSON, but got {value!r}") from None
+
+
+def doctor() -> str:
+    """What a bug report should say of this installation; each line that cannot be found says why."""
+    lines = [
+        ("optlayers", _version),
+        ("Python", lambda: f"{platform.python_version()} ({platform.python_implementation()}) at {sys.executable}"),
+        ("system", lambda: f"{platform.platform()}, {platform.machine()}"),
+        ("processor", _processor),
+        ("threads", _threads),
+        *((name, lambda name=name: metadata.version(name)) for name in PACKAGES),
+        ("BLAS of numpy", _blas),
+        ("BLAS of torch", _blas_of_torch),
+        ("kernel cache", _kernels),
+        ("GPU", _devices),
+        ("environment", _environment),
+    ]
+    return "\n".join(f"{name}: {_or_why_not(find)}" for name, find in lines)
+
+
+def _or_why_not(find: Callable[[], str]) -> str:
+    try:
+        return find()
+    except Exception as error:
+        return f"not found ({type(error).__name__}: {error})"
+
+
+def _version() -> str:
+    version: str = sys.modules["optlayers"].__version__
+    return f"{version} at {Path(__file__).parent}"
+
+
+def _processor() -> str:
+    names = [platform.processor() or platform.machine()]
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names += [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line][:1]
+    wanted = ("avx", "avx2", "avx512f", "fma", "neon", "sve")
+    has = [name for name, there in llvm.get_host_cpu_features().items() if there and name in wanted]
+    return (
+        f"{names[-1]}; torch uses {torch.backends.cpu.get_cpu_capability()}; it has {', '.join(sorted(has)) or 'none'}"
+    )
+
+
+def _threads() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} usable, torch {torch.get_num_threads()}, numba {numba.get_num_threads()}"
+
+
+def _blas() -> str:
+    config: Any = numpy.show_config(mode="dicts")
+    one = config["Build Dependencies"]["blas"]
+    return f"{one.get('name')} {one.get('version')}"
+
+
+def _blas_of_torch() -> str:
+    said = [line.strip(" -") for line in torch.__config__.show().splitlines() if "BLAS" in line or "MKL" in line]
+    return "; ".join(line[:100] for line in said[:2]) or "not named"
+
+
+def _kernels() -> str:
+    absent = missing()
+    where = Path(__file__).parent / "solvers" / "kernels" / "__pycache__"
+    there = len(cached_functions())
+    return f"{there - len(absent)} of {there} functions are on disk, in {where} or NUMBA_CACHE_DIR"
+
+
+def _devices() -> str:
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    return "; ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
+
+
+def _environment() -> str:
+    names = [
+        n for n in sorted(os.environ) if n.startswith(("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "ATEN_", "OPTLAYERS_"))
+    ]
+    return ", ".join(f"{name}={os.environ[name]}" for name in names) or "nothing that matters is set"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

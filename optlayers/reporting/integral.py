@@ -1,0 +1,137 @@
+"""Whether all vertices of the rows are integral, and which inequalities are missing where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from optlayers.reporting.fractional import Sampled, Witness
+from optlayers.reporting.missing import MissingInequality
+from optlayers.reporting.rows import expression
+from optlayers.reporting.statement import EXHAUSTIVE, PROOF, ROUNDING, Section, Statement, sampled
+
+__all__ = ["Verdict", "section_of_missing", "section_of_verdict"]
+
+SHOWN = 3
+"""So many lines of one kind are printed."""
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of the vertices of the rows."""
+
+    integral: bool | None
+    why: str
+    known: str
+    witnesses: tuple[Witness, ...]
+    samples: Sampled | None
+
+
+def section_of_verdict(verdict: Verdict, parts: tuple[str, ...], what: str) -> Section:
+    """Integrality in words: proven, refuted by a vertex, or unknown after so many objectives."""
+    told: list[Statement] = []
+    samples = verdict.samples
+    if verdict.integral:
+        told.append(Statement(f"{what} integral: {verdict.why}", verdict.known))
+    elif verdict.integral is False:
+        told.append(Statement(f"{what} not integral: {verdict.why}", verdict.known))
+    else:
+        count = 0 if samples is None else samples.random + samples.structured
+        told.append(Statement(f"whether {what} integral is not known: {verdict.why}", sampled(count)))
+    for witness in verdict.witnesses[:SHOWN]:
+        known = PROOF if witness.proved else ROUNDING
+        scores = expression(dict(enumerate(witness.scores)), parts) if witness.scores else "some scores"
+        what_it_is, best = ("vertex", "alone best") if witness.basis else ("point", "best")
+        text = f"a fractional {what_it_is}: {witness.text(parts)} (the others are 0), {best} for {scores}"
+        told.append(Statement(text, known))
+    if samples is not None and samples.random:
+        share = samples.fractional / samples.random
+        told.append(Statement(f"{share:.0%} of random objectives end in a fractional point", sampled(samples.random)))
+        if samples.gap is not None:
+            scores = _shown_scores(samples.gap_scores, parts)
+            told.append(
+                Statement(
+                    f"integrality gap: the rows promise up to {samples.gap:.1%} more than integer points have, for "
+                    f"{scores}",
+                    sampled(samples.gaps_of, "fractional ones"),
+                )
+            )
+    facts = {
+        "integral": verdict.integral,
+        "why": verdict.why,
+        "known": verdict.known,
+        "fractional_vertices": [
+            {"point": [str(v) for v in w.point], "scores": list(w.scores), "proved": w.proved}
+            for w in verdict.witnesses
+        ],
+        "share_fractional": None if samples is None or not samples.random else samples.fractional / samples.random,
+        "integrality_gap": None if samples is None else samples.gap,
+        "gap_scores": [] if samples is None else list(samples.gap_scores),
+    }
+    return Section("Integrality", tuple(told), facts)
+
+
+def _shown_scores(scores: Sequence[float], parts: tuple[str, ...]) -> str:
+    if len(set(scores)) == 1 and scores[0] == 1.0:
+        return "the sum of all parts"
+    if all(s == int(s) for s in scores) and sum(s != 0 for s in scores) <= 12:
+        return f"the scores {expression({j: int(s) for j, s in enumerate(scores)}, parts)}"
+    return "random scores (facts['gap_scores'] has them)"
+
+
+def section_of_missing(
+    missing: Sequence[MissingInequality],
+    facets: int | None,
+    dimension: int | None,
+    all_proved: bool,
+    open_ones: int,
+    why_not: str,
+) -> Section:
+    """The missing inequalities by their kinds, each with lines to paste."""
+    told: list[Statement] = []
+    by_kind: dict[str, list[MissingInequality]] = {}
+    for one in missing:
+        by_kind.setdefault(one.kind, []).append(one)
+    if facets is not None:
+        known = EXHAUSTIVE if not open_ones else f"{facets - open_ones} of {facets} looked at"
+        if missing:
+            told.append(
+                Statement(
+                    f"the hull of all integer points has dimension {dimension} and {facets} facets, of which the rows "
+                    f"lack {sum(not m.is_equation for m in missing)}"
+                    + (f", and {sum(m.is_equation for m in missing)} equations" * any(m.is_equation for m in missing))
+                    + ("; with the lines below the polytope is integral" * (not open_ones)),
+                    known,
+                )
+            )
+        elif not open_ones:
+            told.append(
+                Statement(
+                    f"nothing: the hull of all integer points has dimension {dimension} and {facets} facets, and the "
+                    "rows imply all of them",
+                    EXHAUSTIVE if all_proved else f"{EXHAUSTIVE}, {ROUNDING}",
+                )
+            )
+        if open_ones:
+            told.append(Statement(f"{open_ones} facets were not looked at, for want of time", EXHAUSTIVE))
+    elif missing:
+        told.append(Statement("cuts that all integer points satisfy (Chvátal-Gomory); they may be no facets", PROOF))
+    for kind, ones in by_kind.items():
+        lines = "".join(f"\n      {m.line}," for m in ones[:SHOWN])
+        more = f"\n      # and {len(ones) - SHOWN} more of this kind: report.missing" if len(ones) > SHOWN else ""
+        told.append(Statement(f"{len(ones)} with {kind}:{lines}{more}", ones[0].known))
+    if why_not:
+        told.append(Statement(why_not, ROUNDING if facets is None and not missing else PROOF))
+    facts = {"missing": [m.to_dict() for m in missing], "facets": facets, "hull_dimension": dimension}
+    return Section("What is missing", tuple(told), facts)
+
+
+def best_of(points: np.ndarray | None) -> Callable[[np.ndarray], float | None]:
+    """The best value of an objective over integer points, where these are known."""
+    if points is None or len(points) == 0:
+        return lambda _: None
+    return lambda objective: float((points @ objective).max())

@@ -1,0 +1,61 @@
+"""What a report says, and how it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+__all__ = [
+    "CHOSEN",
+    "DECLARED",
+    "EXHAUSTIVE",
+    "MEASURED",
+    "PROOF",
+    "ROUNDING",
+    "TRIED",
+    "Section",
+    "Statement",
+    "sampled",
+]
+
+PROOF = "proof"
+"""By arithmetic without rounding."""
+EXHAUSTIVE = "exhaustive"
+"""Everything there is was listed, by linear programs that leave room for rounding, and looked at."""
+ROUNDING = "to rounding"
+"""By a certified computation in floating point, which is no proof."""
+CHOSEN = "as compiled"
+MEASURED = "measured"
+TRIED = "tried"
+"""It was called, and answered or did not."""
+DECLARED = "declared"
+"""By the word of the declaration."""
+
+
+def sampled(count: int, what: str = "objectives") -> str:
+    """By looking at some of many."""
+    return f"sampled, {count} {what}"
+
+
+@final
+@dataclass(frozen=True)
+class Statement:
+    """A sentence of a report, and how it is known: a proof, an exhaustive search, samples, or less."""
+
+    text: str
+    known: str
+
+    def __str__(self) -> str:
+        first, *lines = self.text.split("\n")  # what is to be pasted stands below, alone
+        return "\n".join([f"{first} [{self.known}]", *lines])
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """The statements of one idea, and what they say as plain data."""
+
+    title: str
+    statements: tuple[Statement, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)

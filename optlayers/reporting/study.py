@@ -1,0 +1,489 @@
+"""How a report is made: what is asked in which order, and what is left out where it takes too long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from optlayers.compiled import CompiledPolytope
+from optlayers.compiled_once import compiled_of_size, compiled_once
+from optlayers.compiled_oracle import name_of
+from optlayers.entries import parameter_tensors
+from optlayers.facets import TooManyFacets
+from optlayers.form.standard import NotPolyhedral
+from optlayers.polytope import Family, Polytope
+from optlayers.reporting import affine_hull, costs, integral, numerics, redundancy, supports, symmetry, vertices
+from optlayers.reporting.affine_hull import AffineHull, hull_of_points, hull_of_rows
+from optlayers.reporting.clock import Clock
+from optlayers.reporting.cuts import cut_for
+from optlayers.reporting.fractional import Sampled, Witness, sampled_objectives
+from optlayers.reporting.integer_points import Missed, integer_points
+from optlayers.reporting.integral import Verdict
+from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.missing import Facets, MissingInequality, facets_of, lacking
+from optlayers.reporting.polytope_report import PolytopeReport
+from optlayers.reporting.rationals import read_together
+from optlayers.reporting.redundancy import Redundancy, redundancy_of
+from optlayers.reporting.rows import Rows, rows_of
+from optlayers.reporting.statement import DECLARED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
+from optlayers.sizes import named_size
+from optlayers.solvers.batch import make_instances
+from optlayers.unimodular import blocks_of
+
+__all__ = ["Study", "report"]
+
+EFFORTS = {"quick": (2.5, 64), "normal": (8.0, 256), "thorough": (120.0, 4096)}
+"""Seconds behind the compilation of the declaration, and random objectives."""
+FEW_PARTS, FEW_POINTS = 9, 500
+"""Facets are worked out for so many parts or integer points,"""
+MANY_POINTS = 5000
+"""and in few parts for so many points."""
+LARGEST = 10_000_000
+"""Rows times columns of what is looked at row by row."""
+FEW_COLUMNS = 500
+"""Of so many variables rows are eliminated for a bound on the number of vertices."""
+CUTS = 8
+"""Cuts are made for so many fractional vertices."""
+NODES = 200_000
+
+
+def report(
+    polytope_or_family: Polytope | Family,
+    *,
+    sizes: Sequence[int | tuple[int, ...]] | None = None,
+    seed: int = 0,
+    effort: str = "normal",
+    **parameters: Any,
+) -> PolytopeReport:
+    """What a declaration says: its dimension, whether it is integral, what it lacks, what it costs, what it supports.
+
+    Of the rows as they are declared (without integers, where variables are integers): the equations that all points
+    satisfy, rows that may be left out, bounds, blocks and parts that may change places; whether all vertices are
+    integral, or a fractional one with the scores that lead there. Of the integer points: the inequalities that the rows
+    lack, as lines of cvxpy to paste; all of them for up to 9 parts or 500 points, for larger polytopes a cut for every
+    fractional vertex that was found. And which solver answers, in which time and memory, which rules, losses and
+    distributions work, and which numbers may cause trouble.
+
+    Parameters
+    ----------
+    polytope_or_family : the declaration. Of a family the first of the ``sizes`` is looked at, and the costs are those
+        of all of them.
+    sizes : sizes of a family, an int or a tuple for each.
+    seed : of the objectives that are drawn.
+    effort : ``"quick"``, ``"normal"`` or ``"thorough"``: some 3, 10 or 120 seconds at most, and 64, 256 or 4096 random
+        objectives. What there was no time for is named in ``left_out``. Ctrl-C ends a report with what is known so far.
+    parameters : a value for every parameter of the declaration, of one instance.
+
+    Returns
+    -------
+    PolytopeReport : printed, a page of text in which every statement says how it is known.
+
+    Raises
+    ------
+    TypeError : for what is no polytope; missing or unexpected parameters.
+    DeclarationError : when the declaration does not compile, is empty or unbounded.
+    ValueError : for another effort; a family without sizes; parameters that leave no point, or an unbounded set.
+
+    Examples
+    --------
+    >>> import optlayers as ol, polytopes
+    >>> found = ol.report(polytopes.matching(3), effort="quick")
+    >>> found.dimension, found.integral
+    (4, True)
+    """
+    if not isinstance(polytope_or_family, (Polytope, Family)):
+        raise TypeError(f"report takes a Polytope or a Family, but got {type(polytope_or_family).__name__}")
+    if effort not in EFFORTS:
+        raise ValueError(f"effort is one of {', '.join(map(repr, EFFORTS))}, but got {effort!r}")
+    seconds, samples = EFFORTS[effort]
+    chosen = _sizes(polytope_or_family, sizes)
+    with Clock(seconds, steps=8) as clock:
+        if isinstance(polytope_or_family, Family):
+            first = chosen[0]
+            compiled = compiled_of_size(polytope_or_family, None, None, *first)
+            subject = f"Report on {name_of(polytope_or_family.factory)}, size {named_size(first)}"
+        else:
+            compiled = compiled_once(polytope_or_family, None, None)
+            subject = f"Report on a polytope of shape {polytope_or_family.shape}"
+        study = Study(compiled, _theta(compiled, parameters), dict(parameters), clock, samples, seed)
+        study.refuse_improper()
+        clock.restart()
+        family = polytope_or_family if isinstance(polytope_or_family, Family) else None
+        return study.made(subject, family, chosen)
+
+
+def _sizes(given: Polytope | Family, sizes: Sequence[int | tuple[int, ...]] | None) -> list[tuple[int, ...]]:
+    if isinstance(given, Polytope):
+        if sizes is not None:
+            raise ValueError("sizes= are those of a Family; a Polytope has one shape: leave sizes out")
+        return []
+    if sizes is None or len(sizes) == 0:
+        raise ValueError(f"{given} needs sizes= to report on, such as sizes=[5] or sizes=[(3, 4), (6, 8)]")
+    found = [size if isinstance(size, tuple) else (size,) for size in sizes]
+    for size in found:
+        if not all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) for k in size):
+            raise ValueError(f"sizes are integers or tuples of them, but got {size!r}")
+    return [tuple(int(k) for k in size) for size in found]
+
+
+def _theta(compiled: CompiledPolytope, parameters: Mapping[str, Any]) -> np.ndarray:
+    entries, one = compiled.entries, torch.Size([])
+    given = parameter_tensors(entries.parameters, parameters, one)
+    return entries.packed_parameters(given, one)[0][0].numpy() if given else np.zeros(0)
+
+
+def _scores_of_auxiliaries(polytope: Polytope, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {v.name(): torch.randn(tuple(v.shape), generator=generator, dtype=torch.float64) for v in polytope.scored}
+
+
+@final
+@dataclass
+class Study:
+    """What is known so far of one polytope; a step for every section."""
+
+    compiled: CompiledPolytope
+    theta: np.ndarray
+    parameters: dict[str, Any]
+    clock: Clock
+    samples: int
+    seed: int
+    sections: list[Section] = field(default_factory=list)
+    missing: list[MissingInequality] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    rows: Rows | None = None
+    program: LinearProgram | None = None
+    hull: AffineHull | None = None
+    redundant: Redundancy | None = None
+    verdict: Verdict | None = None
+    points: np.ndarray | None = None
+    facets: Facets | None = None
+    bounds: np.ndarray | None = None
+    """The least and the largest value of every part."""
+    hull_dimension: int | None = None
+    """Of the hull of integer points."""
+
+    @property
+    def polytope(self) -> Polytope:
+        """The declaration."""
+        return self.compiled.polytope
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Parameters, and some scores of auxiliary variables that have scores."""
+        return {**_scores_of_auxiliaries(self.polytope, self.seed), **self.parameters}
+
+    def refuse_improper(self) -> None:
+        """Parameters that leave no point, or an unbounded set, are refused in the words of the solvers."""
+        zero = torch.zeros(1, *self.compiled.shape, dtype=torch.float64)
+        ask = self.compiled.maximize if self.compiled.has_vertices else self.compiled.project
+        answer = ask(zero, **self.named)
+        if not answer.all_ok:
+            failure = answer.failures[0]
+            raise ValueError(f"there is nothing to report on: {failure.status.name}, {failure.reason}")
+
+    def made(self, subject: str, family: Family | None, sizes: Sequence[tuple[int, ...]]) -> PolytopeReport:
+        """All steps, or as many as there is time for."""
+        steps: list[tuple[str, Callable[[], None]]] = [
+            ("rows", self.read_rows),
+            ("dimension", self.find_dimension),
+            ("redundant rows", self.find_redundant),
+            ("integrality", self.find_integrality),
+            ("vertices", self.count_vertices),
+            ("numbers", self.look_at_numbers),
+            ("costs", lambda: self.measure(family, sizes)),
+            ("supports", self.try_rules),
+        ]
+        for name, step in steps:
+            try:
+                self.clock.step(name)
+                step()
+            except KeyboardInterrupt:
+                self.left_out.append(f"{name} and what follows: stopped by Ctrl-C")
+                break
+            except Missed as error:
+                self.left_out.append(f"{name}: {error}")
+        seconds = time.perf_counter() - self.clock.start
+        return PolytopeReport(subject, tuple(self.sections), tuple(self.missing), tuple(self.left_out), seconds)
+
+    def read_rows(self) -> None:
+        """The rows of the declaration, where there are not too many."""
+        try:
+            rows = rows_of(self.polytope, self.theta)
+        except NotPolyhedral:
+            raise Missed(
+                "the set is convex but not polyhedral: it has no finite list of vertices, and neither dimension nor "
+                "integrality is looked at"
+            ) from None
+        if rows.count * rows.columns > LARGEST:
+            raise Missed(
+                f"{rows.count} rows of {rows.columns} variables are too many to be looked at one by one, so dimension, "
+                "redundant rows and missing inequalities are not known: report on a smaller size"
+            )
+        self.rows, self.program = rows, LinearProgram(rows)
+
+    def find_dimension(self) -> None:
+        """The affine hull, bounds of parts, blocks and swaps."""
+        if self.rows is None or self.program is None:
+            return
+        try:
+            self.hull = hull_of_rows(self.rows, self.program)
+        except ValueError as error:
+            raise Missed(str(error)) from None
+        what = "what the constraints describe without integers" if self.is_relaxation else "the polytope"
+        self.sections.append(affine_hull.section_of(self.hull, self.rows, self.rows.parts, what))
+        self.sections.append(self._bounds(self.rows, self.program))
+        self.sections.append(symmetry.section_of(self.rows))
+
+    @property
+    def is_relaxation(self) -> bool:
+        """Whether points of the rows may be no points of the polytope."""
+        return self.compiled.rows_are == "relaxation"
+
+    def _bounds(self, rows: Rows, program: LinearProgram) -> Section:
+        low, high = np.full(rows.scored, np.nan), np.full(rows.scored, np.nan)
+        proved = True
+        for j in range(rows.scored):
+            unit = np.zeros(rows.scored)
+            unit[j] = 1.0
+            for ends, sign in ((high, 1.0), (low, -1.0)):
+                best = program.maximize(sign * unit)
+                if best is None:
+                    continue
+                ends[j] = sign * best.value
+                bound, point = proved_bound(rows, sign * unit, best.multipliers), read_together(best.point)
+                proved &= bound is not None and point is not None and rows.holds(*point)
+                proved &= point is not None and bound == sign * Fraction(int(point[0][j]), point[1])
+        by_range: dict[tuple[float, float], list[str]] = {}
+        low, high = np.round(low, 9) + 0.0, np.round(high, 9) + 0.0
+        self.bounds = np.stack([low, high])
+        for j, name in enumerate(rows.parts):
+            by_range.setdefault((float(low[j]), float(high[j])), []).append(name)
+        told = []
+        for (least, most), names in by_range.items():
+            who = "all parts" if len(names) == rows.scored else ", ".join(names[:8])
+            who += f" and {len(names) - 8} more" if len(names) > 8 and who != "all parts" else ""
+            told.append(Statement(f"{who}: from {least:g} to {most:g}", PROOF if proved else ROUNDING))
+        facts = {"bounds": {n: [float(low[j]), float(high[j])] for j, n in enumerate(rows.parts)}}
+        return Section("Bounds of parts", tuple(told[:8]), facts)
+
+    def find_redundant(self) -> None:
+        """Rows that may be left out."""
+        if self.rows is None or self.program is None or self.hull is None:
+            return
+        self.redundant = redundancy_of(self.rows, self.program, self.clock.late_after(0.2))
+        self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull))
+
+    def find_integrality(self) -> None:
+        """Integral, or not, or not known; and what is missing."""
+        if self.rows is None or self.program is None or self.hull is None:
+            return
+        rows, program = self.rows, self.program
+        unimodular = self._is_unimodular()
+        why_not = ""
+        if not unimodular:
+            try:
+                self.points = self._integer_points(rows, program)
+            except Missed as error:
+                why_not = str(error)
+        samples = None
+        if not unimodular:
+            best = integral.best_of(self.points)
+            late = self.clock.late_after(0.2)
+            samples = sampled_objectives(rows, program, self.samples, self.seed, best, CUTS, late)
+        facets_known, proved, open_ones = False, False, 0
+        if self.points is not None and len(self.points):
+            try:
+                facets_known, proved, open_ones = self._find_missing(self.points)
+            except TooManyFacets:
+                why_not = "the hull of the integer points has too many facets to work out"
+        if not facets_known and samples is not None:
+            self._cut_off(samples.witnesses)
+            if samples.witnesses and not self.missing and rows.auxiliary:
+                why_not += "; no cuts are made where there are auxiliary variables, as these may be fractions"
+        self.verdict = self._verdict(unimodular, samples, facets_known and not open_ones, proved)
+        rows_are = "the rows, without integers, are" if self.is_relaxation else "the polytope is"
+        self.sections.append(integral.section_of_verdict(self.verdict, rows.parts, rows_are))
+        if unimodular:
+            section = Section(
+                "What is missing",
+                (Statement("nothing, as the rows are integral", PROOF),),
+                {"missing": [], "facets": None, "hull_dimension": None},
+            )
+        else:
+            count = self.facets.count if self.facets is not None and facets_known else None
+            why = f"facets are not known: {why_not}" if why_not else ""
+            if self.points is not None and len(self.points) == 0:
+                why = "the rows have no integer point at all"
+            section = integral.section_of_missing(self.missing, count, self.hull_dimension, proved, open_ones, why)
+        self.sections.append(section)
+
+    def _is_unimodular(self) -> bool:
+        form = self.compiled.form
+        if form is None or self.polytope.rows == "relaxation" or self.polytope.separate is not None:
+            return False
+        blocks = blocks_of(form, make_instances(form, self.theta[None], None), together=False)
+        return all(block.is_integral() for block in blocks)
+
+    def _integer_points(self, rows: Rows, program: LinearProgram) -> np.ndarray:
+        """All points of integers of the polytope.
+
+        Raises
+        ------
+        Missed : when there are too many.
+        """
+        limit = MANY_POINTS if rows.scored <= FEW_PARTS else FEW_POINTS
+        polytope = self.polytope
+        known_elsewhere = polytope.has_integers or polytope.separate is not None or polytope.rows == "relaxation"
+        if not known_elsewhere:
+            assert self.hull is not None
+            return integer_points(program, self.hull.determined, limit, self.clock.late_after(0.25))
+        try:
+            found = (
+                self.compiled.structures(self.theta) if polytope.has_integers else self.compiled.enumerated(self.theta)
+            )
+        except ValueError as error:
+            raise Missed(str(error)) from None
+        points = np.round(found).astype(np.int64)
+        if len(points) > limit:
+            raise Missed(f"there are {len(points)} integer points, more than {limit}")
+        if np.abs(found - points).max(initial=0.0) > 1e-7:
+            raise Missed("its vertices are no integer points")
+        return points
+
+    def _find_missing(self, points: np.ndarray) -> tuple[bool, bool, int]:
+        assert self.rows is not None and self.program is not None and self.hull is not None
+        hull = hull_of_points(points, self.hull.equations)
+        self.hull_dimension = hull.dimension
+        self.facets = facets_of(points, hull)
+        known = {e.key for e in self.hull.equations}
+        new = [e for e in hull.equations if e.key not in known]
+        rng = np.random.default_rng(self.seed)
+        late = self.clock.late_after(0.25)
+        found, proved, left = lacking(self.rows, self.program, self.facets, new, self.hull.equations, late, rng)
+        self.missing += found
+        return True, proved, left
+
+    def _cut_off(self, witnesses: Sequence[Witness]) -> None:
+        assert self.rows is not None
+        seen = set()
+        for witness in witnesses:
+            cut = cut_for(self.rows, witness)
+            if cut is not None and cut.line not in seen:
+                seen.add(cut.line)
+                self.missing.append(cut)
+
+    def _verdict(self, unimodular: bool, samples: Sampled | None, all_facets: bool, proved: bool) -> Verdict:
+        if unimodular:
+            why = "the rows are totally unimodular, with integers on the right (Hoffman and Kruskal, 1956)"
+            return Verdict(True, why, PROOF, (), None)
+        witnesses = () if samples is None else samples.witnesses
+        extra = tuple(m.witness for m in self.missing if m.witness is not None)
+        unique = {w.point: w for w in (*witnesses, *extra)}
+        if unique:
+            shown = tuple(sorted(unique.values(), key=lambda w: (not w.proved, max(v.denominator for v in w.point))))
+            known = PROOF if shown[0].proved else ROUNDING
+            return Verdict(False, "a vertex has fractions", known, shown, samples)
+        if self.points is not None and len(self.points) == 0:
+            return Verdict(False, "there is no integer point at all", EXHAUSTIVE, (), samples)
+        if all_facets and not self.missing:
+            how = EXHAUSTIVE if proved else f"{EXHAUSTIVE}, {ROUNDING}"
+            return Verdict(True, "the rows imply all facets of the hull of its integer points", how, (), samples)
+        if all_facets:
+            return Verdict(False, "the rows lack facets of the hull of its integer points", ROUNDING, (), samples)
+        if samples is not None and samples.fractional:
+            return Verdict(False, "best points of random objectives have fractions", ROUNDING, (), samples)
+        declared = "; the declaration says that it is" if self.polytope.integral else ""
+        return Verdict(None, f"no best point had fractions{declared}", "", (), samples)
+
+    def count_vertices(self) -> None:
+        """How many vertices, and the diagram of integer points."""
+        if self.rows is None or self.hull is None:
+            return
+        verdict, form = self.verdict, self.compiled.form
+        counted, how, diagram = None, EXHAUSTIVE, None
+        is_integral = verdict is not None and verdict.integral is True
+        unknown = verdict is None or verdict.integral is None
+        over_points = is_integral or self.is_relaxation or (unknown and self.polytope.integral)
+        found = 0 if verdict is None else len(verdict.witnesses)
+        all_integers = self.polytope.has_integers and form is not None and bool(form.integer.all())
+        binary = self.compiled.is_binary(self.theta) if over_points else False
+        if form is not None and (all_integers or (is_integral and not form.auxiliary)):
+            diagram = diagram_or_none = vertices.diagram_of(form, self.theta, self.bounds, NODES)
+            if isinstance(diagram_or_none, dict) and binary and over_points and self.polytope.rows != "relaxation":
+                counted = diagram_or_none["points"]
+            if not all_integers and not isinstance(diagram, dict):
+                diagram = None
+        if counted is None and is_integral and self.points is None and self.rows.scored <= FEW_PARTS:
+            self._list_points()
+        if counted is None and self.points is not None and over_points:
+            if binary:
+                counted = len(self.points)
+            elif self.facets is not None:
+                dimension = self.hull_dimension or 0
+                counted = vertices.vertices_among(self.points, self.facets, dimension)
+        if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
+            counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"
+        most = None
+        if counted is None and not self.is_relaxation:
+            inequalities = int((~self.rows.equality).sum())
+            if not self.rows.auxiliary:
+                most = vertices.most_vertices(self.hull.dimension, inequalities)
+            elif self.rows.columns <= FEW_COLUMNS:
+                most = vertices.most_least_faces(self.rows)
+        self.sections.append(vertices.section_of(counted, how, found, most, diagram))
+
+    def _list_points(self) -> None:
+        """Integer points, and the facets of their hull, where only their number is wanted."""
+        assert self.rows is not None and self.program is not None and self.hull is not None
+        try:
+            points = self._integer_points(self.rows, self.program)
+            hull = hull_of_points(points, self.hull.equations)
+            self.facets = facets_of(points, hull)
+            self.points, self.hull_dimension = points, hull.dimension
+        except (Missed, TooManyFacets):
+            return
+
+    def _count_by_partition(self) -> int | None:
+        function = self.polytope.log_partition
+        assert function is not None
+        zero = torch.zeros(1, *self.compiled.shape, dtype=torch.float64)
+        given = parameter_tensors(self.compiled.entries.parameters, self.parameters, torch.Size([1]))
+        total = float(function(zero, *(t.to(torch.float64) for t in given)).exp())
+        return round(total) if total < 2**50 else None
+
+    def look_at_numbers(self) -> None:
+        """Warnings."""
+        if self.rows is None or self.program is None:
+            return
+        dropped = set() if self.redundant is None else self.redundant.dropped
+        self.sections.append(numerics.section_of(self.rows, self.program, dropped))
+
+    def measure(self, family: Family | None, sizes: Sequence[tuple[int, ...]]) -> None:
+        """Costs, of all sizes of a family."""
+        late = self.clock.late_after(0.3)
+        found: list[tuple[str, dict[str, Any]]] = []
+        missed: list[str] = []
+        for size in sizes or [()]:
+            if found and late():
+                missed.append(f"size {named_size(size)} was not measured, for want of time")
+                continue
+            compiled = self.compiled
+            if family is not None and size != sizes[0]:
+                compiled = compiled_of_size(family, None, None, *size)
+                _theta(compiled, self.parameters)  # which refuses what does not fit
+            scored = _scores_of_auxiliaries(compiled.polytope, self.seed)
+            one = costs.costs_of(compiled, {**scored, **self.parameters}, self.seed, late)
+            found.append((named_size(size) if size else "", one))
+        self.sections.append(costs.section_of(self.compiled, found, missed))
+
+    def try_rules(self) -> None:
+        """What works, and what the others need."""
+        late = self.clock.late_after(1.0)
+        self.sections.append(supports.section_of(self.polytope, self.compiled, self.named, self.seed, late))
