@@ -179,7 +179,7 @@ class Regularizing:
             side = -plan.prices(matrix, answer.dual) - np.nan_to_num(curves.slope(answer.point), posinf=0.0, neginf=0.0)
             side[:, : form.scored] += some.scores
             rest = some.rhs - activities(form, matrix, answer.point)[0]
-            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, every)
+            p, q, _ = Regularizing(form, some, curves, answer).on_active_set(side, rest, every, relative=False)
             low = np.where(curves.kind > QUADRATIC, LEAST_SHARE * answer.point, -np.inf)
             high = np.where(curves.kind == BITS, 1.0 - LEAST_SHARE * (1.0 - answer.point), np.inf)
             point, free = np.clip(answer.point + p, low, high), answer.free
@@ -206,9 +206,12 @@ class Regularizing:
         side: Float64[np.ndarray, "batch some_columns"],
         row_side: Float64[np.ndarray, "batch_or_1 rows"],
         ok: Bool[np.ndarray, " batch"],
+        *,
+        relative: bool = True,
     ) -> tuple[Float64[np.ndarray, "batch columns"], Float64[np.ndarray, "batch rows"], Float64[np.ndarray, " batch"]]:
         """Solve the linear system of the points on their active sets, and say what is left of it; see
-        :mod:`optlayers.solvers.kernels.smooth_face`."""
+        :mod:`optlayers.solvers.kernels.smooth_face`. Shifts ``relative`` to rows are for derivatives; in steps towards
+        a point, which are corrected by the next ones, rows next to nothing had better not move."""
         form, plan, instances, free = self.form, plan_of(self.form), self.instances, self.answer.free
         count, unit = len(side), self.curves.unit
         assert free is not None
@@ -225,7 +228,20 @@ class Regularizing:
 
         def work(which: np.ndarray) -> None:
             smooth_face.solve_on_curve(
-                plan.system.table, slack_row, plan.varies, matrix, flags, bend, sides, of_rows, delta, which, p, q, left
+                plan.system.table,
+                slack_row,
+                plan.varies,
+                matrix,
+                flags,
+                bend,
+                sides,
+                of_rows,
+                delta,
+                relative,
+                which,
+                p,
+                q,
+                left,
             )
 
         plan.spread(work, count, solves=3)

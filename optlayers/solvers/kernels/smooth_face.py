@@ -57,13 +57,14 @@ are all next to 0."""
 
 @jit(
     "(int64[:, ::1], int64[::1], boolean, float64[:, ::1], boolean[:, ::1], float64[:, ::1], float64[:, ::1], "
-    "float64[:, ::1], float64, int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
+    "float64[:, ::1], float64, boolean, int64[::1], float64[:, ::1], float64[:, ::1], float64[::1])"
 )
 def solve_on_curve(  # type: ignore[no-untyped-def]
-    table, slack_rows, varies, matrix, free, bends, side, row_side, delta, which, p_out, q_out, left_over
+    table, slack_rows, varies, matrix, free, bends, side, row_side, delta, relative, which, p_out, q_out, left_over
 ):
-    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows, relative to
-    their own size where it is small; ``left_over`` is the residual, relative to the numbers of the system."""
+    """Solve the system above for ``side``, g, and ``row_side``, h, with ``delta`` on the diagonal of rows, where
+    ``relative`` in units of their own size where it is small; ``left_over`` is the residual, relative to the numbers of
+    the system."""
     system, slack_row = opened(table), flat(slack_rows)
     rows, columns = len(system.order), len(system.column_start) - 1
     first_slack = columns - len(slack_row)
@@ -93,12 +94,12 @@ def solve_on_curve(  # type: ignore[no-untyped-def]
         assemble(system, varies, entries, theta, shift, face.factored)
         for i in range(rows):
             own = load(face.factored, i)  # a row whose columns hardly move is small, and its shift with it
-            own = where_less(spread(0.0), own, minimum(own, spread(1.0)), spread(1.0))
+            own = where_less(spread(0.0), own, minimum(own, spread(1.0)), spread(1.0)) if relative else spread(1.0)
             store(face.factored, i, load(face.factored, i) + delta * own)
         factor(system, face.factored, face.column, 0.0)
         fill(p, 0.0)
         fill(q, 0.0)
-        _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going)
+        _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going, LEAST_STEPS if relative else 0)
         multiply(system, varies, entries, p, step)
         fill_slack(slack_row, first_slack, r2, step, idle, p)
         unscale_slack(system, slack_row, first_slack, p)
@@ -116,7 +117,7 @@ def solve_on_curve(  # type: ignore[no-untyped-def]
 
 
 @part
-def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # type: ignore[no-untyped-def]
+def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going, least):  # type: ignore[no-untyped-def]
     """Repeat proximal steps in place; ``face.left`` is what they leave of the residual, of columns in the units of what
     they move (Θ times it), of rows next to that: next to as much as a column may move for a g of this size. How much a
     column without curvature moves is for the others to say: the rounding of its residual counts as theirs does."""
@@ -150,11 +151,11 @@ def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going):  # 
         worst = 0.0
         for w in range(LANES):
             worst = max(worst, left[w])
-        if attempt == STEPS or not (worst > PRECISION or attempt < LEAST_STEPS):
+        if attempt == STEPS or not (worst > PRECISION or attempt < least):
             break
         # A lane that is done stays where it is: its answer must not depend on its neighbours.
         goes_on = where_less(spread(PRECISION), load(left, 0), spread(1.0), spread(0.0))
-        store(going, 0, spread(1.0) if attempt < LEAST_STEPS else goes_on)
+        store(going, 0, spread(1.0) if attempt < least else goes_on)
         multiply(system, varies, entries, pull, step)
         for i in range(rows):
             store(step, i, (1.0 - load(idle, i)) * (load(step, i) - load(second, i)))
