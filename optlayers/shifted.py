@@ -19,7 +19,10 @@ from optlayers.caches import WeakCache
 from optlayers.form.standard import DeclarationError
 from optlayers.polytope import Polytope
 
-__all__ = ["ByConstraint", "Shifted", "label_of", "shifted"]
+__all__ = ["SHIFT", "ByConstraint", "Shifted", "label_of", "shifted"]
+
+SHIFT = "shift_of_constraint_"
+"""How the names of shifts begin."""
 
 INTEGERS = (
     "variables that are integers leave a polytope whose constraints are not known, and no multipliers of these: "
@@ -59,7 +62,7 @@ def _shifted(polytope: Polytope) -> Shifted:
                 f"{label_of(constraint, position)} is a {type(constraint).__name__}: multipliers are those of "
                 "constraints with <=, >= and =="
             )
-        name = f"shift_of_constraint_{position}"
+        name = f"{SHIFT}{position}"
         while name in taken:
             name += "_"
         shift = cp.Parameter(constraint.shape, name=name)

@@ -27,6 +27,7 @@ from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.sampling import sample
 from optlayers.sections import beside, refused
+from optlayers.shifted import SHIFT
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Lineup, Verdict
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
@@ -210,7 +211,13 @@ class HostEvidence(AbstractEvidence):
 
     @cached_property
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:
-        """The instances where θ is at a kink of the answer or at the edge of its domain, and the pieces that meet."""
+        """The instances where θ is at a kink of the answer or at the edge of its domain, and the pieces that meet.
+
+        Shifts of constraints leave just so much room that there are points: that is an edge, along which they move
+        with other parameters. The derivative on the active set is that along it.
+        """
+        if any(spec.name.startswith(SHIFT) for spec in self.form.parameters):
+            return np.zeros(0, dtype=np.int64), []
         curved = self.form.curved * self.projects
         answer = self.answer
         kinks = Kinks(self.form, self.instances, answer.point, answer.dual, answer.free, curved, self.certified)
