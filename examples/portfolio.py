@@ -33,22 +33,21 @@ in stochastic optimization. Butler and Kwon (2023), Integrating prediction in me
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import comparison
 import cvxpy as cp
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from rich.box import SIMPLE
+from comparison import Gain, gain_of, save, table_with
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 from torch import Tensor, nn
 
 import optlayers as ol
@@ -148,21 +147,13 @@ Loss = Callable[[Market, Months], Tensor]
 
 
 def fit(market: Market, loss: Loss, learn: Months, dev: Months, epochs: int, batch: int, only: str = "") -> Market:
-    """Adam on what is named so; the model of the epoch that is best on dev."""
-    market = copy.deepcopy(market)
-    chosen = [p for name, p in market.named_parameters() if name.startswith(only)]
-    optimizer = torch.optim.Adam(chosen, lr=0.02)
-    best, kept = float("inf"), market
-    for _ in range(epochs + 1):
-        with torch.no_grad():
-            now = loss(market, dev).item()
-        if now < best:
-            best, kept = now, copy.deepcopy(market)
-        for index in torch.randperm(len(learn.signals)).split(batch):
-            optimizer.zero_grad()
-            loss(market, Months(learn.signals[index], learn.returns[index])).backward()
-            optimizer.step()
-    return kept
+    """The market with the least loss on dev; what is named so is learned."""
+
+    def of_some(market: Market, index: Tensor) -> Tensor:
+        return loss(market, Months(learn.signals[index], learn.returns[index]))
+
+    sizes = {"cases": len(learn.signals), "batch": batch, "epochs": epochs}
+    return comparison.fit(market, of_some, lambda market: loss(market, dev), rate=0.02, only=only, **sizes)
 
 
 @dataclass(frozen=True)
@@ -198,28 +189,22 @@ def run(seed: int, bend: float, sizes: Sequence[int], epochs: int) -> list[Outco
     return outcomes
 
 
-def gains(outcomes: Sequence[Outcome], name: str) -> tuple[Tensor, float]:
-    """What a way earns more than two-stage in the months of all seeds, and how likely such a mean is by chance."""
-    first = torch.cat([o.utility for o in outcomes if o.name == TWO_STAGE])
-    other = torch.cat([o.utility for o in outcomes if o.name == name])
-    return other - first, float(stats.ttest_rel(other.numpy(), first.numpy()).pvalue)
+def gain(outcomes: Sequence[Outcome], name: str) -> Gain:
+    """What a way earns more than two-stage in the months of all seeds."""
+    first, other = (torch.cat([o.utility for o in outcomes if o.name == way]) for way in (TWO_STAGE, name))
+    return gain_of(other, first)
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
     """A row for each way."""
-    table = Table(title="test months of all seeds", box=SIMPLE)
-    for column in ("fit", "utility", "gain", "p", "largest", "held", "s"):
-        table.add_column(column, justify="left" if column == "fit" else "right", no_wrap=column == "fit")
+    table = table_with("test months of all seeds", ("fit", "utility", "gain", "p", "largest", "held", "s"))
     for name in dict.fromkeys(o.name for o in outcomes):
         mine = [o for o in outcomes if o.name == name]
         shares = torch.cat([o.shares for o in mine])
-        gain, chance = gains(outcomes, name)
-        error = gain.std().item() / len(gain) ** 0.5
-        against = ["", ""] if name == TWO_STAGE else [f"{gain.mean():+.3f} ± {1.96 * error:.3f}", f"{chance:.1g}"]
         table.add_row(
             name,
             f"{torch.cat([o.utility for o in mine]).mean():.3f}",
-            *against,
+            *(["", ""] if name == TWO_STAGE else gain(outcomes, name).cells),
             f"{shares.max(dim=1).values.mean():.2f}",
             f"{(shares > 1e-6).double().sum(dim=1).mean():.1f}",
             f"{sum(o.seconds for o in mine) / len(mine):.1f}",
@@ -233,11 +218,10 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     seeds = sorted({o.seed for o in outcomes})
     for place, name in enumerate((MEAN_ALONE, END_TO_END)):
         for seed in seeds:
-            gain, _ = gains([o for o in outcomes if o.seed == seed], name)
-            error = 1.96 * gain.std().item() / len(gain) ** 0.5
+            more = gain([o for o in outcomes if o.seed == seed], name)
             label = name if seed == seeds[0] else None
             spot = seeds.index(seed) + 0.2 * place
-            left.errorbar(spot, gain.mean().item(), error, fmt="o", color=f"C{place + 1}", label=label)
+            left.errorbar(spot, more.mean, more.half, fmt="o", color=f"C{place + 1}", label=label)
     left.legend(frameon=False, fontsize=8)
     left.axhline(0.0, color="black", linewidth=0.8)
     left.set_xticks([k + 0.1 for k in range(len(seeds))], [f"seed {seed}" for seed in seeds])
@@ -248,9 +232,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     right.set_xlabel("asset")
     right.set_ylabel(f"share on average, seed {seeds[0]}")
     right.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def main(given: list[str] | None = None) -> list[Outcome]:

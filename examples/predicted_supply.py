@@ -37,22 +37,21 @@ LPs with unknown parameters in constraints.
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import comparison
 import cvxpy as cp
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from rich.box import SIMPLE
+from comparison import Gain, gain_of, save, table_with
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 from torch import Tensor, nn
 
 import optlayers as ol
@@ -189,20 +188,11 @@ def pinball(level: float) -> Loss:
 
 
 def fit(forecast: Forecast, loss: Loss, learn: Days, dev: Days, epochs: int, rate: float) -> Forecast:
-    """Adam; the forecast of the epoch that is best on dev."""
-    forecast = copy.deepcopy(forecast)
-    optimizer = torch.optim.Adam(forecast.parameters(), lr=rate)
-    best, kept = float("inf"), forecast
-    for _ in range(epochs + 1):
-        with torch.no_grad():
-            now = loss(forecast, dev).item()
-        if now < best:
-            best, kept = now, copy.deepcopy(forecast)
-        for index in torch.randperm(len(learn.features)).split(50):
-            optimizer.zero_grad()
-            loss(forecast, learn.take(index)).backward()
-            optimizer.step()
-    return kept
+    """The forecast with the least loss on dev."""
+    sizes = {"cases": len(learn.features), "batch": 50, "epochs": epochs}
+    return comparison.fit(
+        forecast, lambda mine, index: loss(mine, learn.take(index)), lambda mine: loss(mine, dev), rate=rate, **sizes
+    )
 
 
 @dataclass(frozen=True)
@@ -254,31 +244,25 @@ def run(seed: int, rush: float, noise: float, sizes: Sequence[int], epochs: int)
     return outcomes
 
 
-def gain(outcomes: Sequence[Outcome], name: str) -> tuple[Tensor, float]:
-    """What a way makes more than two-stage on the days of all seeds, and how likely such a mean is by chance."""
-    first = torch.cat([o.profit for o in outcomes if o.name == TWO_STAGE])
-    other = torch.cat([o.profit for o in outcomes if o.name == name])
-    return other - first, float(stats.ttest_rel(other.numpy(), first.numpy()).pvalue)
+def gain(outcomes: Sequence[Outcome], name: str) -> Gain:
+    """What a way makes more than two-stage on the days of all seeds."""
+    first, other = (torch.cat([o.profit for o in outcomes if o.name == way]) for way in (TWO_STAGE, name))
+    return gain_of(other, first)
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
     """A row for each price and way."""
-    table = Table(title="test days of all seeds", box=SIMPLE)
-    for column in ("rush", "fit", "profit, %", "gain", "p", "error", "s"):
-        table.add_column(column, justify="left" if column == "fit" else "right", no_wrap=column == "fit")
+    table = table_with("test days of all seeds", ("rush", "fit", "profit, %", "gain", "p", "error", "s"))
     for rush in dict.fromkeys(o.rush for o in outcomes):
         here = [o for o in outcomes if o.rush == rush]
         for name in dict.fromkeys(o.name for o in here):
             mine = [o for o in here if o.name == name]
-            more, chance = gain(here, name)
-            error = 1.96 * more.std().item() / len(more) ** 0.5
-            against = ["", ""] if name == TWO_STAGE else [f"{more.mean():+.3f} ± {error:.3f}", f"{chance:.1g}"]
             share = sum(o.profit.sum().item() for o in mine) / sum(o.known.sum().item() for o in mine)
             table.add_row(
                 f"{rush:g}",
                 name,
                 f"{100 * share:.1f}",
-                *against,
+                *(["", ""] if name == TWO_STAGE else gain(here, name).cells),
                 f"{sum(o.error for o in mine) / len(mine):.2f}",
                 f"{sum(o.seconds for o in mine) / len(mine):.1f}",
             )
@@ -298,17 +282,14 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     left.set(xlim=(0, top), ylim=(0, top), xlabel=f"demand that is planned for, rush {prices[-1]:g}", ylabel="demand")
     left.legend(frameon=False, fontsize=8)
     for place, name in enumerate((QUANTILE, END_TO_END), start=1):
-        of_prices = [gain([o for o in outcomes if o.rush == price], name)[0] for price in prices]
-        errors = [1.96 * more.std().item() / len(more) ** 0.5 for more in of_prices]
-        means = [more.mean().item() for more in of_prices]
-        right.errorbar(prices, means, errors, fmt="o-", label=name, color=f"C{place}")
+        of_prices = [gain([o for o in outcomes if o.rush == price], name) for price in prices]
+        means, halves = [more.mean for more in of_prices], [more.half for more in of_prices]
+        right.errorbar(prices, means, halves, fmt="o-", label=name, color=f"C{place}")
     right.set_xticks(prices)
     right.axhline(0.0, color="black", linewidth=0.8)
     right.set(xlabel="what a rush truck costs more", ylabel=f"profit beyond {TWO_STAGE}, per day")
     right.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def main(given: list[str] | None = None) -> list[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
@@ -212,8 +213,7 @@ class CompiledPolytope(AbstractPrepared):
         _, forbidden, asked, solution, _ = answered(partial(BoundPolytope.of, self, packed), packed, ask)
         shaped = solution_of(entries, solution, arrived.batch, scores)
         ask_again = partial(self.duals, asked, packed.theta, forbidden, packed.precision, regularizer)
-        shaped.__dict__["ask_for_duals"] = partial(ask_again, arrived.batch, scores)
-        return shaped
+        return replace(shaped, ask_for_duals=partial(ask_again, arrived.batch, scores))
 
     def duals(
         self,

@@ -418,7 +418,7 @@ class OptLayer(nn.Module):
         verdicts = {name: getattr(shaped, name).clone() for name in ("status", "primal_residual", "gap")}
         shaped = replace(shaped, value=value, **verdicts)
         if self.rule.optimizes:
-            shaped.__dict__["ask_for_duals"] = partial(self._duals, part, tensors, batch, scores)
+            shaped = replace(shaped, ask_for_duals=partial(self._duals, part, tensors, batch, scores))
         decomposition = None if flat.evidence is None else flat.evidence.decomposition
         if decomposition is None:
             return shaped
@@ -428,10 +428,7 @@ class OptLayer(nn.Module):
         most = weights.shape[1]
         structures = vertices[:, :, : entries.structure_size].reshape((*batch, most, *entries.shape))
         structures = structures.to(value.device, value.dtype, copy=True)
-        mixed = replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
-        if "ask_for_duals" in shaped.__dict__:
-            mixed.__dict__["ask_for_duals"] = shaped.__dict__["ask_for_duals"]
-        return mixed
+        return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
 
     def _duals(self, part: Part, tensors: Sequence[Tensor], batch: torch.Size, scores: Tensor) -> ByConstraint:
         """The multipliers of an answer, with a graph of scores and parameters."""

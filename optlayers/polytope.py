@@ -159,6 +159,9 @@ class Polytope:
         self._relaxed: list[Polytope] = []
         self._further: tuple[cp.Parameter, ...] = ()
         self._beside: dict[tuple[int, ...], Polytope] = {}
+        self.at_an_edge = False
+        """Whether parameters are such that there are points, but may be none for others nearby; see
+        :mod:`optlayers.shifted`."""
         if callable(constraints):
             self._declare = constraints
         else:
@@ -285,7 +288,7 @@ class Polytope:
         if key not in self._beside:
             constraints = self._constraints[0] if self._constraints else lambda: self.constraints
             other = Polytope(self.variable, constraints, integral=self.integral, scored=self.scored, draw=self.draw)
-            other._further = new
+            other._further, other.at_an_edge = new, self.at_an_edge
             self._beside.setdefault(key, other)
         return self._beside[key]
 

@@ -19,10 +19,7 @@ from optlayers.caches import WeakCache
 from optlayers.form.standard import DeclarationError
 from optlayers.polytope import Polytope
 
-__all__ = ["SHIFT", "ByConstraint", "Shifted", "label_of", "shifted"]
-
-SHIFT = "shift_of_constraint_"
-"""How the names of shifts begin."""
+__all__ = ["ByConstraint", "Shifted", "label_of", "shifted"]
 
 INTEGERS = (
     "variables that are integers leave a polytope whose constraints are not known, and no multipliers of these: "
@@ -62,7 +59,7 @@ def _shifted(polytope: Polytope) -> Shifted:
                 f"{label_of(constraint, position)} is a {type(constraint).__name__}: multipliers are those of "
                 "constraints with <=, >= and =="
             )
-        name = f"{SHIFT}{position}"
+        name = f"shift_of_constraint_{position}"
         while name in taken:
             name += "_"
         shift = cp.Parameter(constraint.shape, name=name)
@@ -71,7 +68,9 @@ def _shifted(polytope: Polytope) -> Shifted:
         moved.set_label(label_of(constraint, position))
         shifts.append(shift)
         constraints.append(moved)
-    return Shifted(Polytope(polytope.variable, constraints, scored=polytope.scored), tuple(shifts))
+    moved = Polytope(polytope.variable, constraints, scored=polytope.scored)
+    moved.at_an_edge = True
+    return Shifted(moved, tuple(shifts))
 
 
 def label_of(constraint: cp.Constraint, position: int) -> str:

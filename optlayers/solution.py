@@ -246,6 +246,12 @@ class Solution:
     """Of :class:`optlayers.Elastic`: the weighted norm of the least violation, 0 where all constraints hold."""
     violations: ByConstraint | None = field(default=None, repr=False)
     """Of :class:`optlayers.Elastic`: by how much each constraint is violated, ``(*batch, *shape of it)``."""
+    ask_for_duals: Callable[[], ByConstraint] | None = field(default=None, repr=False)
+    """What works out :attr:`duals`."""
+    asked: Tensor | None = field(default=None, repr=False)
+    """The scores that an answer with a graph is of, where it is known as a function of these alone."""
+    function: AbstractFunction | None = field(default=None, repr=False)
+    """The answer as a function of scores and θ, where it has a graph."""
 
     @property
     def vertices(self) -> Float[Tensor, "*batch most *shape"]:
@@ -283,7 +289,7 @@ class Solution:
         given = torch.from_numpy(weights).reshape(*batch, most)
         return whole.to(self.value.device, self.value.dtype), given.to(self.value.device, self.value.dtype)
 
-    @property
+    @cached_property
     def duals(self) -> ByConstraint:
         r"""The multipliers of the constraints of the declaration, ``(*batch, *shape of the constraint)`` each.
 
@@ -303,16 +309,12 @@ class Solution:
         ValueError : where the answer is none of an optimization over constraints (marginals, samples, families).
         DeclarationError : variables that are integers; constraints between cones.
         """
-        ask: Callable[[], ByConstraint] | None = self.__dict__.get("ask_for_duals")
-        if ask is None:
+        if self.ask_for_duals is None:
             raise ValueError(
                 "this solution has no multipliers: those of maximize(), project() and regularized() have, and those of "
                 "OptLayer.solve() over one polytope under rules whose forward pass is one of these"
             )
-        if "found_duals" not in self.__dict__:
-            self.__dict__["found_duals"] = ask()
-        found: ByConstraint = self.__dict__["found_duals"]
-        return found
+        return self.ask_for_duals()
 
     @property
     def ok(self) -> Bool[Tensor, "*batch"]:

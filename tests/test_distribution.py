@@ -36,7 +36,7 @@ def structure(entry: Entry, pairs: list[list[float]]) -> torch.Tensor:
     )
 
 
-def near(found, expected, scale=1.0):
+def assert_near(found, expected, scale=1.0):
     expected = torch.as_tensor(expected, dtype=torch.float64).reshape(found.shape)
     assert torch.allclose(found.detach(), expected, atol=3e-9 * scale, rtol=1e-11), (found, expected)
 
@@ -52,19 +52,19 @@ def test_numbers_are_those_of_the_sum_over_structures(entry, kind):
     size = math.prod(entry.polytope.shape)
     assert found.batch_shape == (BATCH,) and found.event_shape == entry.polytope.shape
     scale = float(flat[torch.isfinite(flat)].abs().max().clamp(min=1.0))
-    near(found.log_partition, [one.log_partition for one in exact], scale)
-    near(found.mean, [one.mean[:size] for one in exact], math.sqrt(scale))
-    near(found.variance, [one.variance[:size] for one in exact], math.sqrt(scale))
-    near(found.entropy(), [one.entropy for one in exact], scale)
-    near(found.log_count().exp(), [len(one.structures) for one in exact])
+    assert_near(found.log_partition, [one.log_partition for one in exact], scale)
+    assert_near(found.mean, [one.mean[:size] for one in exact], math.sqrt(scale))
+    assert_near(found.variance, [one.variance[:size] for one in exact], math.sqrt(scale))
+    assert_near(found.entropy(), [one.entropy for one in exact], scale)
+    assert_near(found.log_count().exp(), [len(one.structures) for one in exact])
     every = structure(entry, pairs)
     chances = found.log_prob(every[:, None].expand(-1, BATCH, *every.shape[1:]))
     for k, one in enumerate(exact):
         known = {tuple(x): p for x, p in zip(one.structures, one.log_probs, strict=True)}
-        near(chances[:, k], [known.get(tuple(x), -math.inf) for x in pairs], scale)
+        assert_near(chances[:, k], [known.get(tuple(x), -math.inf) for x in pairs], scale)
     best = [max(one.weights) for one in exact]
-    near(found.log_prob(found.mode) + found.log_partition, best, scale)
-    near(found.log_prob(every[0] + 0.5), [-math.inf] * BATCH)
+    assert_near(found.log_prob(found.mode) + found.log_partition, best, scale)
+    assert_near(found.log_prob(every[0] + 0.5), [-math.inf] * BATCH)
 
 
 @pytest.mark.many(12)
@@ -77,8 +77,8 @@ def test_cross_entropies_are_those_of_the_sum_over_structures(entry):
         left = [Exact(pairs, row, 0.5 if one is p else 1.0) for row in mine.tolist()]
         right = [Exact(pairs, row, 0.5 if other is p else 1.0) for row in theirs.tolist()]
         cross = [a.cross_entropy(b) for a, b in zip(left, right, strict=True)]
-        near(one.cross_entropy(other), cross)
-        near(kl_divergence(one, other), [c - a.entropy for c, a in zip(cross, left, strict=True)])
+        assert_near(one.cross_entropy(other), cross)
+        assert_near(kl_divergence(one, other), [c - a.entropy for c, a in zip(cross, left, strict=True)])
 
 
 @pytest.mark.many(10)
@@ -116,7 +116,7 @@ def test_supports_are_all_structures_once(entry):
     every = found.enumerate_support()
     assert [x.flatten().tolist() for x in every[:, 0]] == sorted(pairs) and torch.equal(every[:, 0], every[:, 1])
     assert torch.equal(found.enumerate_support(expand=False)[:, 0], every[:, 0])
-    near(found.log_prob(every).exp().sum(0), [1.0, 1.0])
+    assert_near(found.log_prob(every).exp().sum(0), [1.0, 1.0])
     assert found.support.check(every).all() and not found.support.check(every + 0.25).any()
 
 
@@ -166,11 +166,11 @@ def test_identities(entry):
     scores = flat.requires_grad_()
     found = gibbs(entry, scores, temperature=0.7)
     (mean,) = torch.autograd.grad(found.log_partition.sum(), scores)
-    near(0.7 * mean[:, :size].reshape(found.mean.shape), found.mean.detach())
-    near(found.entropy(), (found.log_partition - (scores * mean).sum(1)).detach())
-    near(found.perplexity(), found.entropy().exp().detach())
-    near(found.stddev, found.variance.sqrt().detach())
-    near(kl_divergence(found, found), torch.zeros(3))
+    assert_near(0.7 * mean[:, :size].reshape(found.mean.shape), found.mean.detach())
+    assert_near(found.entropy(), (found.log_partition - (scores * mean).sum(1)).detach())
+    assert_near(found.perplexity(), found.entropy().exp().detach())
+    assert_near(found.stddev, found.variance.sqrt().detach())
+    assert_near(kl_divergence(found, found), torch.zeros(3))
 
 
 # Families and parameters
@@ -183,31 +183,31 @@ def test_families_are_padded_and_each_instance_is_that_of_its_size():
     drawn, best = found.sample((6,)), found.top_k(4)
     assert best.counts.tolist() == [[4, 2], [1, 4]] and (best.structures[1:, 1, 0] == 0).all()
     count = found.log_count().exp()
-    near(count, [[6.0, 2.0], [1.0, 6.0]])
+    assert_near(count, [[6.0, 2.0], [1.0, 6.0]])
     for index in ((0, 0), (0, 1), (1, 1)):
         n = int(sizes[index])
         alone = ol.Gibbs(polytopes.matching(n), scores[index][:n, :n], temperature=[0.5, 2.0][index[1]])
-        near(found.log_partition[index], alone.log_partition)
-        near(found.entropy()[index], alone.entropy())
-        near(found.mean[index][:n, :n], alone.mean)
-        near(found.variance[index][:n, :n], alone.variance)
-        near(found.log_prob(drawn)[:, *index], alone.log_prob(drawn[:, *index, :n, :n]))
+        assert_near(found.log_partition[index], alone.log_partition)
+        assert_near(found.entropy()[index], alone.entropy())
+        assert_near(found.mean[index][:n, :n], alone.mean)
+        assert_near(found.variance[index][:n, :n], alone.variance)
+        assert_near(found.log_prob(drawn)[:, *index], alone.log_prob(drawn[:, *index, :n, :n]))
         mine = best.log_prob[:, *index][: len(alone.top_k(4).log_prob)]
-        near(mine, alone.top_k(4).log_prob)
+        assert_near(mine, alone.top_k(4).log_prob)
     assert (drawn[:, 1, 0] == 0).all() and (found.mean[1, 0] == 0).all() and (found.mean[0, 1, 2:] == 0).all()
-    near(found.entropy()[1, 0], 0.0)
+    assert_near(found.entropy()[1, 0], 0.0)
     bad = drawn[0].clone()
     bad[0, 1, 3, 3] = 1.0
     with pytest.raises(ValueError, match=r"value at \[0, 1\], .* is no structure"):
         found.log_prob(bad)
     other = ol.Gibbs(family, torch.zeros(4, 4, dtype=torch.float64).expand(2, 2, 4, 4), sizes=sizes)
-    near(kl_divergence(found, other), other.log_count() - found.entropy().detach() + 0 * count)
+    assert_near(kl_divergence(found, other), other.log_count() - found.entropy().detach() + 0 * count)
     with pytest.raises(ValueError, match="between 1 and 6 structures"):
         found.enumerate_support()
     with pytest.raises(ValueError, match="different sizes or parameters"):
         found.cross_entropy(ol.Gibbs(family, scores, sizes=sizes.flip(0)))
     wide = found.expand((3, 2, 2))
-    near(wide.log_partition, found.log_partition.detach().expand(3, 2, 2))
+    assert_near(wide.log_partition, found.log_partition.detach().expand(3, 2, 2))
 
 
 def test_a_family_with_scored_auxiliaries():
@@ -217,17 +217,17 @@ def test_a_family_with_scored_auxiliaries():
     drawn, auxiliaries = found.lifted_sample((5,))
     assert drawn.shape == (5, 2, 3, 2) and auxiliaries["transition"].shape == (5, 2, 3, 2, 2)
     alone = ol.Gibbs(polytopes.linear_chain(2, 2), unary[0, :2], transition=moves[0, :2])
-    near(found.log_prob(drawn)[:, 0], alone.log_prob(drawn[:, 0, :2]))
-    near(found.log_prob(drawn, **auxiliaries), found.log_prob(drawn))
+    assert_near(found.log_prob(drawn)[:, 0], alone.log_prob(drawn[:, 0, :2]))
+    assert_near(found.log_prob(drawn, **auxiliaries), found.log_prob(drawn))
     assert found.top_k(10).counts.tolist() == [4, 8]
     zero = ol.Gibbs(family, torch.zeros_like(unary), sizes=[[2, 2], [3, 2]], transition=torch.zeros_like(moves))
-    near(kl_divergence(found, zero), zero.log_count() - found.entropy())
+    assert_near(kl_divergence(found, zero), zero.log_count() - found.entropy())
 
 
 def test_parameters_differ_from_instance_to_instance():
     scores, budget = torch.randn(2, 4, 5, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0, 5.0])
     found = ol.Gibbs(polytopes.subset(5), scores, budget=budget)
-    near(found.log_count().exp(), [[math.comb(5, int(b)) for b in budget]] * 2)
+    assert_near(found.log_count().exp(), [[math.comb(5, int(b)) for b in budget]] * 2)
     assert (found.sample((3,)).sum(-1) == budget).all()
     assert found.top_k(12).counts.tolist() == [[5, 10, 10, 1]] * 2
     with pytest.raises(ValueError, match="no gradient for parameters, but budget requires one"):
@@ -269,10 +269,10 @@ def test_structures_without_their_auxiliary_values_are_sums_over_these(scale, fo
         for one in exact:
             parts = [w for z, w in zip(one.structures, one.log_probs, strict=True) if z[:2] == x]
             sums.append(max(parts) + math.log(sum(math.exp(w - max(parts)) for w in parts)))
-        near(found.log_prob(value), sums, scale)
+        assert_near(found.log_prob(value), sums, scale)
         together = torch.stack([found.log_prob(value, on=torch.tensor([c])) for c in (0.0, x[0])])
         expected = torch.logsumexp(together[: 1 + int(x[0])], 0)
-        near(found.log_prob(value), expected.detach(), scale)
+        assert_near(found.log_prob(value), expected.detach(), scale)
         ours = torch.autograd.grad(found.log_prob(value).sum(), (scores, on))
         theirs = torch.autograd.grad(expected.sum(), (scores, on))
         for one, other in zip(ours, theirs, strict=True):
@@ -392,13 +392,13 @@ def test_code_that_knows_the_base_class_alone():
     scores = torch.randn(4, 3, dtype=torch.float64)
     found, known = ol.Gibbs(polytopes.simplex(3), scores), Categorical(logits=scores)
     assert isinstance(found, Distribution) and not found.has_rsample and found.has_enumerate_support
-    near(found.entropy(), known.entropy())
+    assert_near(found.entropy(), known.entropy())
     other, theirs = ol.Gibbs(found._source, scores.flip(0)), Categorical(logits=scores.flip(0))
-    near(kl_divergence(found, other), kl_divergence(known, theirs))
+    assert_near(kl_divergence(found, other), kl_divergence(known, theirs))
     together = Independent(found, 1)
     assert together.batch_shape == () and together.event_shape == (4, 3)
     drawn = together.sample((5,))
-    near(together.log_prob(drawn), known.log_prob(drawn.argmax(-1)).sum(-1))
+    assert_near(together.log_prob(drawn), known.log_prob(drawn.argmax(-1)).sum(-1))
     assert together.log_prob(drawn).shape == (5,) and "Gibbs" in repr(found)
     assert found.expand((2, 4)).batch_shape == (2, 4)
     with pytest.raises(NotImplementedError):
@@ -412,7 +412,7 @@ def test_layers_have_distributions():
     torch.testing.assert_close(found.mean[0], torch.softmax(scores[0] / 2.0, 0))
     assert found.mean[1].isnan().all()
     family = ol.OptLayer(ol.Family(polytopes.simplex), ol.Pipeline()).distribution(torch.zeros(2, 3), sizes=[2, 3])
-    near(family.entropy().double(), torch.log(torch.tensor([2.0, 3.0])).double(), 100)
+    assert_near(family.entropy().double(), torch.log(torch.tensor([2.0, 3.0])).double(), 100)
 
 
 # Bad input

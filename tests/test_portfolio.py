@@ -14,7 +14,7 @@ from portfolio import (
     Investor,
     Market,
     draw_months,
-    gains,
+    gain,
     main,
 )
 
@@ -60,8 +60,8 @@ def test_surprise_is_the_likelihood():
 @pytest.mark.slow
 def test_end_to_end_earns_more_where_the_model_is_not_right(tmp_path):
     outcomes = main(["--seeds", "1", "--bend", "1.5", "--output", str(tmp_path)])
-    gain, chance = gains(outcomes, END_TO_END)
-    assert gain.mean() > 0 and chance < 0.01
+    more = gain(outcomes, END_TO_END)
+    assert more.mean > 0 and more.chance < 0.01
     assert outcomes[0].name == TWO_STAGE
     for o in outcomes:
         assert o.shares.min() > -1e-9 and (o.shares.sum(1) - 1).abs().max() < 1e-8

@@ -124,7 +124,7 @@ def both(name: str, theta: Tensor, forbidden: Tensor | None = None) -> tuple[Hos
     return host, DevicePolytope(compiled(name), theta.to(DEVICE), there, precision)
 
 
-def near(found: Tensor, expected: Tensor, tolerance: float = CLOSE) -> None:
+def assert_near(found: Tensor, expected: Tensor, tolerance: float = CLOSE) -> None:
     torch.testing.assert_close(found.cpu(), expected, atol=tolerance, rtol=tolerance)
 
 
@@ -148,17 +148,17 @@ def assert_agree(
     direction, cut = draw(*scores.shape, seed=3), host.form.structure_size
     theirs, mine = host.regularized(scores, regularizer), device.regularized(scores.to(DEVICE), regularizer)
     assert mine.status.tolist() == theirs.status.tolist()
-    near(mine.value[theirs.ok][:, :cut], theirs.value[theirs.ok][:, :cut])
+    assert_near(mine.value[theirs.ok][:, :cut], theirs.value[theirs.ok][:, :cut])
     of_host, of_device = host.tangent(theirs, direction), device.tangent(mine, direction.to(DEVICE))
     keep = torch.zeros_like(theirs.ok)
     keep[smooth] = theirs.ok[smooth] & of_host.ok[smooth]
     assert of_device.ok.cpu()[keep].all()
-    near(of_device.scores[keep], of_host.scores[keep])
+    assert_near(of_device.scores[keep], of_host.scores[keep])
     for parameter, gradient in of_host.parameters.items():
-        near(of_device.parameters[parameter][keep], gradient[keep])
+        assert_near(of_device.parameters[parameter][keep], gradient[keep])
     if regularizer.of_parts:
         for parameter, gradient in host.value_gradient(theirs).items():
-            near(device.value_gradient(mine)[parameter][keep], gradient[keep])
+            assert_near(device.value_gradient(mine)[parameter][keep], gradient[keep])
 
 
 # Agreement with the CPU
@@ -183,7 +183,7 @@ def test_scores_of_any_size(name, scale):
     for omega in (ol.Entropy(), ol.Tsallis(1.5)):
         theirs, mine = host.regularized(scores, omega), device.regularized(scores.to(DEVICE), omega)
         assert mine.ok.cpu()[theirs.ok].all()
-        near(mine.value.cpu()[theirs.ok], theirs.value[theirs.ok])
+        assert_near(mine.value.cpu()[theirs.ok], theirs.value[theirs.ok])
 
 
 @pytest.mark.parametrize("name", ["simplex", "cube"])
@@ -192,7 +192,7 @@ def test_closed_forms(name, heat):
     _, device = both(name, given(name))
     scores = draw(BATCH, device.form.size).to(DEVICE)
     expected = (scores / heat).softmax(1) if name == "simplex" else torch.sigmoid(scores / heat)
-    near(device.regularized(scores, ol.Entropy(heat)).check().value, expected.cpu(), 1e-12)
+    assert_near(device.regularized(scores, ol.Entropy(heat)).check().value, expected.cpu(), 1e-12)
 
 
 @pytest.mark.parametrize("omega", [ol.Entropy(0.3), ol.Tsallis(1.5), ol.Barrier(0.1)], ids=repr)
@@ -245,7 +245,7 @@ def test_an_answer_depends_on_its_own_instance_alone(name, omega):
     together = both(name, theta)[1].regularized(scores, omega).check().value
     for k in (0, BATCH - 1):
         alone = both(name, theta[k : k + 1])[1].regularized(scores[k : k + 1], omega).check().value
-        near(alone[0], together[k].cpu(), 1e-12)
+        assert_near(alone[0], together[k].cpu(), 1e-12)
 
 
 def test_what_needs_the_cpu_is_answered_there():
@@ -256,7 +256,7 @@ def test_what_needs_the_cpu_is_answered_there():
     scores = draw(2, 3)
     for omega in (ol.Regularized(0.5 * cp.sum_squares(x) + 0.1 * cp.norm1(x)).regularizer, ol.Euclidean()):
         expected = polytope.bind_on_host(nothing, None, np.zeros(0)).regularized(scores, omega).check().value
-        near(device.regularized(scores.to(DEVICE), omega).check().value, expected)
+        assert_near(device.regularized(scores.to(DEVICE), omega).check().value, expected)
     y = cp.Variable(3)
     negative = ol.compile_polytope(ol.Polytope(y, [y[0] == -1, y[1] >= 0, y[1] + y[2] == 1, y <= 1]))
     found = DevicePolytope(negative, nothing.to(DEVICE), None, np.zeros(0)).regularized(scores.to(DEVICE), ol.Entropy())
@@ -272,7 +272,7 @@ def test_constraints_that_are_hardly_sparse_have_no_stand_by(monkeypatch):
     device = DevicePolytope(polytope, theta.to(DEVICE), None, np.full(theta.shape[1], 2.0**-52))
     found = device.regularized(draw(BATCH, 12).to(DEVICE), ol.Entropy(0.5))
     assert found.status.tolist() == [0, 5, 0, 0, 0, 0] and "hardly sparse" in found.reasons[1]
-    near(found.value.cpu()[[0, 2]].sum(dim=1), torch.ones(2, dtype=torch.float64))
+    assert_near(found.value.cpu()[[0, 2]].sum(dim=1), torch.ones(2, dtype=torch.float64))
 
 
 # Certificates
@@ -333,8 +333,8 @@ def test_certificates_are_those_of_the_cpu_and_see_what_is_wrong(name, omega):
     again = verdict.certify(
         problem, *(torch.from_numpy(p).to(DEVICE) for p in (solved.answer.point, solved.answer.dual))
     )
-    near(again[0], torch.from_numpy(theirs.gap), 1e-12)
-    near(again[1], torch.from_numpy(theirs.error), 1e-12)
+    assert_near(again[0], torch.from_numpy(theirs.gap), 1e-12)
+    assert_near(again[1], torch.from_numpy(theirs.error), 1e-12)
     worse = device.regularized(-scores.to(DEVICE), omega).check().evidence.answer
     assert (verdict.certify(problem, worse.point, answer.dual)[1] > 1e-5).all()
     assert (verdict.certify(problem, worse.point, worse.dual)[1] > 1e-5).all()
@@ -387,7 +387,7 @@ def test_second_derivatives_are_those_of_the_cpu(name, omega, layers):
         (second,) = torch.autograd.grad(first.square().sum(), leaf)
         found.append([part.detach().cpu() for part in (value, first, second)])
     for expected, mine in zip(*found, strict=True):
-        near(mine, expected)
+        assert_near(mine, expected)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_numbers_and_parameters_have_the_gradients_of_the_cpu(name, make, value,
         gradients = torch.autograd.grad((points * weights.to(where)).sum(), list(leaves.values()))
         found.append([part.detach().cpu() for part in (points, *gradients)])
     for expected, mine in zip(*found, strict=True):
-        near(mine, expected)
+        assert_near(mine, expected)
 
 
 def test_second_derivatives_by_the_temperature(layers):
@@ -418,7 +418,7 @@ def test_second_derivatives_by_the_temperature(layers):
         (first,) = torch.autograd.grad(layer(leaf, number=heat).square().sum(), heat, create_graph=True)
         found.append([part.cpu() for part in torch.autograd.grad(first.sum(), (heat, leaf))])
     for expected, mine in zip(*found, strict=True):
-        near(mine, expected)
+        assert_near(mine, expected)
 
 
 def test_losses_are_those_of_the_cpu(layers):
@@ -429,7 +429,7 @@ def test_losses_are_those_of_the_cpu(layers):
         value = loss(leaf, gold.to(where))
         found.append([value.detach().cpu(), torch.autograd.grad(value, leaf)[0].cpu()])
     for expected, mine in zip(*found, strict=True):
-        near(mine, expected)
+        assert_near(mine, expected)
 
 
 def test_steps_that_are_stopped_are_for_another_method(monkeypatch):
@@ -451,5 +451,5 @@ def test_wrong_active_sets_are_seen(monkeypatch):
     free[:, 0] = False
     other = replace(solution, evidence=replace(evidence, answer=replace(evidence.answer, free=free)))
     expected = host.tangent(host.regularized(scores, ol.Entropy(0.5)), direction).scores
-    near(device.tangent(solution, direction.to(DEVICE)).scores, expected)
+    assert_near(device.tangent(solution, direction.to(DEVICE)).scores, expected)
     assert (device.tangent(other, direction.to(DEVICE)).scores.cpu() - expected).abs().max() > 1e-3

@@ -15,7 +15,8 @@ __all__ = ["Cosine", "Estimate", "Sent"]
 RESOLVED = 3.0
 """A gradient is told from 0 where its squared norm is so many of its standard errors."""
 RUNS_RESOLVED = 1.5
-"""The same for the mean of a few runs, whose error is judged too large where there is little noise."""
+"""The mean of a few runs is told from 0 already at so many, as its error is judged too large where there is little
+noise."""
 
 
 @final

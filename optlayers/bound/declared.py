@@ -158,12 +158,6 @@ class ProgramEvidence(AbstractEvidence):
         answer = self.solved.answer
         return Proof(answer.point, answer.dual, answer.free, np.ones(len(answer.point), dtype=bool))
 
-    def curvature(
-        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(ONCE)
-
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
     ) -> tuple[
@@ -232,12 +226,6 @@ class ConeEvidence(AbstractEvidence):
     def proof(self) -> Proof:
         """There is none: see :class:`AbstractEvidence`."""
         raise ValueError("points by a cone solver have no proof")
-
-    def curvature(
-        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(OVER_CONES)
 
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None

@@ -59,12 +59,6 @@ class DenseEvidence(AbstractEvidence):
         solved = self.solved
         return Proof(solved.whole, solved.dual, solved.free, np.ones(len(solved.point), dtype=bool))
 
-    def curvature(
-        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(ONCE)
-
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None
     ) -> tuple[
@@ -126,12 +120,6 @@ class EvidenceOfParts(AbstractEvidence):
     def proof(self) -> Proof:
         """There is none: see :class:`AbstractEvidence`."""
         raise ValueError("points that were solved in two ways have no common proof")
-
-    def curvature(
-        self, points: Float64[Tensor, "batch size"], theta: Float64[Tensor, "batch parameters"] | None
-    ) -> Float64[Tensor, "batch size"]:
-        """There is none for a part."""
-        raise NotImplementedError(ONCE)
 
     def tangent(
         self, direction: Float64[Tensor, "batch size"], ok: Bool[Tensor, " batch"] | None

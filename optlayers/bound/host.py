@@ -27,7 +27,6 @@ from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.sampling import sample
 from optlayers.sections import beside, refused
-from optlayers.shifted import SHIFT
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.ask import Lineup, Verdict
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
@@ -213,10 +212,10 @@ class HostEvidence(AbstractEvidence):
     def _kinks(self) -> tuple[Int64[np.ndarray, " some"], list[Piece]]:
         """The instances where θ is at a kink of the answer or at the edge of its domain, and the pieces that meet.
 
-        Shifts of constraints leave just so much room that there are points: that is an edge, along which they move
-        with other parameters. The derivative on the active set is that along it.
+        Where constraints are shifted by no more than what leaves a point, that is an edge along which parameters move
+        together, and the derivative on the active set is that along it.
         """
-        if any(spec.name.startswith(SHIFT) for spec in self.form.parameters):
+        if self.form.polytope.at_an_edge:
             return np.zeros(0, dtype=np.int64), []
         curved = self.form.curved * self.projects
         answer = self.answer

@@ -30,7 +30,7 @@ from optlayers.higher_order import NoDerivative
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
-from optlayers.solution import AbstractFunction, Failure, Solution, Status
+from optlayers.solution import Failure, Solution, Status
 
 __all__ = [
     "BoundPolytope",
@@ -147,9 +147,8 @@ class BoundPolytope(AbstractBoundPolytope):
         traced = self._as_function(solution, scores)
         if traced is not None:
             return traced
-        projected = replace(solution, value=_Projected.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
-        projected.__dict__["asked"] = scores  # what the gradients of optimal values depend on, too
-        return projected
+        value = _Projected.apply(self, solution, scores, self.theta)  # type: ignore[no-untyped-call]
+        return replace(solution, value=value, asked=scores)
 
     def _as_function(self, solution: Solution, scores: Tensor) -> Solution | None:
         """An answer with a graph, and as a function of scores and θ; None where it is not known as one of θ."""
@@ -165,9 +164,7 @@ class BoundPolytope(AbstractBoundPolytope):
         function = evidence.function(scores, theta, failed)
         if function is None:
             return None
-        traced = replace(solution, value=function.value)
-        traced.__dict__["function"] = function
-        return traced
+        return replace(solution, value=function.value, function=function)
 
     def regularized(self, scores: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer) -> Solution:
         """Regularized points; see :class:`AbstractBoundPolytope`."""
@@ -286,9 +283,8 @@ class BoundPolytope(AbstractBoundPolytope):
         """The derivative of a projection; see :class:`AbstractBoundPolytope`."""
         if not (torch.is_grad_enabled() and (direction.requires_grad or solution.value.requires_grad)):
             return self._tangent(solution, direction)
-        function: AbstractFunction | None = solution.__dict__.get("function")
-        if function is not None:
-            found, of_theta = function.tangent(direction)
+        if solution.function is not None:
+            found, of_theta = solution.function.tangent(direction)
             return Tangent(found, by_name(self.parameters, of_theta), torch.ones_like(solution.ok))
         once = None if solution.evidence is None else solution.evidence.once
         if once is not None:
@@ -333,10 +329,9 @@ class BoundPolytope(AbstractBoundPolytope):
         gradients = self.numbers.value_gradient(solution)
         if not (gradients and torch.is_grad_enabled() and solution.value.requires_grad):
             return gradients
-        function: AbstractFunction | None = solution.__dict__.get("function")
-        if function is not None:
-            return by_name(self.parameters, function.value_gradient())
-        scores = solution.__dict__.get("asked")
+        if solution.function is not None:
+            return by_name(self.parameters, solution.function.value_gradient())
+        scores = solution.asked
         if scores is None:  # best vertices
             return {
                 name: Underived.apply(VALUES, value, solution.value, self.theta)  # type: ignore[no-untyped-call]
@@ -351,9 +346,8 @@ class BoundPolytope(AbstractBoundPolytope):
 
         It has a graph where the solution is known as a function of scores and θ.
         """
-        function: AbstractFunction | None = solution.__dict__.get("function")
-        if function is not None:
-            return by_name(self.parameters, function.value_gradient())
+        if solution.function is not None:
+            return by_name(self.parameters, solution.function.value_gradient())
         if solution.evidence is None:
             raise ValueError("multipliers are those of solutions that maximize() or project() returned")
         return by_name(self.parameters, solution.evidence.multipliers(solution.ok.reshape(-1)))

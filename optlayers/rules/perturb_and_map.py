@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -15,6 +14,7 @@ from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
 from optlayers.rules.noise import AbstractNoise, Gumbel, check_noise
 from optlayers.rules.straight_through import StraightThrough
+from optlayers.rules.wrapper import AbstractWrapper
 from optlayers.solution import Solution
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["PerturbAndMAP"]
 
 @final
 @dataclass(frozen=True)
-class PerturbAndMAP(AbstractRule):
+class PerturbAndMAP(AbstractWrapper):
     r"""The wrapped rule at scores with noise, :math:`s + \sigma Z`, forward and backward, one draw per instance.
 
     The best vertex under noise is a structure drawn at random. With Gumbel noise on the simplex, and with logistic
@@ -53,12 +53,7 @@ class PerturbAndMAP(AbstractRule):
     draws = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rule, AbstractRule):
-            raise TypeError(f"PerturbAndMAP wraps a rule such as StraightThrough(), but got {self.rule!r}")
-        if self.rule.apart is not None:
-            raise TypeError(
-                f"PerturbAndMAP wraps rules that give one structure, but {self.rule!r} gives several; use it as it is"
-            )
+        self.check_rule("StraightThrough()")
         positive(scale=self.scale)
         check_noise(self.noise)
 
@@ -68,40 +63,13 @@ class PerturbAndMAP(AbstractRule):
         return self.rule.maximizes
 
     @property
-    def needs_objective(self) -> bool:  # type: ignore[override]
-        """Whether the wrapped rule works with losses."""
-        return self.rule.needs_objective
-
-    @property
     def differentiates_parameters(self) -> bool | None:  # type: ignore[override]
         """Whether the wrapped rule has a gradient for parameters."""
         return self.rule.differentiates_parameters
 
-    def initial_state(self) -> dict[str, Tensor]:
-        """That of the wrapped rule."""
-        return self.rule.initial_state()
-
-    def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
-        """As the wrapped rule does."""
-        self.rule.adapt(state, seen)
-
-    def kept(
-        self, sent: Float64[Tensor, "batch size"], grad: Float64[Tensor, "batch size"], state: Mapping[str, Tensor]
-    ) -> Float64[Tensor, " batch"] | None:
-        """What the wrapped rule's steps are left."""
-        return self.rule.kept(sent, grad, state)
-
-    def of_size(self, *size: int) -> PerturbAndMAP:
-        """Around the rule for this size."""
-        return replace(self, rule=self.rule.of_size(*size))
-
     def check(self, compiled: CompiledPolytope) -> None:
         """Refuse what the wrapped rule refuses."""
         self.rule.check(compiled)
-
-    def remark(self, compiled: CompiledPolytope) -> str | None:
-        """That of the rule behind it."""
-        return self.rule.remark(compiled)
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

@@ -16,7 +16,7 @@ from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
 from optlayers.solvers.models import ThreadModels, check_limits
 
-__all__ = ["Clarabel"]
+__all__ = ["Clarabel", "settings_of", "status_of"]
 
 
 @final
@@ -81,7 +81,8 @@ class _Model:
             clarabel.ZeroConeT(form.equalities),
             clarabel.NonnegativeConeT(self.shape[0] - form.equalities),
         )
-        self.settings = _settings(solver)
+        self.settings = settings_of(solver.tolerance, solver.iteration_limit)
+        self.settings.time_limit = solver.time_limit
         self.curvature = np.zeros(cut)
         self.curvature[: form.curved] = 1.0
         self.solver: clarabel.DefaultSolver | None = None
@@ -115,7 +116,7 @@ class _Model:
         point = np.array(solution.x)
         point[held] = 0.0
         dual = np.array(solution.z)[: form.rows] * size
-        status = _STATUS.get(str(solution.status), Status.FAILED)
+        status = status_of(solution.status)
         return self._with_slack(point, instances, k), dual, status
 
     def _run(self, values: np.ndarray, curvature: np.ndarray, q: np.ndarray, h: np.ndarray) -> clarabel.DefaultSolution:
@@ -146,16 +147,21 @@ class _Model:
         return np.concatenate([point, (instances.rhs[k] - product)[form.equalities :]])
 
 
-def _settings(solver: Clarabel) -> clarabel.DefaultSettings:
+def settings_of(tolerance: float, iteration_limit: int) -> clarabel.DefaultSettings:
+    """Settings of Clarabel for small problems that are solved one by one, and again with other numbers."""
     settings = clarabel.DefaultSettings()
     settings.verbose = False
     settings.presolve_enable = False  # a presolved problem cannot be updated
     settings.chordal_decomposition_enable = False
     settings.max_threads = 1
-    settings.max_iter = solver.iteration_limit
-    settings.time_limit = solver.time_limit
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = solver.tolerance
+    settings.max_iter = iteration_limit
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
     return settings
+
+
+def status_of(word: object) -> Status:
+    """What Clarabel says of a problem."""
+    return _STATUS.get(str(word), Status.FAILED)
 
 
 _STATUS = {

@@ -15,6 +15,7 @@ from optlayers.form.cones import ConeLayout, ConeNumbers, ConeProgram, program_o
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractJudged, AbstractProjector, Answer, Instances
+from optlayers.solvers.clarabel import settings_of, status_of
 from optlayers.solvers.cone_certificate import cones_hold_together, judge_cones, times, transposed
 from optlayers.solvers.cone_projections import onto_dual, slopes
 from optlayers.solvers.pool import for_each_chunk
@@ -135,7 +136,7 @@ class Units:
         return Units(self.point[some], self.cost[some])
 
     def scaled(self, numbers: ConeNumbers) -> ConeNumbers:
-        """The same problems in these units."""
+        """Problems with their points and costs in these units."""
         ratio = self.point / self.cost
         ratio = ratio[:1] if len(numbers.curvature) == 1 and (ratio == ratio[:1]).all() else ratio
         return ConeNumbers(
@@ -224,7 +225,8 @@ def _interior(
     right, left = np.nonzero(squares.T)
     curved = np.concatenate([[0], np.cumsum(squares.sum(axis=0))])
     entries, weights = numbers.matrix[:, row, column], numbers.curvature[:, left, right]
-    settings, cones = _settings(stop, scales, limit), _cones(program.layout)
+    settings, cones = settings_of(stop, limit), _cones(program.layout)
+    settings.equilibrate_enable = scales
     shape = program.pattern.shape
     known = np.isfinite(numbers.cost).all(axis=1) & np.isfinite(numbers.rhs).all(axis=1)
 
@@ -236,7 +238,7 @@ def _interior(
             curvature = sp.csc_matrix((weights[min(k, len(weights) - 1)], left, curved), shape=(columns, columns))
             solver = clarabel.DefaultSolver(curvature, numbers.cost[k], matrix, numbers.rhs[k], cones, settings)
             found = solver.solve()
-            z[k], y[k], status[k] = found.x, found.z, _STATUS.get(str(found.status), Status.FAILED)
+            z[k], y[k], status[k] = found.x, found.z, status_of(found.status)
 
     for_each_chunk(work, count)
     return z, y, status
@@ -408,27 +410,3 @@ def _cones(layout: ConeLayout) -> list[Any]:
         cones.append(clarabel.NonnegativeConeT(layout.nonnegative))
     cones += [clarabel.SecondOrderConeT(size) for size in layout.second_order]
     return cones + [clarabel.PSDTriangleConeT(order) for order in layout.semidefinite]
-
-
-def _settings(stop: float, scales: bool, limit: int) -> clarabel.DefaultSettings:
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.presolve_enable = settings.chordal_decomposition_enable = False
-    settings.equilibrate_enable = scales
-    settings.max_threads = 1
-    settings.max_iter = limit
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = stop
-    return settings
-
-
-_STATUS = {
-    "Solved": Status.OPTIMAL,
-    "AlmostSolved": Status.OPTIMAL,
-    "PrimalInfeasible": Status.INFEASIBLE,
-    "AlmostPrimalInfeasible": Status.INFEASIBLE,
-    "DualInfeasible": Status.UNBOUNDED,
-    "AlmostDualInfeasible": Status.UNBOUNDED,
-    "MaxIterations": Status.LIMIT,
-    "MaxTime": Status.LIMIT,
-    "InsufficientProgress": Status.INACCURATE,
-}

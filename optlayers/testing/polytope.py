@@ -15,12 +15,12 @@ from optlayers.testing.draws import draw, with_scores
 from optlayers.testing.geometry import are_vertices, distance
 from optlayers.testing.oracle import check_oracle
 
-__all__ = ["PolytopeReport", "check_polytope"]
+__all__ = ["PolytopeCheck", "check_polytope"]
 
 
 @final
 @dataclass(frozen=True)
-class PolytopeReport:
+class PolytopeCheck:
     """What :func:`optlayers.testing.check_polytope` saw, of how many ``samples`` of scores."""
 
     samples: int
@@ -34,7 +34,7 @@ class PolytopeReport:
 
 def check_polytope(
     polytope: Polytope, *, samples: int = 12, seed: int = 0, integral: bool | None = None, **parameters: Any
-) -> PolytopeReport:
+) -> PolytopeCheck:
     """Check a declaration: it compiles, is nonempty and bounded, and its solvers give certified, agreeing answers.
 
     Scores are random, tied, all equal and large. Best vertices must lie in the polytope (asked of cvxpy), be
@@ -53,7 +53,7 @@ def check_polytope(
 
     Returns
     -------
-    PolytopeReport : whether vertices are integral, the largest violation and gap, and how the polytope is solved.
+    PolytopeCheck : whether vertices are integral, the largest violation and gap, and how the polytope is solved.
 
     Raises
     ------
@@ -81,4 +81,4 @@ def check_polytope(
     assert integral is None or integral == whole, f"integral={integral} was expected, but vertices say {whole}"
     assert whole or not polytope.integral, "the declaration says integral=True, but vertices are fractional"
     gap = float(torch.maximum(best.gap.max(), near.gap.max()))
-    return PolytopeReport(samples, whole, farthest, gap, compiled.explain())
+    return PolytopeCheck(samples, whole, farthest, gap, compiled.explain())

@@ -46,7 +46,20 @@ from optlayers.solvers.kernels.normal_equations import (
     solve,
 )
 
-__all__ = ["optimize"]
+__all__ = [
+    "CORRECTIONS",
+    "FAR",
+    "GROWTH",
+    "LEAST_STEP",
+    "MOST",
+    "NEAR",
+    "READY",
+    "SHIFT",
+    "SPREAD",
+    "SUFFICIENT",
+    "TRIALS",
+    "optimize",
+]
 
 EPSILON = 2.220446049250313e-16
 DEPENDENT = 1e-13

@@ -7,38 +7,31 @@ from torch import Tensor
 
 from optlayers.solvers.kernels.batched import clipped, gram_of, largest_of, solve_with, times, times_transpose
 from optlayers.solvers.kernels.curves import QUADRATIC
+from optlayers.solvers.kernels.smooth_newton import (
+    CORRECTIONS,
+    FAR,
+    GROWTH,
+    LEAST_STEP,
+    MOST,
+    NEAR,
+    READY,
+    SHIFT,
+    SPREAD,
+    SUFFICIENT,
+    TRIALS,
+)
 from optlayers.solvers.smooth.problem import DenseCurves, SmoothAnswer, SmoothProblem, factored, unit_rows
 
 __all__ = ["dual_newton"]
 
 EPSILON = torch.finfo(torch.float64).eps
 NEWTON_STEPS = 100
-SHIFT = 1e-3
-"""What is added to δ far from a solution, in units of the residual."""
-SUFFICIENT = 1e-4
-"""Share of the predicted decrease that a step has to bring (Armijo)."""
-TRIALS = 60
 STEEP = 0.5
 """A step at whose end ψ falls as steeply as this share of its first slope is made longer where a limit is known,"""
 SEARCHES = 30
 """up to so many times."""
 QUICK = 3
 """So many lengths are those of the secant; further ones halve what is left."""
-SPREAD = 4.0
-"""Scores of this size, next to the weights, need no path."""
-READY = 0.1
-"""A residual from which the path is followed on, relative to right-hand sides,"""
-FAR = 0.5
-"""and the largest one that a step along it may leave."""
-GROWTH = 4.0
-"""The first factor by which scores grow in a step."""
-LEAST_STEP = 1e-6
-"""A step along the path that is shorter, relative to the scores, gets nowhere."""
-CORRECTIONS = 2
-MOST = 1e-3
-"""A number changes by no more than this share of itself when rounding is corrected."""
-NEAR = 1e-6
-"""A residual above this is no rounding, at any scale of scores."""
 GIVEN_UP = 20
 """After so many steps without half of the residual an instance is for another method."""
 

@@ -9,6 +9,7 @@ host only asks whether all are done. What an answer is worth says :mod:`optlayer
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -68,82 +69,79 @@ class DenseCurves:
 
     def slope(self, x: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
         """ω'."""
-        found = torch.zeros_like(x)
-        for kind in self.kinds:
-            if kind == QUADRATIC:
-                mine = self.weight * x
-            elif kind == ENTROPY:
-                mine = self.weight * (torch.log(x) + 1.0)
-            elif kind == BITS:
-                mine = self.weight * (torch.log(x) - torch.log1p(-x))
-            elif kind == POWER:
-                grown = torch.expm1((self.power - 1.0) * torch.log(x)) / (self.power - 1.0) + 1.0 / self.power
-                first = 1.0 / self.power - 1.0 / (self.power - 1.0)
-                mine = self.weight * torch.where(x > 0.0, grown, first)
-            else:
-                continue
-            if len(self.kinds) == 1:
-                return mine
-            found = torch.where(self.kind == kind, mine, found)
-        return found
+
+        def of_power() -> Tensor:
+            grown = torch.expm1((self.power - 1.0) * torch.log(x)) / (self.power - 1.0) + 1.0 / self.power
+            first = 1.0 / self.power - 1.0 / (self.power - 1.0)
+            return self.weight * torch.where(x > 0.0, grown, first)
+
+        return self._by_kind(
+            x,
+            {
+                QUADRATIC: lambda: self.weight * x,
+                ENTROPY: lambda: self.weight * (torch.log(x) + 1.0),
+                BITS: lambda: self.weight * (torch.log(x) - torch.log1p(-x)),
+                POWER: of_power,
+            },
+        )
 
     def bend(self, x: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
         """ω''; inf where entropies begin or end."""
-        found = torch.zeros_like(x)
-        for kind in self.kinds:
-            if kind == QUADRATIC:
-                mine = self.weight.expand_as(x)
-            elif kind == ENTROPY:
-                mine = self.weight / x
-            elif kind == BITS:
-                mine = self.weight / (x * (1.0 - x))
-            elif kind == POWER:
-                mine = self.weight * x.clamp(min=0.0) ** (self.power - 2.0)
-            else:
-                continue
-            if len(self.kinds) == 1:
-                return mine
-            found = torch.where(self.kind == kind, mine, found)
-        return found
+        return self._by_kind(
+            x,
+            {
+                QUADRATIC: lambda: self.weight.expand_as(x),
+                ENTROPY: lambda: self.weight / x,
+                BITS: lambda: self.weight / (x * (1.0 - x)),
+                POWER: lambda: self.weight * x.clamp(min=0.0) ** (self.power - 2.0),
+            },
+        )
 
     def meet(self, r: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
         """The x with ω'(x) = r, or the end of the domain that is nearest to it; 0 for columns without curvature."""
-        found, r = torch.zeros_like(r), r / self.weight
-        for kind in self.kinds:
-            if kind == QUADRATIC:
-                mine = r
-            elif kind == ENTROPY:
-                mine = torch.exp((r - 1.0).clamp(max=HIGHEST))
-            elif kind == BITS:
-                mine = torch.sigmoid(r)
-            elif kind == POWER:
-                inside = (self.power - 1.0) * (r - 1.0 / self.power)
-                grown = torch.exp((torch.log1p(inside.clamp(min=-1.0)) / (self.power - 1.0)).clamp(max=HIGHEST))
-                mine = torch.where(inside > -1.0, grown, 0.0)
-            else:
-                continue
-            if len(self.kinds) == 1:
-                return mine
-            found = torch.where(self.kind == kind, mine, found)
-        return found
+        r = r / self.weight
+
+        def of_power() -> Tensor:
+            inside = (self.power - 1.0) * (r - 1.0 / self.power)
+            grown = torch.exp((torch.log1p(inside.clamp(min=-1.0)) / (self.power - 1.0)).clamp(max=HIGHEST))
+            return torch.where(inside > -1.0, grown, 0.0)
+
+        return self._by_kind(
+            r,
+            {
+                QUADRATIC: lambda: r,
+                ENTROPY: lambda: torch.exp((r - 1.0).clamp(max=HIGHEST)),
+                BITS: lambda: torch.sigmoid(r),
+                POWER: of_power,
+            },
+        )
 
     def worth(self, x: Float64[Tensor, "batch columns"]) -> Float64[Tensor, "batch columns"]:
         """ω, in its domain."""
-        found, log = torch.zeros_like(x), torch.log(torch.where(x > 0.0, x, 1.0))
+        log = torch.log(torch.where(x > 0.0, x, 1.0))
+        return self._by_kind(
+            x,
+            {
+                QUADRATIC: lambda: 0.5 * self.weight * x * x,
+                ENTROPY: lambda: self.weight * x * log,
+                BITS: lambda: self.weight * (x * log + torch.special.xlog1py(1.0 - x, -x)),
+                POWER: lambda: (
+                    self.weight * x * torch.expm1((self.power - 1.0) * log) / (self.power * (self.power - 1.0))
+                ),
+            },
+        )
+
+    def _by_kind(
+        self, x: Float64[Tensor, "batch columns"], functions: Mapping[int, Callable[[], Tensor]]
+    ) -> Float64[Tensor, "batch columns"]:
+        """The function of its kind at every column, 0 for columns without curvature."""
+        found = torch.zeros_like(x)
         for kind in self.kinds:
-            if kind == QUADRATIC:
-                mine = 0.5 * self.weight * x * x
-            elif kind == ENTROPY:
-                mine = self.weight * x * log
-            elif kind == BITS:
-                mine = self.weight * (x * log + torch.special.xlog1py(1.0 - x, -x))
-            elif kind == POWER:
-                mine = self.weight * x * torch.expm1((self.power - 1.0) * log) / (self.power * (self.power - 1.0))
-            else:
-                continue
-            if len(self.kinds) == 1:
-                return mine
-            found = torch.where(self.kind == kind, mine, found)
+            if kind in functions:
+                mine = functions[kind]()
+                if len(self.kinds) == 1:
+                    return mine
+                found = torch.where(self.kind == kind, mine, found)
         return found
 
 
