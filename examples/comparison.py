@@ -49,7 +49,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean gain over the same cases: half the width of its 95 % interval, and how likely it is by chance (paired t)."""
+    """A mean gain over the same cases: half its 95 % interval, and how likely it is by chance (paired t-test)."""
 
     mean: float
     half: float

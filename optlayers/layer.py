@@ -16,8 +16,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from optlayers.caches import Cache
+from optlayers.call_part import GradientUnit, OnFailure, Part
 from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
-from optlayers.differentiate import GradientUnit, LayerCall, OnFailure, Part, Plain, applied
+from optlayers.differentiate import LayerCall, Plain, applied
 from optlayers.distribution import Gibbs
 from optlayers.entries import CPU
 from optlayers.mixture import differentiable_weights

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.bound.host import HostEvidence
+from optlayers.bound.host_evidence import HostEvidence
 from optlayers.rules import AbstractVertexRule
 from polytopes import cube, simplex
 

@@ -89,8 +89,11 @@ DOORS = (
 """They check their arguments in words of their own, which tests read."""
 
 OFTEN = (
+    "optlayers.bound.graphs",
     "optlayers.bound.host",
+    "optlayers.bound.host_evidence",
     "optlayers.bound.polytope",
+    "optlayers.call_part",
     "optlayers.differentiate",
     "optlayers.locks",
     "optlayers.logspace",

@@ -19,8 +19,8 @@ from optlayers.auditing.passes import passes_through
 from optlayers.auditing.problem import Problem
 from optlayers.auditing.report import GradientAudit
 from optlayers.auditing.truth import directions_of, own_gradient, smoothed_gradient
+from optlayers.call_part import GradientUnit
 from optlayers.compiled import CompiledPolytope
-from optlayers.differentiate import GradientUnit
 from optlayers.form.standard import DeclarationError
 from optlayers.layer import OptLayer
 from optlayers.modes import transforms_active

@@ -15,16 +15,9 @@ from torch import Tensor
 
 from optlayers.bound.arrays import DeviceArrays
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.bound.regularized import (
-    AbstractOfRegularizer,
-    OnHost,
-    RegularizedEvidence,
-    by_constraints,
-    columns_without_choice,
-    has_negative,
-    on_device,
-    worth_gradient,
-)
+from optlayers.bound.curved import AbstractOfRegularizer, RegularizedEvidence, worth_gradient
+from optlayers.bound.on_host import OnHost
+from optlayers.bound.regularized import by_constraints, columns_without_choice, has_negative, on_device
 from optlayers.form.standard import StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer

@@ -14,7 +14,7 @@ from torch import Tensor
 from optlayers.bound.accelerated import OnDevice, regularized_on_device
 from optlayers.bound.arrays import DeviceArrays, finite
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
-from optlayers.bound.host import HostEvidence
+from optlayers.bound.host_evidence import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
 from optlayers.caches import cached_property
 from optlayers.form.standard import StandardForm

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
-from optlayers.bound.regularized import OnHost, by_constraints, of_parts, whole_worth, worth_gradient
+from optlayers.bound.curved import worth_gradient
+from optlayers.bound.on_host import OnHost
+from optlayers.bound.regularized import by_constraints, of_parts, whole_worth
 from optlayers.form.standard import ParameterSpec
 from optlayers.marginals import LogPartition, by_value
 from optlayers.prepared import AbstractPrepared

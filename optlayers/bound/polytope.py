@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -23,10 +23,18 @@ from optlayers.bound.base import (
     theta_of,
 )
 from optlayers.bound.device import DevicePolytope
+from optlayers.bound.graphs import (
+    VALUES,
+    OfValues,
+    OnCurve,
+    Projected,
+    PulledThrough,
+    RegularizedPoints,
+    Underived,
+)
 from optlayers.bound.host import HostPolytope
 from optlayers.entries import Packed
 from optlayers.form.standard import ParameterSpec
-from optlayers.higher_order import NoDerivative
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
@@ -34,7 +42,6 @@ from optlayers.solution import Failure, Solution, Status
 
 __all__ = [
     "BoundPolytope",
-    "Underived",
     "failed_instances",
     "first_failures",
     "numbers_of",
@@ -45,15 +52,6 @@ __all__ = [
 JUMPS = (
     "best vertices and drawn structures jump from one to the next as scores change; go through projections or "
     "marginals, as SparseMAP(), StructuredAttention(), Spigot() and Hard(...) of these do"
-)
-CURVED = "projections have one on polyhedral sets only"
-IN_THE_MATRIX = (
-    "projections have none with respect to parameters that enter the constraint matrix or a curved constraint; detach "
-    "these parameters, or take one derivative only"
-)
-VALUES = (
-    "gradients of optimal values with respect to parameters have derivatives by the scores of nearest points alone; "
-    "detach the parameters, or take one derivative only"
 )
 
 OF_CURVED_PARAMETERS = (
@@ -147,7 +145,7 @@ class BoundPolytope(AbstractBoundPolytope):
         traced = self._as_function(solution, scores)
         if traced is not None:
             return traced
-        value = _Projected.apply(self, solution, scores, self.theta)  # type: ignore[no-untyped-call]
+        value = Projected.apply(self, solution, scores, self.theta)  # type: ignore[no-untyped-call]
         return replace(solution, value=value, asked=scores)
 
     def _as_function(self, solution: Solution, scores: Tensor) -> Solution | None:
@@ -174,7 +172,7 @@ class BoundPolytope(AbstractBoundPolytope):
         traced = self._as_function(solution, scores)
         if traced is not None:
             return traced
-        return replace(solution, value=_Regularized.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
+        return replace(solution, value=RegularizedPoints.apply(self, solution, scores, self.theta))  # type: ignore[no-untyped-call]
 
     def worth(
         self, points: Float64[Tensor, "batch size"], regularizer: AbstractRegularizer
@@ -199,10 +197,10 @@ class BoundPolytope(AbstractBoundPolytope):
     ) -> tuple[Float64[Tensor, "batch size"], Float64[Tensor, "batch parameters"] | None]:
         """Gradients of scores and of θ, with a graph where gradients are enabled; ``at`` is what the projection has its
         graph by."""
-        tangent = self._tangent(solution, direction.detach())
+        tangent = self.plain_tangent(solution, direction.detach())
         if not torch.is_grad_enabled():
             return tangent.scores, None if self.theta is None else tangent.theta()
-        return _PulledBack.apply(self, solution, tangent, direction, at, self.theta)  # type: ignore[no-any-return, no-untyped-call]
+        return PulledThrough.apply(self, solution, tangent, direction, at, self.theta)  # type: ignore[no-any-return, no-untyped-call]
 
     def pushed(
         self, solution: Solution, of_auxiliary: Float64[Tensor, "batch size"], of_theta: Tensor | None
@@ -215,7 +213,7 @@ class BoundPolytope(AbstractBoundPolytope):
         for part in range(moved.shape[1]):
             row = torch.zeros_like(moved)
             row[:, part] = 1.0
-            tangent = self._tangent(solution, row)
+            tangent = self.plain_tangent(solution, row)
             moved[:, part] = (tangent.scores * of_auxiliary).sum(1)
             if of_theta is not None:
                 moved[:, part] += (tangent.theta() * of_theta).sum(1)
@@ -282,13 +280,13 @@ class BoundPolytope(AbstractBoundPolytope):
     def tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
         """The derivative of a projection; see :class:`AbstractBoundPolytope`."""
         if not (torch.is_grad_enabled() and (direction.requires_grad or solution.value.requires_grad)):
-            return self._tangent(solution, direction)
+            return self.plain_tangent(solution, direction)
         if solution.function is not None:
             found, of_theta = solution.function.tangent(direction)
             return Tangent(found, by_name(self.parameters, of_theta), torch.ones_like(solution.ok))
         once = None if solution.evidence is None else solution.evidence.once
         if once is not None:
-            plain, by = self._tangent(solution, direction.detach()), (direction, solution.value, self.theta)
+            plain, by = self.plain_tangent(solution, direction.detach()), (direction, solution.value, self.theta)
             scores = Underived.apply(once, plain.scores, *by)  # type: ignore[no-untyped-call]
             named = {name: Underived.apply(once, value, *by) for name, value in plain.parameters.items()}  # type: ignore[no-untyped-call]
             return Tangent(scores, named, plain.ok)
@@ -301,10 +299,10 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def _tangent_with_graph(self, solution: Solution, direction: Tensor, curvature: Tensor) -> Tangent:
         """That of regularized points, which changes with their curvature."""
-        scores = _OnCurve.apply(self, solution, direction, curvature)  # type: ignore[no-untyped-call]
+        scores = OnCurve.apply(self, solution, direction, curvature)  # type: ignore[no-untyped-call]
         named: dict[str, Tensor] = {}
         if self.theta is not None and solution.evidence is not None:
-            plain = self._tangent(solution, direction.detach()).parameters
+            plain = self.plain_tangent(solution, direction.detach()).parameters
             named = {
                 name: Underived.apply(OF_CURVED_PARAMETERS, value, direction, solution.value, self.theta)  # type: ignore[no-untyped-call]
                 for name, value in plain.items()
@@ -317,7 +315,8 @@ class BoundPolytope(AbstractBoundPolytope):
                 named[spec.name] = -found[:, spec.span].reshape(len(found), *spec.shape)
         return Tangent(scores, named, torch.ones_like(solution.ok))
 
-    def _tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+    def plain_tangent(self, solution: Solution, direction: Float64[Tensor, "batch size"]) -> Tangent:
+        """The derivative of a projection, without a graph; that one does not exist is recorded."""
         tangent = tangent_of(self.numbers.form, solution, direction)
         if not tangent.all_ok:
             assert solution.evidence is not None
@@ -339,7 +338,7 @@ class BoundPolytope(AbstractBoundPolytope):
             }
         count = len(solution.value)
         theta = torch.cat([gradients[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
-        return by_name(self.parameters, _OfValues.apply(self, solution, theta, scores, self.theta))  # type: ignore[no-untyped-call]
+        return by_name(self.parameters, OfValues.apply(self, solution, theta, scores, self.theta))  # type: ignore[no-untyped-call]
 
     def multipliers(self, solution: Solution) -> Mapping[str, Tensor]:
         """The gradient of optimal values by the dual points that were found, where there may be several.
@@ -432,152 +431,6 @@ def plain_on_host(prepared: AbstractPrepared, batch: int) -> HostPolytope:
 
 def _plain(prepared: AbstractPrepared, batch: int) -> HostPolytope:
     return HostPolytope(prepared, np.zeros((batch, 0)), None, np.zeros(0))
-
-
-class _Projected(torch.autograd.Function):
-    """A projection, with its derivative by scores and θ."""
-
-    @staticmethod
-    def forward(ctx: Any, polytope: BoundPolytope, solution: Solution, scores: Tensor, theta: Tensor | None) -> Tensor:
-        ctx.polytope, ctx.solution = polytope, solution
-        ctx.save_for_backward(scores)
-        return solution.value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
-        (scores,) = ctx.saved_tensors
-        return None, None, *ctx.polytope.pulled_back(ctx.solution, grad, scores)
-
-
-class _Regularized(torch.autograd.Function):
-    """Regularized points, with their derivative by scores and θ."""
-
-    @staticmethod
-    def forward(ctx: Any, polytope: BoundPolytope, solution: Solution, scores: Tensor, theta: Tensor | None) -> Tensor:
-        ctx.polytope, ctx.solution = polytope, solution
-        value = solution.value.clone()
-        ctx.save_for_backward(value)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
-        (value,) = ctx.saved_tensors
-        polytope = ctx.polytope
-        tangent = polytope.tangent(replace(ctx.solution, value=value), grad)
-        theta = None
-        if ctx.needs_input_grad[3]:
-            parts = [tangent.parameters[spec.name].reshape(len(grad), spec.size) for spec in polytope.parameters]
-            theta = torch.cat(parts, dim=1)
-        return None, None, tangent.scores, theta
-
-
-class _OnCurve(torch.autograd.Function):
-    r"""The derivative of regularized points applied to a direction g: the p with the best :math:`\langle g, p \rangle -
-    \tfrac12 p^\top H p` among directions that stay on the active set, where H is the curvature. It is linear in g and
-    symmetric, and its derivative by H is :math:`-(J g)(J \cdot)`, entry by entry."""
-
-    @staticmethod
-    def forward(ctx: Any, polytope: BoundPolytope, solution: Solution, direction: Tensor, curvature: Tensor) -> Tensor:
-        ctx.polytope, ctx.solution = polytope, solution
-        found = polytope._tangent(solution, direction).scores
-        ctx.save_for_backward(direction, curvature, found)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
-        _, curvature, found = ctx.saved_tensors
-        back = _OnCurve.apply(ctx.polytope, ctx.solution, grad, curvature)  # type: ignore[no-untyped-call]
-        return None, None, back, -back * found if ctx.needs_input_grad[3] else None
-
-
-class _PulledBack(torch.autograd.Function):
-    """The derivative of a projection applied to a direction. On polyhedra it is the same nearby, and symmetric in the
-    scores, so that it depends on the direction alone."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        polytope: BoundPolytope,
-        solution: Solution,
-        tangent: Tangent,
-        direction: Tensor,
-        at: Tensor | None,
-        theta: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.polytope, ctx.solution = polytope, solution
-        ctx.set_materialize_grads(False)
-        return tangent.scores, None if theta is None else tangent.theta()
-
-    @staticmethod
-    def backward(ctx: Any, of_scores: Tensor | None, of_theta: Tensor | None) -> tuple[Tensor | None, ...]:
-        polytope, solution = ctx.polytope, ctx.solution
-        if not polytope.polyhedral and ctx.needs_input_grad[4]:
-            raise NoDerivative(CURVED)
-        if not polytope.parameters_shift and (
-            ctx.needs_input_grad[5] or (of_theta is not None and ctx.needs_input_grad[4])
-        ):
-            raise NoDerivative(IN_THE_MATRIX)
-        total, of_auxiliary = None, None
-        if of_scores is not None:
-            structure = polytope.structure(of_scores)
-            total = polytope.pulled_back(solution, structure, None)[0]
-            of_auxiliary = of_scores - structure
-        if of_theta is not None or (of_auxiliary is not None and bool(of_auxiliary.any())):
-            of_auxiliary = torch.zeros_like(solution.value) if of_auxiliary is None else of_auxiliary
-            moved = _Pushed.apply(polytope, solution, of_auxiliary, of_theta)  # type: ignore[no-untyped-call]
-            total = moved if total is None else total + moved
-        return None, None, None, total, None, None
-
-
-class _Pushed(torch.autograd.Function):
-    """How a projection moves with the scores of auxiliary variables and with θ; its transpose is the derivative."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, polytope: BoundPolytope, solution: Solution, of_auxiliary: Tensor, of_theta: Tensor | None
-    ) -> Tensor:
-        ctx.polytope, ctx.solution = polytope, solution
-        return polytope.pushed(solution, of_auxiliary, of_theta)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor | None]:
-        polytope = ctx.polytope
-        scores, theta = polytope.pulled_back(ctx.solution, grad, None)
-        return None, None, scores - polytope.structure(scores), theta if ctx.needs_input_grad[3] else None
-
-
-class _OfValues(torch.autograd.Function):
-    """The gradient of the values of nearest points by θ. Its derivative by the scores is that of the points by θ, as
-    second derivatives are symmetric; that by θ itself is not known."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, polytope: BoundPolytope, solution: Solution, gradient: Tensor, scores: Tensor, theta: Tensor | None
-    ) -> Tensor:
-        ctx.polytope, ctx.solution = polytope, solution
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.needs_input_grad[4]:
-            raise NoDerivative(VALUES)
-        if not ctx.polytope.parameters_shift:
-            raise NoDerivative(IN_THE_MATRIX)
-        nothing = torch.zeros_like(ctx.solution.value)
-        return None, None, None, _Pushed.apply(ctx.polytope, ctx.solution, nothing, grad), None  # type: ignore[no-untyped-call]
-
-
-class Underived(torch.autograd.Function):
-    """Numbers that depend on others in a way that has no derivative, which is refused when it is asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, reason: str, value: Tensor, *by: Tensor | None) -> Tensor:
-        ctx.reason = reason
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        raise NoDerivative(ctx.reason)
 
 
 def failed_instances(solutions: Sequence[Solution], batch: int) -> Bool[Tensor, " batch"]:

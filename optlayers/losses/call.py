@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.bound.polytope import Underived
+from optlayers.bound.graphs import Underived
 from optlayers.calls import AbstractCall, FirstDerivative
 from optlayers.entries import Entries
 from optlayers.higher_order import Tensors

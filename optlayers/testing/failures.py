@@ -16,7 +16,8 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope, Marginals
 from optlayers.bound.device import DeviceEvidence, DevicePolytope
-from optlayers.bound.host import HostEvidence, HostPolytope
+from optlayers.bound.host import HostPolytope
+from optlayers.bound.host_evidence import HostEvidence
 from optlayers.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
 from optlayers.prepared import AbstractPrepared
