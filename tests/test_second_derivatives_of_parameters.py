@@ -105,3 +105,27 @@ def test_bounds_with_room_have_no_price():
     far = torch.tensor([0.9, 0.95, 0.99], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(value(torch.tensor([0.3, 0.1, -0.2], dtype=torch.float64), limit=far), far)
     assert (slope == 0.0).all()
+
+
+@pytest.mark.parametrize("name", ["Barrier", "central path", "Entropy"])
+def test_scores_have_them_beside_parameters_that_want_none(name):
+    scores, *rest = leaves(0, number=False)
+    layer, numbers = ol.OptLayer(POLYTOPE, RULES[name]), by_name(tuple(t.detach() for t in rest))
+    assert gradgradcheck(lambda s: layer(s, **numbers), (scores,), eps=1e-6, atol=1e-5)
+
+
+def test_a_vertex_before_a_barrier_has_the_second_derivative_of_its_point():
+    """Backward is the derivative of the barrier's point at the scores, times what comes in."""
+    scores, *rest = leaves(0, number=False)
+    numbers, weights = by_name(tuple(t.detach() for t in rest)), torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
+
+    def slope(rule: ol.AbstractRule, s: torch.Tensor) -> torch.Tensor:
+        z = ol.OptLayer(POLYTOPE, rule)(s, **numbers)
+        return torch.autograd.grad((weights * z).sum(), s, create_graph=True)[0]
+
+    found, expected = (
+        torch.autograd.grad(slope(ol.CentralPath(0.1, hard=hard), scores).square().sum(), scores)[0]
+        for hard in (True, False)
+    )
+    assert expected.abs().sum() > 1e-3
+    torch.testing.assert_close(found, expected)

@@ -33,6 +33,7 @@ from optlayers.bound.graphs import (
     Underived,
 )
 from optlayers.bound.host import HostPolytope
+from optlayers.bound.numbers import AbstractNumbers
 from optlayers.entries import Packed
 from optlayers.form.standard import ParameterSpec
 from optlayers.polytope import Polytope
@@ -154,7 +155,9 @@ class BoundPolytope(AbstractBoundPolytope):
         if evidence is None or (theta is None and evidence.once is None):
             return None
         if theta is None:
-            theta = torch.zeros(len(scores), 0, dtype=torch.float64, device=scores.device)
+            if not isinstance(self.numbers, AbstractNumbers):
+                return None
+            theta = self.numbers.given.detach()
 
         def failed(which: Tensor) -> None:
             self.failed.append(solution.failing(which, evidence.without_derivative))
