@@ -202,6 +202,7 @@ def test_boxes_of_any_size_far_from_zero(low, side):
     assert len(cut) == 10 and (cut.sum(1) <= 3.0 * low + (1.5 + 1e-3) * side).all()
 
 
+@pytest.mark.slow
 def test_entries_of_very_different_size():
     points = np.array([[0.0, 0.0], [1e6, 0.0], [0.0, 1e-3], [1e6, 1e-3], [5e5, 2e-3]])
     found = vertices_of(mixtures(points))

@@ -423,6 +423,7 @@ def test_gradients_of_nearest_points():
         assert judge_projection_gradient(setting, 0, np.array(wrong)).kind == "wrong"
 
 
+@pytest.mark.slow
 def test_gradients_of_parameters():
     rows = [("x", "<=", 1.0), ("cp.sum(x)", "<=", "p0")]
     for value, right in ((0.0, 1.0), (0.25, 1.0), (3.0, 0.0), (np.inf, 0.0)):  # 0 is the edge of the domain

@@ -136,6 +136,23 @@ def test_the_rankings_of_three_are_a_hexagon():
     assert "shadow" not in ax.get_title()  # it has no more dimensions
 
 
+def test_limits_are_those_of_the_vertices_whatever_memory_holds(monkeypatch):
+    """matplotlib takes them also of the unused ends of faces with fewer corners, in memory that nobody filled."""
+
+    class Dirty:
+        def __getattr__(self, name: str):
+            return getattr(np, name)
+
+        def empty(self, shape, **more):
+            return np.full(shape, 1e200, **more)
+
+    monkeypatch.setattr("mpl_toolkits.mplot3d.art3d.np", Dirty())
+    ax = plots.polytope(polytopes.permutahedron(4))
+    assert len({len(face) for face in outline(offsets(ax.collections[-1]))[1]}) == 2  # squares and hexagons
+    assert np.abs(ax.get_w_lims()).max() < 3.0
+    render(ax)
+
+
 def test_a_shadow_contains_all_vertices():
     compiled = ol.compile_polytope(polytopes.matching(3))
     flat = compiled.vertices().numpy().reshape(6, 9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from catalogue import POLYTOPES
 from exact_sums import KINDS, Exact, pairs_of, scores_of
-from test_distribution import gibbs, near
+from test_distribution import assert_near, gibbs
 
 import optlayers as ol
 import polytopes
@@ -33,7 +33,7 @@ def test_the_best_come_first_and_none_is_missing(entry, kind, k):
     for place, one in enumerate(exact):
         count = int(best.counts[place])
         expected = one.best(k)
-        near(best.log_prob[:count, place], [w - one.log_partition for w, _ in expected], scale)
+        assert_near(best.log_prob[:count, place], [w - one.log_partition for w, _ in expected], scale)
         assert (best.log_prob[count:, place] == -torch.inf).all() and (best.structures[count:, place] == 0).all()
         listed = best.structures[:count, place].reshape(count, -1).tolist()
         for name in best.auxiliaries:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from numba.core.sigutils import normalize_signature
+from test_kernel_cache import BARE
 
 from optlayers import kernel_cache, warm
 
@@ -45,7 +46,7 @@ def told(code: str, folder: Path, cache: Path, **environment: str) -> str:
 
 def test_compiling_is_announced_once_and_not_when_all_is_on_disk(tmp_path):
     (tmp_path / "kernel.py").write_text(KERNEL)
-    ask, line = "import kernel; kernel.first(), kernel.second()", kernel_cache.NOTICE + "\n"
+    ask, line = BARE + "import kernel; kernel.first(), kernel.second()", kernel_cache.NOTICE + "\n"
     assert told(ask, tmp_path, tmp_path / "quiet", OPTLAYERS_QUIET="1") == ""
     assert told(ask, tmp_path, tmp_path / "cache") == line
     assert told(ask, tmp_path, tmp_path / "cache") == ""

@@ -137,7 +137,8 @@ def install() -> None:
     """Check what is imported from now on.
 
     A function without annotations has nothing to be checked, and is left as it is: numba compiles such functions under
-    their decorators, and it cannot compile one with checks around it.
+    their decorators, and it cannot compile one with checks around it. One within another would get its checks anew in
+    every call, which takes a millisecond: `make proofs` has them.
     """
     visit = JaxtypingTransformer.visit_FunctionDef
 
@@ -145,6 +146,8 @@ def install() -> None:
         arguments = node.args
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
         if node.returns is None and not any(argument is not None and argument.annotation for argument in every):
+            return node
+        if any(isinstance(parent, ast.FunctionDef) for parent in self._parents) and not os.environ.get(EVERYTHING):
             return node
         return visit(self, node)
 

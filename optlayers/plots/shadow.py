@@ -137,8 +137,7 @@ def _name_axes(panel: Any, names: Sequence[str]) -> None:
             getattr(panel, f"set_{axis}ticks")([])
     if len(axes) == 3:  # smaller than by default, which cuts names off
         lengths = [np.ptp(getattr(panel, f"get_{axis}lim")()) for axis in axes]
-        with np.errstate(all="ignore"):  # flags that compiled code left behind pass for an overflow
-            panel.set_box_aspect(lengths, zoom=0.85)
+        panel.set_box_aspect(lengths, zoom=0.85)
     else:
         panel.set_aspect("equal")
 
@@ -213,7 +212,9 @@ def _hull(ax: Any, placed: np.ndarray, *, three: bool) -> None:
     polygons = [placed[face] for face in faces]
     if three:
         solid = module("mpl_toolkits.mplot3d.art3d")
-        if polygons:
+        if polygons:  # of equal length: matplotlib 3.11 takes the limits also of memory that it fills shorter ones up with
+            longest = max(len(polygon) for polygon in polygons)
+            polygons = [np.vstack([one, np.repeat(one[-1:], longest - len(one), axis=0)]) for one in polygons]
             ax.add_collection3d(solid.Poly3DCollection(polygons, facecolor=BLUE, alpha=0.06, edgecolor="none"))
         ax.add_collection3d(solid.Line3DCollection(segments, colors=INK, linewidths=1.0, alpha=0.7))
     else:
