@@ -212,7 +212,7 @@ def _hull(ax: Any, placed: np.ndarray, *, three: bool) -> None:
     polygons = [placed[face] for face in faces]
     if three:
         solid = module("mpl_toolkits.mplot3d.art3d")
-        if polygons:  # of equal length: matplotlib 3.11 takes the limits also of memory that it fills shorter ones up with
+        if polygons:  # of equal length: matplotlib 3.11 fills shorter ones up with what memory holds, limits included
             longest = max(len(polygon) for polygon in polygons)
             polygons = [np.vstack([one, np.repeat(one[-1:], longest - len(one), axis=0)]) for one in polygons]
             ax.add_collection3d(solid.Poly3DCollection(polygons, facecolor=BLUE, alpha=0.06, edgecolor="none"))
