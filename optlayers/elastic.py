@@ -82,7 +82,7 @@ class Elastic(nn.Module):
         polytope = layer.compiled().polytope
         moved = shifted(polytope)
         self._shifts = moved.shifts
-        self._weights = _weights(polytope, weights or {})
+        self._weights = _weights(polytope, {} if weights is None else weights)
         least, self._names = _least(polytope, self._weights)
         self._soft = tuple(k for k, weight in enumerate(self._weights) if weight is not None)
         self._least = OptLayer(least, SparseMAP(), on_failure="nan")
@@ -205,6 +205,10 @@ def _joined(found: Solution, rows: Tensor, answer: Solution, least: Solution, ba
 
 def _weights(polytope: Polytope, given: Mapping[cp.Constraint, float | np.ndarray]) -> tuple[np.ndarray | None, ...]:
     """The weights of every constraint, one for each entry in C order; None for one that must hold."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"weights of Elastic are a mapping from constraints to numbers, such as {{demand: 3.0}}, but got {given!r}"
+        )
     known = {id(constraint) for constraint in polytope.constraints}
     for constraint in given:
         if id(constraint) not in known:

@@ -605,6 +605,54 @@ def test_what_a_cone_solver_does_not_take() -> None:
         OptLayer(Polytope(v, [cp.sum(v) == 2]), Regularized(cp.norm2(v)))
 
 
+Y, Z, LEAST = cp.Variable(2, name="y"), cp.Variable(name="z"), cp.Parameter(name="least")
+BALL = Polytope(Y, [cp.norm(Y, 2) <= 1])
+
+
+@pytest.mark.parametrize(
+    ("polytope", "expression", "status", "said"),
+    [
+        (
+            Polytope(Y, [Y >= 0, Y <= 1]),
+            -cp.log(Y[0] - 2),
+            Status.INFEASIBLE,
+            "finite nowhere on the polytope: its dom",
+        ),
+        (Polytope(Y, [Y >= 0, Y <= 1]), -cp.sqrt(Y[0] - 2), Status.INFEASIBLE, r"its domain is 0.0 <= y\[0\]"),
+        (BALL, -cp.log(Y[0] - 2), Status.INFEASIBLE, "finite nowhere on the polytope"),
+        (
+            Polytope(Y, [Y >= 0, Y <= 1, Y[0] == 0]),
+            cp.inv_pos(Y[0]),
+            Status.FAILED,
+            r"no more than the edge of its dom",
+        ),
+        (Polytope(Y, [Y >= 0, Y <= 1, Y[0] >= Z]), cp.sum_squares(Y) + Z, Status.UNBOUNDED, "unbounded below on the"),
+        (Polytope(Y, [Y >= 0, Y <= 1, Y[0] >= Z]), cp.exp(Y[0]) + Z, Status.UNBOUNDED, "unbounded below on the poly"),
+    ],
+    ids=["log", "sqrt", "ball", "edge", "linear", "exp"],
+)
+def test_an_expression_without_a_point_is_named(polytope, expression, status, said) -> None:
+    layer = OptLayer(polytope, Regularized(expression), on_failure="nan")
+    solution = layer.solve(torch.zeros(2, 2, dtype=torch.float64))
+    assert solution.status.tolist() == [int(status)] * 2
+    with pytest.raises(SolveError, match=said):
+        solution.check()
+
+
+def test_whether_an_expression_is_finite_is_told_by_instance() -> None:
+    """By its parameters and forbidden parts; a neighbour that has points keeps its answer."""
+    polytope = Polytope(Y, [Y >= 0, Y <= 1]).beside([LEAST])
+    layer = OptLayer(polytope, Regularized(cp.square(Y[1]) - cp.log(Y[0] - LEAST)), on_failure="nan")
+    scores, forbidden = torch.zeros(4, 2, dtype=torch.float64), torch.tensor([False, True, False, False])
+    scores[forbidden, 0] = -torch.inf
+    solution = layer.solve(scores, least=torch.tensor([0.5, -1.0, 2.0, -1.0], dtype=torch.float64))
+    assert solution.status.tolist() == [0, 0, int(Status.INFEASIBLE), 0]
+    assert "finite nowhere" in solution.failures[0].reason and solution.failures[0].index == (2,)
+    torch.testing.assert_close(
+        solution.value[:2, 0], torch.tensor([1.0, 0.0], dtype=torch.float64), atol=1e-6, rtol=0.0
+    )
+
+
 @pytest.mark.parametrize("name", ["box-huber", "box-all", "auxiliary-tv"])
 @pytest.mark.parametrize("scale", [1e-3, 1e2])
 def test_scores_of_any_size_have_certified_answers(name: str, scale: float) -> None:

@@ -113,6 +113,22 @@ def test_points_and_violations_have_gradients():
     assert gradcheck(both, leaves, eps=1e-6, atol=1e-5, fast_mode=True)
 
 
+def test_gradients_beside_forbidden_parts():
+    """Of two instances that nothing satisfies without the forbidden part, and one that has points."""
+    soft, (scores, parameters) = ol.Elastic(ol.OptLayer(POLYTOPE, ol.SparseMAP())), numbers(3, 7)
+    names, forbidden = list(parameters), torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]).bool()
+    parameters["total"][0] = 0.05
+    leaves = [t.requires_grad_() for t in (scores, *parameters.values())]
+
+    def both(s: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        solution = soft.solve(s.masked_fill(forbidden, -math.inf), **dict(zip(names, given, strict=True)))
+        return torch.cat([solution.value.flatten(), solution.violation])
+
+    found = both(*leaves)
+    assert (found[-3:] > 1e-3).tolist() == [False, True, True] and (found[:-3].reshape(3, 4)[forbidden] == 0.0).all()
+    assert gradcheck(both, leaves, eps=1e-6, atol=1e-5, fast_mode=True)
+
+
 def test_a_demand_beyond_the_supply_is_shared_by_the_weights():
     """d and s miss each other by g: of that, s gives way by g d_w / (d_w + s_w), the demand by the rest."""
     x, supply, demand = cp.Variable(3, nonneg=True), cp.Parameter(name="supply"), cp.Parameter(name="demand")
@@ -207,6 +223,11 @@ def test_what_must_hold_and_does_not_is_a_failure():
             lambda: ol.Elastic(ol.OptLayer(ol.Polytope(X, [X >= 0, X <= 1]), ol.SparseMAP())),
             ValueError,
             "no constraint may give way",
+        ),
+        (
+            lambda: ol.Elastic(ol.OptLayer(POLYTOPE, ol.SparseMAP()), weights=2.0),
+            TypeError,
+            "a mapping from constraints to numbers, .* but got 2.0",
         ),
         (lambda: ol.OptLayer(POLYTOPE, ol.SparseMAP(), on_failure="elastic"), ValueError, r"Elastic\(layer\) answers"),
     ],

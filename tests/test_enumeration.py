@@ -50,6 +50,7 @@ def test_choices_by_hand_are_softmax(sizes):
     assert np.isin(vertices, (0.0, 1.0)).all()
 
 
+@pytest.mark.slow
 def test_one_vertex_too_many_is_refused_in_bounded_memory():
     compiled = ol.compile_polytope(choices(3, 1667))
     tracemalloc.start()

@@ -105,7 +105,7 @@ RULES = [
 ]
 
 
-@pytest.mark.many(32)
+@pytest.mark.many(20)
 @every_polytope
 @both_dtypes
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -12,6 +12,7 @@ from torch import Tensor
 from optlayers.bound.curved import RegularizedEvidence, on_form
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence, worth_at
 from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, matrix_span, solved_densely
+from optlayers.bound.nowhere import explained
 from optlayers.bound.on_host import OnHost
 from optlayers.bound.smooth import PartByPart
 from optlayers.diagnosis import explain_infeasible
@@ -20,6 +21,7 @@ from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.regularizers.declared import Declared
 from optlayers.solution import AbstractEvidence, Solution, Status
 from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
@@ -72,13 +74,10 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     if regularizer.projects == 1.0:
         return polytope.project(scores.detach())
     prepared = by_constraints(polytope.prepared)
+    if isinstance(regularizer, Declared):
+        return explained(polytope, _declared(polytope, scores, regularizer), regularizer)
     if not prepared.polyhedral:
         return _over_cones(polytope, scores, regularizer)
-    program = regularizer.over(polytope.prepared.polytope)
-    if isinstance(program, ConicProgram):
-        return _by_cones(polytope, scores, program)
-    if program is not None:
-        return _by_program(polytope, scores, program)
     if not prepared.projection_form.unslacked:
         return _single(polytope, scores, regularizer, prepared.projection_form)
     if prepared is not polytope.prepared:
@@ -111,6 +110,16 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
         reasons,
         RegularizedEvidence(form, solved, regularizer, theta),
     )
+
+
+def _declared(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: Declared) -> Solution:
+    """Those of an expression, in the way that its terms and the polytope allow."""
+    if not by_constraints(polytope.prepared).polyhedral:
+        return _over_cones(polytope, scores, regularizer)
+    program = regularizer.over(polytope.prepared.polytope)
+    if isinstance(program, ConicProgram):
+        return _by_cones(polytope, scores, program)
+    return _by_program(polytope, scores, program)
 
 
 def _by_program(
