@@ -14,7 +14,7 @@ their points come as near.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import cvxpy as cp
 import numpy as np
@@ -145,13 +145,17 @@ def transports() -> Iterator[Pair]:
             :, : rows * columns
         ]
 
-    def theirs() -> Tensor:
+    @cache
+    def peer() -> Callable[..., Tensor]:
         from cvxpylayers.torch import CvxpyLayer
 
         costs = cp.Parameter((rows, columns))
         objective = cp.Maximize(cp.sum(cp.multiply(costs, x)) + temperature * cp.sum(cp.entr(x)))
-        peer = CvxpyLayer(cp.Problem(objective, constraints), [costs, left, right], [x])
-        return through(lambda s, a, b: peer(s, a, b)[0], weight, scores, supply, demand)[:, : rows * columns]
+        made = CvxpyLayer(cp.Problem(objective, constraints), [costs, left, right], [x])
+        return lambda *given: made(*given)[0]
+
+    def theirs() -> Tensor:
+        return through(peer(), weight, scores, supply, demand)[:, : rows * columns]
 
     name = f"transport {rows} × {columns} with predicted marginals, entropy {temperature:g}, batch {batch}"
     yield Pair(name, "cvxpylayers, exponential cones", ours, theirs, 100.0)

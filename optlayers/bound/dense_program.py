@@ -18,6 +18,7 @@ from optlayers.solution import AbstractEvidence, Proof
 from optlayers.solvers.base import Instances
 from optlayers.solvers.dense_program import DenseProgram, DenseSolved
 from optlayers.solvers.derivative import PulledBack, value_gradient_of
+from optlayers.solvers.kernels import dense_program
 
 __all__ = ["DenseEvidence", "EvidenceOfParts", "matrix_span", "solved_densely"]
 
@@ -77,21 +78,25 @@ class DenseEvidence(AbstractEvidence):
             moved = np.zeros(solved.whole.shape)
             moved[:, : form.scored] = p
             # What presses on a bound is what neither rows nor the matrix take up.
-            found = PulledBack(form, instances, solved.free, mine - solved.times(p), moved, q, right)
+            pressing = mine if form.bounds_are_constant else mine - solved.times(p)
+            found = PulledBack(form, instances, solved.free, pressing, moved, q, right)
             theta = found.parameters(solved.whole, solved.dual, solved.sides_high)
-            theta = np.where(np.isinf(instances.parameters), 0.0, theta)
-            self._add_matrix(theta, p, solved.point)
-            return torch.from_numpy(theta).to(device)
+            theta[np.isinf(instances.parameters)] = 0.0
+            return torch.from_numpy(self._with_matrix(theta, p, solved.point)).to(device)
 
         return torch.from_numpy(p).to(device), of_parameters, torch.from_numpy(right).to(device)
 
-    def _add_matrix(self, theta: np.ndarray, moved: np.ndarray, point: np.ndarray) -> None:
-        r"""The gradient of Q in :math:`a x^\top Q x` is :math:`-a (p x^\top + x p^\top)`."""
-        spec = matrix_span(self.form, self.term)
-        if spec is None:
-            return
-        outer = (-self.term.factor * moved)[:, :, None] * point[:, None, :]
-        theta[:, spec.span] += (outer + outer.transpose(0, 2, 1)).reshape(len(outer), -1)
+    def _with_matrix(
+        self,
+        theta: Float64[np.ndarray, "batch parameters"],
+        moved: Float64[np.ndarray, "batch scored"],
+        point: Float64[np.ndarray, "batch scored"],
+    ) -> Float64[np.ndarray, "batch parameters"]:
+        r"""θ and the gradient of Q in :math:`a x^\top Q x`, which is :math:`-a (p x^\top + x p^\top)`."""
+        theta, spec = np.ascontiguousarray(theta), matrix_span(self.form, self.term)
+        if spec is not None:
+            dense_program.add_outer(theta, spec.start, -self.term.factor, moved, point)
+        return theta
 
     def value_gradient(self, ok: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch parameters"]:
         """From dual points; see :class:`AbstractEvidence`."""
@@ -102,8 +107,7 @@ class DenseEvidence(AbstractEvidence):
         theta = value_gradient_of(self.form, solved.instances, solved.whole, solved.dual, good, slope, solved.free)
         theta = np.where(np.isinf(solved.instances.parameters), 0.0, theta)
         point = np.where(good[:, None], solved.point, 0.0)
-        self._add_matrix(theta, 0.5 * point, point)
-        return torch.from_numpy(theta).to(ok.device)
+        return torch.from_numpy(self._with_matrix(theta, 0.5 * point, point)).to(ok.device)
 
 
 @final

@@ -27,6 +27,8 @@ Told = tuple[Status, str] | None
 
 def explained(polytope: OnHost, solution: Solution, regularizer: Declared) -> Solution:
     """A solution whose failures say what is wrong with the regularizer, where something is: as far as cvxpy tells."""
+    if solution.all_ok:
+        return solution
     failed = (solution.status.numpy() != Status.OPTIMAL) & np.isfinite(polytope.theta).all(axis=1)
     if polytope.prepared.polyhedral:  # rows have proved that an instance is empty
         failed &= solution.status.numpy() != Status.INFEASIBLE

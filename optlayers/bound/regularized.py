@@ -161,10 +161,12 @@ def _densely(polytope: OnHost, scores: Float64[Tensor, "batch size"], declared: 
     if not DenseProgram.takes(polytope.form):
         return None
     instances, spec = polytope.instances.with_scores(given), matrix_span(polytope.form, term)
-    if spec is not None:  # on its active set an answer may look best though the matrix is not positive semidefinite
-        roots_of(spec, polytope.theta[:, spec.span], float(polytope.precision[spec.span].max()))
     solved = solved_densely(polytope.form, instances, term, polytope.theta)
     good = solved.error <= prepared.tolerance
+    # The first step factors the matrix where all parts may move. Elsewhere an answer may look best on its active set
+    # though the matrix is not positive semidefinite.
+    if spec is not None and not (good.all() and (instances.lower < instances.upper).all()):
+        roots_of(spec, polytope.theta[:, spec.span], float(polytope.precision[spec.span].max()))
     if (left_out := polytope.left_out(instances)) is not None:
         good &= ~left_out
     if polytope.broken is not None:

@@ -89,6 +89,8 @@ class AffineMap:
 
     def transposed(self, gradient: Float64[np.ndarray, "batch entries"]) -> Float64[np.ndarray, "batch parameters"]:
         """The gradient that reaches the parameters."""
+        if self.is_constant:
+            return np.zeros((len(gradient), self.matrix.shape[1]))
         pulled: np.ndarray = (self.matrix.T @ gradient.T).T
         return pulled
 

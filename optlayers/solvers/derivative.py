@@ -79,16 +79,16 @@ class PulledBack:
     ) -> Float64[np.ndarray, "batch parameters"]:
         """The gradient of θ, for the projections, their dual points, and which columns their upper bound holds."""
         form, instances, p = self.form, self.instances, self.p
-        pressed = -_prices(form, instances, self.q)
-        pressed[:, : form.scored] += self.direction
-        pressed = np.where(self.free, 0.0, pressed)
-        if instances.forbidden is not None:
-            pressed[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
-        theta: np.ndarray = form.lower.transposed(np.where(high, 0.0, pressed)) + form.upper.transposed(
-            np.where(high, pressed, 0.0)
-        )
         q, dual = _in_rows_of_form(instances, self.q), _in_rows_of_form(instances, dual)
-        theta += form.rhs.transposed(q)
+        theta = form.rhs.transposed(q)
+        if not form.bounds_are_constant:
+            pressed = -_prices(form, instances, self.q)
+            pressed[:, : form.scored] += self.direction
+            pressed = np.where(self.free, 0.0, pressed)
+            if instances.forbidden is not None:
+                pressed[instances.forbidden] = 0.0  # held at 0 by its score, not by a bound
+            theta = theta + form.lower.transposed(np.where(high, 0.0, pressed))
+            theta += form.upper.transposed(np.where(high, pressed, 0.0))
         if not form.matrix_is_constant:
             row, column = form.matrix.indices, form.entry_column
             entries = -(dual[:, row] * p[:, column] + q[:, row] * point[:, column])

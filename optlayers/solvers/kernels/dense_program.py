@@ -13,7 +13,7 @@ import numpy as np
 
 from optlayers.solvers.kernels.lanes import jit, part
 
-__all__ = ["certify", "optimize", "pull_back"]
+__all__ = ["add_outer", "certify", "optimize", "pull_back"]
 
 SIGN = 64.0 * 2.220446049250313e-16
 """A price is 0 where it is no more than so much of the terms that it is what is left of."""
@@ -307,3 +307,15 @@ def pull_back(matrices, rows, equalities, direction, sides, active, which, moved
                 moved[k, index[i]] = side[i]
             for a in range(few):
                 prices[k, held[a]] = row_side[a]
+
+
+@jit("(float64[:, ::1], int64, float64, float64[:, ::1], float64[:, ::1])")
+def add_outer(theta, start, factor, left, right):  # type: ignore[no-untyped-def]
+    """Add ``factor`` (left rightᵀ + right leftᵀ) to the entries of θ from ``start`` on, for every instance."""
+    size = left.shape[1]
+    for k in range(len(theta)):
+        place = start
+        for i in range(size):
+            for j in range(size):
+                theta[k, place] += factor * (left[k, i] * right[k, j] + right[k, i] * left[k, j])
+                place += 1
