@@ -7,17 +7,15 @@ regularizer leads to. Then prints how an entropic assignment turns into a matchi
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import cvxpy as cp
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 import optlayers as ol
 import polytopes
 
-SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
 REGULARIZERS: dict[str, ol.AbstractRegularizer] = {
     "Euclidean(): SparseMAP": ol.Euclidean(),
     "Euclidean([0.5, 2])": ol.Euclidean([0.5, 2.0]),
@@ -34,30 +32,17 @@ def polygon() -> ol.Polytope:
     return ol.Polytope(x, [x <= 1, cp.sum(x) <= 1.5])
 
 
-def circle(count: int = 361) -> torch.Tensor:
-    """Directions, the first one again at the end."""
-    angle = torch.linspace(0.0, 2.0 * math.pi, count, dtype=torch.float64)
-    return torch.stack([torch.cos(angle), torch.sin(angle)], dim=1)
-
-
 def draw(path: Path) -> None:
     """A panel for each regularizer, a line for each size of the scores."""
-    compiled = ol.compile_polytope(polygon())
-    figure, panels = plt.subplots(2, 3, figsize=(10, 6.6), sharex=True, sharey=True, layout="constrained")
-    corners = torch.tensor([[0, 0], [1, 0], [1, 0.5], [0.5, 1], [0, 1], [0, 0]])
-    colors = plt.get_cmap("viridis")(torch.linspace(0.0, 0.9, len(SIZES)).numpy())
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    panels = figure.subplots(2, 3, sharex=True, sharey=True)
     for panel, (name, regularizer) in zip(panels.flat, REGULARIZERS.items(), strict=True):
-        panel.plot(*corners.T, color="black", linewidth=1.0)
-        for size, color in zip(SIZES, colors, strict=True):
-            points = compiled.regularized(size * circle(), regularizer).check().value
-            panel.plot(*points.T, color=color, linewidth=1.8, label=f"{size:g}")
-        panel.set_title(name, fontsize=10)
-        panel.set_aspect("equal")
+        ol.plots.regularized_circles(polygon(), regularizer, ax=panel).set_title(name, fontsize=10)
+        panel.label_outer()
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="‖scores‖", loc="outside right center", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def cool(size: int = 6) -> None:

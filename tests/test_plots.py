@@ -342,6 +342,23 @@ def test_of_many_parts_those_that_move_most_have_names():
 # Structures
 
 
+def test_circles_lead_where_closed_forms_say():
+    """The logistic function on the square under the entropy of each part, and seen along directions of one's own."""
+    x = cp.Variable(2, nonneg=True)
+    ax = plots.regularized_circles(ol.Polytope(x, [x <= 1]), ol.Entropy(0.5), [0.5, 3.0])
+    for line, norm in zip(ax.get_lines(), (0.5, 3.0), strict=True):
+        points = np.asarray(line.get_xydata())
+        scores = 0.5 * np.log(points / (1.0 - points))
+        assert len(points) == 361 and np.abs(np.hypot(*scores.T) - norm).max() <= 1e-6
+        assert scores[0] == pytest.approx([norm, 0.0], abs=1e-6) and scores[90] == pytest.approx([0.0, norm], abs=1e-6)
+    assert len(ax.collections[0].get_segments()) == 4
+    other = plots.regularized_circles(ol.Polytope(x, [x <= 1]), cp.sum_squares(x), [9.0], directions=[[1, 1], [1, 0]])
+    assert np.asarray(other.get_lines()[0].get_xydata()).max(axis=0) == pytest.approx([2.0, 1.0], abs=1e-6)
+    render(other)
+    with pytest.raises(ValueError, match=r"sizes must be a list of positive numbers, but got \[0.0\]"):
+        plots.regularized_circles(polytopes.simplex(3), ol.Entropy(), [0.0])
+
+
 @pytest.mark.parametrize("entry", POLYTOPES, ids=repr)
 def test_all_kinds_are_drawn(entry: Entry):
     """The first vertex, and the mean of all, on the axes that are given."""
@@ -542,6 +559,7 @@ def calls(ax: Axes | None = None) -> dict[str, object]:
         "polytope": lambda ax: plots.polytope(simplex, ax=ax),
         "rule_field": lambda ax: plots.rule_field(ol.Spigot(), simplex, square_loss(gold), ax=ax, **small),
         "regularization_path": lambda ax: plots.regularization_path(simplex, gold, ol.Entropy, [0.1, 1.0], ax=ax),
+        "regularized_circles": lambda ax: plots.regularized_circles(simplex, ol.Entropy(), [1.0], ax=ax),
         "structure": lambda ax: plots.structure(simplex, gold, ax=ax),
         "arcs": lambda ax: plots.arcs(eye, ax=ax),
         "bars": lambda ax: plots.bars(gold, ax=ax),

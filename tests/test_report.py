@@ -438,6 +438,13 @@ def test_implied_equalities_fixed_and_equal_parts_have_names():
     assert found.facts["bounds"]["x[2]"] == [0.0, 1.0]
 
 
+def test_rows_are_written_with_the_names_of_auxiliary_variables():
+    x, flow = cp.Variable(3, nonneg=True), cp.Variable((2, 2), nonneg=True, name="flow")
+    rows = [cp.sum(x) == 1, x[0] <= flow[0, 1] + flow[1, 0], flow <= 1, 2 * flow[1, 0] <= 4]
+    (told,) = [line for line in str(ol.report(ol.Polytope(x, rows))).split("\n") if "says no more" in line]
+    assert "row 2*flow[1, 0] <= 4, says no more than" in told and "row flow[1, 0] <= 1" in told
+
+
 def test_rows_that_are_written_twice_or_are_wider_are_duplicates():
     x = cp.Variable(2, name="x")
     found = ol.report(
@@ -556,6 +563,23 @@ def test_a_report_is_text_a_page_and_plain_data():
     for statements in data["statements"].values():
         assert all(s["known"] for s in statements)
     assert ol.report(triangle()) == found  # the same seed
+
+
+def test_a_fractional_vertex_is_drawn_as_structures_are():
+    found = ol.report(triangle())
+    assert [round(bar.get_height(), 9) for bar in found.plot().patches] == [0.5] * 3
+    assert 'src="data:image/png;base64,iVBOR' in found._repr_html_()
+    pairs = cp.Variable((3, 3), symmetric=True)
+    odd = ol.Polytope(pairs, [pairs >= 0, cp.diag(pairs) == 0, cp.sum(pairs, axis=1) <= 1])
+    seen = ol.report(odd)
+    assert "x[0, 0] >= 0; x[1, 1] >= 0; x[2, 2] >= 0" in str(seen)  # entries of the variable that cvxpy solves for
+    drawn = seen.plot(words=(list("abc"), list("abc")))
+    assert np.allclose(drawn.images[0].get_array(), 0.5 - 0.5 * np.eye(3))
+    x = cp.Variable(3, nonneg=True)
+    whole = ol.report(ol.Polytope(x, [cp.sum(x) == 1]))
+    assert "<img" not in whole._repr_html_()
+    with pytest.raises(ValueError, match="0 fractional vertices are known"):
+        whole.plot()
 
 
 def test_a_missing_inequality_is_a_constraint():

@@ -40,6 +40,7 @@ DOORS = (
     "optlayers.plots.bars",
     "optlayers.plots.brackets",
     "optlayers.plots.canvas",
+    "optlayers.plots.circles",
     "optlayers.plots.field",
     "optlayers.plots.graph",
     "optlayers.plots.heat",

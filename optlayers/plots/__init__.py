@@ -8,6 +8,7 @@ pyplot does not keep: ``plots.polytope(p).figure.savefig("p.png")``.
 from optlayers.plots.arcs import arcs
 from optlayers.plots.bars import bars
 from optlayers.plots.brackets import brackets
+from optlayers.plots.circles import regularized_circles
 from optlayers.plots.field import rule_field
 from optlayers.plots.graph import graph, network
 from optlayers.plots.heat import heat
@@ -30,6 +31,7 @@ __all__ = [
     "network",
     "polytope",
     "regularization_path",
+    "regularized_circles",
     "rule_field",
     "segments",
     "structure",

@@ -21,7 +21,7 @@ from optlayers.rules.base import AbstractRule
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["rule_field"]
+__all__ = ["plane_of_scores", "rule_field"]
 
 LIGHT = ("#FFFFFF", "#6BAED6")
 """From small losses to large ones: dark arrows are seen on all of them."""
@@ -96,7 +96,8 @@ def rule_field(
         if isinstance(count, bool) or not isinstance(count, int) or count < 2:
             raise ValueError(f"{name} must be an integer of at least 2, but got {count!r}")
     layer = OptLayer(compiled, rule)
-    plane, names = _plane(compiled, directions, parameters)
+    plane, names = plane_of_scores(compiled, directions, parameters)
+    names = [f"score of {name}" if name.startswith("x[") else f"scores along {name}" for name in names]
     centre = np.zeros(compiled.shape) if scores is None else array_of(scores, "scores")
     if centre.shape != compiled.shape:
         raise ValueError(f"scores have shape {centre.shape} but the polytope has shape {compiled.shape}")
@@ -149,19 +150,22 @@ def _called(rule: Any) -> str:
     return f"{type(rule).__name__}({', '.join(told)})"
 
 
-def _plane(compiled: CompiledPolytope, directions: Any, parameters: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
+def plane_of_scores(
+    compiled: CompiledPolytope, directions: Any, parameters: dict[str, Any]
+) -> tuple[np.ndarray, list[str]]:
+    """Two directions, flat, and what their axes are: those that were given, or by default of the polytope."""
     if directions is not None:
         chosen = directions_of(directions, compiled.shape)
         if len(chosen) != 2:
             raise ValueError(f"a plane has two directions, but got {len(chosen)}")
-        return chosen, ["scores along direction 1", "scores along direction 2"]
+        return chosen, ["direction 1", "direction 2"]
     if compiled.shape == (2,):
-        return np.eye(2), ["score of x[0]", "score of x[1]"]
+        return np.eye(2), ["x[0]", "x[1]"]
     vertices, _ = vertices_of(compiled, None, parameters)
     chosen, _, names, rank = plane_of(vertices.reshape(len(vertices), -1), 2, at_least=2)
     if rank < 2:
         raise ValueError("the polytope has no two directions in which vertices differ: give directions=")
-    return chosen, [f"scores along {name}" for name in names]
+    return chosen, names
 
 
 def _over(line: np.ndarray, basis: Tensor, middle: Tensor) -> Tensor:

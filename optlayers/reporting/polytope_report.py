@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
+import math
 from dataclasses import dataclass, field
-from typing import Any, final
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
+
+from optlayers.plots.structure import structure
+from optlayers.polytope import Polytope
 from optlayers.reporting.missing import MissingInequality
 from optlayers.reporting.statement import Section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["PolytopeReport"]
 
@@ -34,6 +45,8 @@ class PolytopeReport:
 
     subject: str
     sections: tuple[Section, ...]
+    polytope: Polytope = field(compare=False)
+    """What was looked at; of a family the first size."""
     missing: tuple[MissingInequality, ...] = ()
     """The inequalities that the declaration lacks: all of them for small polytopes, cuts for larger ones."""
     left_out: tuple[str, ...] = ()
@@ -64,6 +77,33 @@ class PolytopeReport:
     def warnings(self) -> tuple[str, ...]:
         """What may go wrong with the numbers, and what to change."""
         return tuple(self.facts.get("warnings", ()))
+
+    def plot(self, ax: Axes | None = None, *, vertex: int = 0, **options: Any) -> Axes:
+        """A fractional vertex as the mixture of parts that it is, drawn as the declaration draws structures.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes to draw on; by default those of a new figure (``ax.figure``).
+        vertex : which of ``facts["fractional_vertices"]``.
+        options : what :func:`optlayers.plots.structure` takes, such as ``words=``.
+
+        Returns
+        -------
+        Axes : those that were drawn on.
+
+        Raises
+        ------
+        ValueError : where no fractional vertex is known, or not so many.
+        ImportError : without matplotlib: ``pip install 'optlayers[plots]'``.
+        """
+        found = self.facts.get("fractional_vertices", [])
+        if not 0 <= vertex < len(found):
+            raise ValueError(f"{len(found)} fractional vertices are known, so there is nothing to draw at {vertex}")
+        shape = self.polytope.shape
+        point = [float(Fraction(part)) for part in found[vertex]["point"][: math.prod(shape)]]
+        drawn = structure(self.polytope, np.array(point).reshape(shape), ax=ax, **options)
+        drawn.set_title(f"a fractional vertex of {len(found)} that are known", fontsize=9)
+        return drawn
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, which json takes: ``subject``, ``facts``, ``statements`` by section, ``left_out``."""
@@ -96,10 +136,23 @@ class PolytopeReport:
                     for statement in section.statements
                 )
                 pieces.append(f"<ul>{told}</ul>")
+            if section.facts.get("fractional_vertices"):
+                pieces.append(self._picture())
         if self.left_out:
             left = "".join(f"<li>{html.escape(text)}</li>" for text in self.left_out)
             pieces.append(f"<h4>Left out</h4><ul>{left}</ul>")
         return "".join(pieces)
+
+    def _picture(self) -> str:
+        """A fractional vertex, where there are pictures: with matplotlib, of matrices, vectors and what brings one."""
+        try:
+            figure: Any = self.plot().figure
+        except (ImportError, ValueError):
+            return ""
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=90)
+        data = base64.b64encode(stream.getvalue()).decode()
+        return f'<img alt="a fractional vertex" src="data:image/png;base64,{data}">'
 
 
 def _lines(text: str) -> str:

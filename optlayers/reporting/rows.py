@@ -35,6 +35,7 @@ class Rows:
     names: tuple[str, ...]
     scored: int
     parts: tuple[str, ...]
+    auxiliary_names: tuple[str, ...]
     exact: bool
     units: np.ndarray
     """The declared row times its unit is this one."""
@@ -99,18 +100,16 @@ class Rows:
         return dict(zip(self.whole.indices[span].tolist(), self.whole.data[span].tolist(), strict=True))
 
     def text(self, index: int) -> str:
-        """One row as it would be written down, or that it has auxiliary variables."""
+        """One row as it would be written down."""
         span = slice(self.matrix.indptr[index], self.matrix.indptr[index + 1])
         columns, unit = self.matrix.indices[span], float(self.units[index])
-        if (columns >= self.scored).any():
-            return "a row with auxiliary variables"
         values = self.matrix.data[span] / unit
         told = {int(j): _short(float(v)) for j, v in zip(columns.tolist(), values.tolist(), strict=True)}
         sign = "==" if self.equality[index] else "<="
         side = _short(self.sides[index] / unit)
         if told and all(v < 0 for v in told.values()) and not self.equality[index]:
             told, sign, side = {j: -v for j, v in told.items()}, ">=", -side
-        return f"{expression(told, self.parts)} {sign} {_number(side)}"
+        return f"{expression(told, self.parts + self.auxiliary_names)} {sign} {_number(side)}"
 
     def name(self, index: int) -> str:
         """The constraint of a row, as error messages call it."""
@@ -156,7 +155,7 @@ def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
     ------
     NotPolyhedral : where rows do not describe the set.
     """
-    raw = canonical_rows(polytope, parameter_specs(polytope), polytope.relaxed().constraints)[0]
+    raw, program = canonical_rows(polytope, parameter_specs(polytope), polytope.relaxed().constraints)
     row, column, which, value = raw.varying
     shape = raw.matrix.shape
     added = sp.csr_array((value * np.concatenate([[1.0], theta])[which], (row, column)), shape=shape)
@@ -186,7 +185,34 @@ def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
     scored = len(raw.structure)
     parts = tuple(scored_name(polytope, j).replace("variable", shown, 1) for j in range(scored))
     names = tuple(raw.row_names[i] for i in kept)
-    return Rows(matrix, sides, raw.equality[kept], names, scored, parts, exact, units)
+    others = _column_names(program)
+    found = Rows(
+        *(matrix, sides, raw.equality[kept], names, scored, parts),
+        *(tuple(others[j] for j in auxiliary), exact, units),
+    )
+    return replace(found, auxiliary_names=_entries_that_they_are(found))
+
+
+def _column_names(program: Any) -> list[str]:
+    """Columns by the variables of cvxpy."""
+    names = [""] * program.x.size
+    for variable in program.variables:
+        first = program.var_id_to_col[variable.id]
+        for place in np.ndindex(variable.shape):
+            index = int(np.ravel_multi_index(place, variable.shape, order="F")) if place else 0
+            names[first + index] = variable.name() + (str(list(place)) if place else "")
+    return names
+
+
+def _entries_that_they_are(rows: Rows) -> tuple[str, ...]:
+    """Names of auxiliary columns, by parts where a row says that they are the same, as of symmetric variables."""
+    names = list(rows.auxiliary_names)
+    for index in np.flatnonzero(rows.equality & (rows.sides == 0.0) & (np.diff(rows.matrix.indptr) == 2)):
+        span = slice(rows.matrix.indptr[index], rows.matrix.indptr[index + 1])
+        (first, second), (a, b) = rows.matrix.indices[span].tolist(), rows.matrix.data[span].tolist()
+        if first < rows.scored <= second and a == -b:
+            names[second - rows.scored] = rows.parts[first]
+    return tuple(names)
 
 
 def expression(coefficients: Mapping[int, Any], names: tuple[str, ...]) -> str:

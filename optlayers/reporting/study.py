@@ -210,7 +210,9 @@ class Study:
             except Missed as error:
                 self.left_out.append(f"{name}: {error}")
         seconds = time.perf_counter() - self.clock.start
-        return PolytopeReport(subject, tuple(self.sections), tuple(self.missing), tuple(self.left_out), seconds)
+        return PolytopeReport(
+            subject, tuple(self.sections), self.polytope, tuple(self.missing), tuple(self.left_out), seconds
+        )
 
     def read_rows(self) -> None:
         """The rows of the declaration, where there are not too many."""
