@@ -608,6 +608,14 @@ def test_gradients_at_an_edge_may_come_from_inside():
         assert judge_parameters(setting, ENVELOPE, 0, np.array(wrong)).kind == "wrong"
 
 
+def test_domains_narrower_than_rounding_tell_nothing_about_parameters():
+    for width, known in ((2.0**-53, False), (1e-9, True)):
+        rows = [("x", "<=", 1.0), ("-1.0 * x", "<=", width - 1.0), ("x", "==", "p0")]
+        setting = Setting(case := one_case((1,), rows, [0.3], theta=[1.0]), noise_of(case))
+        assert judge_parameters(setting, SPARSEMAP, 0, np.array([1.0])).kind == "right"
+        assert judge_parameters(setting, SPARSEMAP, 0, np.array([0.0])).kind == ("wrong" if known else "right")
+
+
 def test_corners_too_small_to_be_seen_tell_nothing_about_sums():
     for width, known in ((1e-9, False), (1e-3, True)):
         case = one_case((2,), [("x", "<=", 1.0), ("cp.sum(x)", "<=", 2.0 - width)], [1.0, 0.5])

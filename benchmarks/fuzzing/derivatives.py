@@ -19,6 +19,8 @@ from fuzzing.truth import Truth
 __all__ = ["SAMPLES", "Interval", "along", "between", "nearest_along", "nearest_nearby", "slopes"]
 
 Point = tuple[Fraction, ...]
+ROUNDINGS = Fraction(1, 2**50)
+"""Next to a parameter: a domain with less room around it is a single point."""
 STEP, LONG_STEP = Fraction(1, 2**60), Fraction(1, 2**26)
 NEARBY = Fraction(1, 2**30)
 SAMPLES = (16, 256)
@@ -73,6 +75,8 @@ def slopes(
     as small as the rounding of a number, and solvers see what is beyond it.
     """
     found = []
+    if all(_moved(truth, _roundings(truth, place, sign)).empty for sign in (1, -1)):
+        return None
     for near, shifted in _around(truth, scores, seed, wide) if wide else [(truth, scores)]:
         here = value(near, shifted)
         for step in (STEP, -STEP, LONG_STEP, -LONG_STEP)[: 4 if wide else 2]:
@@ -80,6 +84,11 @@ def slopes(
             if not moved.empty:
                 found.append((value(moved, shifted) - here) / step)
     return Interval(float(min(found)), float(max(found))) if found else None
+
+
+def _roundings(truth: Truth, place: Sequence[int], sign: int) -> dict[int, Fraction]:
+    """Some roundings of each of these parameters."""
+    return {k: sign * ROUNDINGS * max(Fraction(1), abs(Fraction(truth.theta[k]))) for k in place}
 
 
 def _around(truth: Truth, scores: Point, seed: int, samples: int) -> Iterator[tuple[Truth, Point]]:

@@ -177,7 +177,7 @@ FORMULAS = (
     Formula("ol.LPGD(1.5)", "maximize", _interpolation, parameters=True),
     Formula('ol.LPGD(0.5, side="both")', "maximize", _central, parameters=True),
     Formula("ol.LPGD(0.25, smoothing=2.0)", "maximize", _smoothed, parameters=True),
-    Formula("ol.Identity()", "centred", _identity),
+    Formula("ol.Identity(center=True)", "centred", _identity),
     Formula("ol.SparseMAP()", "project", parameters=True),
     Formula("ol.Hard(ol.SparseMAP())", "maximize", parameters=True),
     Formula("ol.PerturbAndMAP(scale=0.5, noise=one)", "perturbed", _perturb_and_map),
