@@ -15,13 +15,17 @@ from catalogue import CATALOGUE
 import optlayers as ol
 import polytopes
 from optlayers.__main__ import main
-from optlayers.reporting import clock, study
+from optlayers.reporting import clock, costs, study
 from optlayers.reporting.fractional import witness_of
 from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
 from optlayers.reporting.rows import rows_of
 from optlayers.reporting.statement import EXHAUSTIVE, PROOF
 
-WHOLE = ("test_costs_of_a_family_and_what_it_supports", "test_what_refuses_says_what_it_needs")
+WHOLE = (
+    "test_costs_of_a_family_and_what_it_supports",
+    "test_sizes_that_there_is_no_time_for_have_predicted_times",
+    "test_what_refuses_says_what_it_needs",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -656,7 +660,31 @@ def test_costs_of_a_family_and_what_it_supports():
     sizes = found.facts["costs"]
     assert [one["parts"] for one in sizes] == [3, 6]
     assert all(one["maximize"] > 0 and one["project"] > 0 and one["bytes_per_instance"] > 0 for one in sizes)
-    assert "size 3" in found.subject
+    assert "size 3" in found.subject and "at the peak of a call" in str(found)
+    # A point of float64 is in memory, and what a solver works with is not a thousand times that.
+    assert all(8 * one["parts"] <= one["measured_bytes_per_instance"] <= 1e4 for one in sizes)
+
+
+def test_sizes_that_there_is_no_time_for_have_predicted_times(monkeypatch):
+    """As times have grown: by their square here."""
+    seconds = iter([1e-5, 4e-5])
+
+    def timed(compiled, *_):
+        return {
+            "parts": compiled.form.size,
+            "maximize": next(seconds),
+            "rows": 1,
+            "bytes_per_instance": 8,
+            "bytes_once": 8,
+        }
+
+    monkeypatch.setattr(costs, "costs_of", timed)
+    late = iter([False, True])
+    monkeypatch.setattr(clock.Clock, "late_after", lambda _, share: lambda: share == 0.3 and next(late))
+    monkeypatch.setattr(study.Study, "try_rules", lambda *_: None)
+    found = ol.report(ol.Family(polytopes.simplex), sizes=[3, 6, 12], effort="quick")
+    assert found.facts["predicted"]["12"] == {"maximize": pytest.approx(1.6e-4)}
+    assert "size 12: 12 parts; not measured, for want of time; as times have grown, maximize 160 µs" in str(found)
 
 
 def test_what_refuses_says_what_it_needs():

@@ -11,6 +11,7 @@ __all__ = [
     "DECLARED",
     "EXHAUSTIVE",
     "MEASURED",
+    "PREDICTED",
     "PROOF",
     "ROUNDING",
     "TRIED",
@@ -27,6 +28,8 @@ ROUNDING = "to rounding"
 """By a certified computation in floating point, which is no proof."""
 CHOSEN = "as compiled"
 MEASURED = "measured"
+PREDICTED = "predicted"
+"""From what was measured at other sizes, as a power of the number of parts."""
 TRIED = "tried"
 """It was called, and answered or did not."""
 DECLARED = "declared"

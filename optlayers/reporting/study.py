@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -472,9 +473,15 @@ class Study:
         late = self.clock.late_after(0.3)
         found: list[tuple[str, dict[str, Any]]] = []
         missed: list[str] = []
+        predictions: dict[str, dict[str, float]] = {}
         for size in sizes or [()]:
             if found and late():
-                missed.append(f"size {named_size(size)} was not measured, for want of time")
+                assert family is not None
+                parts = math.prod(family.factory(*size).shape)
+                times = costs.predicted([one for _, one in found], parts)
+                as_grown = f"; as times have grown, {costs.in_words(times)} per instance" if times else ""
+                missed.append(f"size {named_size(size)}: {parts} parts; not measured, for want of time{as_grown}")
+                predictions[named_size(size)] = times
                 continue
             compiled = self.compiled
             if family is not None and size != sizes[0]:
@@ -483,7 +490,7 @@ class Study:
             scored = _scores_of_auxiliaries(compiled.polytope, self.seed)
             one = costs.costs_of(compiled, {**scored, **self.parameters}, self.seed, late)
             found.append((named_size(size) if size else "", one))
-        self.sections.append(costs.section_of(self.compiled, found, missed))
+        self.sections.append(costs.section_of(self.compiled, found, missed, predictions))
 
     def try_rules(self) -> None:
         """What works, and what the others need."""
