@@ -480,6 +480,20 @@ def test_a_cut_for_a_larger_polytope_holds_for_all_matchings():
         assert one.line in str(found) or "more of this kind" in str(found)
 
 
+def test_cuts_are_made_beside_auxiliary_variables_too():
+    """Room at each node, written as a variable; the cuts are odd sets, which no integer point violates."""
+    n = 9
+    edges = edges_of(n)
+    degree = np.array([[int(v in e) for e in edges] for v in range(n)])
+    x, room = cp.Variable(len(edges), nonneg=True), cp.Variable(n, nonneg=True)
+    found = ol.report(ol.Polytope(x, [degree @ x + room == 1, room <= 1]))
+    assert found.integral is False and found.missing and found.facts["facets"] is None
+    for one in found.missing:
+        row, point = dense(one, len(edges)), one.cuts_off
+        best = scipy.optimize.milp(-row, constraints=scipy.optimize.LinearConstraint(degree, ub=1), integrality=1)
+        assert round(-best.fun) <= one.side < sum(a * p for a, p in zip(row.tolist(), point, strict=True))
+
+
 def test_dependent_equalities_and_scales_are_warned_of():
     x = cp.Variable(3, name="x", nonneg=True)
     near = ol.report(ol.Polytope(x, [cp.sum(x) == 1, x[0] + x[1] + (1 + 1e-8) * x[2] == 1]))

@@ -22,7 +22,7 @@ from optlayers.polytope import Family, Polytope
 from optlayers.reporting import affine_hull, costs, integral, numerics, redundancy, supports, symmetry, vertices
 from optlayers.reporting.affine_hull import AffineHull, hull_of_points, hull_of_rows
 from optlayers.reporting.clock import Clock
-from optlayers.reporting.cuts import cut_for
+from optlayers.reporting.cuts import cut_beside_auxiliaries, cut_for
 from optlayers.reporting.fractional import Sampled, Witness, sampled_objectives
 from optlayers.reporting.integer_points import Missed, integer_points
 from optlayers.reporting.integral import Verdict
@@ -309,7 +309,7 @@ class Study:
         if not facets_known and samples is not None:
             self._cut_off(samples.witnesses)
             if samples.witnesses and not self.missing and rows.auxiliary:
-                why_not += "; no cuts are made where there are auxiliary variables, as these may be fractions"
+                why_not += "; no cut was found, as auxiliary variables may be fractions"
         self.verdict = self._verdict(unimodular, samples, facets_known and not open_ones, proved)
         rows_are = "the rows, without integers, are" if self.is_relaxation else "the polytope is"
         self.sections.append(integral.section_of_verdict(self.verdict, rows.parts, rows_are))
@@ -374,10 +374,13 @@ class Study:
         return True, proved, left
 
     def _cut_off(self, witnesses: Sequence[Witness]) -> None:
-        assert self.rows is not None
+        assert self.rows is not None and self.program is not None
         seen = set()
         for witness in witnesses:
-            cut = cut_for(self.rows, witness)
+            if self.rows.auxiliary:
+                cut = cut_beside_auxiliaries(self.rows, self.program, witness)
+            else:
+                cut = cut_for(self.rows, witness)
             if cut is not None and cut.line not in seen:
                 seen.add(cut.line)
                 self.missing.append(cut)
