@@ -7,6 +7,7 @@ point, if that has one and numbers are neither masks nor far apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, DecimalException
 from fractions import Fraction
@@ -17,6 +18,7 @@ import torch
 import optlayers as ol
 from fuzzing.asking import Answer, compiled, in_words, parameters_of, scores_of
 from fuzzing.cases import Case
+from fuzzing.declarations import Declaration
 from fuzzing.exact import Empty, Polyhedron, Row, Unbounded
 from fuzzing.judge import APART, MOVED, OUTSIDE, RIGHT, Verdict, nowhere, precision
 from fuzzing.layers import noise_of, run_layer
@@ -34,6 +36,8 @@ SLOPE = 1e-5
 """How much a gradient may be off, next to its largest entry."""
 NEAR = Decimal("1e-6")
 """Rows that are so near to tight, or multipliers to 0, may have a kink."""
+ATOMS = re.compile(r"cp\.(?!sum\(|cumsum|diff|vec|reshape|hstack|vstack|multiply|trace|diag)\w")
+"""Functions of cvxpy that are not linear."""
 REFUSED = ("regularized points need", "has the parameter", "not solved on constraints that are many")
 
 
@@ -155,7 +159,7 @@ def _judge(case: Case, answer: Answer, forbidden: Sequence[int]) -> tuple[Verdic
     scores = fractions_of(case.scores[k])
     regularizer = _made(answer.solver)
     barrier = isinstance(regularizer, ol.Barrier)
-    if barrier and not _plain(truth.rows, truth.declaration.columns):
+    if barrier and (_has_atoms(truth.declaration) or not _plain(truth.rows, truth.declaration.columns)):
         raise TooLarge
     curves = _curves(regularizer, case)
     weight = Fraction(float(regularizer.mu)) if isinstance(regularizer, ol.Barrier) else None  # type: ignore[arg-type]
@@ -239,6 +243,11 @@ def _bits(case: Case) -> set[int]:
                 else:
                     low[j] = max(low.get(j, -np.inf), end)
     return {j for j in low.keys() & high.keys() if low[j] == 0.0 and high[j] == 1.0} - together
+
+
+def _has_atoms(declaration: Declaration) -> bool:
+    """Whether cvxpy writes a constraint by other inequalities than those of the judge, which have another barrier."""
+    return any(ATOMS.search(constraint.text) for constraint in declaration.constraints)
 
 
 def _plain(rows: Sequence[Row], columns: int) -> bool:
