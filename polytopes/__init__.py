@@ -13,6 +13,7 @@ from polytopes.matching import matching, partial_matching, rectangular_matching
 from polytopes.noncrossing_matching import noncrossing_matching
 from polytopes.permutahedron import permutahedron
 from polytopes.projective_tree import projective_tree
+from polytopes.semantic_graph import semantic_graph
 from polytopes.semi_markov import semi_markov
 from polytopes.sequence import edge_scores, sequence, states_of
 from polytopes.simplex import simplex
@@ -40,6 +41,7 @@ __all__ = [
     "permutahedron",
     "projective_tree",
     "rectangular_matching",
+    "semantic_graph",
     "semi_markov",
     "sequence",
     "simplex",

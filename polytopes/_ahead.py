@@ -21,6 +21,7 @@ from polytopes import (
     permutahedron,
     projective_tree,
     rectangular_matching,
+    semantic_graph,
     semi_markov,
     sequence,
     simplex,
@@ -55,6 +56,7 @@ def calls() -> dict[str, Callable[[], object]]:
         "noncrossing matching": lambda: noncrossing_matching(2),
         "noncrossing perfect matching": lambda: noncrossing_matching(2, perfect=True),
         "spanning tree": lambda: spanning_tree(3),
+        "semantic graph": lambda: semantic_graph(2, 1),
     }
     found: dict[str, Callable[[], object]] = {
         f"oracle: {name}": lambda declare=declare: ol.compile_polytope(declare())  # type: ignore[misc]

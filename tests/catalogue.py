@@ -230,6 +230,22 @@ def b_matchings(rows: Sequence[int], columns: Sequence[int]) -> Iterator[np.ndar
             yield x
 
 
+def semantic_graphs(words: int, core: int, others: int) -> Iterator[np.ndarray]:
+    def of(predicate: int) -> Iterator[np.ndarray]:
+        yield np.zeros((words, core + others))
+        arguments = [a for a in range(words) if a != predicate]
+        for filled in itertools.product(range(-1, core + others), repeat=len(arguments)):
+            if all(filled.count(role) <= 1 for role in range(core)):
+                x = np.zeros((words, core + others))
+                x[predicate, 0] = 1.0
+                for argument, role in zip(arguments, filled, strict=True):
+                    x[argument, role] = float(role >= 0)
+                yield x
+
+    for graph in itertools.product(*(list(of(predicate)) for predicate in range(words))):
+        yield np.stack(graph)
+
+
 def entry(
     name: str,
     declare: Callable[..., ol.Polytope],
@@ -337,6 +353,14 @@ def b_matching_of(rows: Sequence[int], columns: Sequence[int], count: int, name:
     return entry(name, declare, [len(rows), len(columns)], b_matchings(rows, columns), count)
 
 
+def semantic_graph_of(words: int, core: int, others: int, name: str) -> Entry:
+    """Of every word by itself: no predicate, or k core roles filled, and for the other words another role or none."""
+    rest = words - 1
+    each = sum(math.comb(rest, k) * math.perm(core, k) * (1 + others) ** (rest - k) for k in range(min(rest, core) + 1))
+    every = semantic_graphs(words, core, others)
+    return entry(name, polytopes.semantic_graph, [words, core, others], every, (1 + each) ** words)
+
+
 def tour_of(cities: int, name: str) -> Entry:
     return entry(name, polytopes.tour, [cities], round_trips(cities), math.factorial(cities - 1) // 2)
 
@@ -391,6 +415,7 @@ _EVERY = [
     noncrossing_of(5, "noncrossing matching with a gap", gap=2),
     noncrossing_of(4, "noncrossing perfect matching", perfect=True),
     spanning_tree_of(4, "spanning tree"),
+    semantic_graph_of(2, 1, 1, "semantic graph"),
 ]
 
 _WITHOUT_ORACLE = [
@@ -450,6 +475,10 @@ def other_sizes() -> list[Entry]:
         ),
         *(noncrossing_of(n, f"noncrossing perfect matching({n})", perfect=True) for n in (2, 6)),
         *(spanning_tree_of(n, f"spanning tree({n})") for n in (1, 2, 3, 5)),
+        *(
+            semantic_graph_of(*size, f"semantic graph{size}")
+            for size in ((1, 1, 0), (1, 2, 1), (2, 2, 1), (2, 0, 2), (3, 1, 0), (3, 2, 0))
+        ),
         partial_matching_as_b_matching(),
         b_matching_of([1, 0], [2, 2], 3, "b-matching with a row of none"),
         b_matching_of([2, 2, 2], [3, 3], 2**6, "b-matching of all pairs"),
@@ -482,7 +511,7 @@ INTEGER_SOLVERS: list[ol.AbstractSolver] = [ol.Diagram(), ol.BranchAndBound()]
 """Those of hulls of integer points."""
 HIDDEN = (
     *("partial", "wide", "tall", "ranking", "tree", "projective", "chain"),
-    *("local", "bracketing", "noncrossing", "spanning", "b-matching", "tour", "knapsack"),
+    *("local", "bracketing", "noncrossing", "spanning", "b-matching", "tour", "knapsack", "semantic"),
 )
 """The names of polytopes with auxiliary variables, or with inequalities between parts, begin like this."""
 

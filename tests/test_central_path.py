@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 import optlayers as ol
 from optlayers.testing import check_rule, contains
-from polytopes import arborescence, cube, matching, permutahedron, simplex, subset
+from polytopes import arborescence, cube, matching, permutahedron, semantic_graph, simplex, subset
 
 SMALL = {
     "simplex": simplex(4),
@@ -106,6 +106,21 @@ def test_points_lie_in_the_polytope(entry: Entry):
     scores = torch.cat([scale * randn(3, *entry.polytope.shape) for scale in (1e-3, 1.0, 30.0)])
     point = ol.compile_polytope(entry.polytope).regularized(scores, ol.Barrier(0.1), **entry.parameters).check().value
     assert contains(entry.polytope, point, **entry.parameters).all()
+
+
+def test_a_forbidden_whole_takes_its_parts_along():
+    """Inequalities between these have no room then, and count for nothing; what else there is does not see it."""
+    polytope = semantic_graph(2, 1, 1)
+    scores = randn(3, *polytope.shape)
+    masked = scores.clone()
+    masked[:, 0, 0, 0] = -torch.inf
+    layer = ol.OptLayer(polytope, ol.CentralPath(mu=0.2, hard=False))
+    found, apart = layer(masked), layer(scores)
+    assert (found[:, 0] == 0.0).all() and (found[:, 1, 1, 0] > 0.0).all()
+    torch.testing.assert_close(found[:, 1], apart[:, 1], atol=1e-9, rtol=0.0)
+    assert gradcheck(
+        lambda s: layer(torch.cat([masked[:, :1], s], 1)), scores[:, 1:].clone().requires_grad_(), fast_mode=True
+    )
 
 
 def test_inequalities_that_are_equalities_leave_no_point():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
@@ -48,6 +49,8 @@ __all__ = [
 
 
 NEGATIVE = "a part of it is always negative"
+NO_ROOM = 1e-12
+"""Next to the terms of a row: what is left of it is rounding."""
 NO_ROWS = (
     "regularized points need constraints that describe the polytope, and this one is known by its structures alone: "
     "SparseMAP() projects onto it, StructuredAttention() has its marginals"
@@ -333,7 +336,7 @@ def _single(
 def columns_without_choice(
     polytope: OnHost, instances: Instances
 ) -> tuple[Bool[np.ndarray, "batch columns"] | None, Float64[np.ndarray, "batch columns"] | None]:
-    """The columns of what is scored that constraints leave one value, and these values."""
+    """The columns of what is scored that constraints leave one value, the slacks that are 0 by that, and the values."""
     form, count = polytope.form, len(instances)
     moves = np.broadcast_to(polytope.movable.numpy(), (count, form.size))[:, form.kept]
     if moves.all():
@@ -347,7 +350,29 @@ def columns_without_choice(
         vertices = polytope.among(torch.from_numpy(rows)).maximize(nothing)
         at[rows, : form.scored] = vertices.value.numpy()[:, form.kept]
         at[:, : form.scored][known] = 0.0
+    if form.slack:
+        fixed[:, form.unslacked :] = _without_room(form, instances, fixed, at)
     return fixed, at
+
+
+def _without_room(
+    form: StandardForm,
+    instances: Instances,
+    fixed: Bool[np.ndarray, "batch columns"],
+    at: Float64[np.ndarray, "batch columns"],
+) -> Bool[np.ndarray, "batch slacks"]:
+    """Inequalities of which fixed columns leave an equality, as a forbidden whole does of its parts."""
+    some = np.flatnonzero(fixed.any(axis=1))
+    found = np.zeros((len(fixed), form.slack), dtype=bool)
+    for which in [some] if instances.matrix is None else some[:, None]:  # of one matrix, all at once
+        if len(which):
+            body = sp.csr_array(instances.matrix_of(form, int(which[0])))[form.equalities :, : form.unslacked]
+            here, side = at[which, : form.unslacked].T, instances.rhs[which, form.equalities :].T
+            settled = abs(body) @ (~fixed[which, : form.unslacked].T).astype(np.float64) == 0.0
+            with np.errstate(invalid="ignore"):  # of limits that are infinite
+                left, terms = np.abs(side - body @ here), np.abs(side) + abs(body) @ np.abs(here)
+                found[which] = (settled & (left <= NO_ROOM * terms)).T
+    return found
 
 
 def on_device(solution: Solution, device: torch.device) -> Solution:
