@@ -123,6 +123,37 @@ def test_a_forbidden_whole_takes_its_parts_along():
     )
 
 
+def test_a_mask_leaves_the_barrier_of_what_is_left():
+    """Flows without room, and those that rows give one value beside them, count for nothing: as if never declared."""
+    scores = randn(4, 3)
+
+    def declared(parts: int) -> ol.Polytope:
+        x, flow, sent = cp.Variable(parts, nonneg=True), cp.Variable((parts, 2), nonneg=True), cp.Variable()
+        return ol.Polytope(x, [x == cp.sum(flow, axis=1), cp.sum(flow) == sent, sent <= 2, sent >= 1, flow <= 0.9])
+
+    layer, smaller = (ol.OptLayer(declared(parts), ol.CentralPath(mu=0.1, hard=False)) for parts in (3, 2))
+    masked = torch.cat([torch.full((4, 1), -torch.inf, dtype=torch.float64), scores[:, 1:]], 1)
+    torch.testing.assert_close(layer(masked)[:, 1:], smaller(scores[:, 1:]), atol=1e-9, rtol=0.0)
+    forbidden = torch.tensor([True, False, False])
+    leaf = scores.clone().requires_grad_()
+    assert gradcheck(lambda s: layer(s.masked_fill(forbidden, -torch.inf)), leaf, fast_mode=True)
+
+
+@pytest.mark.many(4)
+@pytest.mark.parametrize("entry", [e for e in BY_CONSTRAINTS if not e.polytope.scored], ids=repr)
+def test_random_masks_have_answers(entry: Entry):
+    generator = torch.Generator().manual_seed(3)
+    vertices = torch.from_numpy(entry.vertices).reshape(len(entry.vertices), -1)
+    mask = torch.rand(40, vertices.shape[1], generator=generator) < 0.3
+    mask &= ((vertices[None] * mask[:, None]) == 0.0).all(2).any(1, keepdim=True)  # of those that leave a vertex
+    scores = torch.randn(40, vertices.shape[1], generator=generator, dtype=torch.float64).masked_fill(mask, -torch.inf)
+    compiled = ol.compile_polytope(entry.polytope)
+    solution = compiled.regularized(scores.reshape(40, *compiled.shape), ol.Barrier(0.1), **entry.parameters)
+    assert (~solution.ok).sum() <= 1  # one in some thousands has no verdict, for numerical reasons
+    point, mask = solution.value[solution.ok], mask[solution.ok]
+    assert (point.flatten(1)[mask] == 0.0).all() and contains(entry.polytope, point, **entry.parameters).all()
+
+
 def test_inequalities_that_are_equalities_leave_no_point():
     x = cp.Variable(3, nonneg=True)
     disguised = ol.Polytope(x, [cp.sum(x) <= 1, cp.sum(x) >= 1])

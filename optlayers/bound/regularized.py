@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from optlayers.always_tight import always_tight
 from optlayers.bound.curved import RegularizedEvidence, on_form
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence, worth_at
 from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, matrix_span, solved_densely
@@ -49,8 +49,6 @@ __all__ = [
 
 
 NEGATIVE = "a part of it is always negative"
-NO_ROOM = 1e-12
-"""Next to the terms of a row: what is left of it is rounding."""
 NO_ROWS = (
     "regularized points need constraints that describe the polytope, and this one is known by its structures alone: "
     "SparseMAP() projects onto it, StructuredAttention() has its marginals"
@@ -93,7 +91,7 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     aside = nowhere if left_out is None else nowhere | left_out
     if aside.any():
         instances = polytope.instances.with_scores(np.where(aside[:, None], 0.0, given))
-    fixed, at = columns_without_choice(polytope, instances)
+    fixed, at = (_inside_of if curves.has_barrier else columns_without_choice)(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)
     certificate.error[aside] = np.inf
@@ -336,7 +334,7 @@ def _single(
 def columns_without_choice(
     polytope: OnHost, instances: Instances
 ) -> tuple[Bool[np.ndarray, "batch columns"] | None, Float64[np.ndarray, "batch columns"] | None]:
-    """The columns of what is scored that constraints leave one value, the slacks that are 0 by that, and the values."""
+    """The columns of what is scored that constraints leave one value, and these values."""
     form, count = polytope.form, len(instances)
     moves = np.broadcast_to(polytope.movable.numpy(), (count, form.size))[:, form.kept]
     if moves.all():
@@ -350,29 +348,26 @@ def columns_without_choice(
         vertices = polytope.among(torch.from_numpy(rows)).maximize(nothing)
         at[rows, : form.scored] = vertices.value.numpy()[:, form.kept]
         at[:, : form.scored][known] = 0.0
-    if form.slack:
-        fixed[:, form.unslacked :] = _without_room(form, instances, fixed, at)
     return fixed, at
 
 
-def _without_room(
-    form: StandardForm,
-    instances: Instances,
-    fixed: Bool[np.ndarray, "batch columns"],
-    at: Float64[np.ndarray, "batch columns"],
-) -> Bool[np.ndarray, "batch slacks"]:
-    """Inequalities of which fixed columns leave an equality, as a forbidden whole does of its parts."""
-    some = np.flatnonzero(fixed.any(axis=1))
-    found = np.zeros((len(fixed), form.slack), dtype=bool)
-    for which in [some] if instances.matrix is None else some[:, None]:  # of one matrix, all at once
-        if len(which):
-            body = sp.csr_array(instances.matrix_of(form, int(which[0])))[form.equalities :, : form.unslacked]
-            here, side = at[which, : form.unslacked].T, instances.rhs[which, form.equalities :].T
-            settled = abs(body) @ (~fixed[which, : form.unslacked].T).astype(np.float64) == 0.0
-            with np.errstate(invalid="ignore"):  # of limits that are infinite
-                left, terms = np.abs(side - body @ here), np.abs(side) + abs(body) @ np.abs(here)
-                found[which] = (settled & (left <= NO_ROOM * terms)).T
-    return found
+def _inside_of(
+    polytope: OnHost, instances: Instances
+) -> tuple[Bool[np.ndarray, "batch columns"] | None, Float64[np.ndarray, "batch columns"] | None]:
+    """What stays where it is, for a barrier: beside forbidden parts also auxiliary variables, and inequalities without
+    room, which the mask leaves no choice."""
+    form, (fixed, at) = polytope.form, columns_without_choice(polytope, instances)
+    if polytope.forbidden is None or fixed is None or at is None:
+        return fixed, at
+    told: dict[bytes, tuple[np.ndarray, np.ndarray] | None] = {}  # instances of the same numbers share a program
+    for k in np.flatnonzero(polytope.forbidden.any(axis=1)).tolist():
+        numbers = instances.numbers_of(k)
+        if numbers not in told:
+            told[numbers] = always_tight(form, instances, k)
+        if (found := told[numbers]) is not None:
+            at[k] = np.where(fixed[k], at[k], found[1])
+            fixed[k] |= found[0]
+    return fixed, at
 
 
 def on_device(solution: Solution, device: torch.device) -> Solution:

@@ -29,7 +29,8 @@ class Barrier(AbstractWholeRegularizer):
     :func:`optlayers.compile_polytope` finds them: the same polytope declared by other inequalities has another barrier.
     The regularized point is that of the central path which interior point methods follow to a best vertex: strictly
     inside of all inequalities, and as :math:`\mu` falls to 0 at the middle of the best face. There is no such point
-    where an inequality is an equality in disguise, and no Fenchel-Young loss, as structures lie at bounds.
+    where an inequality is an equality in disguise, and no Fenchel-Young loss, as structures lie at bounds. What
+    forbidden parts leave no room is left out.
 
     Parameters
     ----------
