@@ -132,7 +132,7 @@ def _verdicts(
 
 def _refusal(case: Case, message: str) -> Verdict | None:
     """What losses may refuse: targets that are rounded by the format of the scores, and sums over many vertices."""
-    if "marginals need" in message or ("target" in message and precision(case.dtype)):
+    if "marginals" in message or ("target" in message and precision(case.dtype)):
         return Verdict("refused", message)
     if "SolveError" in message:
         return Verdict("open", message)
