@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import dataclass
 from typing import Any, final
 
 import cvxpy as cp
-import matplotlib
+import matplotlib.pyplot
 import pytest
 import torch
 from scipy.integrate import quad
@@ -429,10 +430,12 @@ def test_tables_numbers_and_pictures():
     numbers = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert numbers["rules"]["Pipeline()"]["cosine"]["1"] == {"value": None, "error": None}
     assert numbers["rules"]["SparseMAP()"]["own"]["value"] == pytest.approx(1.0)
+    before = matplotlib.pyplot.get_fignums()
     ax = found.plot()
+    assert matplotlib.pyplot.get_fignums() == before
     assert [label.get_text() for label in ax.get_yticklabels()] == list(found.findings)
     assert found.plot(ax) is ax
-    matplotlib.pyplot.close(ax.figure)
+    ax.figure.savefig(io.BytesIO())
 
 
 def test_names_in_html_are_text():

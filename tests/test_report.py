@@ -586,13 +586,23 @@ def test_a_report_is_text_a_page_and_plain_data():
 
 def test_a_fractional_vertex_is_drawn_as_structures_are():
     found = ol.report(triangle())
-    assert [round(bar.get_height(), 9) for bar in found.plot().patches] == [0.5] * 3
+    bars = found.plot()
+    assert [round(bar.get_height(), 9) for bar in bars.patches] == [0.5] * 3
+    assert bars.get_title() == "the fractional vertex that was found"
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["x[0]", "x[1]", "x[2]"]
+    assert [label.get_text() for label in found.plot(words=["a", "c", "b"]).get_xticklabels()] == ["a", "c", "b"]
     assert 'src="data:image/png;base64,iVBOR' in found._repr_html_()
     pairs = cp.Variable((3, 3), symmetric=True)
     odd = ol.Polytope(pairs, [pairs >= 0, cp.diag(pairs) == 0, cp.sum(pairs, axis=1) <= 1])
     seen = ol.report(odd)
     assert "x[0, 0] >= 0; x[1, 1] >= 0; x[2, 2] >= 0" in str(seen)  # entries of the variable that cvxpy solves for
     drawn = seen.plot(words=(list("abc"), list("abc")))
+    x = cp.Variable(6, nonneg=True)
+    apart = ol.Polytope(x, [x[i] + x[j] <= 1 for k in (0, 3) for i, j in ((k, k + 1), (k, k + 2), (k + 1, k + 2))])
+    many = ol.report(apart, effort="quick")  # two triangles: of 25 vertices, 9 are fractional
+    count = len(many.facts["fractional_vertices"])
+    assert 1 < count <= 9
+    assert many.plot(vertex=1).get_title() == f"one of {count} fractional vertices that were found"
     assert np.allclose(drawn.images[0].get_array(), 0.5 - 0.5 * np.eye(3))
     x = cp.Variable(3, nonneg=True)
     whole = ol.report(ol.Polytope(x, [cp.sum(x) == 1]))
