@@ -100,7 +100,7 @@ class GradientMonitor:
         return _made_again, (self.layer, self.window)
 
     def step(self) -> dict[str, float]:
-        """What was seen since the last step, NaN for what is not known; from now on a new one is added up.
+        """What was seen since the last step; from now on a new one is added up.
 
         Returns
         -------
@@ -112,7 +112,9 @@ class GradientMonitor:
             cuts off, and ``kept_share``, the mean part of a step that is left; ``failed_share`` and a count for every
             status of forward solves: ``optimal``, ``infeasible``, ``unbounded``, ``inaccurate``, ``limit``, ``failed``;
             ``gradient_failures``, how many instances have an answer but no gradient; ``gap`` and ``residual``, the
-            largest of certified answers; and what the rule adapts by, such as ``rule_step_size``.
+            largest of certified answers; and what the rule adapts by, such as ``rule_step_size``. A number that is not
+            known is left out: the gap of answers of an oracle, which prove none, shares of steps under rules that take
+            none, norms where no backward pass came.
         """
         with self._lock:
             tally, self._tally = self._tally, _Tally()
@@ -125,18 +127,19 @@ class GradientMonitor:
         return dict(found)
 
     def means(self) -> dict[str, float]:
-        """The mean of every number over the last ``window`` steps, of those that know it."""
+        """The mean of every number over those of the last ``window`` steps that know it."""
         with self._lock:
             steps = list(self._last)
         names = dict.fromkeys(name for step in steps for name in step)
         found = {}
         for name in names:
             known = [step[name] for step in steps if name in step and not math.isnan(step[name])]
-            found[name] = sum(known) / len(known) if known else math.nan
+            if known:
+                found[name] = sum(known) / len(known)
         return found
 
     def write(self, writer: Any, step: int, *, prefix: str = "gradients") -> None:
-        """Write the numbers of the last :meth:`step` to TensorBoard; those that are not known are left out.
+        """Write the numbers of the last :meth:`step` to TensorBoard.
 
         Parameters
         ----------
@@ -353,12 +356,12 @@ class _Tally:
         self.verdicts.clear()
 
     def numbers(self) -> dict[str, float]:
-        """All of it by name."""
+        """All that is known of it, by name."""
         self._add_up()
         came, went, finite_in, finite_out, zero_in, zero_out, wrong, moved, cut, left = self.sums.tolist()
         gap, residual = self.largest.tolist()
         judged = sum(self.statuses)
-        return {
+        found = {
             "calls": float(self.calls),
             "backward_calls": float(self.backward_calls),
             "instances": float(self.instances),
@@ -375,6 +378,7 @@ class _Tally:
             "gap": gap if math.isfinite(gap) else math.nan,
             "residual": residual if math.isfinite(residual) else math.nan,
         }
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def _over(part: float, whole: float) -> float:

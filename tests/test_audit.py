@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import dataclass
 from typing import Any, final
 
 import cvxpy as cp
-import matplotlib
+import matplotlib.pyplot
 import pytest
 import torch
 from scipy.integrate import quad
@@ -16,7 +17,9 @@ from scipy.stats import norm
 from torch import Tensor
 
 import optlayers as ol
-from optlayers.auditing.estimate import Estimate, Sent
+from optlayers.auditing.advice import advice_on_truth
+from optlayers.auditing.estimate import Cosine, Estimate, Sent
+from optlayers.auditing.findings import Findings
 from optlayers.rules import AbstractVertexRule
 from polytopes import arborescence, linear_chain, matching, semi_markov, sequence, simplex, subset
 
@@ -283,6 +286,31 @@ def test_a_mean_over_the_batch_shortens_what_arrives():
     assert by["mean"]["StraightThrough()"].bias == pytest.approx(by["sum"]["StraightThrough()"].bias)
 
 
+def advice_for(**rules: tuple[float, float, float]) -> list[str]:
+    """What is said of rules with a cosine, its error, and milliseconds."""
+    found = [
+        Findings(name, ol.Pipeline(), cosine={1.0: Cosine(value, error)}, milliseconds=time)
+        for name, (value, error, time) in rules.items()
+    ]
+    truth = Estimate.exact(torch.ones(1, 3, dtype=torch.float64), torch.ones(1, dtype=torch.bool))
+    return [line for line in advice_on_truth({1.0: truth}, 1.0, 8, found) if line.startswith("Nearest")]
+
+
+def test_rules_within_two_errors_of_the_best_are_not_told_apart():
+    (said,) = advice_for(slow=(0.35, 0.01, 64.7), quick=(0.34, 0.01, 1.3), far=(0.2, 0.01, 0.1))
+    assert said == (
+        "Nearest to the truth at scale 1 are slow (cosine 0.35 ± 0.01, 65 ms a pass) and quick (cosine 0.34 ± 0.01, "
+        "1.3 ms a pass): their cosines are not told apart by 2 standard errors. The cheapest of them is quick."
+    )
+    (said,) = advice_for(a=(0.56, 0.02, 9.0), b=(0.59, 0.06, 76.0), c=(0.5, 0.02, 5.0))
+    assert "are b (" in said and "and c (" in said and said.endswith("The cheapest of them is c.")
+    (said,) = advice_for(a=(0.9, 0.01, 9.0), b=(0.8, 0.01, 1.0))
+    assert said == "Nearest to the truth at scale 1 is a (cosine 0.90 ± 0.01, 9.0 ms a pass)."
+    (said,) = advice_for(a=(0.9, 0.3, 9.0), noise=(0.5, 0.4, 1.0))  # which is not told from 0
+    assert "is a (" in said and "noise" not in said
+    assert not advice_for(a=(0.1, 0.1, 9.0), b=(0.0, 0.1, 1.0))
+
+
 # What instances may be
 
 
@@ -402,10 +430,12 @@ def test_tables_numbers_and_pictures():
     numbers = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert numbers["rules"]["Pipeline()"]["cosine"]["1"] == {"value": None, "error": None}
     assert numbers["rules"]["SparseMAP()"]["own"]["value"] == pytest.approx(1.0)
+    before = matplotlib.pyplot.get_fignums()
     ax = found.plot()
+    assert matplotlib.pyplot.get_fignums() == before
     assert [label.get_text() for label in ax.get_yticklabels()] == list(found.findings)
     assert found.plot(ax) is ax
-    matplotlib.pyplot.close(ax.figure)
+    ax.figure.savefig(io.BytesIO())
 
 
 def test_names_in_html_are_text():
@@ -464,10 +494,71 @@ def test_bad_input_is_refused_in_the_words_of_the_user(change, error, message):
         ol.audit(given.pop("rules"), given.pop("polytope"), given.pop("objective"), given.pop("scores"), **given)
 
 
-def test_a_set_without_vertices_is_refused():
+def test_a_set_without_vertices_is_refused_by_the_audit_itself():
     x = cp.Variable(2)
-    with pytest.raises(ValueError, match="the declared set is not polyhedral and has no vertices"):
-        ol.audit(ol.SparseMAP(), ol.Polytope(x, [cp.norm(x) <= 1]), lambda z: z.sum(-1), draw(3, 2))
+    disc = ol.Polytope(x, [cp.norm(x) <= 1])
+    for given in (disc, ol.OptLayer(disc, ol.SparseMAP())):
+        with pytest.raises(ValueError, match=r"audit\(\) compares .* best vertices .* has no vertices") as raised:
+            ol.audit(ol.SparseMAP(), given, lambda z: z.sum(-1), draw(3, 2))
+        assert "Pipeline" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda z: z @ COST - (z @ COST).mean(),
+        lambda z: z @ COST - (z @ COST).max(),
+        lambda z: torch.softmax(z @ COST, dim=0),
+        lambda z: (z - z[:1]).square().sum(-1),
+        lambda z: (z - z.roll(1, 0)).square().sum(-1),
+        lambda z: torch.nn.functional.batch_norm(z, None, None, training=True) @ COST,
+        lambda z: (z @ COST).float() - 1e-2 * (z @ COST).float().mean(),
+    ],
+    ids=["mean", "max", "softmax", "first", "neighbour", "batch norm", "float32"],
+)
+def test_losses_that_depend_on_other_instances_are_refused(objective):
+    """Each of these mixes instances by its formula, and some structure of another instance changes it."""
+    with pytest.raises(ValueError, match=r"loss of its own structure alone, but the loss of instance \d+ changes from"):
+        ol.audit(ol.StraightThrough(), simplex(3), objective, draw(16, 3), generator=seeded(0))
+
+
+def test_the_instance_is_named_by_its_place_in_the_batch():
+    with pytest.raises(ValueError, match=r"the loss of instance \(\d, \d\) changes"):
+        ol.audit(ol.Pipeline(), simplex(3), lambda z: z @ COST - (z @ COST).mean(), draw(2, 3, 3), samples=8)
+
+
+def test_losses_of_each_instance_alone_are_not_accused():
+    """Gold structures for each instance, random numbers, half precision, paddings: none of these mixes instances."""
+    gold = torch.eye(3, dtype=torch.float64)[torch.arange(16) % 3]
+    dropout = torch.nn.Dropout(0.5)
+    calls = iter(range(10**6))
+    rarely = lambda z: z @ COST + (next(calls) % 7 == 3)  # noqa: E731 - the same losses but for one call in seven
+    weights = draw(3, 50, seed=2).float()
+    for objective in (
+        lambda z: (z - gold).square().sum(-1),
+        lambda z: dropout(z @ COST),
+        lambda z: z @ COST + torch.randn(16, dtype=z.dtype),
+        rarely,
+        lambda z: torch.logsumexp(1e3 * (z.float() @ weights), -1),
+        lambda z: 1e6 + (z.half() @ COST.half()).float(),
+        lambda z: torch.nn.functional.layer_norm(z, (3,)) @ COST,
+    ):
+        ol.audit(ol.Pipeline(), simplex(3), objective, draw(16, 3), samples=8, generator=seeded(0))
+    for dtype in (torch.float32, torch.bfloat16):
+        mine = gold.to(dtype)
+        ol.audit(ol.Pipeline(), simplex(3), lambda z, mine=mine: (z - mine).square().sum(-1), draw(16, 3).to(dtype))
+
+
+def test_mixed_losses_are_refused_before_the_work():
+    calls = []
+
+    def objective(z: Tensor) -> Tensor:
+        calls.append(z)
+        return z @ COST - (z @ COST).mean()
+
+    with pytest.raises(ValueError, match="its own structure alone"):
+        ol.audit(ol.Pipeline(), simplex(3), objective, draw(16, 3), samples=1024)
+    assert len(calls) < 20
 
 
 def test_nothing_of_the_caller_changes():

@@ -47,7 +47,7 @@ def scores(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def render(ax: Axes) -> None:
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()  # the canvas of a figure that no backend has draws nothing
 
 
 def of_kind(ax: Axes, kind: type) -> list:
@@ -587,6 +587,49 @@ def test_axes_are_those_that_were_given_or_new_ones(name):
     render(new)
     with pytest.raises(TypeError, match="ax must be matplotlib Axes, such as"):
         calls()[name](new.figure)
+
+
+def grid_of(layout: str | None) -> list[Axes]:
+    """Two rows of three panels that all have a legend, one of them in three dimensions."""
+    figure = Figure(figsize=(12, 6.5), layout=layout)
+    panels = [figure.add_subplot(2, 3, k + 1, projection="3d" if k == 1 else None) for k in range(6)]
+    mixed = {
+        "brackets": np.full((5, 5), 0.5),
+        "links": np.full((4, 4), 0.25),
+        "arcs": np.full((4, 4), 0.3),
+    }
+    x, y = cp.Variable(5, nonneg=True), cp.Variable(3, nonneg=True)
+    cycle = ol.Polytope(x, [x[i] + x[(i + 1) % 5] <= 1 for i in range(5)])
+    triangle = ol.Polytope(y, [y[0] + y[1] <= 1, y[0] + y[2] <= 1, y[1] + y[2] <= 1])
+    plots.polytope(cycle, ax=panels[0], points={"a point with a name": np.full(5, 0.4)})
+    plots.polytope(triangle, ax=panels[1])
+    plots.regularization_path(polytopes.simplex(7), scores(7), ol.Entropy, [0.1, 1.0], ax=panels[2])
+    for panel, (name, weights) in zip(panels[3:], mixed.items(), strict=True):
+        getattr(plots, name)(weights, ax=panel)
+    figure.draw_without_rendering()
+    return panels
+
+
+@pytest.mark.parametrize("layout", ["constrained", "tight", None])
+def test_legends_in_a_grid_lie_within_their_own_axes(layout):
+    panels = grid_of(layout)
+    for panel in panels:
+        legend, box = panel.get_legend().get_window_extent(), panel.get_window_extent()
+        assert box.x0 - 1 <= legend.x0 and legend.x1 <= box.x1 + 1 and legend.y1 <= box.y1 + 1
+        others = [other.get_window_extent() for other in panels if other is not panel]
+        assert not any(legend.overlaps(other) for other in others)
+        if panel.name != "3d":  # what is drawn ends below it
+            top = panel.dataLim.intervaly[0 if panel.yaxis_inverted() else 1]
+            assert panel.transData.transform((0.0, top))[1] <= legend.y0 + 2
+    titles = [panel.title.get_window_extent() for panel in panels[:3]]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
+
+
+def test_a_legend_of_axes_that_are_alone_lies_beside_them():
+    for ax in (plots.links(np.full((3, 3), 1 / 3)), plots.polytope(polytopes.simplex(2), points=np.full(2, 0.5))):
+        render(ax)
+        assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+        assert ax.get_legend().get_window_extent().x1 <= ax.figure.bbox.x1 + 2
 
 
 def test_names_are_slanted_where_there_is_no_room():

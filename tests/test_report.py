@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 from fractions import Fraction
 
 import cvxpy as cp
@@ -585,13 +586,23 @@ def test_a_report_is_text_a_page_and_plain_data():
 
 def test_a_fractional_vertex_is_drawn_as_structures_are():
     found = ol.report(triangle())
-    assert [round(bar.get_height(), 9) for bar in found.plot().patches] == [0.5] * 3
+    bars = found.plot()
+    assert [round(bar.get_height(), 9) for bar in bars.patches] == [0.5] * 3
+    assert bars.get_title() == "the fractional vertex that was found"
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["x[0]", "x[1]", "x[2]"]
+    assert [label.get_text() for label in found.plot(words=["a", "c", "b"]).get_xticklabels()] == ["a", "c", "b"]
     assert 'src="data:image/png;base64,iVBOR' in found._repr_html_()
     pairs = cp.Variable((3, 3), symmetric=True)
     odd = ol.Polytope(pairs, [pairs >= 0, cp.diag(pairs) == 0, cp.sum(pairs, axis=1) <= 1])
     seen = ol.report(odd)
     assert "x[0, 0] >= 0; x[1, 1] >= 0; x[2, 2] >= 0" in str(seen)  # entries of the variable that cvxpy solves for
     drawn = seen.plot(words=(list("abc"), list("abc")))
+    x = cp.Variable(6, nonneg=True)
+    apart = ol.Polytope(x, [x[i] + x[j] <= 1 for k in (0, 3) for i, j in ((k, k + 1), (k, k + 2), (k + 1, k + 2))])
+    many = ol.report(apart, effort="quick")  # two triangles: of 25 vertices, 9 are fractional
+    count = len(many.facts["fractional_vertices"])
+    assert 1 < count <= 9
+    assert many.plot(vertex=1).get_title() == f"one of {count} fractional vertices that were found"
     assert np.allclose(drawn.images[0].get_array(), 0.5 - 0.5 * np.eye(3))
     x = cp.Variable(3, nonneg=True)
     whole = ol.report(ol.Polytope(x, [cp.sum(x) == 1]))
@@ -737,7 +748,22 @@ def test_the_shell(capsys, monkeypatch):
     [
         (["report", "polytopes:nothing"], "polytopes has no nothing"),
         (["report", "polytopes"], "give module:function"),
-        (["report", "nowhere:f"], "nowhere"),
+        (["report", "nowhere:f"], "there is no module nowhere, neither in this folder nor on Python's path"),
+        (["report", "polytopes.nowhere:f"], "there is no module polytopes.nowhere"),
+        (
+            ["report", "polytopes:matching"],
+            "polytopes:matching takes size, but the sizes given are: none; give --size N",
+        ),
+        (
+            ["explain", "polytopes:sequence", "--size", "3"],
+            "steps, states, but the sizes given are: 3; give --size N --size N",
+        ),
+        (
+            ["explain", "polytopes:matching", "--size", "3,4"],
+            "takes size, but the sizes given are: 3 4; give --size N\n",
+        ),
+        (["report", "polytopes:subset", "--size", "4"], "without a value: add --parameter budget=NUMBER"),
+        (["check", "polytopes:matching", "--size", "3", "--parameter", "budget=2"], "no parameter budget; it has none"),
         (["report", "polytopes:subset", "--size", "4"], "budget"),
         (["report", "polytopes:subset", "--size", "4", "--parameter", "budget"], "name=value"),
         (["report", "polytopes:subset", "--size", "4", "--parameter", "budget=two"], "as JSON"),
@@ -746,4 +772,72 @@ def test_the_shell(capsys, monkeypatch):
 )
 def test_the_shell_says_what_is_wrong(arguments, message, capsys):
     assert main(arguments) == 1
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said and "argument: " not in said
+
+
+@pytest.mark.parametrize(
+    "sizes", [["--size", "3", "4"], ["--size", "3,4"], ["--size", "3", "--size", "4"], ["--size=3,4"]]
+)
+def test_several_sizes_are_given_to_the_shell_in_any_way(sizes, capsys):
+    for arguments in (["explain", "polytopes:sequence", *sizes], ["explain", *sizes, "polytopes:sequence"]):
+        assert main(arguments) == 0
+        assert "(3, 4, 4)" in capsys.readouterr().out
+
+
+def test_sizes_that_are_no_integers_are_wrong_arguments(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["report", "polytopes:sequence", "--size", "three"])
+    assert left.value.code == 2
+    assert (
+        "a size is an integer, and several are given as --size 3 --size 4, but got 'three'" in capsys.readouterr().err
+    )
+
+
+THEIRS = """
+import cvxpy as cp
+import optlayers as ol
+
+def half(n):
+    return 1 / (n - n)
+
+def broken(n):
+    return half(n)
+
+def refused(n):
+    x = cp.Variable(n)
+    return ol.Polytope(x, [cp.Variable(n) * x[0] <= 1])
+
+def best(scores):
+    raise KeyError("what the oracle looked for")
+
+def oracle(n):
+    x = cp.Variable(n, nonneg=True)
+    return ol.Polytope(x, [cp.sum(x) == 1], oracle=best)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "frames"),
+    [
+        ("mine:broken", "mine:broken raised ZeroDivisionError: division by zero", ["in broken", "in half"]),
+        ("mine:oracle", "SolveError: 12 of 12 instances could not be solved", []),
+        ("mine:refused", "DeclarationError: constraint 0", []),
+        ("spelled:made", "spelled:made raised SyntaxError: ", ["spelled.py"]),
+        ("needs:made", "needs:made raised ModuleNotFoundError: No module named 'nowhere'", ["in <module>"]),
+    ],
+)
+def test_the_shell_shows_where_the_code_of_the_user_raised(name, first, frames, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(THEIRS)
+    (tmp_path / "spelled.py").write_text("def made(n:\n    return n\n")
+    (tmp_path / "needs.py").write_text("import nowhere\n")
+    monkeypatch.chdir(tmp_path)
+    size = ["--size", "3"]
+    assert main(["check", name, *size]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(first)
+    places = [line for line in said if line.startswith("  File")]
+    assert len(places) == len(frames) and all(frame in place for frame, place in zip(frames, places, strict=True))
+    assert all(str(tmp_path) in place for place in places)
+    for module in ("mine", "needs", "spelled"):
+        sys.modules.pop(module, None)

@@ -20,6 +20,8 @@ AGAINST = 0.2
 """and those that point the wrong way from here on."""
 NOISE = 10.0
 """Draws whose variance is so many times the squared mean are mostly noise."""
+SURE = 2.0
+"""A cosine is told from 0, and from another one, by so many standard errors."""
 OWN = 0.95
 """A gradient of the rule's own loss has a cosine of 1 with it; from here on it passes."""
 
@@ -137,13 +139,32 @@ def advice_on_truth(
             "instances that are sure."
         )
     if scale is not None:
-        known = [f for f in found if f.skipped is None and not math.isnan(f.cosine[scale].value)]
-        if len(known) > 1:
-            best = max(known, key=lambda f: f.cosine[scale].value)
-            cosine = best.cosine[scale]
-            if cosine.value > 2.0 * cosine.error:
-                said.append(
-                    f"Nearest to the truth at scale {scale:g} is {best.name}: cosine {cosine.value:.2f} ± "
-                    f"{cosine.error:.2f}, for {best.milliseconds:.1f} ms a pass."
-                )
+        said += _nearest(found, scale)
     return said
+
+
+def _nearest(found: Sequence[Findings], scale: float) -> list[str]:
+    """The rules whose cosine is the largest, as far as errors tell, and which of them costs the least."""
+    known = [f for f in found if f.skipped is None and not math.isnan(f.cosine[scale].value)]
+    along = [f for f in known if f.cosine[scale].value > SURE * f.cosine[scale].error]
+    if len(known) < 2 or not along:
+        return []
+    along.sort(key=lambda f: -f.cosine[scale].value)
+    best = along[0].cosine[scale]
+    first = [
+        f for f in along if best.value - f.cosine[scale].value <= SURE * math.hypot(best.error, f.cosine[scale].error)
+    ]
+    told = [
+        f"{f.name} (cosine {f.cosine[scale].value:.2f} ± {f.cosine[scale].error:.2f}, {_time(f)} a pass)" for f in first
+    ]
+    if len(first) == 1:
+        return [f"Nearest to the truth at scale {scale:g} is {told[0]}."]
+    cheapest = min(first, key=lambda f: f.milliseconds)
+    return [
+        f"Nearest to the truth at scale {scale:g} are {', '.join(told[:-1])} and {told[-1]}: their cosines are not "
+        f"told apart by 2 standard errors. The cheapest of them is {cheapest.name}."
+    ]
+
+
+def _time(found: Findings) -> str:
+    return f"{found.milliseconds:.{1 if found.milliseconds < 10.0 else 0}f} ms"

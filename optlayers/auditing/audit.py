@@ -5,29 +5,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.auditing.estimate import Estimate
 from optlayers.auditing.findings import Findings, Steps, compare, name_of, steps_along
+from optlayers.auditing.mixed_losses import refuse_mixed_losses
 from optlayers.auditing.passes import passes_through
 from optlayers.auditing.problem import Problem
 from optlayers.auditing.report import GradientAudit
 from optlayers.auditing.truth import directions_of, own_gradient, smoothed_gradient
+from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.call_part import GradientUnit
 from optlayers.compiled import CompiledPolytope
 from optlayers.form.standard import DeclarationError
 from optlayers.layer import OptLayer
 from optlayers.modes import transforms_active
 from optlayers.polytope import Family, Polytope
-from optlayers.rules.base import AbstractRule
+from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
-from optlayers.rules.pipeline import Pipeline
 from optlayers.solution import SolveError
 from optlayers.tensors import check_generator, check_scores
 
@@ -85,7 +87,8 @@ def audit(
     polytope : a :class:`Polytope`, a compiled one, a :class:`Family` (give ``sizes=``), or an :class:`OptLayer`, of
         which the polytope, the solvers and the ``gradient_unit`` are taken.
     objective : from structures ``(*batch, *shape)`` to one loss per instance, ``(*batch,)``, each of its own structure
-        alone, the same for the same structures (switch dropout off). It is called for every sample of every scale.
+        alone, the same for the same structures (switch dropout off). It is called for every sample of every scale, and
+        a few times before with the structures of some instances exchanged, whether the losses of the others stay.
     scores : ``(*batch, *shape)``; -inf forbids a part. They alone are moved: scores of auxiliary variables, given by
         name, stay as they are.
     samples : how many noises for each scale, an even number from 8 on; half of them are the negatives of others. So
@@ -110,7 +113,8 @@ def audit(
     Raises
     ------
     SolveError : an instance without a best vertex.
-    TypeError, ValueError : no rules, arguments out of range, losses that are not one for each instance or not finite,
+    TypeError, ValueError : no rules, arguments out of range, a set that is not polyhedral and has no vertices, losses
+        that are not one for each instance, that change with the structures of other instances, or that are not finite,
         and what :meth:`OptLayer.forward` refuses.
 
     References
@@ -154,7 +158,8 @@ def audit(
     theirs -= _declared(polytope)
     for_polytope = {name: value for name, value in parameters.items() if name not in theirs}
 
-    problem = Problem.of(_layer(polytope, Pipeline(), None), objective, scores, sizes, for_polytope)
+    problem = Problem.of(_layer(polytope, _BestVertices(), None), objective, scores, sizes, for_polytope)
+    refuse_mixed_losses(problem)
     drawn = torch.Generator().manual_seed(seeds[0])
     unit = problem.spread if relative else torch.ones_like(problem.spread)
     with _bar(progress, len(scales) + len(named)) as advance:
@@ -267,7 +272,31 @@ def _layer(
         layer = polytope.with_rule(rule)
         layer.gradient_unit = unit
         layer.on_failure = "raise"
-    return layer if isinstance(rule, Pipeline) and unit is None else layer.with_failures_as_nan()
+    return layer if isinstance(rule, _BestVertices) else layer.with_failures_as_nan()
+
+
+@final
+@dataclass(frozen=True)
+class _BestVertices(AbstractVertexRule):
+    """What all rules are compared with: best vertices, without a gradient."""
+
+    takes_any_gradient = True
+    differentiates_parameters = False
+
+    def check(self, compiled: CompiledPolytope) -> None:
+        """Raise ValueError for a set without vertices."""
+        if not compiled.has_vertices:
+            raise ValueError(
+                "audit() compares rules with how the loss of best vertices changes, but the declared set is not "
+                "polyhedral and has no vertices. Its nearest points have a derivative that is exact where they are "
+                "differentiable, as in SparseMAP(): there is no gradient in its place to audit"
+            )
+
+    def backward(
+        self, polytope: AbstractBoundPolytope, saved: Any, grad: Float64[Tensor, "batch size"], context: Context
+    ) -> Gradient:
+        """Zero, whatever arrives."""
+        return Gradient(torch.zeros_like(grad))
 
 
 def _chosen(truths: Mapping[float, Estimate]) -> float | None:

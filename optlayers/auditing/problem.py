@@ -100,17 +100,28 @@ class Problem:
         named = self.parameters if parameters is None else parameters
         at_once = max(1, AT_ONCE // max(1, self.numbers.numel()))
 
+        found = []
+        for stack in (numbers[k : k + at_once] for k in range(0, len(numbers), at_once)):
+            found += [self.losses_of(structures) for structures in self._solved(stack, layer, named)]
+        return torch.stack(found)
+
+    def structures_at(self, numbers: Float64[Tensor, "instances size"]) -> Tensor:
+        """The best vertices at other scores, ``(*batch, *padded)``; NaN for instances without one."""
+        return self._solved(numbers[None], self.layer, self.parameters)[0]
+
+    def losses_of(self, structures: Tensor) -> Float64[Tensor, " instances"]:
+        """The losses of structures ``(*batch, *padded)``, which the objective may write to a copy of."""
+        with torch.no_grad():
+            losses = self.objective(structures.to(self.scores.dtype, copy=True))
+        return losses.detach().reshape(-1).to("cpu", torch.float64)
+
+    def _solved(self, stack: Tensor, layer: OptLayer, named: Mapping[str, Any]) -> Tensor:
         def solve(one: Tensor) -> Tensor:
             return layer(one, sizes=self.sizes, **named)  # type: ignore[no-any-return]
 
-        found = []
         with torch.no_grad():
-            for stack in (numbers[k : k + at_once] for k in range(0, len(numbers), at_once)):
-                shaped = stack.reshape(len(stack), *self.batch, *self.padded).to(self.scores.device)
-                for structures in vmap(solve)(shaped):
-                    losses = self.objective(structures.to(self.scores.dtype, copy=True))
-                    found.append(losses.detach().reshape(-1).to("cpu", torch.float64))
-        return torch.stack(found)
+            shaped = stack.reshape(len(stack), *self.batch, *self.padded).to(self.scores.device)
+            return vmap(solve)(shaped)
 
     def shaped(self, flat: Tensor) -> Tensor:
         """Flat numbers ``(..., instances, size)`` in the shape of the scores."""

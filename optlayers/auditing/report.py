@@ -152,24 +152,27 @@ class GradientAudit:
 
         Parameters
         ----------
-        ax : axes of matplotlib to draw into; new ones for None.
+        ax : matplotlib Axes to draw on; by default those of a new figure (``ax.figure``), which pyplot does not keep.
 
         Returns
         -------
-        The axes.
+        Axes : those that were drawn on.
 
         Raises
         ------
-        ImportError : without matplotlib: ``pip install matplotlib``.
+        ImportError : without matplotlib: ``pip install 'optlayers[plots]'``.
         """
         try:
-            import matplotlib.pyplot as plt
+            from matplotlib import colormaps
+            from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("plot() draws by matplotlib, which is not installed: pip install matplotlib") from error
+            raise ImportError(
+                "plot() draws with matplotlib, which is not installed: pip install 'optlayers[plots]'"
+            ) from error
         shown = [found for found in self.findings.values() if found.skipped is None]
         if ax is None:
-            _, ax = plt.subplots(figsize=(7.5, 1.2 + 0.42 * len(shown)), layout="constrained")
-        colors = plt.get_cmap("viridis")([0.8 * k / max(1, len(self.truths) - 1) for k in range(len(self.truths))])
+            ax = Figure(figsize=(7.5, 1.2 + 0.42 * len(shown)), layout="constrained").add_subplot()
+        colors = colormaps["viridis"]([0.8 * k / max(1, len(self.truths) - 1) for k in range(len(self.truths))])
         for k, (scale, color) in enumerate(zip(self.truths, colors, strict=True)):
             shift = 0.22 * (k - (len(self.truths) - 1) / 2)
             places = [(y, found.cosine[scale]) for y, found in enumerate(shown)]

@@ -19,9 +19,11 @@ __all__ = [
     "ORANGE",
     "axes_of",
     "bare",
+    "legend_of",
     "module",
     "names_of",
     "shaded",
+    "titled",
     "weight_legend",
     "words_below",
 ]
@@ -112,13 +114,47 @@ def weight_legend(ax: Axes, color: str, weights: np.ndarray, beside: float = 1.0
     line = module("matplotlib.lines").Line2D
     shown = (0.25, 0.5, 1.0)
     handles = [line([], [], color=color, alpha=w, linewidth=3, label=f"{w:g}") for w in shown]
-    ax.legend(
-        handles=handles,
-        title="weight",
-        title_fontsize=8,
-        fontsize=8,
-        frameon=False,
-        handlelength=1.2,
-        loc="upper left",
-        bbox_to_anchor=(beside, 1.0),
-    )
+    legend_of(ax, handles, title="weight", beside=beside, handlelength=1.2)
+
+
+def legend_of(ax: Axes, handles: Sequence[Any], *, title: str | None = None, beside: float = 1.0, **style: Any) -> None:
+    """A legend beside the axes where the figure has no others and keeps room for it; else within them, at the top.
+
+    Beside axes of a grid it would lie on the next ones. Within axes the upper limit is moved, so that it covers
+    nothing; three dimensions have room in their corner.
+    """
+    style |= {"title": title, "title_fontsize": 8, "fontsize": 8, "frameon": False, "labelcolor": INK}
+    if is_alone(ax):
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(beside, 1.0), **style)
+        return
+    if ax.name == "3d":
+        ax.legend(handles=handles, loc="upper left", handletextpad=0.2, borderaxespad=0.0, **style)
+        return
+    ax.apply_aspect()
+    box = ax.get_window_extent()
+    width, height = (side * 72.0 / ax.figure.dpi for side in (box.width, box.height))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = int(np.clip(width // (LETTER * 8.0 * longest + 28.0), 1, len(handles)))
+    lines = -(-len(handles) // columns) + (title is not None)
+    share = float(np.clip((11.5 * lines + 6.0) / max(height, 1.0), 0.0, 0.5))
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, low + (high - low) / (1.0 - share))
+    style = {"handlelength": 1.6} | style
+    style |= {"columnspacing": 0.9, "handletextpad": 0.4, "borderaxespad": 0.2, "labelspacing": 0.3}
+    ax.legend(handles=handles, loc="upper center", ncols=columns, **style)
+
+
+def is_alone(ax: Axes) -> bool:
+    """Whether axes are the only ones in the grid of their figure, which lays them out with room for a legend."""
+    place, engine = ax.get_subplotspec(), ax.figure.get_layout_engine()
+    single = place is not None and place.get_gridspec().get_geometry() == (1, 1)
+    return single and isinstance(engine, module("matplotlib.layout_engine").ConstrainedLayoutEngine)
+
+
+def titled(ax: Axes, title: str, size: float) -> None:
+    """A title, in two lines where one would be wider than the axes and run into the next ones."""
+    ax.apply_aspect()
+    width = ax.get_window_extent().width * 72.0 / ax.figure.dpi
+    if not is_alone(ax) and LETTER * size * max(map(len, title.split("\n"))) > width:
+        title = title.replace("; ", ";\n")
+    ax.set_title(title, fontsize=size)

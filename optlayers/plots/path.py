@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.plots.canvas import COLORS, FAINT, INK, axes_of, names_of
+from optlayers.plots.canvas import COLORS, FAINT, axes_of, legend_of, names_of
 from optlayers.plots.points import array_of, compiled_of
 from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer
@@ -102,15 +102,8 @@ def regularization_path(
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     rest = drawn.shape[1] - len(named)
-    ax.legend(
-        fontsize=8,
-        frameon=False,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        title=f"grey: {rest} that move less" if rest else None,
-        title_fontsize=8,
-        labelcolor=INK,
-    )
+    more = f"grey: {rest} that move less" if rest else None
+    legend_of(ax, ax.get_legend_handles_labels()[0], title=more)
     return ax
 
 

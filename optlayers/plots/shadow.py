@@ -10,7 +10,7 @@ import torch
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.enumeration import TooMany
-from optlayers.plots.canvas import BLUE, COLORS, INK, ORANGE, axes_of, module
+from optlayers.plots.canvas import BLUE, COLORS, INK, ORANGE, axes_of, legend_of, module, titled
 from optlayers.plots.outline import SAME, outline, principal
 from optlayers.plots.points import array_of, compiled_of, directions_of
 from optlayers.polytope import Polytope
@@ -118,10 +118,10 @@ def polytope(
         panel.scatter(*where.T, **style)
     if rank > len(chosen):
         said += f"; a shadow in {len(chosen)} of {rank} dimensions"
-    ax.set_title(said, fontsize=10)
+    titled(ax, said, 10.0)
     _name_axes(panel, names)
     if fractional.any() or overlaid:
-        ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.08 if three else 1.0, 1.0))
+        legend_of(ax, ax.get_legend_handles_labels()[0], beside=1.08 if three else 1.0)
     return ax
 
 

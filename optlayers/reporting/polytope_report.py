@@ -85,7 +85,8 @@ class PolytopeReport:
         ----------
         ax : matplotlib Axes to draw on; by default those of a new figure (``ax.figure``).
         vertex : which of ``facts["fractional_vertices"]``.
-        options : what :func:`optlayers.plots.structure` takes, such as ``words=``.
+        options : what :func:`optlayers.plots.structure` takes, such as ``words=``. Bars have the names of parts in the
+            report, ``x[0]`` and so on, unless there are others.
 
         Returns
         -------
@@ -101,8 +102,11 @@ class PolytopeReport:
             raise ValueError(f"{len(found)} fractional vertices are known, so there is nothing to draw at {vertex}")
         shape = self.polytope.shape
         point = [float(Fraction(part)) for part in found[vertex]["point"][: math.prod(shape)]]
+        if len(shape) == 1 and self.polytope.draw is None:
+            options.setdefault("words", [f"x[{part}]" for part in range(shape[0])])
         drawn = structure(self.polytope, np.array(point).reshape(shape), ax=ax, **options)
-        drawn.set_title(f"a fractional vertex of {len(found)} that are known", fontsize=9)
+        several = f"one of {len(found)} fractional vertices that were found"
+        drawn.set_title("the fractional vertex that was found" if len(found) == 1 else several, fontsize=9)
         return drawn
 
     def to_dict(self) -> dict[str, Any]:
