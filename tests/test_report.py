@@ -458,6 +458,77 @@ def test_rows_that_are_written_twice_or_are_wider_are_duplicates():
     assert "says no more than constraint 1 (" in str(found)
 
 
+def test_a_redundant_row_neither_connects_parts_nor_tells_them_apart():
+    """The set is a square: a product of two equal intervals."""
+    x = cp.Variable(2, name="x")
+    found = ol.report(ol.Polytope(x, [x >= 0, x <= 1, x[0] + 2 * x[1] <= 100]))
+    assert found.facts["blocks"] == [["x[0]"], ["x[1]"]]
+    assert found.facts["interchangeable"] == [["x[0]", "x[1]"]]
+    assert "2 independent blocks, of 1 part each [proof]" in str(found)
+
+
+def test_equations_that_are_written_together_connect_no_parts():
+    """Two simplices, whose sums are also added up."""
+    x = cp.Variable(4, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [cp.sum(x) == 2, x[2] + x[3] == 1]))
+    assert found.facts["blocks"] == [["x[0]", "x[1]"], ["x[2]", "x[3]"]] == found.facts["interchangeable"]
+
+
+def test_fixed_parts_are_blocks_of_their_own():
+    """No head of the root, none of itself."""
+    found = ol.report(polytopes.arborescence(3), effort="quick")
+    fixed = [[f"x[{i}, {j}]"] for i in range(4) for j in range(4) if i == j or j == 0]
+    assert [block for block in found.facts["blocks"] if len(block) == 1] == fixed
+    assert len(found.facts["blocks"]) == len(fixed) + 1
+    assert f"{len(fixed)} parts are fixed, and depend on nothing [proof]" in str(found)
+
+
+def test_parts_of_one_block_are_told_apart_by_what_is_needed():
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x[0] + 2 * x[1] <= 2]))
+    assert "all parts depend on each other: they form one block [proof]" in str(found)
+    assert "no two parts may change places; other symmetries are not looked for [proof]" in str(found)
+
+
+@pytest.mark.parametrize("side", [1.9999999, 1.999999999])
+def test_a_side_that_is_nearly_an_integer_is_none(side):
+    """A corner of the square is cut off, so there are two vertices with fractions in its place."""
+    x = cp.Variable(2, name="x")
+    found = ol.report(ol.Polytope(x, [x >= 0, x <= 1, x[0] + x[1] <= side]))
+    assert found.integral is False and found.facts["known"] == PROOF and found.redundant == ()
+    near = Fraction(repr(side)) - 1
+    points = {tuple(Fraction(p) for p in vertex["point"]) for vertex in found.facts["fractional_vertices"]}
+    assert points == {(near, 1), (1, near)}
+    assert as_set(found.missing, 2) == {(1, 1, 1)} and found.facts["facets_of_rows"] == 5
+
+
+@pytest.mark.parametrize("row", [lambda x: np.pi * x[0] + x[1] <= 1, lambda x: x[0] + x[1] <= 2 - 1e-12])
+def test_numbers_that_are_no_short_fractions_prove_nothing(row):
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 1, row(x)]))
+    for section in found.sections:
+        assert all(told.known not in (PROOF, EXHAUSTIVE) for told in section.statements)
+    assert found.facts["known"] not in (PROOF, EXHAUSTIVE)
+
+
+def test_an_equation_of_numbers_that_are_no_fractions_is_as_it_was_declared():
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [np.pi * x[0] + x[1] == 1]))
+    assert found.dimension == 1
+    assert found.facts["equations"] == ["x[0] + 0.31831*x[1] == 0.31831"]
+
+
+def test_a_vertex_of_long_fractions_is_worked_out():
+    """7001 + 9001 b = 15999 at b = 8998/9001, which is read as 2999/3000 where it is only read."""
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 1, 7001 * x[0] + 9001 * x[1] <= 15999]))
+    assert found.integral is False and found.facts["known"] == PROOF
+    points = {tuple(Fraction(p) for p in vertex["point"]) for vertex in found.facts["fractional_vertices"]}
+    assert points == {(1, Fraction(8998, 9001)), (Fraction(6998, 7001), 1)}
+    assert as_set(found.missing, 2) == {(1, 1, 1)} and found.missing[0].known == PROOF
+    assert found.missing[0].cuts_off in points
+
+
 def test_blocks_are_independent():
     x = cp.Variable((2, 3), name="x", nonneg=True)
     found = ol.report(ol.Polytope(x, [cp.sum(x, axis=1) == 1]))

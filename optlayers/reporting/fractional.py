@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 import scipy.linalg
 
-from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, Optimum, exact_point, proved_bound
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
 
@@ -37,7 +37,8 @@ class Witness:
 
     def text(self, parts: tuple[str, ...]) -> str:
         """The parts that are not 0."""
-        told = [f"{parts[j]} = {v}" for j, v in enumerate(self.point) if v]
+        shown = str if self.inside else lambda v: f"{float(v):.6g}"
+        told = [f"{parts[j]} = {shown(v)}" for j, v in enumerate(self.point) if v]
         return ", ".join(told[:12]) + (f" and {len(told) - 12} more" if len(told) > 12 else "") if told else "0"
 
 
@@ -87,8 +88,7 @@ def sampled_objectives(
             continue
         done += is_random
         structured_done += not is_random
-        part = best.point[:size]
-        is_fractional = bool((np.abs(part - np.round(part)) > WHOLE).any())
+        is_fractional = not _is_whole(rows, best.point)
         fractional += is_random and is_fractional
         if not is_fractional:
             continue
@@ -108,13 +108,23 @@ def sampled_objectives(
     return Sampled(done, structured_done, fractional, tuple(witnesses), known, tuple(worst_scores.tolist()), gaps)
 
 
+def _is_whole(rows: Rows, point: np.ndarray) -> bool:
+    """Whether parts are integers: to rounding, and where rows tell, the integers satisfy them."""
+    part = point[: rows.scored]
+    near = np.round(part)
+    if (np.abs(part - near) > WHOLE).any():
+        return False
+    return bool(rows.auxiliary) or not rows.exact or rows.holds(near.astype(np.int64), 1)
+
+
 def witness_of(
     rows: Rows, program: LinearProgram, best: Optimum, objective: np.ndarray, rng: np.random.Generator
 ) -> Witness | None:
     """A fractional best point as fractions, with integer scores for which it alone is best; None for an integer one."""
     if rows.auxiliary:
         return _shadow_witness(rows, program, objective, rng)
-    found = read_together(best.point)
+    exact = exact_point(rows, program, best)
+    found = exact or read_together(best.point)
     if found is None:
         return None
     numerators, unit = found
@@ -122,7 +132,7 @@ def witness_of(
     if all(v.denominator == 1 for v in point):
         return None
     slack = rows.slacks(numerators, unit)
-    if slack is None or not rows.holds(numerators, unit):
+    if slack is None or exact is None:
         return Witness(point, (), False, False, ())
     basis = _basis(rows, np.flatnonzero(slack == 0))
     if len(basis) < rows.columns:

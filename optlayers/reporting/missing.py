@@ -152,7 +152,10 @@ def lacking(
             if best is None:
                 proved = False
                 continue
-            if best.value > sign * side + BEYOND * (1.0 + abs(side)):
+            bound = proved_bound(rows, objective, best.multipliers)
+            # What is too little to be told from rounding is told by fractions.
+            beyond = bound is not None and bound > sign * side
+            if beyond or best.value > sign * side + BEYOND * (1.0 + abs(side)):
                 told, bound_of_told = coefficients, side
                 if not is_equation:
                     short = simplified(np.append(objective[: rows.scored].astype(np.int64), side), held)
@@ -160,8 +163,7 @@ def lacking(
                     bound_of_told = int(short[-1])
                 found.append(_missing(rows, program, told, bound_of_told, is_equation, sign, rng))
                 break
-            bound = proved_bound(rows, objective, best.multipliers)
-            proved &= bound is not None and bound <= sign * side
+            proved &= bound is not None
     return found, proved, 0
 
 

@@ -11,7 +11,7 @@ from typing import final
 import numpy as np
 
 from optlayers.reporting.affine_hull import AffineHull
-from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, Optimum, basis_point, proved_bound
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
 from optlayers.reporting.statement import PROOF, ROUNDING, Section, Statement
@@ -58,33 +58,44 @@ def redundancy_of(rows: Rows, program: LinearProgram, late: Callable[[], bool]) 
         if late():
             left = len(order) - place
             break
-        program.bound_row(i, float(rows.sides[i]) + 1.0 + abs(float(rows.sides[i])))
+        side = float(rows.sides[i])
+        further = side + 1.0 + abs(side)
+        program.bound_row(i, further)
         objective = rows.matrix[[i]].toarray()[0]
         best = program.maximize(objective)
-        side = float(rows.sides[i])
-        if best is None or best.value > side + WITHIN * (1.0 + abs(side)):
+        bound = None
+        is_needed = best is None or best.value > side + WITHIN * (1.0 + abs(side))
+        shown = is_needed and best is not None and _shows_need(rows, program, i, best, further, {*dropped, *redundant})
+        if not is_needed:
+            program.bound_row(i, None)
+            best = program.maximize(objective)  # by the others alone, whose multipliers are the proof
+            bound = None if best is None else proved_bound(rows, objective, best.multipliers)
+            # What is too little to be told from rounding is told by fractions.
+            shown = best is not None and _shows_need(rows, program, i, best, further, {*dropped, *redundant})
+            is_needed = shown or (bound is not None and bound > rows.side(i))
+        if is_needed:
             program.restore(i)
-            needed &= best is not None and _shows_need(rows, i, best.point, {*dropped, *redundant})
+            needed &= shown
             continue
         redundant.append(i)
-        program.bound_row(i, None)
-        best = program.maximize(objective)  # by the others alone, whose multipliers are the proof
-        bound = None if best is None else proved_bound(rows, objective, best.multipliers)
-        proved &= bound is not None and bound <= int(rows.whole_sides[i])
+        proved &= bound is not None
     for i in [*dropped, *redundant]:
         program.restore(i)
     return Redundancy(tuple(duplicates), tuple(sorted(redundant)), tuple(dependent), proved, needed, left)
 
 
-def _shows_need(rows: Rows, row: int, point: np.ndarray, dropped: set[int]) -> bool:
-    """Whether a point, read as fractions, violates one row and satisfies all that are left."""
-    found = read_together(point)
-    slack = None if found is None else rows.slacks(*found)
-    if slack is None:
-        return False
-    satisfied = np.where(rows.equality, slack == 0, slack >= 0)
-    satisfied[[*dropped, row]] = True
-    return bool(satisfied.all() and slack[row] < 0)
+def _shows_need(rows: Rows, program: LinearProgram, row: int, best: Optimum, further: float, dropped: set[int]) -> bool:
+    """Whether a point of fractions violates one row and satisfies all that are left: the best one for the row when its
+    right-hand side is ``further`` away, read as short fractions or from its basis."""
+    for found in (read_together(best.point), basis_point(rows, program, best, {row: Fraction(further)})):
+        slack = None if found is None else rows.slacks(*found)
+        if slack is None:
+            continue
+        satisfied = np.where(rows.equality, slack == 0, slack >= 0)
+        satisfied[[*dropped, row]] = True
+        if satisfied.all() and slack[row] < 0:
+            return True
+    return False
 
 
 def _duplicates(rows: Rows) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 __all__ = [
@@ -62,3 +62,17 @@ class Section:
     title: str
     statements: tuple[Statement, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_rounding(self) -> Section:
+        """Without proofs, for numbers that are known to rounding only."""
+        told = tuple(replace(one, known=_to_rounding(one.known)) for one in self.statements)
+        facts = dict(self.facts)
+        if "known" in facts:
+            facts["known"] = _to_rounding(facts["known"])
+        return replace(self, statements=told, facts=facts)
+
+
+def _to_rounding(known: str) -> str:
+    if known == PROOF:
+        return ROUNDING
+    return f"{known}, {ROUNDING}" if known == EXHAUSTIVE else known

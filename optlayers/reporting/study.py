@@ -26,10 +26,9 @@ from optlayers.reporting.cuts import cut_beside_auxiliaries, cut_for
 from optlayers.reporting.fractional import Sampled, Witness, sampled_objectives
 from optlayers.reporting.integer_points import Missed, integer_points
 from optlayers.reporting.integral import Verdict
-from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
 from optlayers.reporting.missing import Facets, MissingInequality, facets_of, lacking
 from optlayers.reporting.polytope_report import PolytopeReport
-from optlayers.reporting.rationals import read_together
 from optlayers.reporting.redundancy import Redundancy, redundancy_of
 from optlayers.reporting.rows import Rows, rows_of
 from optlayers.reporting.statement import DECLARED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
@@ -210,6 +209,8 @@ class Study:
                 break
             except Missed as error:
                 self.left_out.append(f"{name}: {error}")
+        if self.rows is not None and not self.rows.exact:
+            self.sections = [section.to_rounding() for section in self.sections]
         seconds = time.perf_counter() - self.clock.start
         return PolytopeReport(
             subject, tuple(self.sections), self.polytope, tuple(self.missing), tuple(self.left_out), seconds
@@ -232,7 +233,7 @@ class Study:
         self.rows, self.program = rows, LinearProgram(rows)
 
     def find_dimension(self) -> None:
-        """The affine hull, bounds of parts, blocks and swaps."""
+        """The affine hull, and bounds of parts."""
         if self.rows is None or self.program is None:
             return
         try:
@@ -242,7 +243,6 @@ class Study:
         what = "what the constraints describe without integers" if self.is_relaxation else "the polytope"
         self.sections.append(affine_hull.section_of(self.hull, self.rows, self.rows.parts, what))
         self.sections.append(self._bounds(self.rows, self.program))
-        self.sections.append(symmetry.section_of(self.rows))
 
     @property
     def is_relaxation(self) -> bool:
@@ -260,8 +260,8 @@ class Study:
                 if best is None:
                     continue
                 ends[j] = sign * best.value
-                bound, point = proved_bound(rows, sign * unit, best.multipliers), read_together(best.point)
-                proved &= bound is not None and point is not None and rows.holds(*point)
+                bound, point = proved_bound(rows, sign * unit, best.multipliers), exact_point(rows, program, best)
+                proved &= bound is not None and point is not None
                 proved &= point is not None and bound == sign * Fraction(int(point[0][j]), point[1])
         by_range: dict[tuple[float, float], list[str]] = {}
         low, high = np.round(low, 9) + 0.0, np.round(high, 9) + 0.0
@@ -277,11 +277,17 @@ class Study:
         return Section("Bounds of parts", tuple(told[:8]), facts)
 
     def find_redundant(self) -> None:
-        """Rows that may be left out."""
+        """Rows that may be left out; blocks and swaps of what is left."""
         if self.rows is None or self.program is None or self.hull is None:
             return
         self.redundant = redundancy_of(self.rows, self.program, self.clock.late_after(0.2))
         self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull))
+        if self.redundant.open:
+            self.left_out.append(f"redundant rows: {self.redundant.open} rows were not looked at, for want of time")
+        late = self.clock.late_after(0.1)
+        found = symmetry.section_of(self.rows, self.hull, self.redundant, late, self.left_out)
+        if found is not None:
+            self.sections.append(found)
 
     def find_integrality(self) -> None:
         """Integral, or not, or not known; and what is missing."""
@@ -330,6 +336,8 @@ class Study:
     def _is_unimodular(self) -> bool:
         form = self.compiled.form
         if form is None or self.polytope.rows == "relaxation" or self.polytope.separate is not None:
+            return False
+        if self.rows is None or not self.rows.has_unimodular_scale():
             return False
         blocks = blocks_of(form, make_instances(form, self.theta[None], None), together=False)
         return all(block.is_integral() for block in blocks)
