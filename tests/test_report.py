@@ -20,6 +20,7 @@ from optlayers.reporting.fractional import witness_of
 from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
 from optlayers.reporting.rows import rows_of
 from optlayers.reporting.statement import EXHAUSTIVE, PROOF
+from optlayers.reporting.vertices import most_least_faces
 
 WHOLE = (
     "test_costs_of_a_family_and_what_it_supports",
@@ -499,7 +500,7 @@ def test_a_side_that_is_nearly_an_integer_is_none(side):
     near = Fraction(repr(side)) - 1
     points = {tuple(Fraction(p) for p in vertex["point"]) for vertex in found.facts["fractional_vertices"]}
     assert points == {(near, 1), (1, near)}
-    assert as_set(found.missing, 2) == {(1, 1, 1)} and found.facts["facets_of_rows"] == 5
+    assert as_set(found.missing, 2) == {(1, 1, 1)} and found.facts["facets_of_rows"] == found.facts["vertices"] == 5
 
 
 @pytest.mark.parametrize("row", [lambda x: np.pi * x[0] + x[1] <= 1, lambda x: x[0] + x[1] <= 2 - 1e-12])
@@ -527,6 +528,63 @@ def test_a_vertex_of_long_fractions_is_worked_out():
     assert points == {(1, Fraction(8998, 9001)), (Fraction(6998, 7001), 1)}
     assert as_set(found.missing, 2) == {(1, 1, 1)} and found.missing[0].known == PROOF
     assert found.missing[0].cuts_off in points
+
+
+def test_what_a_function_separates_is_not_missing():
+    """Of the 100 facets of round trips through 6 cities (Norman, 1955) are 30 bounds and 10 subtours."""
+    found = ol.report(polytopes.tour(6))
+    assert found.facts["facets"] == 100 and found.facts["facets_of_rows"] == 40
+    assert len(found.missing) == 60 and all(one.cuts_off for one in found.missing)
+    assert "the 10 constraints that separate=subtours brought" in str(found)
+    assert "the hull of all integer points has 60 vertices" in str(found)
+    for one in found.missing:
+        point = np.array([float(v) for v in one.cuts_off]).reshape(6, 6)
+        assert polytopes.tour(6).separate(point) == []
+
+
+def test_five_cities_need_no_subtours():
+    """Two edges at every city, none twice: that is all for five."""
+    found = ol.report(polytopes.tour(5))
+    assert found.integral is True and found.missing == () and found.facts["facets_of_rows"] == 20
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "width"),
+    [
+        (lambda: polytopes.subset(6), {"budget": 3}, 4),  # 0, 1, 2 or 3 taken of the first three
+        (lambda: polytopes.simplex(5), {}, 2),  # taken, or not yet
+        (lambda: polytopes.cube(4), {}, 1),
+    ],
+    ids=["subset", "simplex", "cube"],
+)
+def test_the_width_of_a_diagram_is_the_number_of_states(make, values, width):
+    found = ol.report(make(), effort="quick", **values)
+    assert found.facts["diagram"]["width"] == width
+
+
+def test_a_diagram_of_a_sequence_is_as_wide_as_its_tags_are_many():
+    assert ol.report(polytopes.sequence(3, 4), effort="quick").facts["diagram"]["width"] >= 4
+
+
+def test_vertices_of_a_relaxation_with_fractions_are_listed():
+    """Stable sets of a cycle of five, and one half everywhere."""
+    rows, sides = stable_sets(5, cycle(5))
+    found = ol.report(declared(rows, sides))
+    assert found.facts["vertices"] == len(points_of(rows, sides)) + 1 == 12
+    assert "the polytope has 12 vertices [enumerated, to rounding]" in str(found)
+
+
+def test_vertices_that_are_known_are_at_least_there():
+    """In too many dimensions to list them: the matchings of five people, and half triangles and cycles of them."""
+    edges = edges_of(5)
+    degree = np.array([[int(v in e) for e in edges] for v in range(5)])
+    rows = np.concatenate([degree, -np.eye(10, dtype=int)])
+    sides = np.array([1] * 5 + [0] * 10)
+    found = ol.report(declared(rows, sides))
+    halves = len(found.facts["fractional_vertices"])
+    assert found.facts["vertices"] is None
+    assert found.facts["at_least"] == len(points_of(rows, sides)) + halves == 26 + halves
+    assert halves <= 10 + 10 * 1 + 12  # triangles alone or with an edge, and cycles of five
 
 
 def test_blocks_are_independent():
@@ -598,7 +656,7 @@ def test_an_equation_may_be_missing(integer):
     (equation,) = [one for one in found.missing if one.is_equation]
     assert equation.line == "x[0] + x[1] == 1" and equation.known == PROOF
     assert sum(equation.cuts_off) != 1 and found.integral is False
-    assert found.facts["vertices"] == (2 if integer else None)
+    assert found.facts["vertices"] == (2 if integer else 4)
     again = ol.report(ol.Polytope(x, [x >= 0, x <= 2, total <= 1.5, total >= 0.6, equation.constraint(x)]))
     assert again.dimension == 1 and again.integral is True and again.facts["vertices"] == 2
 
@@ -608,7 +666,8 @@ def test_a_bound_on_the_vertices_of_a_shadow_holds(n):
     """The cross-polytope has 2 n, and here auxiliary variables that nothing bounds from above."""
     x = cp.Variable(n, name="x")
     found = ol.report(ol.Polytope(x, [cp.norm1(x) <= 1.5]))
-    assert found.facts["vertices"] is None and found.facts["at_most"] >= 2 * n
+    assert found.facts["vertices"] == 2 * n
+    assert most_least_faces(rows_of(ol.Polytope(x, [cp.norm1(x) <= 1.5]), np.zeros(0))) >= 2 * n
 
 
 def test_wrong_multipliers_prove_nothing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import final
@@ -14,7 +14,7 @@ from optlayers.reporting.linear_program import LinearProgram, Optimum, exact_poi
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
 
-__all__ = ["Sampled", "Witness", "sampled_objectives", "scores_of", "witness_of"]
+__all__ = ["Sampled", "Witness", "objectives_of", "sampled_objectives", "scores_of", "witness_of"]
 
 WHOLE = 1e-6
 """Entries so near to an integer are integers."""
@@ -58,6 +58,22 @@ class Sampled:
     gaps_of: int
 
 
+def objectives_of(size: int, count: int, seed: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Structured objectives, and ``count`` random ones, with whether they are random."""
+    rng = np.random.default_rng(seed)
+    yield np.ones(size), False
+    yield -np.ones(size), False
+    for sign in (1.0, -1.0):
+        for j in range(size):
+            unit = np.zeros(size)
+            unit[j] = sign
+            yield unit, False
+    for objective in (*rng.choice([-1.0, 1.0], (8, size)), *rng.integers(0, 3, (8, size))):
+        yield objective.astype(np.float64), False
+    for _ in range(count):
+        yield rng.standard_normal(size), True
+
+
 def sampled_objectives(
     rows: Rows,
     program: LinearProgram,
@@ -71,16 +87,11 @@ def sampled_objectives(
     integers. Structured ones come first: where their best points are not unique, they find what random ones miss."""
     rng = np.random.default_rng(seed)
     size = rows.scored
-    eye, ones = np.eye(size), np.ones((1, size))
-    structured = np.concatenate(
-        [ones, -ones, eye, -eye, rng.choice([-1.0, 1.0], (8, size)), rng.integers(0, 3, (8, size))], dtype=np.float64
-    )
     witnesses: list[Witness] = []
     seen: set[tuple[Fraction, ...]] = set()
     fractional, done, worst, worst_scores, gaps = 0, 0, 0.0, np.zeros(0), 0
-    objectives = [(c, False) for c in structured] + [(c, True) for c in rng.standard_normal((count, size))]
     structured_done = 0
-    for objective, is_random in objectives:
+    for objective, is_random in objectives_of(size, count, seed):
         if late():
             break
         best = program.maximize(objective)

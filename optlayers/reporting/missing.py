@@ -13,7 +13,7 @@ import numpy as np
 from optlayers.facets import half_spaces_of
 from optlayers.reporting.affine_hull import AffineHull, Equation
 from optlayers.reporting.fractional import Witness, witness_of
-from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
 from optlayers.reporting.rows import Rows, expression
 from optlayers.reporting.statement import PROOF, ROUNDING
 
@@ -187,24 +187,32 @@ def _missing(
         if best is None or float(objective @ best.point) <= sign * side:
             continue
         witness = witness_of(rows, program, best, turned[: rows.scored], rng)
-        if witness is not None and _violates(witness, coefficients, side, is_equation):
+        if witness is not None and _violates(witness.point, coefficients, side, is_equation):
             break
         witness = None
-    known = PROOF if witness is not None and witness.inside else ROUNDING
+    point = () if witness is None else witness.point
+    proved = witness is not None and witness.inside
+    if witness is None:  # an integer point of the rows, say, which is no point of the polytope
+        best = program.maximize(objective)
+        exact = None if best is None else exact_point(rows, program, best)
+        if exact is not None:
+            other = tuple(Fraction(int(a), exact[1]) for a in exact[0][: rows.scored])
+            proved = _violates(other, coefficients, side, is_equation)
+            point = other if proved else ()
     return MissingInequality(
         coefficients,
         side,
         is_equation,
         f"{expression(coefficients, rows.parts)} {'==' if is_equation else '<='} {side}",
         kind_of(coefficients, side, is_equation),
-        () if witness is None else witness.point,
-        known,
+        point,
+        PROOF if proved else ROUNDING,
         witness,
     )
 
 
-def _violates(witness: Witness, coefficients: Mapping[int, int], side: int, is_equation: bool) -> bool:
-    total = sum((a * witness.point[j] for j, a in coefficients.items()), Fraction(0))
+def _violates(point: tuple[Fraction, ...], coefficients: Mapping[int, int], side: int, is_equation: bool) -> bool:
+    total = sum((a * point[j] for j, a in coefficients.items()), Fraction(0))
     return total != side if is_equation else total > side
 
 

@@ -87,7 +87,8 @@ def redundancy_of(rows: Rows, program: LinearProgram, late: Callable[[], bool]) 
 def _shows_need(rows: Rows, program: LinearProgram, row: int, best: Optimum, further: float, dropped: set[int]) -> bool:
     """Whether a point of fractions violates one row and satisfies all that are left: the best one for the row when its
     right-hand side is ``further`` away, read as short fractions or from its basis."""
-    for found in (read_together(best.point), basis_point(rows, program, best, {row: Fraction(further)})):
+    for by_basis in (False, True):
+        found = basis_point(rows, program, best, {row: Fraction(further)}) if by_basis else read_together(best.point)
         slack = None if found is None else rows.slacks(*found)
         if slack is None:
             continue
@@ -143,7 +144,7 @@ def _dependent(rows: Rows) -> list[int]:
     return [i for i in np.flatnonzero(rows.equality).tolist() if not elimination.add(rows.row(i))]
 
 
-def section_of(found: Redundancy, rows: Rows, hull: AffineHull) -> Section:
+def section_of(found: Redundancy, rows: Rows, hull: AffineHull, is_relaxation: bool) -> Section:
     """What may be left out, in words. Inequalities that always hold as equalities are no facets."""
     told = []
     known = PROOF if found.proved else ROUNDING
@@ -176,7 +177,9 @@ def section_of(found: Redundancy, rows: Rows, hull: AffineHull) -> Section:
             not rows.equality[i] and i not in found.dropped and i not in hull.implied for i in range(rows.count)
         )
         known = PROOF if found.needed and found.proved and hull.known == PROOF else ROUNDING
-        told.append(Statement(f"there are {facets} facets, one for each inequality that is left", known))
+        whose = "the relaxation has" if is_relaxation else "there are"
+        count = f"{facets} facets, one for each inequality that is left" if facets != 1 else "1 facet"
+        told.append(Statement(f"{whose} {count}".replace("there are 1 facet", "there is 1 facet"), known))
     facts = {
         "facets_of_rows": facets,
         "duplicates": [[rows.text(i), rows.text(j)] for i, j in found.duplicates],

@@ -9,6 +9,7 @@ from typing import Any, final
 __all__ = [
     "CHOSEN",
     "DECLARED",
+    "ENUMERATED",
     "EXHAUSTIVE",
     "MEASURED",
     "PREDICTED",
@@ -26,6 +27,8 @@ EXHAUSTIVE = "exhaustive"
 """Everything there is was listed, by linear programs that leave room for rounding, and looked at."""
 ROUNDING = "to rounding"
 """By a certified computation in floating point, which is no proof."""
+ENUMERATED = f"enumerated, {ROUNDING}"
+"""All of them were listed, by best points in floating point."""
 CHOSEN = "as compiled"
 MEASURED = "measured"
 PREDICTED = "predicted"

@@ -21,9 +21,10 @@ from optlayers.form.standard import NotPolyhedral
 from optlayers.polytope import Family, Polytope
 from optlayers.reporting import affine_hull, costs, integral, numerics, redundancy, supports, symmetry, vertices
 from optlayers.reporting.affine_hull import AffineHull, hull_of_points, hull_of_rows
+from optlayers.reporting.brought import Brought
 from optlayers.reporting.clock import Clock
 from optlayers.reporting.cuts import cut_beside_auxiliaries, cut_for
-from optlayers.reporting.fractional import Sampled, Witness, sampled_objectives
+from optlayers.reporting.fractional import Sampled, Witness, objectives_of, sampled_objectives
 from optlayers.reporting.integer_points import Missed, integer_points
 from optlayers.reporting.integral import Verdict
 from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
@@ -31,7 +32,7 @@ from optlayers.reporting.missing import Facets, MissingInequality, facets_of, la
 from optlayers.reporting.polytope_report import PolytopeReport
 from optlayers.reporting.redundancy import Redundancy, redundancy_of
 from optlayers.reporting.rows import Rows, rows_of
-from optlayers.reporting.statement import DECLARED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
+from optlayers.reporting.statement import DECLARED, ENUMERATED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
 from optlayers.sizes import named_size
 from optlayers.solvers.batch import make_instances
 from optlayers.unimodular import blocks_of
@@ -51,6 +52,8 @@ FEW_COLUMNS = 500
 CUTS = 8
 """Cuts are made for so many fractional vertices."""
 NODES = 200_000
+MANY_VERTICES = 2000
+"""Vertices are listed where there are no more, by their dimension and the number of facets."""
 
 
 def report(
@@ -159,6 +162,8 @@ class Study:
     left_out: list[str] = field(default_factory=list)
     rows: Rows | None = None
     program: LinearProgram | None = None
+    brought: Brought | None = None
+    """Constraints that ``separate`` brings; they stand behind the declared rows."""
     hull: AffineHull | None = None
     redundant: Redundancy | None = None
     verdict: Verdict | None = None
@@ -166,6 +171,7 @@ class Study:
     facets: Facets | None = None
     bounds: np.ndarray | None = None
     """The least and the largest value of every part."""
+    bounds_proved: bool = False
     hull_dimension: int | None = None
     """Of the hull of integer points."""
 
@@ -231,6 +237,11 @@ class Study:
                 "redundant rows and missing inequalities are not known: report on a smaller size"
             )
         self.rows, self.program = rows, LinearProgram(rows)
+        if self.polytope.separate is not None:
+            self.brought = Brought(self.polytope, rows, self.theta)
+            objectives = (c for c, _ in objectives_of(rows.scored, self.samples, self.seed))
+            self.brought.bring(objectives, self.clock.late_after(0.15))
+            self.rows, self.program = self.brought.rows, self.brought.program
 
     def find_dimension(self) -> None:
         """The affine hull, and bounds of parts."""
@@ -240,9 +251,19 @@ class Study:
             self.hull = hull_of_rows(self.rows, self.program)
         except ValueError as error:
             raise Missed(str(error)) from None
-        what = "what the constraints describe without integers" if self.is_relaxation else "the polytope"
+        what = f"the relaxation{self._with_brought()}" if self.is_relaxation else "the polytope"
         self.sections.append(affine_hull.section_of(self.hull, self.rows, self.rows.parts, what))
         self.sections.append(self._bounds(self.rows, self.program))
+
+    def _with_brought(self) -> str:
+        """What of a set is looked at that brings constraints on demand, in words."""
+        if self.brought is None:
+            return " (the rows, without integers)"
+        count, function = self.brought.count, self.brought.separation
+        if count == 0:
+            return f" (the rows without integers; {function} brought nothing for best points)"
+        what = f"the {count} constraints" if count > 1 else "the one constraint"
+        return f" (the rows without integers, and {what} that {function} brought for best points)"
 
     @property
     def is_relaxation(self) -> bool:
@@ -265,7 +286,7 @@ class Study:
                 proved &= point is not None and bound == sign * Fraction(int(point[0][j]), point[1])
         by_range: dict[tuple[float, float], list[str]] = {}
         low, high = np.round(low, 9) + 0.0, np.round(high, 9) + 0.0
-        self.bounds = np.stack([low, high])
+        self.bounds, self.bounds_proved = np.stack([low, high]), proved
         for j, name in enumerate(rows.parts):
             by_range.setdefault((float(low[j]), float(high[j])), []).append(name)
         told = []
@@ -281,7 +302,7 @@ class Study:
         if self.rows is None or self.program is None or self.hull is None:
             return
         self.redundant = redundancy_of(self.rows, self.program, self.clock.late_after(0.2))
-        self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull))
+        self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull, self.is_relaxation))
         if self.redundant.open:
             self.left_out.append(f"redundant rows: {self.redundant.open} rows were not looked at, for want of time")
         late = self.clock.late_after(0.1)
@@ -317,7 +338,7 @@ class Study:
             if samples.witnesses and not self.missing and rows.auxiliary:
                 why_not += "; no cut was found, as auxiliary variables may be fractions"
         self.verdict = self._verdict(unimodular, samples, facets_known and not open_ones, proved)
-        rows_are = "the rows, without integers, are" if self.is_relaxation else "the polytope is"
+        rows_are = f"the relaxation{self._with_brought()} is" if self.is_relaxation else "the polytope is"
         self.sections.append(integral.section_of_verdict(self.verdict, rows.parts, rows_are))
         if unimodular:
             section = Section(
@@ -377,9 +398,15 @@ class Study:
         new = [e for e in hull.equations if e.key not in known]
         rng = np.random.default_rng(self.seed)
         late = self.clock.late_after(0.25)
-        found, proved, left = lacking(self.rows, self.program, self.facets, new, self.hull.equations, late, rng)
-        self.missing += found
-        return True, proved, left
+        while True:
+            found, proved, left = lacking(self.rows, self.program, self.facets, new, self.hull.equations, late, rng)
+            # What is brought for these points may imply some of what seems to be missing.
+            points_cut_off = [np.array([float(v) for v in one.cuts_off]) for one in found if one.cuts_off]
+            if self.brought is None or sum(self.brought.cut_off(p) for p in points_cut_off) == 0:
+                break
+            self.rows, self.program = self.brought.rows, self.brought.program
+        self.missing += [one for one in found if one.cuts_off]
+        return True, proved, left + sum(not one.cuts_off for one in found)
 
     def _cut_off(self, witnesses: Sequence[Witness]) -> None:
         assert self.rows is not None and self.program is not None
@@ -425,7 +452,6 @@ class Study:
         is_integral = verdict is not None and verdict.integral is True
         unknown = verdict is None or verdict.integral is None
         over_points = is_integral or self.is_relaxation or (unknown and self.polytope.integral)
-        found = 0 if verdict is None else len(verdict.witnesses)
         all_integers = self.polytope.has_integers and form is not None and bool(form.integer.all())
         binary = self.compiled.is_binary(self.theta) if over_points else False
         if form is not None and (all_integers or (is_integral and not form.auxiliary)):
@@ -442,16 +468,52 @@ class Study:
             elif self.facets is not None:
                 dimension = self.hull_dimension or 0
                 counted = vertices.vertices_among(self.points, self.facets, dimension)
-        if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
-            counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"
         most = None
         if counted is None and not self.is_relaxation:
-            inequalities = int((~self.rows.equality).sum())
-            if not self.rows.auxiliary:
-                most = vertices.most_vertices(self.hull.dimension, inequalities)
-            elif self.rows.columns <= FEW_COLUMNS:
-                most = vertices.most_least_faces(self.rows)
-        self.sections.append(vertices.section_of(counted, how, found, most, diagram))
+            most = self._most_vertices(self.rows, self.hull)
+        found, how_found = self._known_vertices() if counted is None else (0, "")
+        if counted is None and found and found == most:
+            counted, how = found, how_found
+        if counted is None and not self.is_relaxation and most is not None and most <= MANY_VERTICES:
+            counted, how = self._enumerated(found), ENUMERATED
+        if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
+            counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"
+        if counted is None:
+            self.left_out.append("the number of vertices: it takes too long to count them")
+        whose = "the hull of all integer points" if self.is_relaxation else "the polytope"
+        self.sections.append(vertices.section_of(counted, how, whose, found, how_found, most, diagram))
+
+    def _most_vertices(self, rows: Rows, hull: AffineHull) -> int | None:
+        """A bound on the number of vertices by that of the inequalities; None where it takes long to find one."""
+        proved = self.redundant is not None and self.redundant.proved
+        dropped = {*hull.implied, *(self.redundant.dropped if self.redundant is not None and proved else ())}
+        if not rows.auxiliary:
+            left = int((~rows.equality).sum()) - sum(not rows.equality[i] for i in dropped)
+            return vertices.most_vertices(hull.dimension, left)
+        return vertices.most_least_faces(rows) if rows.columns <= FEW_COLUMNS else None
+
+    def _enumerated(self, known: int) -> int | None:
+        """The number of vertices where they can be listed; None too where rounding makes one of several."""
+        assert self.hull is not None
+        if self.hull.dimension > FEW_PARTS or self.clock.left < 0:
+            return None
+        try:
+            count = len(self.compiled.vertices(**self.parameters))
+        except ValueError:
+            return None
+        return count if count >= known else None
+
+    def _known_vertices(self) -> tuple[int, str]:
+        """How many vertices are known, and how: fractional ones, and integer points where no part exceeds 0 and 1."""
+        if self.is_relaxation or self.verdict is None or self.rows is None:
+            return 0, ""
+        witnesses = [w for w in self.verdict.witnesses if w.basis]
+        found, known = len(witnesses), PROOF
+        within = self.bounds is not None and bool((self.bounds[0] >= 0).all() and (self.bounds[1] <= 1).all())
+        if self.points is not None and within:
+            found += len(self.points)
+            known = PROOF if self.bounds_proved and not self.rows.auxiliary else ROUNDING
+        return found, known
 
     def _list_points(self) -> None:
         """Integer points, and the facets of their hull, where only their number is wanted."""
