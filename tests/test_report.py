@@ -26,6 +26,7 @@ WHOLE = (
     "test_costs_of_a_family_and_what_it_supports",
     "test_sizes_that_there_is_no_time_for_have_predicted_times",
     "test_what_refuses_says_what_it_needs",
+    "test_samples_of_many_parts_are_not_tried_where_they_take_too_long",
 )
 
 
@@ -587,6 +588,73 @@ def test_vertices_that_are_known_are_at_least_there():
     assert halves <= 10 + 10 * 1 + 12  # triangles alone or with an edge, and cycles of five
 
 
+def test_words_of_what_is_missing():
+    """A facet of negative coefficients is written the other way round, and each kind shows what it cuts off."""
+    x = cp.Variable(3, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 1, *(2 * x[i] + 2 * x[j] >= 1 for i, j in edges_of(3))]))
+    assert [one.line for one in found.missing] == ["x[0] + x[1] + x[2] >= 2"]
+    assert {one.kind for one in found.missing} == {"3 coefficients of 1, >= 2"}
+    lines = eval("[" + ",".join(one.line for one in found.missing) + "]", {"x": x})
+    assert ol.report(ol.Polytope(x, [x >= 0, x <= 1, *lines])).integral is True
+    assert "# the first one cuts off " in str(found) and "with the lines below the polytope is integral" in str(found)
+    many = ol.report(declared(*stable_sets(5, edges_of(5))), effort="quick")
+    assert len(many.missing) == 1  # the clique of five implies those of three and four
+    wide = ol.report(polytopes.tour(6))
+    assert "with all of report.missing, of which some are below, the polytope is integral" in str(wide)
+
+
+def test_the_gap_is_told_next_to_the_spread_of_integer_points():
+    """Of a triangle that is cut off at one and a half, by its corners and its integer points."""
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 2, 2 * x[0] + 2 * x[1] <= 3]))
+    grid = np.array([[0, 0], [1, 0], [0, 1]])
+    corners = np.array([[0, 0], [1.5, 0], [0, 1.5]])
+    scores = np.array(found.facts["gap_scores"])
+    values = grid @ scores
+    gap = ((corners @ scores).max() - values.max()) / (values.max() - values.min())
+    assert found.facts["integrality_gap"] == pytest.approx(gap) and 0.0 < gap <= 0.5 + 1e-9
+
+
+def test_long_objectives_are_not_printed():
+    n = 9
+    edges = edges_of(n)
+    degree = np.array([[int(v in e) for e in edges] for v in range(n)])
+    rows, sides = np.concatenate([degree, -np.eye(len(edges), dtype=int)]), np.array([1] * n + [0] * len(edges))
+    found = ol.report(declared(rows, sides), effort="quick")
+    assert any("(facts['fractional_vertices'] has them)" in line for line in str(found).splitlines())
+    assert max(len(line) for line in str(found).splitlines() if "best for" in line) < 500
+
+
+def test_numbers_are_named_that_prove_nothing():
+    x = cp.Variable(2, name="x", nonneg=True)
+    (warning,) = ol.report(ol.Polytope(x, [x <= 1, np.pi * x[0] + x[1] <= 2])).warnings
+    assert "constraint 1 (" in warning and "constraint 0" not in warning and "small denominators" in warning
+
+
+def test_one_is_singular():
+    x = cp.Variable(2, name="x", nonneg=True)
+    told = str(ol.report(ol.Polytope(x, [cp.sum(x) == 1, x[0] == 1])))
+    assert "1 vertices" not in told and "1 nodes" not in told and "has 1 vertex" in told
+    far = str(ol.report(ol.Polytope(x, [x <= 1, x[0] <= 1e6])))
+    assert "which is never reached: leave it out" in far
+
+
+def test_bounds_that_there_is_no_time_for_are_left_out(monkeypatch):
+    after = clock.Clock.late_after
+    monkeypatch.setattr(clock.Clock, "late_after", lambda self, share: after(self, 0.0 if share == 0.2 else share))
+    found = ol.report(polytopes.cube(4))
+    assert "bounds of 4 of 4 parts: for want of time" in found.left_out and found.facts["bounds"] == {}
+    assert "redundant rows: 8 rows were not looked at, for want of time" in found.left_out
+
+
+def test_samples_of_many_parts_are_not_tried_where_they_take_too_long():
+    """A sample asks for the marginals of 5000 parts as often."""
+    found = ol.report(polytopes.cube(5000), effort="quick")
+    assert any("SampledMarginals" in text for text in found.left_out)
+    assert "5000 variables are too many" in found.left_out[0]
+    assert found.seconds < 20.0
+
+
 def test_blocks_are_independent():
     x = cp.Variable((2, 3), name="x", nonneg=True)
     found = ol.report(ol.Polytope(x, [cp.sum(x, axis=1) == 1]))
@@ -705,7 +773,10 @@ def test_a_report_is_text_a_page_and_plain_data():
     found = ol.report(triangle())
     assert "x[0] + x[1] + x[2] <= 1,\n" in str(found) and "[proof]" in str(found)
     page = found._repr_html_()
-    assert "<pre>x[0] + x[1] + x[2] &lt;= 1,</pre>" in page and "<h4>Integrality</h4>" in page
+    assert (
+        "<pre>x[0] + x[1] + x[2] &lt;= 1,\n# the first one cuts off x[0] = 1/2" in page
+        and "<h4>Integrality</h4>" in page
+    )
     data = json.loads(json.dumps(found.to_dict()))
     assert data["facts"]["dimension"] == 3 and data["facts"]["missing"][0]["cuts_off"] == ["1/2"] * 3
     for statements in data["statements"].values():

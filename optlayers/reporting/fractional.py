@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import final
@@ -14,7 +14,7 @@ from optlayers.reporting.linear_program import LinearProgram, Optimum, exact_poi
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
 
-__all__ = ["Sampled", "Witness", "objectives_of", "sampled_objectives", "scores_of", "witness_of"]
+__all__ = ["Sampled", "Witness", "objectives_of", "point_text", "sampled_objectives", "scores_of", "witness_of"]
 
 WHOLE = 1e-6
 """Entries so near to an integer are integers."""
@@ -37,9 +37,13 @@ class Witness:
 
     def text(self, parts: tuple[str, ...]) -> str:
         """The parts that are not 0."""
-        shown = str if self.inside else lambda v: f"{float(v):.6g}"
-        told = [f"{parts[j]} = {shown(v)}" for j, v in enumerate(self.point) if v]
-        return ", ".join(told[:12]) + (f" and {len(told) - 12} more" if len(told) > 12 else "") if told else "0"
+        return point_text(self.point, parts, exact=self.inside)
+
+
+def point_text(point: Sequence[Fraction], parts: tuple[str, ...], *, exact: bool) -> str:
+    """The parts of a point that are not 0: as fractions, or to six digits where it is known to rounding only."""
+    told = [f"{parts[j]} = {v if exact else format(float(v), '.6g')}" for j, v in enumerate(point) if v]
+    return ", ".join(told[:12]) + (f" and {len(told) - 12} more" if len(told) > 12 else "") if told else "0"
 
 
 @final
@@ -53,7 +57,8 @@ class Sampled:
     """Of the random objectives, how many end in a fractional point."""
     witnesses: tuple[Witness, ...]
     gap: float | None
-    """By how much more the rows promise than integer points give, at most, next to what these give."""
+    """By how much the rows promise more than integer points have, at most, next to the difference between the best and
+    the worst of these."""
     gap_scores: tuple[float, ...]
     gaps_of: int
 
@@ -79,7 +84,7 @@ def sampled_objectives(
     program: LinearProgram,
     count: int,
     seed: int,
-    best_integer: Callable[[np.ndarray], float | None],
+    ends_of_integers: Callable[[np.ndarray], tuple[float, float] | None],
     wanted: int,
     late: Callable[[], bool],
 ) -> Sampled:
@@ -109,11 +114,11 @@ def sampled_objectives(
                 seen.add(witness.point)
                 witnesses.append(witness)
         if gaps < 64:
-            other = best_integer(objective)
-            if other is not None and best.value - other > TIGHT * max(1.0, abs(other)):
+            ends = ends_of_integers(objective)
+            if ends is not None and best.value - ends[0] > TIGHT * max(1.0, abs(ends[0])) and ends[0] > ends[1] + WHOLE:
                 gaps += 1
-                gap = (best.value - other) / abs(other) if abs(other) > WHOLE else np.inf
-                if gap > worst and np.isfinite(gap):
+                gap = (best.value - ends[0]) / (ends[0] - ends[1])
+                if gap > worst:
                     worst, worst_scores = gap, objective
     known = worst if gaps else None
     return Sampled(done, structured_done, fractional, tuple(witnesses), known, tuple(worst_scores.tolist()), gaps)

@@ -17,7 +17,7 @@ from optlayers.reporting.linear_program import LinearProgram, exact_point, prove
 from optlayers.reporting.rows import Rows, expression
 from optlayers.reporting.statement import PROOF, ROUNDING
 
-__all__ = ["Facets", "MissingInequality", "facets_of", "lacking", "simplified"]
+__all__ = ["Facets", "MissingInequality", "facets_of", "kind_of", "lacking", "line_of", "simplified"]
 
 BEYOND = 1e-7
 STEPS = (1, -1, 2, -2)
@@ -203,7 +203,7 @@ def _missing(
         coefficients,
         side,
         is_equation,
-        f"{expression(coefficients, rows.parts)} {'==' if is_equation else '<='} {side}",
+        line_of(coefficients, side, is_equation, rows.parts),
         kind_of(coefficients, side, is_equation),
         point,
         PROOF if proved else ROUNDING,
@@ -216,10 +216,24 @@ def _violates(point: tuple[Fraction, ...], coefficients: Mapping[int, int], side
     return total != side if is_equation else total > side
 
 
+def _as_written(coefficients: Mapping[int, int], side: int, is_equation: bool) -> tuple[Mapping[int, int], str, int]:
+    """Without negative numbers alone before the parts."""
+    if not is_equation and all(a < 0 for a in coefficients.values()):
+        return {j: -a for j, a in coefficients.items()}, ">=", -side
+    return coefficients, "==" if is_equation else "<=", side
+
+
+def line_of(coefficients: Mapping[int, int], side: int, is_equation: bool, parts: tuple[str, ...]) -> str:
+    """An inequality, or an equation, as cvxpy reads it."""
+    told, sign, bound = _as_written(coefficients, side, is_equation)
+    return f"{expression(told, parts)} {sign} {bound}"
+
+
 def kind_of(coefficients: Mapping[int, int], side: int, is_equation: bool) -> str:
     """What inequalities have in common that differ by a permutation of parts."""
+    coefficients, sign, side = _as_written(coefficients, side, is_equation)
     counted: dict[int, int] = {}
     for a in sorted(coefficients.values(), reverse=True):
         counted[a] = counted.get(a, 0) + 1
     told = " and ".join(f"{count} coefficient{'s' * (count != 1)} of {a}" for a, count in counted.items())
-    return f"{told}, {'==' if is_equation else '<='} {side}"
+    return f"{told}, {sign} {side}"

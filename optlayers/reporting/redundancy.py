@@ -14,7 +14,7 @@ from optlayers.reporting.affine_hull import AffineHull
 from optlayers.reporting.linear_program import LinearProgram, Optimum, basis_point, proved_bound
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
-from optlayers.reporting.statement import PROOF, ROUNDING, Section, Statement
+from optlayers.reporting.statement import LEFT_OUT, PROOF, ROUNDING, Section, Statement
 
 __all__ = ["Redundancy", "redundancy_of", "section_of"]
 
@@ -169,7 +169,11 @@ def section_of(found: Redundancy, rows: Rows, hull: AffineHull, is_relaxation: b
     elif not found.open:
         told.append(Statement("none of the other rows can be left out", PROOF if found.needed else ROUNDING))
     if found.open:
-        told.append(Statement(f"{found.open} rows were not looked at, for want of time", ROUNDING))
+        told.append(
+            Statement(
+                f"{found.open} row{'s were' if found.open > 1 else ' was'} not looked at, for want of time", LEFT_OUT
+            )
+        )
     facets = None
     if not rows.auxiliary and not found.open:
         # A row that cannot be left out, and is sometimes strict, is a facet, and each facet has such a row.

@@ -17,7 +17,7 @@ from optlayers.form.standard import scored_name
 from optlayers.polytope import Polytope
 from optlayers.reporting.rationals import scaled_to_integers
 
-__all__ = ["Rows", "expression", "rows_of"]
+__all__ = ["Rows", "TooManyRows", "expression", "rows_of"]
 
 
 @final
@@ -181,12 +181,17 @@ class Rows:
         )
 
 
-def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
+class TooManyRows(ValueError):
+    """The rows are too many to be read one by one; the message says how many."""
+
+
+def rows_of(polytope: Polytope, theta: np.ndarray, largest: int | None = None) -> Rows:
     """The rows of a declaration, integers relaxed, for one vector of parameters.
 
     Raises
     ------
     NotPolyhedral : where rows do not describe the set.
+    TooManyRows : where rows times columns are more than ``largest``.
     """
     raw, program = canonical_rows(polytope, parameter_specs(polytope), polytope.relaxed().constraints)
     row, column, which, value = raw.varying
@@ -201,6 +206,8 @@ def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
     matrix.sort_indices()
     says = (np.diff(matrix.indptr) > 0) | (sides < 0) | (raw.equality & (sides != 0))
     kept = np.flatnonzero(np.isfinite(sides) & says)
+    if largest is not None and len(kept) * shape[1] > largest:
+        raise TooManyRows(f"{len(kept)} rows of {shape[1]} variables")
     matrix, sides = sp.csr_array(matrix[kept]), sides[kept]
     exact, units = True, np.ones(len(kept))
     for i in range(len(kept)):

@@ -11,6 +11,7 @@ __all__ = [
     "DECLARED",
     "ENUMERATED",
     "EXHAUSTIVE",
+    "LEFT_OUT",
     "MEASURED",
     "PREDICTED",
     "PROOF",
@@ -29,6 +30,8 @@ ROUNDING = "to rounding"
 """By a certified computation in floating point, which is no proof."""
 ENUMERATED = f"enumerated, {ROUNDING}"
 """All of them were listed, by best points in floating point."""
+LEFT_OUT = "left out"
+"""Nobody looked, for want of time or because there is too much of it."""
 CHOSEN = "as compiled"
 MEASURED = "measured"
 PREDICTED = "predicted"

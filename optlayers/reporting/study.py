@@ -31,7 +31,7 @@ from optlayers.reporting.linear_program import LinearProgram, exact_point, prove
 from optlayers.reporting.missing import Facets, MissingInequality, facets_of, lacking
 from optlayers.reporting.polytope_report import PolytopeReport
 from optlayers.reporting.redundancy import Redundancy, redundancy_of
-from optlayers.reporting.rows import Rows, rows_of
+from optlayers.reporting.rows import Rows, TooManyRows, rows_of
 from optlayers.reporting.statement import DECLARED, ENUMERATED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
 from optlayers.sizes import named_size
 from optlayers.solvers.batch import make_instances
@@ -225,17 +225,17 @@ class Study:
     def read_rows(self) -> None:
         """The rows of the declaration, where there are not too many."""
         try:
-            rows = rows_of(self.polytope, self.theta)
+            rows = rows_of(self.polytope, self.theta, LARGEST)
         except NotPolyhedral:
             raise Missed(
                 "the set is convex but not polyhedral: it has no finite list of vertices, and neither dimension nor "
                 "integrality is looked at"
             ) from None
-        if rows.count * rows.columns > LARGEST:
+        except TooManyRows as error:
             raise Missed(
-                f"{rows.count} rows of {rows.columns} variables are too many to be looked at one by one, so dimension, "
-                "redundant rows and missing inequalities are not known: report on a smaller size"
-            )
+                f"{error} are too many to be looked at one by one, so dimension, bounds, redundant rows, blocks, "
+                "integrality, missing inequalities, vertices and numbers are not looked at: report on a smaller size"
+            ) from None
         self.rows, self.program = rows, LinearProgram(rows)
         if self.polytope.separate is not None:
             self.brought = Brought(self.polytope, rows, self.theta)
@@ -272,8 +272,12 @@ class Study:
 
     def _bounds(self, rows: Rows, program: LinearProgram) -> Section:
         low, high = np.full(rows.scored, np.nan), np.full(rows.scored, np.nan)
-        proved = True
+        proved, late, asked = True, self.clock.late_after(0.2), rows.scored
         for j in range(rows.scored):
+            if late():
+                asked = j
+                self.left_out.append(f"bounds of {rows.scored - j} of {rows.scored} parts: for want of time")
+                break
             unit = np.zeros(rows.scored)
             unit[j] = 1.0
             for ends, sign in ((high, 1.0), (low, -1.0)):
@@ -287,14 +291,14 @@ class Study:
         by_range: dict[tuple[float, float], list[str]] = {}
         low, high = np.round(low, 9) + 0.0, np.round(high, 9) + 0.0
         self.bounds, self.bounds_proved = np.stack([low, high]), proved
-        for j, name in enumerate(rows.parts):
+        for j, name in enumerate(rows.parts[:asked]):
             by_range.setdefault((float(low[j]), float(high[j])), []).append(name)
         told = []
         for (least, most), names in by_range.items():
             who = "all parts" if len(names) == rows.scored else ", ".join(names[:8])
             who += f" and {len(names) - 8} more" if len(names) > 8 and who != "all parts" else ""
             told.append(Statement(f"{who}: from {least:g} to {most:g}", PROOF if proved else ROUNDING))
-        facts = {"bounds": {n: [float(low[j]), float(high[j])] for j, n in enumerate(rows.parts)}}
+        facts = {"bounds": {n: [float(low[j]), float(high[j])] for j, n in enumerate(rows.parts[:asked])}}
         return Section("Bounds of parts", tuple(told[:8]), facts)
 
     def find_redundant(self) -> None:
@@ -324,7 +328,7 @@ class Study:
                 why_not = str(error)
         samples = None
         if not unimodular:
-            best = integral.best_of(self.points)
+            best = integral.ends_of(self.points)
             late = self.clock.late_after(0.2)
             samples = sampled_objectives(rows, program, self.samples, self.seed, best, CUTS, late)
         facets_known, proved, open_ones = False, False, 0
@@ -337,6 +341,14 @@ class Study:
             self._cut_off(samples.witnesses)
             if samples.witnesses and not self.missing and rows.auxiliary:
                 why_not += "; no cut was found, as auxiliary variables may be fractions"
+        if samples is not None and samples.random < self.samples:
+            self.left_out.append(
+                f"random objectives: {samples.random} of {self.samples} were asked for, as there was no time for more"
+            )
+        if open_ones:
+            self.left_out.append(f"missing inequalities: {open_ones} facets of the hull of integer points are open")
+        if why_not:
+            self.left_out.append(f"missing inequalities: {why_not.removeprefix('; ')}")
         self.verdict = self._verdict(unimodular, samples, facets_known and not open_ones, proved)
         rows_are = f"the relaxation{self._with_brought()} is" if self.is_relaxation else "the polytope is"
         self.sections.append(integral.section_of_verdict(self.verdict, rows.parts, rows_are))
@@ -351,7 +363,9 @@ class Study:
             why = f"facets are not known: {why_not}" if why_not else ""
             if self.points is not None and len(self.points) == 0:
                 why = "the rows have no integer point at all"
-            section = integral.section_of_missing(self.missing, count, self.hull_dimension, proved, open_ones, why)
+            section = integral.section_of_missing(
+                self.missing, count, self.hull_dimension, proved, open_ones, why, rows.parts
+            )
         self.sections.append(section)
 
     def _is_unimodular(self) -> bool:
@@ -563,9 +577,23 @@ class Study:
             scored = _scores_of_auxiliaries(compiled.polytope, self.seed)
             one = costs.costs_of(compiled, {**scored, **self.parameters}, self.seed, late)
             found.append((named_size(size) if size else "", one))
+        for named, one in found:
+            absent = [name for name in ("maximize", "project") if name in one and one[name] is None]
+            if absent:
+                self.left_out.append(
+                    f"costs{f' of size {named}' * bool(named)}: not timed, for want of time: {' and '.join(absent)}"
+                )
+        self.left_out += [f"costs of {text.split(';')[0]}: for want of time" for text in missed]
         self.sections.append(costs.section_of(self.compiled, found, missed, predictions))
 
     def try_rules(self) -> None:
         """What works, and what the others need."""
         late = self.clock.late_after(1.0)
-        self.sections.append(supports.section_of(self.polytope, self.compiled, self.named, self.seed, late))
+        section = supports.section_of(
+            self.polytope, self.compiled, self.named, self.seed, late, lambda: self.clock.left
+        )
+        self.sections.append(section)
+        if section.facts["not_tried"]:
+            self.left_out.append(
+                f"what it supports: not tried for want of time: {', '.join(section.facts['not_tried'])}"
+            )
