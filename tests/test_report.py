@@ -26,6 +26,7 @@ WHOLE = (
     "test_costs_of_a_family_and_what_it_supports",
     "test_sizes_that_there_is_no_time_for_have_predicted_times",
     "test_what_refuses_says_what_it_needs",
+    "test_structures_are_not_enumerated_where_that_takes_too_long",
     "test_samples_of_many_parts_are_not_tried_where_they_take_too_long",
 )
 
@@ -653,6 +654,14 @@ def test_samples_of_many_parts_are_not_tried_where_they_take_too_long():
     assert any("SampledMarginals" in text for text in found.left_out)
     assert "5000 variables are too many" in found.left_out[0]
     assert found.seconds < 20.0
+
+
+def test_structures_are_not_enumerated_where_that_takes_too_long():
+    """There are 60! matchings, and nothing says so before some thousands were listed."""
+    found = ol.report(polytopes.matching(60), effort="quick")
+    not_tried = next(text for text in found.left_out if "not tried" in text)
+    assert "CRFLoss" in not_tried and "Gibbs.log_count" in not_tried
+    assert found.seconds < 30.0
 
 
 def test_blocks_are_independent():
