@@ -21,11 +21,14 @@ from optlayers.reporting.fractional import witness_of
 from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
 from optlayers.reporting.rows import rows_of
 from optlayers.reporting.statement import EXHAUSTIVE, PROOF
+from optlayers.reporting.vertices import most_least_faces
 
 WHOLE = (
     "test_costs_of_a_family_and_what_it_supports",
     "test_sizes_that_there_is_no_time_for_have_predicted_times",
     "test_what_refuses_says_what_it_needs",
+    "test_structures_are_not_enumerated_where_that_takes_too_long",
+    "test_samples_of_many_parts_are_not_tried_where_they_take_too_long",
 )
 
 
@@ -459,6 +462,209 @@ def test_rows_that_are_written_twice_or_are_wider_are_duplicates():
     assert "says no more than constraint 1 (" in str(found)
 
 
+def test_a_redundant_row_neither_connects_parts_nor_tells_them_apart():
+    """The set is a square: a product of two equal intervals."""
+    x = cp.Variable(2, name="x")
+    found = ol.report(ol.Polytope(x, [x >= 0, x <= 1, x[0] + 2 * x[1] <= 100]))
+    assert found.facts["blocks"] == [["x[0]"], ["x[1]"]]
+    assert found.facts["interchangeable"] == [["x[0]", "x[1]"]]
+    assert "2 independent blocks, of 1 part each [proof]" in str(found)
+
+
+def test_equations_that_are_written_together_connect_no_parts():
+    """Two simplices, whose sums are also added up."""
+    x = cp.Variable(4, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [cp.sum(x) == 2, x[2] + x[3] == 1]))
+    assert found.facts["blocks"] == [["x[0]", "x[1]"], ["x[2]", "x[3]"]] == found.facts["interchangeable"]
+
+
+def test_fixed_parts_are_blocks_of_their_own():
+    """No head of the root, none of itself."""
+    found = ol.report(polytopes.arborescence(3), effort="quick")
+    fixed = [[f"x[{i}, {j}]"] for i in range(4) for j in range(4) if i == j or j == 0]
+    assert [block for block in found.facts["blocks"] if len(block) == 1] == fixed
+    assert len(found.facts["blocks"]) == len(fixed) + 1
+    assert f"{len(fixed)} parts are fixed, and depend on nothing [proof]" in str(found)
+
+
+def test_parts_of_one_block_are_told_apart_by_what_is_needed():
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x[0] + 2 * x[1] <= 2]))
+    assert "all parts depend on each other: they form one block [proof]" in str(found)
+    assert "no two parts may change places; other symmetries are not looked for [proof]" in str(found)
+
+
+@pytest.mark.parametrize("side", [1.9999999, 1.999999999])
+def test_a_side_that_is_nearly_an_integer_is_none(side):
+    """A corner of the square is cut off, so there are two vertices with fractions in its place."""
+    x = cp.Variable(2, name="x")
+    found = ol.report(ol.Polytope(x, [x >= 0, x <= 1, x[0] + x[1] <= side]))
+    assert found.integral is False and found.facts["known"] == PROOF and found.redundant == ()
+    near = Fraction(repr(side)) - 1
+    points = {tuple(Fraction(p) for p in vertex["point"]) for vertex in found.facts["fractional_vertices"]}
+    assert points == {(near, 1), (1, near)}
+    assert as_set(found.missing, 2) == {(1, 1, 1)} and found.facts["facets_of_rows"] == found.facts["vertices"] == 5
+
+
+@pytest.mark.parametrize("row", [lambda x: np.pi * x[0] + x[1] <= 1, lambda x: x[0] + x[1] <= 2 - 1e-12])
+def test_numbers_that_are_no_short_fractions_prove_nothing(row):
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 1, row(x)]))
+    for section in found.sections:
+        assert all(told.known not in (PROOF, EXHAUSTIVE) for told in section.statements)
+    assert found.facts["known"] not in (PROOF, EXHAUSTIVE)
+
+
+def test_an_equation_of_numbers_that_are_no_fractions_is_as_it_was_declared():
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [np.pi * x[0] + x[1] == 1]))
+    assert found.dimension == 1
+    assert found.facts["equations"] == ["x[0] + 0.31831*x[1] == 0.31831"]
+
+
+def test_a_vertex_of_long_fractions_is_worked_out():
+    """7001 + 9001 b = 15999 at b = 8998/9001, which is read as 2999/3000 where it is only read."""
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 1, 7001 * x[0] + 9001 * x[1] <= 15999]))
+    assert found.integral is False and found.facts["known"] == PROOF
+    points = {tuple(Fraction(p) for p in vertex["point"]) for vertex in found.facts["fractional_vertices"]}
+    assert points == {(1, Fraction(8998, 9001)), (Fraction(6998, 7001), 1)}
+    assert as_set(found.missing, 2) == {(1, 1, 1)} and found.missing[0].known == PROOF
+    assert found.missing[0].cuts_off in points
+
+
+def test_what_a_function_separates_is_not_missing():
+    """Of the 100 facets of round trips through 6 cities (Norman, 1955) are 30 bounds and 10 subtours."""
+    found = ol.report(polytopes.tour(6))
+    assert found.facts["facets"] == 100 and found.facts["facets_of_rows"] == 40
+    assert len(found.missing) == 60 and all(one.cuts_off for one in found.missing)
+    assert "the 10 constraints that separate=subtours brought" in str(found)
+    assert "the hull of all integer points has 60 vertices" in str(found)
+    for one in found.missing:
+        point = np.array([float(v) for v in one.cuts_off]).reshape(6, 6)
+        assert polytopes.tour(6).separate(point) == []
+
+
+def test_five_cities_need_no_subtours():
+    """Two edges at every city, none twice: that is all for five."""
+    found = ol.report(polytopes.tour(5))
+    assert found.integral is True and found.missing == () and found.facts["facets_of_rows"] == 20
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "width"),
+    [
+        (lambda: polytopes.subset(6), {"budget": 3}, 4),  # 0, 1, 2 or 3 taken of the first three
+        (lambda: polytopes.simplex(5), {}, 2),  # taken, or not yet
+        (lambda: polytopes.cube(4), {}, 1),
+    ],
+    ids=["subset", "simplex", "cube"],
+)
+def test_the_width_of_a_diagram_is_the_number_of_states(make, values, width):
+    found = ol.report(make(), effort="quick", **values)
+    assert found.facts["diagram"]["width"] == width
+
+
+def test_a_diagram_of_a_sequence_is_as_wide_as_its_tags_are_many():
+    assert ol.report(polytopes.sequence(3, 4), effort="quick").facts["diagram"]["width"] >= 4
+
+
+def test_vertices_of_a_relaxation_with_fractions_are_listed():
+    """Stable sets of a cycle of five, and one half everywhere."""
+    rows, sides = stable_sets(5, cycle(5))
+    found = ol.report(declared(rows, sides))
+    assert found.facts["vertices"] == len(points_of(rows, sides)) + 1 == 12
+    assert "the polytope has 12 vertices [enumerated, to rounding]" in str(found)
+
+
+def test_vertices_that_are_known_are_at_least_there():
+    """In too many dimensions to list them: the matchings of five people, and half triangles and cycles of them."""
+    edges = edges_of(5)
+    degree = np.array([[int(v in e) for e in edges] for v in range(5)])
+    rows = np.concatenate([degree, -np.eye(10, dtype=int)])
+    sides = np.array([1] * 5 + [0] * 10)
+    found = ol.report(declared(rows, sides))
+    halves = len(found.facts["fractional_vertices"])
+    assert found.facts["vertices"] is None
+    assert found.facts["at_least"] == len(points_of(rows, sides)) + halves == 26 + halves
+    assert halves <= 10 + 10 * 1 + 12  # triangles alone or with an edge, and cycles of five
+
+
+def test_words_of_what_is_missing():
+    """A facet of negative coefficients is written the other way round, and each kind shows what it cuts off."""
+    x = cp.Variable(3, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 1, *(2 * x[i] + 2 * x[j] >= 1 for i, j in edges_of(3))]))
+    assert [one.line for one in found.missing] == ["x[0] + x[1] + x[2] >= 2"]
+    assert {one.kind for one in found.missing} == {"3 coefficients of 1, >= 2"}
+    lines = eval("[" + ",".join(one.line for one in found.missing) + "]", {"x": x})
+    assert ol.report(ol.Polytope(x, [x >= 0, x <= 1, *lines])).integral is True
+    assert "# the first one cuts off " in str(found) and "with the lines below the polytope is integral" in str(found)
+    many = ol.report(declared(*stable_sets(5, edges_of(5))), effort="quick")
+    assert len(many.missing) == 1  # the clique of five implies those of three and four
+    wide = ol.report(polytopes.tour(6))
+    assert "with all of report.missing, of which some are below, the polytope is integral" in str(wide)
+
+
+def test_the_gap_is_told_next_to_the_spread_of_integer_points():
+    """Of a triangle that is cut off at one and a half, by its corners and its integer points."""
+    x = cp.Variable(2, name="x", nonneg=True)
+    found = ol.report(ol.Polytope(x, [x <= 2, 2 * x[0] + 2 * x[1] <= 3]))
+    grid = np.array([[0, 0], [1, 0], [0, 1]])
+    corners = np.array([[0, 0], [1.5, 0], [0, 1.5]])
+    scores = np.array(found.facts["gap_scores"])
+    values = grid @ scores
+    gap = ((corners @ scores).max() - values.max()) / (values.max() - values.min())
+    assert found.facts["integrality_gap"] == pytest.approx(gap) and 0.0 < gap <= 0.5 + 1e-9
+
+
+def test_long_objectives_are_not_printed():
+    n = 9
+    edges = edges_of(n)
+    degree = np.array([[int(v in e) for e in edges] for v in range(n)])
+    rows, sides = np.concatenate([degree, -np.eye(len(edges), dtype=int)]), np.array([1] * n + [0] * len(edges))
+    found = ol.report(declared(rows, sides), effort="quick")
+    assert any("(facts['fractional_vertices'] has them)" in line for line in str(found).splitlines())
+    assert max(len(line) for line in str(found).splitlines() if "best for" in line) < 500
+
+
+def test_numbers_are_named_that_prove_nothing():
+    x = cp.Variable(2, name="x", nonneg=True)
+    (warning,) = ol.report(ol.Polytope(x, [x <= 1, np.pi * x[0] + x[1] <= 2])).warnings
+    assert "constraint 1 (" in warning and "constraint 0" not in warning and "small denominators" in warning
+
+
+def test_one_is_singular():
+    x = cp.Variable(2, name="x", nonneg=True)
+    told = str(ol.report(ol.Polytope(x, [cp.sum(x) == 1, x[0] == 1])))
+    assert "1 vertices" not in told and "1 nodes" not in told and "has 1 vertex" in told
+    far = str(ol.report(ol.Polytope(x, [x <= 1, x[0] <= 1e6])))
+    assert "which is never reached: leave it out" in far
+
+
+def test_bounds_that_there_is_no_time_for_are_left_out(monkeypatch):
+    after = clock.Clock.late_after
+    monkeypatch.setattr(clock.Clock, "late_after", lambda self, share: after(self, 0.0 if share == 0.2 else share))
+    found = ol.report(polytopes.cube(4))
+    assert "bounds of 4 of 4 parts: for want of time" in found.left_out and found.facts["bounds"] == {}
+    assert "redundant rows: 8 rows were not looked at, for want of time" in found.left_out
+
+
+def test_samples_of_many_parts_are_not_tried_where_they_take_too_long():
+    """A sample asks for the marginals of 5000 parts as often."""
+    found = ol.report(polytopes.cube(5000), effort="quick")
+    assert any("SampledMarginals" in text for text in found.left_out)
+    assert "5000 variables are too many" in found.left_out[0]
+    assert found.seconds < 20.0
+
+
+def test_structures_are_not_enumerated_where_that_takes_too_long():
+    """There are 60! matchings, and nothing says so before some thousands were listed."""
+    found = ol.report(polytopes.matching(60), effort="quick")
+    not_tried = next(text for text in found.left_out if "not tried" in text)
+    assert "CRFLoss" in not_tried and "Gibbs.log_count" in not_tried
+    assert found.seconds < 30.0
+
+
 def test_blocks_are_independent():
     x = cp.Variable((2, 3), name="x", nonneg=True)
     found = ol.report(ol.Polytope(x, [cp.sum(x, axis=1) == 1]))
@@ -528,7 +734,7 @@ def test_an_equation_may_be_missing(integer):
     (equation,) = [one for one in found.missing if one.is_equation]
     assert equation.line == "x[0] + x[1] == 1" and equation.known == PROOF
     assert sum(equation.cuts_off) != 1 and found.integral is False
-    assert found.facts["vertices"] == (2 if integer else None)
+    assert found.facts["vertices"] == (2 if integer else 4)
     again = ol.report(ol.Polytope(x, [x >= 0, x <= 2, total <= 1.5, total >= 0.6, equation.constraint(x)]))
     assert again.dimension == 1 and again.integral is True and again.facts["vertices"] == 2
 
@@ -538,7 +744,8 @@ def test_a_bound_on_the_vertices_of_a_shadow_holds(n):
     """The cross-polytope has 2 n, and here auxiliary variables that nothing bounds from above."""
     x = cp.Variable(n, name="x")
     found = ol.report(ol.Polytope(x, [cp.norm1(x) <= 1.5]))
-    assert found.facts["vertices"] is None and found.facts["at_most"] >= 2 * n
+    assert found.facts["vertices"] == 2 * n
+    assert most_least_faces(rows_of(ol.Polytope(x, [cp.norm1(x) <= 1.5]), np.zeros(0))) >= 2 * n
 
 
 def test_wrong_multipliers_prove_nothing():
@@ -576,7 +783,10 @@ def test_a_report_is_text_a_page_and_plain_data():
     found = ol.report(triangle())
     assert "x[0] + x[1] + x[2] <= 1,\n" in str(found) and "[proof]" in str(found)
     page = found._repr_html_()
-    assert "<pre>x[0] + x[1] + x[2] &lt;= 1,</pre>" in page and "<h4>Integrality</h4>" in page
+    assert (
+        "<pre>x[0] + x[1] + x[2] &lt;= 1,\n# the first one cuts off x[0] = 1/2" in page
+        and "<h4>Integrality</h4>" in page
+    )
     data = json.loads(json.dumps(found.to_dict()))
     assert data["facts"]["dimension"] == 3 and data["facts"]["missing"][0]["cuts_off"] == ["1/2"] * 3
     for statements in data["statements"].values():

@@ -13,7 +13,7 @@ import scipy.optimize
 import scipy.sparse as sp
 
 from optlayers.reporting.linear_program import LinearProgram, proved_bound
-from optlayers.reporting.rationals import Elimination, read_together
+from optlayers.reporting.rationals import LARGEST, Elimination, read_together
 from optlayers.reporting.rows import Rows, expression
 from optlayers.reporting.statement import EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
 
@@ -40,8 +40,13 @@ class Equation:
         return (*sorted(self.coefficients.items()), self.side)
 
     def text(self, parts: tuple[str, ...]) -> str:
-        """As cvxpy reads it."""
-        return f"{expression(self.coefficients, parts)} == {self.side}"
+        """As cvxpy reads it; where numbers are no short fractions, to six digits."""
+        largest = max([*map(abs, self.coefficients.values()), abs(self.side)])
+        if largest < LARGEST:
+            return f"{expression(self.coefficients, parts)} == {self.side}"
+        unit = max(map(abs, self.coefficients.values()))
+        told = {j: float(Fraction(a, unit)) for j, a in self.coefficients.items()}
+        return f"{expression(told, parts)} == {float(Fraction(self.side, unit)):g}"
 
 
 @final
@@ -68,7 +73,7 @@ def hull_of_rows(rows: Rows, program: LinearProgram) -> AffineHull:
     """
     implied, proved = _never_strict(rows, program)
     chosen = np.flatnonzero(rows.equality).tolist() + implied
-    equations = [rows.row(i) | {ONE: int(rows.whole_sides[i])} for i in chosen]
+    equations = [rows.row(i) | {ONE: rows.side(i)} for i in chosen]
     auxiliary = range(rows.scored, rows.columns)
     elimination = Elimination([*auxiliary, *reversed(range(rows.scored))])
     independent: list[Mapping[int, Any]] = [row for row in equations if elimination.add(row)]
@@ -171,7 +176,7 @@ def _never_strict(rows: Rows, program: LinearProgram) -> tuple[list[int], bool]:
         objective = -rows.matrix[[i]].toarray()[0]
         best = program.maximize(objective)
         bound = None if best is None else proved_bound(rows, objective, best.multipliers)
-        proved &= bound == -int(rows.whole_sides[i])
+        proved &= bound == -rows.side(i)
     return tight.tolist(), proved
 
 
@@ -201,7 +206,9 @@ def section_of(hull: AffineHull, rows: Rows | None, parts: tuple[str, ...], what
         told.append(Statement(f"inequalities that always hold as equalities: {named}", hull.known))
     if hull.fixed:
         told.append(
-            Statement(f"fixed parts: {_listed([f'{parts[j]} = {v}' for j, v in hull.fixed.items()])}", hull.known)
+            Statement(
+                f"fixed parts: {_listed([f'{parts[j]} = {_value(v)}' for j, v in hull.fixed.items()])}", hull.known
+            )
         )
     for group in hull.equal[:SHOWN]:
         told.append(Statement(f"always equal: {' = '.join(parts[j] for j in group)}", hull.known))
@@ -213,6 +220,10 @@ def section_of(hull: AffineHull, rows: Rows | None, parts: tuple[str, ...], what
         "always_equal": [[parts[j] for j in group] for group in hull.equal],
     }
     return Section("Dimension", tuple(told), facts)
+
+
+def _value(value: Fraction) -> str:
+    return str(value) if value.denominator < LARGEST else f"{float(value):g}"
 
 
 def _listed(texts: Sequence[str]) -> str:

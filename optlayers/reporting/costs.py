@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from optlayers.compiled import CompiledPolytope
-from optlayers.reporting.statement import CHOSEN, MEASURED, PREDICTED, Section, Statement
+from optlayers.reporting.statement import CHOSEN, LEFT_OUT, MEASURED, PREDICTED, Section, Statement
 from optlayers.solution import Solution
 
 __all__ = ["costs_of", "in_words", "predicted", "section_of"]
@@ -116,7 +116,8 @@ def section_of(
                 f"{BATCH} together; some {_bytes(one['bytes_per_instance'])} per instance"
                 + (f", {_bytes(measured)} at the peak of a call" if (measured := _measured(one)) else "")
                 + f", and {_bytes(one['bytes_once'])} once",
-                f"{MEASURED}; memory by the sizes of arrays" + (" and by tracemalloc" if measured else ""),
+                f"{MEASURED if times else LEFT_OUT}; memory by the sizes of arrays"
+                + (" and by tracemalloc" if measured else ""),
             )
         )
     told += [Statement(text, PREDICTED) for text in missed]

@@ -10,9 +10,9 @@ import numpy as np
 
 from optlayers.reporting.fractional import Witness
 from optlayers.reporting.linear_program import LinearProgram, proved_bound
-from optlayers.reporting.missing import MissingInequality, kind_of, simplified
+from optlayers.reporting.missing import MissingInequality, kind_of, line_of, simplified
 from optlayers.reporting.rationals import read_together
-from optlayers.reporting.rows import Rows, expression
+from optlayers.reporting.rows import Rows
 from optlayers.reporting.statement import PROOF
 
 __all__ = ["cut_beside_auxiliaries", "cut_for"]
@@ -92,5 +92,5 @@ def _told(cut: np.ndarray, rows: Rows, witness: Witness) -> MissingInequality:
     told = {j: int(cut[j]) for j in np.flatnonzero(cut[:-1]).tolist()}
     side = int(cut[-1])
     assert sum((a * witness.point[j] for j, a in told.items()), Fraction(0)) > side
-    line = f"{expression(told, rows.parts)} <= {side}"
+    line = line_of(told, side, False, rows.parts)
     return MissingInequality(told, side, False, line, kind_of(told, side, False), witness.point, PROOF, witness)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import final
@@ -10,11 +10,11 @@ from typing import final
 import numpy as np
 import scipy.linalg
 
-from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, Optimum, exact_point, proved_bound
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
 
-__all__ = ["Sampled", "Witness", "sampled_objectives", "scores_of", "witness_of"]
+__all__ = ["Sampled", "Witness", "objectives_of", "point_text", "sampled_objectives", "scores_of", "witness_of"]
 
 WHOLE = 1e-6
 """Entries so near to an integer are integers."""
@@ -37,8 +37,13 @@ class Witness:
 
     def text(self, parts: tuple[str, ...]) -> str:
         """The parts that are not 0."""
-        told = [f"{parts[j]} = {v}" for j, v in enumerate(self.point) if v]
-        return ", ".join(told[:12]) + (f" and {len(told) - 12} more" if len(told) > 12 else "") if told else "0"
+        return point_text(self.point, parts, exact=self.inside)
+
+
+def point_text(point: Sequence[Fraction], parts: tuple[str, ...], *, exact: bool) -> str:
+    """The parts of a point that are not 0: as fractions, or to six digits where it is known to rounding only."""
+    told = [f"{parts[j]} = {v if exact else format(float(v), '.6g')}" for j, v in enumerate(point) if v]
+    return ", ".join(told[:12]) + (f" and {len(told) - 12} more" if len(told) > 12 else "") if told else "0"
 
 
 @final
@@ -52,9 +57,26 @@ class Sampled:
     """Of the random objectives, how many end in a fractional point."""
     witnesses: tuple[Witness, ...]
     gap: float | None
-    """By how much more the rows promise than integer points give, at most, next to what these give."""
+    """By how much the rows promise more than integer points have, at most, next to the difference between the best and
+    the worst of these."""
     gap_scores: tuple[float, ...]
     gaps_of: int
+
+
+def objectives_of(size: int, count: int, seed: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Structured objectives, and ``count`` random ones, with whether they are random."""
+    rng = np.random.default_rng(seed)
+    yield np.ones(size), False
+    yield -np.ones(size), False
+    for sign in (1.0, -1.0):
+        for j in range(size):
+            unit = np.zeros(size)
+            unit[j] = sign
+            yield unit, False
+    for objective in (*rng.choice([-1.0, 1.0], (8, size)), *rng.integers(0, 3, (8, size))):
+        yield objective.astype(np.float64), False
+    for _ in range(count):
+        yield rng.standard_normal(size), True
 
 
 def sampled_objectives(
@@ -62,7 +84,7 @@ def sampled_objectives(
     program: LinearProgram,
     count: int,
     seed: int,
-    best_integer: Callable[[np.ndarray], float | None],
+    ends_of_integers: Callable[[np.ndarray], tuple[float, float] | None],
     wanted: int,
     late: Callable[[], bool],
 ) -> Sampled:
@@ -70,16 +92,11 @@ def sampled_objectives(
     integers. Structured ones come first: where their best points are not unique, they find what random ones miss."""
     rng = np.random.default_rng(seed)
     size = rows.scored
-    eye, ones = np.eye(size), np.ones((1, size))
-    structured = np.concatenate(
-        [ones, -ones, eye, -eye, rng.choice([-1.0, 1.0], (8, size)), rng.integers(0, 3, (8, size))], dtype=np.float64
-    )
     witnesses: list[Witness] = []
     seen: set[tuple[Fraction, ...]] = set()
     fractional, done, worst, worst_scores, gaps = 0, 0, 0.0, np.zeros(0), 0
-    objectives = [(c, False) for c in structured] + [(c, True) for c in rng.standard_normal((count, size))]
     structured_done = 0
-    for objective, is_random in objectives:
+    for objective, is_random in objectives_of(size, count, seed):
         if late():
             break
         best = program.maximize(objective)
@@ -87,8 +104,7 @@ def sampled_objectives(
             continue
         done += is_random
         structured_done += not is_random
-        part = best.point[:size]
-        is_fractional = bool((np.abs(part - np.round(part)) > WHOLE).any())
+        is_fractional = not _is_whole(rows, best.point)
         fractional += is_random and is_fractional
         if not is_fractional:
             continue
@@ -98,14 +114,23 @@ def sampled_objectives(
                 seen.add(witness.point)
                 witnesses.append(witness)
         if gaps < 64:
-            other = best_integer(objective)
-            if other is not None and best.value - other > TIGHT * max(1.0, abs(other)):
+            ends = ends_of_integers(objective)
+            if ends is not None and best.value - ends[0] > TIGHT * max(1.0, abs(ends[0])) and ends[0] > ends[1] + WHOLE:
                 gaps += 1
-                gap = (best.value - other) / abs(other) if abs(other) > WHOLE else np.inf
-                if gap > worst and np.isfinite(gap):
+                gap = (best.value - ends[0]) / (ends[0] - ends[1])
+                if gap > worst:
                     worst, worst_scores = gap, objective
     known = worst if gaps else None
     return Sampled(done, structured_done, fractional, tuple(witnesses), known, tuple(worst_scores.tolist()), gaps)
+
+
+def _is_whole(rows: Rows, point: np.ndarray) -> bool:
+    """Whether parts are integers: to rounding, and where rows tell, the integers satisfy them."""
+    part = point[: rows.scored]
+    near = np.round(part)
+    if (np.abs(part - near) > WHOLE).any():
+        return False
+    return bool(rows.auxiliary) or not rows.exact or rows.holds(near.astype(np.int64), 1)
 
 
 def witness_of(
@@ -114,7 +139,8 @@ def witness_of(
     """A fractional best point as fractions, with integer scores for which it alone is best; None for an integer one."""
     if rows.auxiliary:
         return _shadow_witness(rows, program, objective, rng)
-    found = read_together(best.point)
+    exact = exact_point(rows, program, best)
+    found = exact or read_together(best.point)
     if found is None:
         return None
     numerators, unit = found
@@ -122,7 +148,7 @@ def witness_of(
     if all(v.denominator == 1 for v in point):
         return None
     slack = rows.slacks(numerators, unit)
-    if slack is None or not rows.holds(numerators, unit):
+    if slack is None or exact is None:
         return Witness(point, (), False, False, ())
     basis = _basis(rows, np.flatnonzero(slack == 0))
     if len(basis) < rows.columns:

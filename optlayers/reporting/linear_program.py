@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, final
 
 import highspy
@@ -11,13 +13,17 @@ import numpy as np
 import scipy.sparse as sp
 from highspy import _core
 
-from optlayers.reporting.rationals import read_together
+from optlayers.reporting.rationals import NEAR, over_one_denominator, read_together, solved
 from optlayers.reporting.rows import Rows
 
-__all__ = ["LinearProgram", "Optimum", "proved_bound"]
+__all__ = ["LinearProgram", "Optimum", "basis_point", "exact_point", "proved_bound"]
 
 ACTIVE = 1e-8
 """Multipliers below this are 0."""
+FEW = 120
+"""Of so many rows, or columns, a system is solved without rounding."""
+LARGE = 2.0**20
+"""Rows of larger integers are scaled down for the solver."""
 
 
 @final
@@ -36,7 +42,9 @@ class LinearProgram:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.high = rows.sides.astype(np.float64)
+        # A solver meets tolerances in the units of rows, so those of large integers are divided by a power of two.
+        self.unit = 2.0 ** np.ceil(np.log2(np.maximum(rows.largest / LARGE, 1.0)))
+        self.high = rows.sides / self.unit
         self.low = np.where(rows.equality, self.high, -highspy.kHighsInf)
         self.solver: Any = _core._Highs()  # the public class prints a banner
         for option, value in (
@@ -47,7 +55,7 @@ class LinearProgram:
             ("dual_feasibility_tolerance", 1e-9),
         ):
             self.solver.setOptionValue(option, value)
-        matrix, model = sp.csc_array(rows.matrix), highspy.HighsLp()
+        matrix, model = sp.csc_array(rows.matrix / self.unit[:, None]), highspy.HighsLp()
         model.num_col_, model.num_row_ = rows.columns, rows.count
         model.sense_ = highspy.ObjSense.kMaximize
         model.col_cost_ = np.zeros(rows.columns)
@@ -75,12 +83,18 @@ class LinearProgram:
             if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
                 return None
         found = solver.getSolution()
-        point, multipliers = np.array(found.col_value), np.array(found.row_dual)
+        point, multipliers = np.array(found.col_value), np.array(found.row_dual) / self.unit
         return Optimum(float(costs @ point), point, multipliers)
+
+    def active_rows(self) -> list[int]:
+        """The rows that the basis of the last answer holds at their sides."""
+        basic = highspy.HighsBasisStatus.kBasic
+        return [i for i, status in enumerate(self.solver.getBasis().row_status) if status != basic]
 
     def bound_row(self, row: int, side: float | None) -> None:
         """Give a row another right-hand side, or none."""
-        self.solver.changeRowBounds(row, -highspy.kHighsInf, highspy.kHighsInf if side is None else side)
+        high = highspy.kHighsInf if side is None else side / self.unit[row]
+        self.solver.changeRowBounds(row, -highspy.kHighsInf, high)
 
     def restore(self, row: int) -> None:
         """Give a row back what was declared."""
@@ -105,15 +119,59 @@ def proved_bound(rows: Rows, objective: np.ndarray, multipliers: np.ndarray) -> 
 
     The multipliers come from a solver. They are read as fractions, and the sum is worked out without rounding.
     """
-    used = np.where(np.abs(multipliers) > ACTIVE, multipliers, 0.0)
-    found = read_together(used)
-    if found is None or not rows.exact:
-        return None
-    weights, unit = found
-    if (weights[~rows.equality] < 0).any() or not rows.fits(int(np.abs(weights).max(initial=0))):
+    if not rows.exact:
         return None
     wanted = np.zeros(rows.columns, dtype=np.int64)
     wanted[: len(objective)] = np.rint(objective).astype(np.int64)
-    if int(np.abs(wanted).max(initial=0)) * unit >= 2**62 or not np.array_equal(rows.whole.T @ weights, unit * wanted):
+    found = read_together(np.where(np.abs(multipliers) > ACTIVE, multipliers, 0.0))
+    if found is not None and rows.fits(int(np.abs(found[0]).max(initial=0))):
+        weights, unit = found
+        is_sum = int(np.abs(wanted).max(initial=0)) * unit < 2**62
+        if is_sum and (weights[~rows.equality] >= 0).all() and np.array_equal(rows.whole.T @ weights, unit * wanted):
+            return Fraction(int(weights @ rows.whole_sides), unit)
+    return _bound_by_elimination(rows, wanted, multipliers)
+
+
+def _bound_by_elimination(rows: Rows, wanted: np.ndarray, multipliers: np.ndarray) -> Fraction | None:
+    """Of the rows that have multipliers, those that make the objective, by elimination without rounding."""
+    sizes = np.abs(multipliers) * rows.largest
+    chosen = np.flatnonzero(sizes > ACTIVE * max(1.0, float(sizes.max(initial=0.0)))).tolist()
+    if len(chosen) > FEW:
         return None
-    return Fraction(int(weights @ rows.whole_sides), unit)
+    columns: list[dict[int, Fraction | int]] = [{-1: int(a)} for a in wanted]
+    for place, i in enumerate(chosen):
+        for j, a in rows.row(i).items():
+            columns[j][place] = a
+    weights = solved((c for c in columns if c != {-1: 0}), len(chosen))
+    if weights is None or any(w < 0 and not rows.equality[i] for i, w in zip(chosen, weights, strict=True)):
+        return None
+    return sum((w * rows.side(i) for i, w in zip(chosen, weights, strict=True)), Fraction(0))
+
+
+def exact_point(rows: Rows, program: LinearProgram, best: Optimum) -> tuple[np.ndarray, int] | None:
+    """The answer that a program gave last as integers over one denominator, shown without rounding to satisfy all rows;
+    None where that cannot be shown.
+
+    It is read as short fractions; or it is where the rows of its basis hold as equalities, worked out by elimination.
+    """
+    found = read_together(best.point)
+    if found is not None and rows.holds(*found):
+        slack = rows.slacks(*found)
+        if slack is not None and (slack[program.active_rows()] == 0).all():
+            return found
+    exact = basis_point(rows, program, best)
+    return exact if exact is not None and rows.holds(*exact) else None
+
+
+def basis_point(
+    rows: Rows, program: LinearProgram, best: Optimum, sides: Mapping[int, Fraction | int] = MappingProxyType({})
+) -> tuple[np.ndarray, int] | None:
+    """Where the rows of the basis of the last answer hold as equalities, some of them with other ``sides`` than
+    declared; None where these are not known without rounding, or do not determine a point near the answer."""
+    if not rows.exact or rows.columns > FEW:
+        return None
+    active = program.active_rows()
+    point = solved(({**rows.row(i), -1: sides.get(i, rows.side(i))} for i in active), rows.columns)
+    if point is None or np.abs(np.array([float(v) for v in point]) - best.point).max(initial=0.0) > NEAR:
+        return None
+    return over_one_denominator(point)

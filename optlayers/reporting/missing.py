@@ -13,11 +13,11 @@ import numpy as np
 from optlayers.facets import half_spaces_of
 from optlayers.reporting.affine_hull import AffineHull, Equation
 from optlayers.reporting.fractional import Witness, witness_of
-from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
 from optlayers.reporting.rows import Rows, expression
 from optlayers.reporting.statement import PROOF, ROUNDING
 
-__all__ = ["Facets", "MissingInequality", "facets_of", "lacking", "simplified"]
+__all__ = ["Facets", "MissingInequality", "facets_of", "kind_of", "lacking", "line_of", "simplified"]
 
 BEYOND = 1e-7
 STEPS = (1, -1, 2, -2)
@@ -152,7 +152,10 @@ def lacking(
             if best is None:
                 proved = False
                 continue
-            if best.value > sign * side + BEYOND * (1.0 + abs(side)):
+            bound = proved_bound(rows, objective, best.multipliers)
+            # What is too little to be told from rounding is told by fractions.
+            beyond = bound is not None and bound > sign * side
+            if beyond or best.value > sign * side + BEYOND * (1.0 + abs(side)):
                 told, bound_of_told = coefficients, side
                 if not is_equation:
                     short = simplified(np.append(objective[: rows.scored].astype(np.int64), side), held)
@@ -160,8 +163,7 @@ def lacking(
                     bound_of_told = int(short[-1])
                 found.append(_missing(rows, program, told, bound_of_told, is_equation, sign, rng))
                 break
-            bound = proved_bound(rows, objective, best.multipliers)
-            proved &= bound is not None and bound <= sign * side
+            proved &= bound is not None
     return found, proved, 0
 
 
@@ -185,31 +187,53 @@ def _missing(
         if best is None or float(objective @ best.point) <= sign * side:
             continue
         witness = witness_of(rows, program, best, turned[: rows.scored], rng)
-        if witness is not None and _violates(witness, coefficients, side, is_equation):
+        if witness is not None and _violates(witness.point, coefficients, side, is_equation):
             break
         witness = None
-    known = PROOF if witness is not None and witness.inside else ROUNDING
+    point = () if witness is None else witness.point
+    proved = witness is not None and witness.inside
+    if witness is None:  # an integer point of the rows, say, which is no point of the polytope
+        best = program.maximize(objective)
+        exact = None if best is None else exact_point(rows, program, best)
+        if exact is not None:
+            other = tuple(Fraction(int(a), exact[1]) for a in exact[0][: rows.scored])
+            proved = _violates(other, coefficients, side, is_equation)
+            point = other if proved else ()
     return MissingInequality(
         coefficients,
         side,
         is_equation,
-        f"{expression(coefficients, rows.parts)} {'==' if is_equation else '<='} {side}",
+        line_of(coefficients, side, is_equation, rows.parts),
         kind_of(coefficients, side, is_equation),
-        () if witness is None else witness.point,
-        known,
+        point,
+        PROOF if proved else ROUNDING,
         witness,
     )
 
 
-def _violates(witness: Witness, coefficients: Mapping[int, int], side: int, is_equation: bool) -> bool:
-    total = sum((a * witness.point[j] for j, a in coefficients.items()), Fraction(0))
+def _violates(point: tuple[Fraction, ...], coefficients: Mapping[int, int], side: int, is_equation: bool) -> bool:
+    total = sum((a * point[j] for j, a in coefficients.items()), Fraction(0))
     return total != side if is_equation else total > side
+
+
+def _as_written(coefficients: Mapping[int, int], side: int, is_equation: bool) -> tuple[Mapping[int, int], str, int]:
+    """Without negative numbers alone before the parts."""
+    if not is_equation and all(a < 0 for a in coefficients.values()):
+        return {j: -a for j, a in coefficients.items()}, ">=", -side
+    return coefficients, "==" if is_equation else "<=", side
+
+
+def line_of(coefficients: Mapping[int, int], side: int, is_equation: bool, parts: tuple[str, ...]) -> str:
+    """An inequality, or an equation, as cvxpy reads it."""
+    told, sign, bound = _as_written(coefficients, side, is_equation)
+    return f"{expression(told, parts)} {sign} {bound}"
 
 
 def kind_of(coefficients: Mapping[int, int], side: int, is_equation: bool) -> str:
     """What inequalities have in common that differ by a permutation of parts."""
+    coefficients, sign, side = _as_written(coefficients, side, is_equation)
     counted: dict[int, int] = {}
     for a in sorted(coefficients.values(), reverse=True):
         counted[a] = counted.get(a, 0) + 1
     told = " and ".join(f"{count} coefficient{'s' * (count != 1)} of {a}" for a, count in counted.items())
-    return f"{told}, {'==' if is_equation else '<='} {side}"
+    return f"{told}, {sign} {side}"

@@ -29,9 +29,10 @@ def section_of(rows: Rows, program: LinearProgram, dropped: Collection[int]) -> 
     if not rows.exact:
         told.append(
             Statement(
-                "some numbers are no fractions with small denominators, so nothing here is proved: give 1/3 to full "
-                "precision, or multiply rows by their denominators",
-                PROOF,
+                f"nothing is proved, as numbers of these rows are no fractions with small denominators: "
+                f"{'; '.join(rows.named(rows.unread))}. A number such as 1/3 is read as one where it is given to full "
+                "precision, or where its row is multiplied by 3; for a number such as π nothing helps",
+                ROUNDING,
             )
         )
     large = _big_m(rows, program, dropped, told)
@@ -86,7 +87,8 @@ def _big_m(
             found[i] = None
             told.append(
                 Statement(
-                    f"{rows.named([i])[0]} has a bound of {side / unit:g}, which never holds: leave it out", ROUNDING
+                    f"{rows.named([i])[0]} has a bound of {side / unit:g}, which is never reached: leave it out",
+                    ROUNDING,
                 )
             )
             continue

@@ -9,12 +9,23 @@ from typing import final
 
 import numpy as np
 
-__all__ = ["Elimination", "read", "read_together", "scaled_to_integers"]
+__all__ = [
+    "LARGEST",
+    "NEAR",
+    "Elimination",
+    "read",
+    "over_one_denominator",
+    "read_together",
+    "scaled_to_integers",
+    "solved",
+]
 
 DENOMINATOR = 10**6
 """Numbers that people write down are fractions with at most this below the line,"""
 READ = 1e-14
-"""where they differ from these by no more than this, next to their size."""
+"""where they differ from these by no more than this, next to their size;"""
+DIGITS = 10**9
+"""or decimal numbers that are fractions with at most this below the line, as 1.9999999 is."""
 SHORT = 5000
 """Answers of linear programs are read as fractions with at most this below the line,"""
 NEAR = 1e-7
@@ -26,7 +37,10 @@ LARGEST = 2**31
 def read(value: float) -> Fraction | None:
     """A number of a declaration as the fraction that stands for it; None for one that is no short fraction."""
     near = Fraction(value).limit_denominator(DENOMINATOR)
-    return near if abs(float(near) - value) <= READ * abs(value) else None
+    if abs(float(near) - value) <= READ * abs(value):
+        return near
+    written = Fraction(repr(float(value)))
+    return written if written.denominator <= DIGITS else None
 
 
 def scaled_to_integers(values: Sequence[float]) -> list[int] | None:
@@ -64,6 +78,26 @@ def read_together(values: np.ndarray) -> tuple[np.ndarray, int] | None:
 
 
 Row = dict[int, Fraction]
+
+
+def solved(equations: Iterable[Mapping[int, Fraction | int]], size: int) -> list[Fraction] | None:
+    """The one solution of linear equations in so many unknowns, whose right-hand sides stand under -1; None where
+    there is none, or are several."""
+    elimination = Elimination(range(size))
+    for equation in equations:
+        if not elimination.add(equation) and elimination.rest_of(equation):
+            return None
+    if len(elimination.rows) < size:
+        return None
+    return [elimination.rows[j].get(-1, Fraction(0)) for j in range(size)]
+
+
+def over_one_denominator(values: Sequence[Fraction]) -> tuple[np.ndarray, int]:
+    """Fractions as integers over their common denominator: 64-bit ones where they fit."""
+    unit = math.lcm(*(v.denominator for v in values))
+    whole = [int(v * unit) for v in values]
+    small = max(map(abs, whole), default=0) < 2**62
+    return np.array(whole, dtype=np.int64 if small else object), unit
 
 
 @final

@@ -11,10 +11,10 @@ from typing import final
 import numpy as np
 
 from optlayers.reporting.affine_hull import AffineHull
-from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, Optimum, basis_point, proved_bound
 from optlayers.reporting.rationals import Elimination, read_together
 from optlayers.reporting.rows import Rows
-from optlayers.reporting.statement import PROOF, ROUNDING, Section, Statement
+from optlayers.reporting.statement import LEFT_OUT, PROOF, ROUNDING, Section, Statement
 
 __all__ = ["Redundancy", "redundancy_of", "section_of"]
 
@@ -58,33 +58,45 @@ def redundancy_of(rows: Rows, program: LinearProgram, late: Callable[[], bool]) 
         if late():
             left = len(order) - place
             break
-        program.bound_row(i, float(rows.sides[i]) + 1.0 + abs(float(rows.sides[i])))
+        side = float(rows.sides[i])
+        further = side + 1.0 + abs(side)
+        program.bound_row(i, further)
         objective = rows.matrix[[i]].toarray()[0]
         best = program.maximize(objective)
-        side = float(rows.sides[i])
-        if best is None or best.value > side + WITHIN * (1.0 + abs(side)):
+        bound = None
+        is_needed = best is None or best.value > side + WITHIN * (1.0 + abs(side))
+        shown = is_needed and best is not None and _shows_need(rows, program, i, best, further, {*dropped, *redundant})
+        if not is_needed:
+            program.bound_row(i, None)
+            best = program.maximize(objective)  # by the others alone, whose multipliers are the proof
+            bound = None if best is None else proved_bound(rows, objective, best.multipliers)
+            # What is too little to be told from rounding is told by fractions.
+            shown = best is not None and _shows_need(rows, program, i, best, further, {*dropped, *redundant})
+            is_needed = shown or (bound is not None and bound > rows.side(i))
+        if is_needed:
             program.restore(i)
-            needed &= best is not None and _shows_need(rows, i, best.point, {*dropped, *redundant})
+            needed &= shown
             continue
         redundant.append(i)
-        program.bound_row(i, None)
-        best = program.maximize(objective)  # by the others alone, whose multipliers are the proof
-        bound = None if best is None else proved_bound(rows, objective, best.multipliers)
-        proved &= bound is not None and bound <= int(rows.whole_sides[i])
+        proved &= bound is not None
     for i in [*dropped, *redundant]:
         program.restore(i)
     return Redundancy(tuple(duplicates), tuple(sorted(redundant)), tuple(dependent), proved, needed, left)
 
 
-def _shows_need(rows: Rows, row: int, point: np.ndarray, dropped: set[int]) -> bool:
-    """Whether a point, read as fractions, violates one row and satisfies all that are left."""
-    found = read_together(point)
-    slack = None if found is None else rows.slacks(*found)
-    if slack is None:
-        return False
-    satisfied = np.where(rows.equality, slack == 0, slack >= 0)
-    satisfied[[*dropped, row]] = True
-    return bool(satisfied.all() and slack[row] < 0)
+def _shows_need(rows: Rows, program: LinearProgram, row: int, best: Optimum, further: float, dropped: set[int]) -> bool:
+    """Whether a point of fractions violates one row and satisfies all that are left: the best one for the row when its
+    right-hand side is ``further`` away, read as short fractions or from its basis."""
+    for by_basis in (False, True):
+        found = basis_point(rows, program, best, {row: Fraction(further)}) if by_basis else read_together(best.point)
+        slack = None if found is None else rows.slacks(*found)
+        if slack is None:
+            continue
+        satisfied = np.where(rows.equality, slack == 0, slack >= 0)
+        satisfied[[*dropped, row]] = True
+        if satisfied.all() and slack[row] < 0:
+            return True
+    return False
 
 
 def _duplicates(rows: Rows) -> list[tuple[int, int]]:
@@ -132,7 +144,7 @@ def _dependent(rows: Rows) -> list[int]:
     return [i for i in np.flatnonzero(rows.equality).tolist() if not elimination.add(rows.row(i))]
 
 
-def section_of(found: Redundancy, rows: Rows, hull: AffineHull) -> Section:
+def section_of(found: Redundancy, rows: Rows, hull: AffineHull, is_relaxation: bool) -> Section:
     """What may be left out, in words. Inequalities that always hold as equalities are no facets."""
     told = []
     known = PROOF if found.proved else ROUNDING
@@ -157,7 +169,11 @@ def section_of(found: Redundancy, rows: Rows, hull: AffineHull) -> Section:
     elif not found.open:
         told.append(Statement("none of the other rows can be left out", PROOF if found.needed else ROUNDING))
     if found.open:
-        told.append(Statement(f"{found.open} rows were not looked at, for want of time", ROUNDING))
+        told.append(
+            Statement(
+                f"{found.open} row{'s were' if found.open > 1 else ' was'} not looked at, for want of time", LEFT_OUT
+            )
+        )
     facets = None
     if not rows.auxiliary and not found.open:
         # A row that cannot be left out, and is sometimes strict, is a facet, and each facet has such a row.
@@ -165,7 +181,9 @@ def section_of(found: Redundancy, rows: Rows, hull: AffineHull) -> Section:
             not rows.equality[i] and i not in found.dropped and i not in hull.implied for i in range(rows.count)
         )
         known = PROOF if found.needed and found.proved and hull.known == PROOF else ROUNDING
-        told.append(Statement(f"there are {facets} facets, one for each inequality that is left", known))
+        whose = "the relaxation has" if is_relaxation else "there are"
+        count = f"{facets} facets, one for each inequality that is left" if facets != 1 else "1 facet"
+        told.append(Statement(f"{whose} {count}".replace("there are 1 facet", "there is 1 facet"), known))
     facts = {
         "facets_of_rows": facets,
         "duplicates": [[rows.text(i), rows.text(j)] for i, j in found.duplicates],

@@ -17,7 +17,7 @@ from optlayers.form.standard import scored_name
 from optlayers.polytope import Polytope
 from optlayers.reporting.rationals import scaled_to_integers
 
-__all__ = ["Rows", "expression", "rows_of"]
+__all__ = ["Rows", "TooManyRows", "expression", "rows_of"]
 
 
 @final
@@ -69,6 +69,13 @@ class Rows:
         return sides
 
     @cached_property
+    def largest(self) -> np.ndarray:
+        """The largest absolute value in every row."""
+        found = abs(self.matrix).max(axis=1) if self.matrix.nnz else None
+        sizes: np.ndarray = np.zeros(self.count) if found is None else found.toarray().ravel()
+        return sizes
+
+    @cached_property
     def reach(self) -> int:
         """The largest sum of absolute values in a row or a column, with its right-hand side."""
         if not self.matrix.nnz:
@@ -81,23 +88,41 @@ class Rows:
         """Whether sums of products with numbers of this size stay within 64 bits."""
         return self.reach * max(1, largest) < 2**62
 
+    def has_unimodular_scale(self) -> bool:
+        """Whether every row is a multiple of one of 0, 1 and -1 with an integer on the right, without rounding."""
+        if not self.exact:
+            return False
+        sizes = np.repeat(self.largest, np.diff(self.matrix.indptr))
+        whole = self.whole_sides % np.maximum(np.rint(self.largest).astype(np.int64), 1) == 0
+        return bool((np.abs(self.matrix.data) == sizes).all() and whole.all())
+
     def slacks(self, numerators: np.ndarray, denominator: int) -> np.ndarray | None:
-        """``denominator * sides - matrix @ numerators``, without rounding; None where that cannot be worked out."""
-        largest = max(denominator, int(np.abs(numerators).max(initial=0)))
-        if not self.exact or not self.fits(largest):
+        """``denominator * sides - matrix @ numerators``, without rounding; None where numbers are no fractions."""
+        if not self.exact:
             return None
-        slack: np.ndarray = denominator * self.whole_sides - self.whole @ numerators
-        return slack
+        if self.fits(max(denominator, max(map(abs, numerators.tolist()), default=0))):
+            return denominator * self.whole_sides - self.whole @ numerators.astype(np.int64)  # type: ignore[no-any-return]
+        point = numerators.tolist()  # Python's integers have no limit
+        told = [
+            denominator * self.side(i) - sum(a * point[j] for j, a in self.row(i).items()) for i in range(self.count)
+        ]
+        return np.array(told, dtype=object)
 
     def holds(self, numerators: np.ndarray, denominator: int) -> bool:
         """Whether a point of fractions satisfies all rows, shown without rounding."""
         slack = self.slacks(numerators, denominator)
         return slack is not None and bool(np.where(self.equality, slack == 0, slack >= 0).all())
 
-    def row(self, index: int) -> dict[int, int]:
-        """The entries of one row."""
-        span = slice(self.whole.indptr[index], self.whole.indptr[index + 1])
-        return dict(zip(self.whole.indices[span].tolist(), self.whole.data[span].tolist(), strict=True))
+    def row(self, index: int) -> dict[int, Fraction | int]:
+        """The entries of one row: integers, or what its floating-point numbers stand for bit by bit."""
+        span = slice(self.matrix.indptr[index], self.matrix.indptr[index + 1])
+        columns, data = self.matrix.indices[span].tolist(), self.matrix.data[span].tolist()
+        return {j: int(v) if v == int(v) else Fraction(v) for j, v in zip(columns, data, strict=True)}
+
+    def side(self, index: int) -> Fraction | int:
+        """The right-hand side of one row: an integer, or what a floating-point number stands for bit by bit."""
+        value = float(self.sides[index])
+        return int(value) if value == int(value) else Fraction(value)
 
     def text(self, index: int) -> str:
         """One row as it would be written down."""
@@ -110,6 +135,14 @@ class Rows:
         if told and all(v < 0 for v in told.values()) and not self.equality[index]:
             told, sign, side = {j: -v for j, v in told.items()}, ">=", -side
         return f"{expression(told, self.parts + self.auxiliary_names)} {sign} {_number(side)}"
+
+    @cached_property
+    def unread(self) -> tuple[int, ...]:
+        """Rows with numbers that are no short fractions."""
+        whole = self.matrix.data == np.rint(self.matrix.data)
+        in_row = np.repeat(np.arange(self.count), np.diff(self.matrix.indptr))
+        odd = np.union1d(in_row[~whole], np.flatnonzero(self.sides != np.rint(self.sides)))
+        return tuple(odd.tolist())
 
     def name(self, index: int) -> str:
         """The constraint of a row, as error messages call it."""
@@ -148,12 +181,17 @@ class Rows:
         )
 
 
-def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
+class TooManyRows(ValueError):
+    """The rows are too many to be read one by one; the message says how many."""
+
+
+def rows_of(polytope: Polytope, theta: np.ndarray, largest: int | None = None) -> Rows:
     """The rows of a declaration, integers relaxed, for one vector of parameters.
 
     Raises
     ------
     NotPolyhedral : where rows do not describe the set.
+    TooManyRows : where rows times columns are more than ``largest``.
     """
     raw, program = canonical_rows(polytope, parameter_specs(polytope), polytope.relaxed().constraints)
     row, column, which, value = raw.varying
@@ -168,6 +206,8 @@ def rows_of(polytope: Polytope, theta: np.ndarray) -> Rows:
     matrix.sort_indices()
     says = (np.diff(matrix.indptr) > 0) | (sides < 0) | (raw.equality & (sides != 0))
     kept = np.flatnonzero(np.isfinite(sides) & says)
+    if largest is not None and len(kept) * shape[1] > largest:
+        raise TooManyRows(f"{len(kept)} rows of {shape[1]} variables")
     matrix, sides = sp.csr_array(matrix[kept]), sides[kept]
     exact, units = True, np.ones(len(kept))
     for i in range(len(kept)):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 __all__ = [
     "CHOSEN",
     "DECLARED",
+    "ENUMERATED",
     "EXHAUSTIVE",
+    "LEFT_OUT",
     "MEASURED",
     "PREDICTED",
     "PROOF",
@@ -26,6 +28,10 @@ EXHAUSTIVE = "exhaustive"
 """Everything there is was listed, by linear programs that leave room for rounding, and looked at."""
 ROUNDING = "to rounding"
 """By a certified computation in floating point, which is no proof."""
+ENUMERATED = f"enumerated, {ROUNDING}"
+"""All of them were listed, by best points in floating point."""
+LEFT_OUT = "left out"
+"""Nobody looked, for want of time or because there is too much of it."""
 CHOSEN = "as compiled"
 MEASURED = "measured"
 PREDICTED = "predicted"
@@ -62,3 +68,17 @@ class Section:
     title: str
     statements: tuple[Statement, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_rounding(self) -> Section:
+        """Without proofs, for numbers that are known to rounding only."""
+        told = tuple(replace(one, known=_to_rounding(one.known)) for one in self.statements)
+        facts = dict(self.facts)
+        if "known" in facts:
+            facts["known"] = _to_rounding(facts["known"])
+        return replace(self, statements=told, facts=facts)
+
+
+def _to_rounding(known: str) -> str:
+    if known == PROOF:
+        return ROUNDING
+    return f"{known}, {ROUNDING}" if known == EXHAUSTIVE else known

@@ -21,18 +21,18 @@ from optlayers.form.standard import NotPolyhedral
 from optlayers.polytope import Family, Polytope
 from optlayers.reporting import affine_hull, costs, integral, numerics, redundancy, supports, symmetry, vertices
 from optlayers.reporting.affine_hull import AffineHull, hull_of_points, hull_of_rows
+from optlayers.reporting.brought import Brought
 from optlayers.reporting.clock import Clock
 from optlayers.reporting.cuts import cut_beside_auxiliaries, cut_for
-from optlayers.reporting.fractional import Sampled, Witness, sampled_objectives
+from optlayers.reporting.fractional import Sampled, Witness, objectives_of, sampled_objectives
 from optlayers.reporting.integer_points import Missed, integer_points
 from optlayers.reporting.integral import Verdict
-from optlayers.reporting.linear_program import LinearProgram, proved_bound
+from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
 from optlayers.reporting.missing import Facets, MissingInequality, facets_of, lacking
 from optlayers.reporting.polytope_report import PolytopeReport
-from optlayers.reporting.rationals import read_together
 from optlayers.reporting.redundancy import Redundancy, redundancy_of
-from optlayers.reporting.rows import Rows, rows_of
-from optlayers.reporting.statement import DECLARED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
+from optlayers.reporting.rows import Rows, TooManyRows, rows_of
+from optlayers.reporting.statement import DECLARED, ENUMERATED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
 from optlayers.sizes import named_size
 from optlayers.solvers.batch import make_instances
 from optlayers.unimodular import blocks_of
@@ -52,6 +52,8 @@ FEW_COLUMNS = 500
 CUTS = 8
 """Cuts are made for so many fractional vertices."""
 NODES = 200_000
+MANY_VERTICES = 2000
+"""Vertices are listed where there are no more, by their dimension and the number of facets."""
 
 
 def report(
@@ -160,6 +162,8 @@ class Study:
     left_out: list[str] = field(default_factory=list)
     rows: Rows | None = None
     program: LinearProgram | None = None
+    brought: Brought | None = None
+    """Constraints that ``separate`` brings; they stand behind the declared rows."""
     hull: AffineHull | None = None
     redundant: Redundancy | None = None
     verdict: Verdict | None = None
@@ -167,6 +171,7 @@ class Study:
     facets: Facets | None = None
     bounds: np.ndarray | None = None
     """The least and the largest value of every part."""
+    bounds_proved: bool = False
     hull_dimension: int | None = None
     """Of the hull of integer points."""
 
@@ -210,6 +215,8 @@ class Study:
                 break
             except Missed as error:
                 self.left_out.append(f"{name}: {error}")
+        if self.rows is not None and not self.rows.exact:
+            self.sections = [section.to_rounding() for section in self.sections]
         seconds = time.perf_counter() - self.clock.start
         return PolytopeReport(
             subject, tuple(self.sections), self.polytope, tuple(self.missing), tuple(self.left_out), seconds
@@ -218,31 +225,45 @@ class Study:
     def read_rows(self) -> None:
         """The rows of the declaration, where there are not too many."""
         try:
-            rows = rows_of(self.polytope, self.theta)
+            rows = rows_of(self.polytope, self.theta, LARGEST)
         except NotPolyhedral:
             raise Missed(
                 "the set is convex but not polyhedral: it has no finite list of vertices, and neither dimension nor "
                 "integrality is looked at"
             ) from None
-        if rows.count * rows.columns > LARGEST:
+        except TooManyRows as error:
             raise Missed(
-                f"{rows.count} rows of {rows.columns} variables are too many to be looked at one by one, so dimension, "
-                "redundant rows and missing inequalities are not known: report on a smaller size"
-            )
+                f"{error} are too many to be looked at one by one, so dimension, bounds, redundant rows, blocks, "
+                "integrality, missing inequalities, vertices and numbers are not looked at: report on a smaller size"
+            ) from None
         self.rows, self.program = rows, LinearProgram(rows)
+        if self.polytope.separate is not None:
+            self.brought = Brought(self.polytope, rows, self.theta)
+            objectives = (c for c, _ in objectives_of(rows.scored, self.samples, self.seed))
+            self.brought.bring(objectives, self.clock.late_after(0.15))
+            self.rows, self.program = self.brought.rows, self.brought.program
 
     def find_dimension(self) -> None:
-        """The affine hull, bounds of parts, blocks and swaps."""
+        """The affine hull, and bounds of parts."""
         if self.rows is None or self.program is None:
             return
         try:
             self.hull = hull_of_rows(self.rows, self.program)
         except ValueError as error:
             raise Missed(str(error)) from None
-        what = "what the constraints describe without integers" if self.is_relaxation else "the polytope"
+        what = f"the relaxation{self._with_brought()}" if self.is_relaxation else "the polytope"
         self.sections.append(affine_hull.section_of(self.hull, self.rows, self.rows.parts, what))
         self.sections.append(self._bounds(self.rows, self.program))
-        self.sections.append(symmetry.section_of(self.rows))
+
+    def _with_brought(self) -> str:
+        """What of a set is looked at that brings constraints on demand, in words."""
+        if self.brought is None:
+            return " (the rows, without integers)"
+        count, function = self.brought.count, self.brought.separation
+        if count == 0:
+            return f" (the rows without integers; {function} brought nothing for best points)"
+        what = f"the {count} constraints" if count > 1 else "the one constraint"
+        return f" (the rows without integers, and {what} that {function} brought for best points)"
 
     @property
     def is_relaxation(self) -> bool:
@@ -251,8 +272,12 @@ class Study:
 
     def _bounds(self, rows: Rows, program: LinearProgram) -> Section:
         low, high = np.full(rows.scored, np.nan), np.full(rows.scored, np.nan)
-        proved = True
+        proved, late, asked = True, self.clock.late_after(0.2), rows.scored
         for j in range(rows.scored):
+            if late():
+                asked = j
+                self.left_out.append(f"bounds of {rows.scored - j} of {rows.scored} parts: for want of time")
+                break
             unit = np.zeros(rows.scored)
             unit[j] = 1.0
             for ends, sign in ((high, 1.0), (low, -1.0)):
@@ -260,28 +285,34 @@ class Study:
                 if best is None:
                     continue
                 ends[j] = sign * best.value
-                bound, point = proved_bound(rows, sign * unit, best.multipliers), read_together(best.point)
-                proved &= bound is not None and point is not None and rows.holds(*point)
+                bound, point = proved_bound(rows, sign * unit, best.multipliers), exact_point(rows, program, best)
+                proved &= bound is not None and point is not None
                 proved &= point is not None and bound == sign * Fraction(int(point[0][j]), point[1])
         by_range: dict[tuple[float, float], list[str]] = {}
         low, high = np.round(low, 9) + 0.0, np.round(high, 9) + 0.0
-        self.bounds = np.stack([low, high])
-        for j, name in enumerate(rows.parts):
+        self.bounds, self.bounds_proved = np.stack([low, high]), proved
+        for j, name in enumerate(rows.parts[:asked]):
             by_range.setdefault((float(low[j]), float(high[j])), []).append(name)
         told = []
         for (least, most), names in by_range.items():
             who = "all parts" if len(names) == rows.scored else ", ".join(names[:8])
             who += f" and {len(names) - 8} more" if len(names) > 8 and who != "all parts" else ""
             told.append(Statement(f"{who}: from {least:g} to {most:g}", PROOF if proved else ROUNDING))
-        facts = {"bounds": {n: [float(low[j]), float(high[j])] for j, n in enumerate(rows.parts)}}
+        facts = {"bounds": {n: [float(low[j]), float(high[j])] for j, n in enumerate(rows.parts[:asked])}}
         return Section("Bounds of parts", tuple(told[:8]), facts)
 
     def find_redundant(self) -> None:
-        """Rows that may be left out."""
+        """Rows that may be left out; blocks and swaps of what is left."""
         if self.rows is None or self.program is None or self.hull is None:
             return
         self.redundant = redundancy_of(self.rows, self.program, self.clock.late_after(0.2))
-        self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull))
+        self.sections.append(redundancy.section_of(self.redundant, self.rows, self.hull, self.is_relaxation))
+        if self.redundant.open:
+            self.left_out.append(f"redundant rows: {self.redundant.open} rows were not looked at, for want of time")
+        late = self.clock.late_after(0.1)
+        found = symmetry.section_of(self.rows, self.hull, self.redundant, late, self.left_out)
+        if found is not None:
+            self.sections.append(found)
 
     def find_integrality(self) -> None:
         """Integral, or not, or not known; and what is missing."""
@@ -297,7 +328,7 @@ class Study:
                 why_not = str(error)
         samples = None
         if not unimodular:
-            best = integral.best_of(self.points)
+            best = integral.ends_of(self.points)
             late = self.clock.late_after(0.2)
             samples = sampled_objectives(rows, program, self.samples, self.seed, best, CUTS, late)
         facets_known, proved, open_ones = False, False, 0
@@ -310,8 +341,16 @@ class Study:
             self._cut_off(samples.witnesses)
             if samples.witnesses and not self.missing and rows.auxiliary:
                 why_not += "; no cut was found, as auxiliary variables may be fractions"
+        if samples is not None and samples.random < self.samples:
+            self.left_out.append(
+                f"random objectives: {samples.random} of {self.samples} were asked for, as there was no time for more"
+            )
+        if open_ones:
+            self.left_out.append(f"missing inequalities: {open_ones} facets of the hull of integer points are open")
+        if why_not:
+            self.left_out.append(f"missing inequalities: {why_not.removeprefix('; ')}")
         self.verdict = self._verdict(unimodular, samples, facets_known and not open_ones, proved)
-        rows_are = "the rows, without integers, are" if self.is_relaxation else "the polytope is"
+        rows_are = f"the relaxation{self._with_brought()} is" if self.is_relaxation else "the polytope is"
         self.sections.append(integral.section_of_verdict(self.verdict, rows.parts, rows_are))
         if unimodular:
             section = Section(
@@ -324,12 +363,16 @@ class Study:
             why = f"facets are not known: {why_not}" if why_not else ""
             if self.points is not None and len(self.points) == 0:
                 why = "the rows have no integer point at all"
-            section = integral.section_of_missing(self.missing, count, self.hull_dimension, proved, open_ones, why)
+            section = integral.section_of_missing(
+                self.missing, count, self.hull_dimension, proved, open_ones, why, rows.parts
+            )
         self.sections.append(section)
 
     def _is_unimodular(self) -> bool:
         form = self.compiled.form
         if form is None or self.polytope.rows == "relaxation" or self.polytope.separate is not None:
+            return False
+        if self.rows is None or not self.rows.has_unimodular_scale():
             return False
         blocks = blocks_of(form, make_instances(form, self.theta[None], None), together=False)
         return all(block.is_integral() for block in blocks)
@@ -369,9 +412,15 @@ class Study:
         new = [e for e in hull.equations if e.key not in known]
         rng = np.random.default_rng(self.seed)
         late = self.clock.late_after(0.25)
-        found, proved, left = lacking(self.rows, self.program, self.facets, new, self.hull.equations, late, rng)
-        self.missing += found
-        return True, proved, left
+        while True:
+            found, proved, left = lacking(self.rows, self.program, self.facets, new, self.hull.equations, late, rng)
+            # What is brought for these points may imply some of what seems to be missing.
+            points_cut_off = [np.array([float(v) for v in one.cuts_off]) for one in found if one.cuts_off]
+            if self.brought is None or sum(self.brought.cut_off(p) for p in points_cut_off) == 0:
+                break
+            self.rows, self.program = self.brought.rows, self.brought.program
+        self.missing += [one for one in found if one.cuts_off]
+        return True, proved, left + sum(not one.cuts_off for one in found)
 
     def _cut_off(self, witnesses: Sequence[Witness]) -> None:
         assert self.rows is not None and self.program is not None
@@ -417,7 +466,6 @@ class Study:
         is_integral = verdict is not None and verdict.integral is True
         unknown = verdict is None or verdict.integral is None
         over_points = is_integral or self.is_relaxation or (unknown and self.polytope.integral)
-        found = 0 if verdict is None else len(verdict.witnesses)
         all_integers = self.polytope.has_integers and form is not None and bool(form.integer.all())
         binary = self.compiled.is_binary(self.theta) if over_points else False
         if form is not None and (all_integers or (is_integral and not form.auxiliary)):
@@ -434,16 +482,52 @@ class Study:
             elif self.facets is not None:
                 dimension = self.hull_dimension or 0
                 counted = vertices.vertices_among(self.points, self.facets, dimension)
-        if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
-            counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"
         most = None
         if counted is None and not self.is_relaxation:
-            inequalities = int((~self.rows.equality).sum())
-            if not self.rows.auxiliary:
-                most = vertices.most_vertices(self.hull.dimension, inequalities)
-            elif self.rows.columns <= FEW_COLUMNS:
-                most = vertices.most_least_faces(self.rows)
-        self.sections.append(vertices.section_of(counted, how, found, most, diagram))
+            most = self._most_vertices(self.rows, self.hull)
+        found, how_found = self._known_vertices() if counted is None else (0, "")
+        if counted is None and found and found == most:
+            counted, how = found, how_found
+        if counted is None and not self.is_relaxation and most is not None and most <= MANY_VERTICES:
+            counted, how = self._enumerated(found), ENUMERATED
+        if counted is None and self.polytope.log_partition is not None and binary and not self.compiled.polytope.scored:
+            counted, how = self._count_by_partition(), f"by the log_partition, {DECLARED}"
+        if counted is None:
+            self.left_out.append("the number of vertices: it takes too long to count them")
+        whose = "the hull of all integer points" if self.is_relaxation else "the polytope"
+        self.sections.append(vertices.section_of(counted, how, whose, found, how_found, most, diagram))
+
+    def _most_vertices(self, rows: Rows, hull: AffineHull) -> int | None:
+        """A bound on the number of vertices by that of the inequalities; None where it takes long to find one."""
+        proved = self.redundant is not None and self.redundant.proved
+        dropped = {*hull.implied, *(self.redundant.dropped if self.redundant is not None and proved else ())}
+        if not rows.auxiliary:
+            left = int((~rows.equality).sum()) - sum(not rows.equality[i] for i in dropped)
+            return vertices.most_vertices(hull.dimension, left)
+        return vertices.most_least_faces(rows) if rows.columns <= FEW_COLUMNS else None
+
+    def _enumerated(self, known: int) -> int | None:
+        """The number of vertices where they can be listed; None too where rounding makes one of several."""
+        assert self.hull is not None
+        if self.hull.dimension > FEW_PARTS or self.clock.left < 0:
+            return None
+        try:
+            count = len(self.compiled.vertices(**self.parameters))
+        except ValueError:
+            return None
+        return count if count >= known else None
+
+    def _known_vertices(self) -> tuple[int, str]:
+        """How many vertices are known, and how: fractional ones, and integer points where no part exceeds 0 and 1."""
+        if self.is_relaxation or self.verdict is None or self.rows is None:
+            return 0, ""
+        witnesses = [w for w in self.verdict.witnesses if w.basis]
+        found, known = len(witnesses), PROOF
+        within = self.bounds is not None and bool((self.bounds[0] >= 0).all() and (self.bounds[1] <= 1).all())
+        if self.points is not None and within:
+            found += len(self.points)
+            known = PROOF if self.bounds_proved and not self.rows.auxiliary else ROUNDING
+        return found, known
 
     def _list_points(self) -> None:
         """Integer points, and the facets of their hull, where only their number is wanted."""
@@ -493,9 +577,23 @@ class Study:
             scored = _scores_of_auxiliaries(compiled.polytope, self.seed)
             one = costs.costs_of(compiled, {**scored, **self.parameters}, self.seed, late)
             found.append((named_size(size) if size else "", one))
+        for named, one in found:
+            absent = [name for name in ("maximize", "project") if name in one and one[name] is None]
+            if absent:
+                self.left_out.append(
+                    f"costs{f' of size {named}' * bool(named)}: not timed, for want of time: {' and '.join(absent)}"
+                )
+        self.left_out += [f"costs of {text.split(';')[0]}: for want of time" for text in missed]
         self.sections.append(costs.section_of(self.compiled, found, missed, predictions))
 
     def try_rules(self) -> None:
         """What works, and what the others need."""
         late = self.clock.late_after(1.0)
-        self.sections.append(supports.section_of(self.polytope, self.compiled, self.named, self.seed, late))
+        section = supports.section_of(
+            self.polytope, self.compiled, self.named, self.seed, late, lambda: self.clock.left
+        )
+        self.sections.append(section)
+        if section.facts["not_tried"]:
+            self.left_out.append(
+                f"what it supports: not tried for want of time: {', '.join(section.facts['not_tried'])}"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from optlayers.losses import (
 )
 from optlayers.polytope import Polytope
 from optlayers.regularizers import Entropy, Tsallis
-from optlayers.reporting.statement import TRIED, Section, Statement
+from optlayers.reporting.statement import LEFT_OUT, TRIED, Section, Statement
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -60,6 +61,11 @@ SUMS = (
 """What needs sums over all structures. They are asked for once: to find that there are too many takes a while."""
 
 
+ENUMERATION = 0.015
+"""Seconds by part that an enumeration may take until it finds that there are too many structures."""
+SAMPLES = ("SampledMarginals", "ScoreFunction", "Gibbs.sample")
+
+
 def rules() -> dict[str, AbstractRule]:
     """One of every kind; the values of their numbers do not matter here."""
     return {
@@ -90,7 +96,12 @@ def rules() -> dict[str, AbstractRule]:
 
 
 def section_of(
-    polytope: Polytope, compiled: CompiledPolytope, named: Mapping[str, Any], seed: int, late: Callable[[], bool]
+    polytope: Polytope,
+    compiled: CompiledPolytope,
+    named: Mapping[str, Any],
+    seed: int,
+    late: Callable[[], bool],
+    left: Callable[[], float],
 ) -> Section:
     """Each is called, forward and backward, on random scores; what refuses says what it needs in its own words."""
     generator = torch.Generator().manual_seed(seed)
@@ -132,17 +143,25 @@ def section_of(
         "Gibbs.top_k": lambda: Gibbs(polytope, scores, **named).top_k(2).structures,
         "Gibbs.log_count": lambda: Gibbs(polytope, scores, **named).log_count(),
     }
-    no_sums = None if late() else _refusal(calls["distributions"]["Gibbs.log_count"])
+    # Without a formula structures are enumerated, some thousands of best vertices, which nothing interrupts.
+    no_time = polytope.log_partition is None and ENUMERATION * scores[0].numel() > left()
+    no_sums = None if late() or no_time else _refusal(calls["distributions"]["Gibbs.log_count"])
     told: list[Statement] = []
+    marginals = 0.0
     facts: dict[str, Any] = {"works": {}, "needs": {}, "not_tried": []}
     for kind, all_of_kind in calls.items():
         good: list[str] = []
         by_reason: dict[str, list[str]] = {}
         for name, call in all_of_kind.items():
-            if late():
+            # A sample by a formula takes the marginals once for every part.
+            sample = marginals * scores[0].numel() if name in SAMPLES and polytope.log_partition is not None else 0.0
+            if late() or sample > left() or (no_time and name in SUMS):
                 facts["not_tried"].append(name)
                 continue
+            start = time.perf_counter()
             reason = no_sums if name in SUMS and no_sums is not None else _refusal(call)
+            if name == "StructuredAttention":
+                marginals = time.perf_counter() - start
             if reason is None:
                 good.append(name)
             else:
@@ -154,7 +173,7 @@ def section_of(
         for reason, names in by_reason.items():
             told.append(Statement(f"{', '.join(names)} refuse{'s' * (len(names) == 1)}: {reason}", TRIED))
     if facts["not_tried"]:
-        told.append(Statement(f"not tried, for want of time: {', '.join(facts['not_tried'])}", TRIED))
+        told.append(Statement(f"not tried, for want of time: {', '.join(facts['not_tried'])}", LEFT_OUT))
     return Section("What it supports", tuple(told), facts)
 
 

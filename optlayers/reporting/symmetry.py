@@ -2,43 +2,166 @@
 
 from __future__ import annotations
 
-import numpy as np
-import scipy.sparse as sp
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import final
 
+from optlayers.reporting.affine_hull import ONE, AffineHull
+from optlayers.reporting.rationals import Elimination
+from optlayers.reporting.redundancy import Redundancy
 from optlayers.reporting.rows import Rows
-from optlayers.reporting.statement import PROOF, Section, Statement
+from optlayers.reporting.statement import PROOF, ROUNDING, Section, Statement
 
-__all__ = ["interchangeable", "section_of"]
+__all__ = ["Canonical", "blocks_of", "canonical_rows", "interchangeable", "section_of"]
 
 SHOWN = 6
 MOST = 200
 """Swaps are tried between so many parts at most."""
+DENSE = 2000
+"""Equations are taken out of each other for so many columns at most."""
+Key = tuple[tuple[int, int], ...]
 
 
-def section_of(rows: Rows) -> Section:
-    """Independent blocks and swaps, in words; of the rows as they are declared."""
-    size = rows.scored
-    pattern = sp.csr_array((np.ones(rows.matrix.nnz), rows.matrix.indices, rows.matrix.indptr), rows.matrix.shape)
-    graph = sp.block_array([[None, pattern], [pattern.T, None]], format="csr")
-    _, label = sp.csgraph.connected_components(graph, directed=False)
-    of_part = label[rows.count : rows.count + size]
-    blocks = [np.flatnonzero(of_part == k).tolist() for k in np.unique(of_part)]
-    told = [Statement(_sizes(blocks), PROOF)] if len(blocks) > 1 else []
-    if len(blocks) == 1:
-        told.append(Statement("all parts depend on each other: there is one block", PROOF))
-    groups = interchangeable(rows)
+@final
+@dataclass(frozen=True)
+class Canonical:
+    """What describes a set in one way only: its equations, each solved for a variable, and its facets without these.
+
+    A set is a product of two sets exactly where no equation and no facet has variables of both.
+    """
+
+    equations: Elimination
+    facets: tuple[Key, ...]
+    """Integers by their columns, and the right-hand side under -1."""
+
+
+def canonical_rows(rows: Rows, hull: AffineHull, redundant: Redundancy) -> Canonical:
+    """The rows that are left when redundant ones are dropped, with the equations taken out of the inequalities."""
+    equations = Elimination(range(rows.columns))
+    for i in range(rows.count):
+        if rows.equality[i] or i in hull.implied:
+            equations.add(rows.row(i) | {ONE: rows.side(i)})
+    left = [i for i in range(rows.count) if not rows.equality[i] and i not in {*hull.implied, *redundant.dropped}]
+    return Canonical(equations, tuple(_key(equations.rest_of(rows.row(i) | {ONE: rows.side(i)})) for i in left))
+
+
+def blocks_of(canonical: Canonical, columns: int) -> list[list[int]]:
+    """Columns that equations and facets do not connect. A fixed one is alone."""
+    leader = list(range(columns))
+
+    def find(j: int) -> int:
+        while leader[j] != j:
+            leader[j] = leader[leader[j]]
+            j = leader[j]
+        return j
+
+    for row in [*(r.keys() for r in canonical.equations.rows.values()), *(dict(k).keys() for k in canonical.facets)]:
+        connected = [j for j in row if j != ONE]
+        for j in connected[1:]:
+            leader[find(j)] = find(connected[0])
+    blocks: dict[int, list[int]] = {}
+    for j in range(columns):
+        blocks.setdefault(find(j), []).append(j)
+    return list(blocks.values())
+
+
+def interchangeable(
+    rows: Rows, canonical: Canonical, fixed: Mapping[int, Fraction], late: Callable[[], bool]
+) -> list[list[int]] | None:
+    """Classes of parts of which any two may change places: equations and facets are the same afterwards.
+
+    None where rows have auxiliary variables, too many parts, or there is no time. Parts that are fixed are left out;
+    other symmetries (of rows of a matrix, say) are not looked for.
+    """
+    if rows.auxiliary or rows.scored > MOST or not rows.exact:
+        return None
+    facets, equations = set(canonical.facets), canonical.equations
+    by_part: list[list[Key]] = [[] for _ in range(rows.scored)]
+    for key in canonical.facets:
+        for j, _ in key:
+            if j != ONE:
+                by_part[j].append(key)
+    held = [{pivot, *row} - {ONE} for pivot, row in equations.rows.items()]
+
+    def may(one: int, other: int) -> bool:
+        swap = {one: other, other: one}
+        for place, (pivot, row) in enumerate(equations.rows.items()):
+            del pivot
+            if held[place] & {one, other} and equations.rest_of({swap.get(j, j): a for j, a in row.items()}):
+                return False
+        touched = {*by_part[one], *by_part[other]}
+        return all(_key(equations.rest_of({swap.get(j, j): a for j, a in key})) in facets for key in touched)
+
+    classes: list[list[int]] = []
+    for part in range(rows.scored):
+        if part in fixed:
+            continue
+        for mine in classes:
+            if late():
+                return None
+            if may(mine[0], part):  # swaps with one of a class are swaps with all of it
+                mine.append(part)
+                break
+        else:
+            classes.append([part])
+    return classes
+
+
+def _key(row: Mapping[int, Fraction]) -> Key:
+    """A row in its smallest integers."""
+    scale = math.lcm(*(a.denominator for a in row.values())) if row else 1
+    whole = {j: int(a * scale) for j, a in row.items() if a}
+    divisor = math.gcd(*whole.values()) or 1
+    return tuple(sorted((j, a // divisor) for j, a in whole.items()))
+
+
+def section_of(
+    rows: Rows, hull: AffineHull, redundant: Redundancy, late: Callable[[], bool], left_out: list[str]
+) -> Section | None:
+    """Independent blocks and swaps, in words; of the rows that are left when redundant ones are dropped."""
+    if rows.columns > DENSE:
+        left_out.append(f"blocks and symmetries: {rows.columns} variables are more than {DENSE}")
+        return None
+    canonical = canonical_rows(rows, hull, redundant)
+    blocks = [[j for j in block if j < rows.scored] for block in blocks_of(canonical, rows.columns)]
+    blocks = [block for block in blocks if block]
+    free = [block for block in blocks if block[0] not in hull.fixed]
+    same = PROOF if rows.exact and redundant.proved and hull.known == PROOF else ROUNDING
+    # That there are no smaller blocks takes that no row is redundant that was kept.
+    all_needed = same == PROOF and redundant.needed and not redundant.open and not rows.auxiliary
+    told = []
+    count = len(blocks) - len(free)
+    if count:
+        parts = "1 part is fixed" if count == 1 else f"{count} parts are fixed"
+        told.append(Statement(f"{parts}, and depend{'s' * (count == 1)} on nothing", same))
+    others = "the others" if count else "all parts"
+    if len(free) > 1:
+        which = "" if not count else " of the others"
+        told.append(Statement(f"there are {len(free)} independent blocks{which}, {_sizes(free)}", same))
+    elif len(free) == 1 and all_needed:
+        told.append(Statement(f"{others} depend on each other: they form one block", PROOF))
+    elif len(free) == 1:
+        told.append(Statement(f"the rows that are left connect {others} to one block", ROUNDING))
+    groups = interchangeable(rows, canonical, hull.fixed, late)
     if groups is not None:
         swapped = [g for g in groups if len(g) > 1]
+        none = "no two parts may change places" if all_needed else "no swap of two parts was found in the rows"
         text = (
-            "no two parts may change places"
+            f"{none}; other symmetries are not looked for"
             if not swapped
             else "parts that may change places: "
             + "; ".join(
                 "{" + ", ".join(rows.parts[j] for j in g[:SHOWN]) + (", …" if len(g) > SHOWN else "") + "}"
                 for g in swapped[:SHOWN]
             )
+            + (f" and {len(swapped) - SHOWN} more such sets" if len(swapped) > SHOWN else "")
         )
-        told.append(Statement(text, PROOF))
+        told.append(Statement(text, same if swapped or all_needed else ROUNDING))
+    elif rows.auxiliary == 0 and rows.exact:
+        why = f"more than {MOST} parts" if rows.scored > MOST else "for want of time"
+        left_out.append(f"parts that may change places: {why}")
     facts = {
         "blocks": [[rows.parts[j] for j in block] for block in blocks],
         "interchangeable": None if groups is None else [[rows.parts[j] for j in g] for g in groups if len(g) > 1],
@@ -48,39 +171,6 @@ def section_of(rows: Rows) -> Section:
 
 def _sizes(blocks: list[list[int]]) -> str:
     sizes = [len(block) for block in blocks]
-    shown = ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
-    return f"there are {len(blocks)} independent blocks, of {shown} parts"
-
-
-def interchangeable(rows: Rows) -> list[list[int]] | None:
-    """Classes of parts of which any two may change places: the rows are the same afterwards, in another order.
-
-    None where rows have auxiliary variables, or where there are too many parts. Other symmetries (of rows of a matrix,
-    say) are not looked for.
-    """
-    if rows.auxiliary or rows.scored > MOST or not rows.exact:
-        return None
-    all_rows = {_key(rows, i): i for i in range(rows.count)}
-    by_part: list[list[int]] = [[] for _ in range(rows.scored)]
-    for i in range(rows.count):
-        for j in rows.row(i):
-            by_part[j].append(i)
-    classes: list[list[int]] = []
-    for part in range(rows.scored):
-        for mine in classes:
-            one = mine[0]  # swaps with one of a class are swaps with all of it
-            if all(_key(rows, i, one, part) in all_rows for i in {*by_part[one], *by_part[part]}):
-                mine.append(part)
-                break
-        else:
-            classes.append([part])
-    return classes
-
-
-def _key(rows: Rows, index: int, one: int = 0, other: int = 0) -> tuple[object, ...]:
-    swap = {one: other, other: one}
-    entries = sorted((swap.get(j, j), a) for j, a in rows.row(index).items())
-    side = int(rows.whole_sides[index])
-    if rows.equality[index] and entries and entries[0][1] < 0:
-        entries, side = [(j, -a) for j, a in entries], -side
-    return bool(rows.equality[index]), tuple(entries), side
+    if len(set(sizes)) == 1:
+        return f"of {sizes[0]} part{'s' * (sizes[0] != 1)} each"
+    return "of " + ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "") + " parts"

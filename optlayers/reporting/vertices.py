@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from optlayers.form.standard import StandardForm
-from optlayers.integer.diagram import TooWide, compiled_diagram
+from optlayers.integer.diagram import DecisionDiagram, TooWide, compiled_diagram
 from optlayers.integer.program import NoIntegers, integer_program
 from optlayers.reporting.missing import Facets
 from optlayers.reporting.rationals import Elimination
 from optlayers.reporting.rows import Rows
-from optlayers.reporting.statement import EXHAUSTIVE, PROOF, Section, Statement, sampled
+from optlayers.reporting.statement import EXHAUSTIVE, PROOF, TRIED, Section, Statement
 from optlayers.solvers.batch import make_instances
 
-__all__ = ["diagram_of", "most_least_faces", "most_vertices", "vertices_among"]
+__all__ = ["diagram_of", "most_least_faces", "most_vertices", "vertices_among", "width_of"]
 
 
 COMPARISONS = 3 * 10**8
@@ -38,7 +38,25 @@ def diagram_of(form: StandardForm, theta: np.ndarray, bounds: np.ndarray | None,
         diagram = compiled_diagram(program, limit)
     except (NoIntegers, TooWide) as error:
         return str(error)
-    return {"nodes": diagram.nodes, "width": diagram.width, "points": diagram.count}
+    return {"nodes": diagram.nodes, "width": width_of(diagram), "points": diagram.count}
+
+
+def width_of(diagram: DecisionDiagram) -> int:
+    """The most nodes of one variable, where arcs that skip it have nodes on the way, one for each node ahead.
+
+    Variables that no node decides are 0 in all points, and are not counted.
+    """
+    if diagram.nodes < 2:
+        return diagram.nodes
+    columns = diagram.column[:-1]
+    _, first, layer = np.unique(columns, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[layer]  # nodes of one variable follow each other
+    last = int(place.max())
+    begins = np.append(place, last + 1)
+    np.minimum.at(begins, diagram.child, np.repeat(place, np.diff(diagram.start)[: len(place)]) + 1)
+    change = np.bincount(begins, minlength=last + 2)
+    change[1:] -= np.bincount(np.append(place, last), minlength=last + 1)[: last + 1]
+    return int(np.cumsum(change[: last + 1]).max())
 
 
 def vertices_among(points: np.ndarray, facets: Facets, dimension: int) -> int | None:
@@ -77,27 +95,37 @@ def most_least_faces(rows: Rows) -> int:
 
 
 def section_of(
-    counted: int | None, how: str, found: int, most: int | None, diagram: dict[str, Any] | str | None
+    counted: int | None,
+    how: str,
+    whose: str,
+    found: int,
+    how_found: str,
+    most: int | None,
+    diagram: dict[str, Any] | str | None,
 ) -> Section:
-    """Numbers of vertices, and the width of the diagram, in words."""
+    """Numbers of vertices, and the width of the diagram, in words. ``whose`` vertices they are is said."""
     told = []
     if counted is not None:
-        told.append(Statement(f"{counted} vertices", how))
+        told.append(Statement(f"{whose} has {_many(counted, 'vertex', 'vertices')}", how))
     else:
         if most is not None:
-            size = str(most) if most < 10**9 else f"10^{len(str(most)) - 1} and some"
-            told.append(Statement(f"at most {size} vertices, by the number of inequalities", PROOF))
+            size = _many(most, "vertex", "vertices") if most < 10**9 else f"10^{len(str(most)) - 1} and some vertices"
+            told.append(Statement(f"{whose} has at most {size}, by the number of inequalities", PROOF))
         if found:
-            told.append(Statement(f"at least {found} vertices, which were found", sampled(found, "vertices")))
-    if isinstance(diagram, dict):
-        told.append(
-            Statement(
-                f"a decision diagram has {diagram['nodes']} nodes and is {diagram['width']} wide, for "
-                f"the {diagram['points']} integer points of the rows",
-                EXHAUSTIVE,
+            told.append(
+                Statement(f"{whose} has at least {_many(found, 'vertex', 'vertices')}: as many are known", how_found)
             )
+    if isinstance(diagram, dict):
+        nodes = f"{_many(diagram['nodes'], 'node', 'nodes')}, at most {diagram['width']} for one variable"
+        points = f"{_many(diagram['points'], 'integer point', 'integer points')} of the declared rows"
+        told.append(
+            Statement(f"a decision diagram has {nodes} (arcs that skip it counted), for the {points}", EXHAUSTIVE)
         )
     elif diagram is not None:
-        told.append(Statement(f"no decision diagram: {diagram}", PROOF))
+        told.append(Statement(f"no decision diagram: {diagram}", TRIED))
     facts = {"vertices": counted, "at_least": found, "at_most": most, "diagram": diagram}
     return Section("Vertices", tuple(told), facts)
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
