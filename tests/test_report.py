@@ -16,7 +16,7 @@ from catalogue import CATALOGUE
 import optlayers as ol
 import polytopes
 from optlayers.__main__ import main
-from optlayers.reporting import clock, costs, study
+from optlayers.reporting import asked, clock, costs, study
 from optlayers.reporting.fractional import witness_of
 from optlayers.reporting.linear_program import LinearProgram, Optimum, proved_bound
 from optlayers.reporting.rows import rows_of
@@ -850,7 +850,7 @@ def test_a_bar_is_shown_after_a_while(monkeypatch):
 
 
 def test_what_there_is_no_time_for_is_said(monkeypatch):
-    monkeypatch.setitem(study.EFFORTS, "quick", (1e-9, 4))
+    monkeypatch.setitem(asked.EFFORTS, "quick", (1e-9, 4))
     found = ol.report(triangle(), effort="quick")
     assert found.integral is None and "for want of time" in str(found)
 

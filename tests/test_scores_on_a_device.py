@@ -71,6 +71,7 @@ def assert_same(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.floa
     torch.testing.assert_close(found.detach().cpu(), expected.detach().to(dtype), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.many(6)
 @every_polytope
 @both_dtypes
 def test_points_vertices_and_tangents(name, dtype):
@@ -229,6 +230,7 @@ LOSSES: dict[str, Callable[[Polytope], torch.nn.Module]] = {
 }
 
 
+@pytest.mark.many(8)
 @both_dtypes
 @pytest.mark.parametrize("with_oracle", [False, True], ids=["by rows", "over an oracle"])
 @pytest.mark.parametrize("loss", LOSSES)

@@ -57,6 +57,7 @@ DOORS = (
     "optlayers.regularizers.entropy",
     "optlayers.regularizers.euclidean",
     "optlayers.regularizers.tsallis",
+    "optlayers.reporting.asked",
     "optlayers.reporting.study",
     "optlayers.rules.adaptive_imle",
     "optlayers.rules.central_path",
