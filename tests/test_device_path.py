@@ -279,7 +279,7 @@ def declared():
     }
 
 
-@pytest.mark.many(4)
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", declared())
 @pytest.mark.parametrize("seed", range(3))
 def test_parameters_in_all_places(name, seed):

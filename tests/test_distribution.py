@@ -123,6 +123,7 @@ def test_supports_are_all_structures_once(entry):
 # Derivatives
 
 
+@pytest.mark.many(24)
 @pytest.mark.parametrize("what", ["entropy", "log_prob", "mean", "variance", "log_partition", "kl", "cross", "top_k"])
 @pytest.mark.parametrize("name", ["tree", "matching", "chain", "ranking", "subset", "cube"])
 def test_derivatives_by_finite_differences_to_second_order(name, what):

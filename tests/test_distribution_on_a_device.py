@@ -29,6 +29,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("which", CASES)
 def test_answers_are_those_of_the_cpu(which):
     polytope, shape, given = CASES[which]

@@ -95,6 +95,7 @@ def unit_knapsack(way: str) -> ol.Polytope:
 WAYS = ("partition", "diagram", "enumeration")
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_ties_for_the_last_place_are_decided_by_the_scores_of_an_instance_alone(way):
     """163 structures, of which very many tie."""
