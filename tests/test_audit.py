@@ -543,10 +543,12 @@ def test_losses_of_each_instance_alone_are_not_accused():
         lambda z: 1e6 + (z.half() @ COST.half()).float(),
         lambda z: torch.nn.functional.layer_norm(z, (3,)) @ COST,
     ):
-        ol.audit(ol.Pipeline(), simplex(3), objective, draw(16, 3), samples=8, generator=seeded(0))
+        found = ol.audit(ol.Pipeline(), simplex(3), objective, draw(16, 3), samples=8, generator=seeded(0))
+        assert found.to_dict()["rules"]["Pipeline()"]["zero"] == 1.0
     for dtype in (torch.float32, torch.bfloat16):
-        mine = gold.to(dtype)
-        ol.audit(ol.Pipeline(), simplex(3), lambda z, mine=mine: (z - mine).square().sum(-1), draw(16, 3).to(dtype))
+        mine, scores = gold.to(dtype), draw(16, 3).to(dtype)
+        found = ol.audit(ol.Pipeline(), simplex(3), lambda z, mine=mine: (z - mine).square().sum(-1), scores)
+        assert found.to_dict()["rules"]["Pipeline()"]["zero"] == 1.0
 
 
 def test_mixed_losses_are_refused_before_the_work():

@@ -92,8 +92,12 @@ def answers_of(case: Case, text: str) -> list[Answer]:
 
     try:
         return ask(list(range(len(case))))
-    except Exception:
-        return [alone(k) for k in range(len(case))]
+    except Exception as error:
+        found = [alone(k) for k in range(len(case))]
+        if found and all(answer.status != "error" for answer in found):  # the batch is at fault, and no instance
+            message = f"together, but not alone: {type(error).__name__}: {error}"
+            found[0] = Answer("regularized", text, 0, "error", None, message, False)
+        return found
 
 
 def verdicts_on(case: Case, text: str) -> Iterator[tuple[int, str, Verdict, Answer]]:

@@ -198,6 +198,7 @@ def on_form(
     function: PartByPart,
     theta: Float64[Tensor, "batch parameters"] | None,
 ) -> Float64[Tensor, "batch size"]:
+    """A function of the regularizer at every part of points of a form, 0 for auxiliary variables."""
     size, kind = form.structure_size, regularizer.kinds(form).to(points.device)
     found = function(points[:, :size], kind, regularizer.numbers(form, theta).to(points.device))
     return torch.nn.functional.pad(found, (0, points.shape[1] - size))

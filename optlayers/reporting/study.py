@@ -54,6 +54,7 @@ MANY_VERTICES = 2000
 
 
 def theta_of(compiled: CompiledPolytope, parameters: Mapping[str, Any]) -> np.ndarray:
+    """θ of one instance, as the door of layers packs it, which refuses parameters that do not fit."""
     entries, one = compiled.entries, torch.Size([])
     given = parameter_tensors(entries.parameters, parameters, one)
     return entries.packed_parameters(given, one)[0][0].numpy() if given else np.zeros(0)
