@@ -101,7 +101,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         ("tries", 0),
         ("max_words", 1),
         ("graph_sentences", 10),
-        ("train_sentences", 1),
+        ("train_sentences", 2),
         ("dev_sentences", 1),
         ("epochs", 1),
         ("parser_epochs", 1),
@@ -130,7 +130,7 @@ def load_corpus(options: argparse.Namespace) -> Corpus:
         graphs = sample_graphs(options.graph_sentences, seed=0)
         train, dev = sample_opinions(options.train_sentences, seed=1), sample_opinions(options.dev_sentences, seed=2)
         return Corpus(*_tenth_apart(graphs), train, dev, sample_opinions(DRAWN_TEST, seed=3), options.max_words)
-    graphs = read_graphs(options.graphs, options.max_words)[: options.graph_sentences]
+    graphs = _spread(read_graphs(options.graphs, options.max_words), options.graph_sentences)
     if options.graphs_dev is not None:
         graphs_dev = read_graphs(options.graphs_dev, options.max_words)
     elif len(graphs) >= 10:
@@ -140,10 +140,22 @@ def load_corpus(options: argparse.Namespace) -> Corpus:
             f"{options.graphs}: expected at least 10 sentences of at most {options.max_words} words, to hold a tenth "
             f"out, found {len(graphs)}; or give --graphs-dev"
         )
-    train = read_opinions(options.train)[: options.train_sentences]
-    dev = read_opinions(options.dev)[: options.dev_sentences]
+    train = _spread(read_opinions(options.train), options.train_sentences)
+    if len({o.label for o in train}) < 2:
+        raise FormatError(
+            f"{options.train}: expected sentences of both labels to train on, found {len(train)} with label "
+            f"{train[0].label}"
+        )
+    dev = _spread(read_opinions(options.dev), options.dev_sentences)
     test = [] if options.test is None else read_opinions(options.test)
     return Corpus(graphs, graphs_dev, train, dev, test, options.max_words)
+
+
+def _spread(sentences: list[Any], most: int | None) -> list[Any]:
+    """At most so many, evenly from all of a file: files are often sorted by label or by source."""
+    if most is None or len(sentences) <= most:
+        return sentences
+    return [sentences[k * len(sentences) // most] for k in range(most)]
 
 
 def _tenth_apart(sentences: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -224,7 +236,7 @@ def main(given: list[str] | None = None) -> list[Result]:
         test = "" if not corpus.test else _named(options.test)
     except (FormatError, OSError) as error:
         raise SystemExit(str(error)) from error
-    console.print(described(corpus))
+    console.print(described(corpus), soft_wrap=True)
     known = any(o.sentence.roles for o in corpus.train)
     names = [name for name in (*MARKS, *dict.fromkeys(options.rules)) if name != "gold graph" or known]
     go = partial(run_all, folder=options.output, shared=common, machines=Machines.of(options), console=console)

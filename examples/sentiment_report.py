@@ -32,7 +32,7 @@ __all__ = ["Gain", "Result", "gain", "markdown", "plot_graphs", "plot_results", 
 ORDER = ("no graph", *RULES, "gold graph")
 BASES = ("no graph", "pipeline")
 """Every rule is compared with them, over the same seeds and the same sentences."""
-DEV, TEST = "#0072B2", "#D55E00"
+DEV, TEST, PARSER = "#0072B2", "#D55E00", "#009E73"
 COLORS = dict(zip(ROLES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"), strict=True))
 
 
@@ -51,6 +51,11 @@ class Result:
     def accuracy(self, part: str) -> float:
         """In percent, after the epoch that is best on dev."""
         return float(self.right(part).mean())
+
+    @property
+    def parser_change(self) -> float:
+        """What training on sentiment adds to the labelled F1 of the parser."""
+        return self.kept["graph_f1"] - self.parser_f1
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,16 @@ def _parts(results: Sequence[Result]) -> list[str]:
     return ["dev", "test"] if all(r.kept["test_right"] for r in results) else ["dev"]
 
 
-def _cell(values: Sequence[float], digits: int = 1) -> str:
+def _cell(values: Sequence[float], digits: int = 1, sign: str = "-") -> str:
     mean, half = mean_and_interval(values)
-    return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:{sign}.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def _accuracies(results: Sequence[Result]) -> list[list[str]]:
     parts = _parts(results)
-    lines = [["rule", *(f"accuracy on {part}" for part in parts), "graph F1: before", "after", "ms / batch", "chosen"]]
+    lines = [
+        ["rule", *(f"accuracy on {part}" for part in parts), "graph F1 before", "its change", "ms / batch", "chosen"]
+    ]
     for name, mine in by_rule(results).items():
         parsed = name in RULES
         run = mine[0].run
@@ -121,7 +128,7 @@ def _accuracies(results: Sequence[Result]) -> list[list[str]]:
                 name,
                 *(_cell([r.accuracy(part) for r in mine]) for part in parts),
                 _cell([r.parser_f1 for r in mine]) if parsed else "–",
-                _cell([r.kept["graph_f1"] for r in mine]) if parsed else "–",
+                _cell([r.parser_change for r in mine], sign="+") if parsed else "–",
                 _cell([1000.0 * r.kept["seconds_per_batch"] for r in mine], 0),
                 ", ".join(chosen),
             ]
@@ -191,7 +198,7 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
 
 
 def plot_results(results: Sequence[Result], path: Path) -> None:
-    """Accuracy of every rule with intervals over seeds, and the parser's F1 before and after."""
+    """Accuracy of every rule with intervals over seeds, and how the parser's F1 changed."""
     rules, parts = by_rule(results), _parts(results)
     figure, axes = plt.subplots(1, 2, figsize=(10, 1.4 + 0.36 * len(rules)), sharey=True, layout="constrained")
     for place, (name, mine) in enumerate(rules.items()):
@@ -199,18 +206,16 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
             if part in parts:
                 _point(axes[0], -place - 0.25 * shift, [r.accuracy(part) for r in mine], color, marker)
         if name in RULES:
-            before, after = (np.mean(v) for v in zip(*((r.parser_f1, r.kept["graph_f1"]) for r in mine), strict=True))
-            axes[1].plot([before, after], [-place, -place], color="0.6", lw=2, zorder=1)
-            axes[1].plot(before, -place, "o", mfc="white", color="0.4", zorder=2)
-            _point(axes[1], -place, [r.kept["graph_f1"] for r in mine], DEV, "o")
+            _point(axes[1], -place - 0.12, [r.parser_change for r in mine], PARSER, "D")
+    low, high = axes[0].get_xlim()
+    axes[0].set_xlim(max(low, -1.0), min(high, 101.0))  # an interval of few seeds may leave what is possible
+    axes[1].axvline(0.0, color="0.6", lw=1, zorder=1)
     for axis in axes:
-        low, high = axis.get_xlim()
-        axis.set_xlim(max(low, -1.0), min(high, 101.0))  # an interval of few seeds may leave what is possible
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle("mean and 95 % interval over seeds, after the epoch that is best on dev", fontsize=10)
     axes[0].set_yticks([-k - 0.12 for k in range(len(rules))], list(rules))
     axes[0].set_xlabel(f"accuracy (%): {', '.join(['● dev', '■ test'][: len(parts)])}")
-    axes[1].set_xlabel("labelled F1 of graphs (%): ○ before, ● after")
+    axes[1].set_xlabel("labelled F1 of the parser: change (points)")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

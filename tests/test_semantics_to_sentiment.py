@@ -90,6 +90,19 @@ def test_wrong_files_end_the_program_before_any_run(tmp_path, monkeypatch):
         main([*files(tmp_path), "--output", str(tmp_path / "train")])
 
 
+def test_limits_take_sentences_evenly_from_a_file_that_is_sorted_by_label(tmp_path):
+    many = "".join(f"# instance {k}\n1\tw{k}\tw\tNN\t{int(k < 50)}\n\n" for k in range(100))
+    given = files(tmp_path, train=many, dev=many)
+    data = load_corpus(arguments([*given, "--train-sentences", "10", "--dev-sentences", "4"]))
+    assert [o.sentence.words[0] for o in data.dev] == ["w0", "w25", "w50", "w75"]
+    assert sum(o.label for o in data.train) == 5 and len(data.train) == 10
+    (tmp_path / "train").write_text(many.partition("# instance 50")[0])
+    with pytest.raises(
+        FormatError, match="train: expected sentences of both labels to train on, found 50 with label 1"
+    ):
+        load_corpus(arguments(given))
+
+
 def test_what_is_shared_names_files_by_what_they_hold_but_not_the_test(tmp_path):
     options = arguments(files(tmp_path, test=GOOD))
     before = shared(options, load_corpus(options))
