@@ -22,7 +22,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -225,50 +226,81 @@ def tried(run: Run, tries: int) -> list[Run]:
     ]
 
 
+@dataclass(frozen=True)
+class Study:
+    """What is asked for, the corpus for it, and ``ask``, which does runs or finds their results in the folder."""
+
+    options: argparse.Namespace
+    corpus: Corpus
+    console: Console
+    ask: Callable[..., list[dict[str, Any]]]
+
+    def pretrained(self, seeds: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """A parser for each seed: its weights and its labelled F1."""
+        self.console.print(f"{len(seeds)} parsers to pretrain:")
+        runs = [replace(default_run("no graph", self.options), seed=seed).parser for seed in seeds]
+        return dict(zip(seeds, self.ask(runs, partial(work, corpus=self.corpus, parsers={})), strict=True))
+
+    def results(self, runs: Sequence[Run], parsers: dict[int, dict[str, Any]]) -> list[Result]:
+        """Of runs that start from these parsers."""
+        weights = {seed: kept["weights"] for seed, kept in parsers.items()}
+        kept = self.ask(runs, partial(work, corpus=self.corpus, parsers=weights))
+        return [Result(r, k, parsers[r.seed]["f1_best"]) for r, k in zip(runs, kept, strict=True)]
+
+    def chosen(self, runs: Sequence[Run], parsers: dict[int, dict[str, Any]]) -> list[Run]:
+        """Each run with the settings that are best on dev, among as many tries for each; without tries as it is."""
+        count = self.options.tries
+        if not count:
+            return list(runs)
+        self.console.print(f"{count} settings for each of {len(runs)} rules, of which the best on dev are taken:")
+        tries = [replace(run, seed=TRY_SEED) for one in runs for run in tried(one, count)]
+        results = self.results(tries, parsers)
+        write_csv(results, self.options.output / "tries.csv")
+        groups = [results[k : k + count] for k in range(0, len(results), count)]
+        return [max(group, key=lambda r: r.accuracy("dev")).run for group in groups]
+
+    def report(self, results: Sequence[Result]) -> None:
+        """Print the tables; write CSV, Markdown and pictures."""
+        folder = self.options.output
+        write_csv(results, folder / "runs.csv")
+        (folder / "table.md").write_text(markdown(results))
+        plot_results(results, folder / "results.png")
+        plot_graphs(results, self.corpus.drawn, folder / "graphs.png")
+        for table in tables(results):
+            self.console.print(table)
+        files = sorted(path.name for path in folder.iterdir() if path.is_file())
+        self.console.print(f"wrote {', '.join(files)} to {folder}")
+
+
 def main(given: list[str] | None = None) -> list[Result]:
-    """Pretrain, choose, run, print the tables, write CSV, Markdown and pictures."""
+    """Pretrain parsers, choose settings, run, and report."""
     options = arguments(given)
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         corpus = load_corpus(options)
         common = shared(options, corpus)
-        test = "" if not corpus.test else _named(options.test)
+        test = _named(options.test) if corpus.test else ""
     except (FormatError, OSError) as error:
         raise SystemExit(str(error)) from error
     console.print(described(corpus), soft_wrap=True)
+
+    def ask(runs: Sequence[Any], of: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+        machines = Machines.of(options)
+        try:
+            return run_all(runs, of, folder=options.output, shared=common, machines=machines, console=console)
+        except ValueError as error:  # of the folder or the machines, before any run
+            raise SystemExit(str(error)) from error
+
+    study = Study(options, corpus, console, ask)
     known = any(o.sentence.roles for o in corpus.train)
     names = [name for name in (*MARKS, *dict.fromkeys(options.rules)) if name != "gold graph" or known]
-    go = partial(run_all, folder=options.output, shared=common, machines=Machines.of(options), console=console)
-
-    seeds = [*options.seeds, *([TRY_SEED] if options.tries else [])]
-    pretraining = [replace(default_run(names[0], options), seed=seed).parser for seed in seeds]
-    console.print(f"{len(pretraining)} parsers to pretrain:")
-    parsers = dict(zip(seeds, go(pretraining, partial(work, corpus=corpus, parsers={})), strict=True))
-    texts = {seed: kept["weights"] for seed, kept in parsers.items()}
-
-    def results_of(runs: list[Run], over: Corpus) -> list[Result]:
-        kept = go(runs, partial(work, corpus=over, parsers=texts))
-        return [Result(r, k, parsers[r.seed]["f1_best"]) for r, k in zip(runs, kept, strict=True)]
-
-    best = [default_run(name, options) for name in names]
-    if options.tries:
-        runs = [replace(run, seed=TRY_SEED) for one in best for run in tried(one, options.tries)]
-        console.print(f"{options.tries} settings for each of {len(best)} rules, by accuracy on dev:")
-        tries = results_of(runs, replace(corpus, test=[]))
-        write_csv(tries, options.output / "tries.csv")
-        best = [max((r for r in tries if r.run.rule == name), key=lambda r: r.accuracy("dev")).run for name in names]
+    parsers = study.pretrained([*options.seeds, *([TRY_SEED] if options.tries else [])])
+    best = study.chosen([default_run(name, options) for name in names], parsers)
     console.print(f"{len(best)} rules with seeds {' '.join(map(str, options.seeds))}:")
     runs = [replace(run, seed=seed, test=test) for run in reversed(best) for seed in options.seeds]  # slow ones first
-    results = results_of(runs, corpus)
-    write_csv(results, options.output / "runs.csv")
-    (options.output / "table.md").write_text(markdown(results))
-    plot_results(results, options.output / "results.png")
-    plot_graphs(results, corpus.drawn, options.output / "graphs.png")
-    for table in tables(results):
-        console.print(table)
-    files = sorted(path.name for path in options.output.iterdir() if path.is_file())
-    console.print(f"wrote {', '.join(files)} to {options.output}")
+    results = study.results(runs, parsers)
+    study.report(results)
     return results
 
 

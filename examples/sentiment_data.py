@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 CORE = ("ARG0", "ARG1", "ARG2")
-"""Roles that a predicate fills once; in PropBank they are four fifths of all arcs but modifiers."""
+"""Roles that a predicate fills once; 64 % of the arcs of PropBank over the English Web Treebank."""
 OTHERS = ("NEG", "OTHER")
 """Roles that it fills as often as it likes: negation, and all that is left (other modifiers, ARG3, R-ARG0, …)."""
 ROLES = (*CORE, *OTHERS)
@@ -60,9 +61,19 @@ class Corpus:
 
     @property
     def drawn(self) -> list[Sentence]:
-        """The dev sentences whose graphs are drawn: the first three with something to see, and room for it."""
-        telling = [o.sentence for o in self.dev if 5 <= len(o) <= 11]
-        return (telling + [o.sentence for o in self.dev])[:3]
+        """The dev sentences whose graphs are drawn: the first three with something to see, and room for it.
+
+        Something to see are two words whose part of speech is mostly that of a predicate. Where there are fewer such
+        sentences, the first others follow.
+        """
+        tags = Counter(tag for s in self.graphs for tag in s.tags)
+        predicates = Counter(s.tags[p - 1] for s in self.graphs for p in s.predicates)
+        verbs = {tag for tag, count in predicates.items() if 2 * count > tags[tag]}
+
+        def dull(sentence: Sentence) -> bool:
+            return not 5 <= len(sentence) <= 11 or sum(tag in verbs for tag in sentence.tags) < 2
+
+        return sorted((o.sentence for o in self.dev), key=dull)[:3]
 
 
 def graph_of(sentence: Sentence) -> list[tuple[int, int, int]]:
@@ -74,12 +85,14 @@ def graph_of(sentence: Sentence) -> list[tuple[int, int, int]]:
     parts = [(p - 1, p - 1, 0) for p in sorted(sentence.predicates)]
     filled: set[tuple[int, int]] = set()
     for (p, a), label in sorted(sentence.roles.items()):
-        role = ROLES.index(label.removeprefix("ARGM-")) if label.removeprefix("ARGM-") in ROLES else len(ROLES) - 1
+        name = label.removeprefix("ARGM-")
+        if p == a:
+            continue
+        role = ROLES.index(name) if name in ROLES else ROLES.index("OTHER")
         if role < len(CORE) and (p, role) in filled:
-            role = len(ROLES) - 1
+            role = ROLES.index("OTHER")
         filled.add((p, role))
-        if p != a:
-            parts.append((p - 1, a - 1, role))
+        parts.append((p - 1, a - 1, role))
     return parts
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import ray
 import torch
 from dependency_data import FormatError, Sentence
 from semantic_parser import Vocabulary
@@ -282,15 +281,7 @@ def test_files_are_reported_on_without_a_test_and_without_true_graphs(tmp_path, 
     assert "test" not in (tmp_path / "out" / "table.md").read_text()
 
 
-@pytest.fixture
-def _one_ray():
-    """One start for all that main asks of it."""
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.usefixtures("_one_ray")
+@pytest.mark.usefixtures("started_ray")
 def test_all_of_it(tmp_path):
     given = [*TINY, "--seeds", "0", "--jobs", "1", "--output", str(tmp_path)]
     results = main(given)
@@ -303,3 +294,5 @@ def test_all_of_it(tmp_path):
     rows = [line.split(" | ")[0] for line in (tmp_path / "table.md").read_text().splitlines() if line[:2] == "| "]
     assert rows == ["| rule", *(f"| {name}" for name in ("no graph", *RULES, "gold graph"))] * 3
     assert [r.kept for r in main(given)] == [r.kept for r in results]  # from disk
+    with pytest.raises(SystemExit, match=r"holds runs with dev \['drawn', 12\], not \['drawn', 9\]; choose another"):
+        main([*given, "--dev-sentences", "9"])
