@@ -15,7 +15,7 @@ from semantic_parser import Batch, SemanticParser, Vocabulary
 from semantic_rules import MARKS, RULES
 from torch import Tensor
 
-__all__ = ["COUNTS", "Corpus", "Run", "fit", "train"]
+__all__ = ["COUNTS", "Corpus", "Run", "batches_alike", "device", "fit", "train"]
 
 COUNTS = ("words", "right heads", "found", "gold", "both", "right")
 """What is counted in every sentence: words and their heads, pairs with a role found and in truth, pairs in both, and
@@ -86,17 +86,16 @@ def fit(run: Run, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Iter
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     has_tree = torch.rand(len(sentences), generator=generator) < run.tree_fraction
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # sweep.py hides GPUs not asked for
-    model = model_for(run, vocabulary).to(device)
+    model = model_for(run, vocabulary).to(device())
     optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate)
     steps = run.epochs * -(-len(sentences) // run.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for _ in range(run.epochs):
         start = time.perf_counter()
         model.train()
-        for index in _batches_alike(sentences, run.batch_size, generator):
+        for index in batches_alike([len(s) for s in sentences], run.batch_size, generator):
             batch = Batch.of([sentences[i] for i in index], has_tree[index].tolist(), vocabulary)
-            batch = batch.with_dropped_words(0.1, generator, len(vocabulary.words) + 1).to(device)
+            batch = batch.with_dropped_words(0.1, generator, len(vocabulary.words) + 1).to(model.device)
             optimizer.zero_grad()
             _loss(model, batch, run).backward()
             # The loss is a sum over sentences, so that the signal of a sentence does not depend on its batch.
@@ -104,6 +103,11 @@ def fit(run: Run, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Iter
             optimizer.step()
             schedule.step()
         yield model, time.perf_counter() - start
+
+
+def device() -> torch.device:
+    """A GPU where the process sees one (sweep.py hides those that ``--gpus`` did not ask for), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_for(run: Run, vocabulary: Vocabulary) -> SemanticParser:
@@ -120,11 +124,11 @@ def model_for(run: Run, vocabulary: Vocabulary) -> SemanticParser:
     )
 
 
-def _batches_alike(sentences: Sequence[Sentence], size: int, generator: torch.Generator) -> list[list[int]]:
-    """All sentences in a new order, in batches of similar lengths; the batches are in no order of lengths."""
+def batches_alike(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
+    """Every index once, in batches of similar lengths; the batches are in no order of lengths."""
     batches: list[list[int]] = []
-    for pool in torch.randperm(len(sentences), generator=generator).split(size * POOL):
-        alike = sorted(pool.tolist(), key=lambda i: len(sentences[i]))
+    for pool in torch.randperm(len(lengths), generator=generator).split(size * POOL):
+        alike = sorted(pool.tolist(), key=lengths.__getitem__)
         batches += [alike[start : start + size] for start in range(0, len(alike), size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 

@@ -63,7 +63,7 @@ class GraphScorer(nn.Module):
         predicate, argument = self.predicate(states), self.argument(states)
         scores = torch.einsum("bpi,rij,baj->bpar", predicate, self.weight, argument)
         scores = scores + self.by_predicate(predicate)[:, :, None] + self.by_argument(argument)[:, None]
-        itself = torch.eye(states.shape[1], dtype=torch.bool)[..., None]
+        itself = torch.eye(states.shape[1], dtype=torch.bool, device=states.device)[..., None]
         return torch.where(itself, self.alone(predicate)[:, :, None], scores)  # roles behind the first are 0 anyway
 
 
@@ -94,7 +94,7 @@ class GraphReader(nn.Module):
         self.predicate = nn.Linear(1, hidden, bias=False)
 
     def forward(self, states: Tensor, graph: Tensor) -> Tensor:
-        itself = torch.eye(graph.shape[1], dtype=torch.bool)[..., None]
+        itself = torch.eye(graph.shape[1], dtype=torch.bool, device=graph.device)[..., None]
         arcs = graph.masked_fill(itself, 0.0)
         is_predicate = graph.diagonal(dim1=1, dim2=2)[:, 0, :, None]
         heads = self.heads(states).unflatten(-1, (len(ROLES), -1))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from dependency_data import Sentence
 from semantic_parser import Batch, Vocabulary
+from semantic_training import batches_alike, device
 from sentiment_data import Corpus, Opinion
 from sentiment_model import GRAPHS, RULES, GraphParser, SentimentModel, gold_graphs
 from torch import Tensor
@@ -22,9 +23,6 @@ from torch import Tensor
 import optlayers as ol
 
 __all__ = ["Pretraining", "Run", "pretrain", "train", "work"]
-
-POOL = 20
-"""So many batches are shuffled together and sorted by length, so that a batch has little padding."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,18 @@ def pretrain(run: Pretraining, corpus: Corpus) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     vocabulary = Vocabulary.of(corpus.graphs)
-    parser = GraphParser(vocabulary, run.hidden)
+    parser = GraphParser(vocabulary, run.hidden).to(device())
     loss = ol.CRFLoss(GRAPHS, reduction="sum")
     optimizer = torch.optim.Adam(parser.parameters(), lr=run.learning_rate)
     f1, seconds, best = [], [], ""
     for _ in range(run.epochs):
         start = time.perf_counter()
         parser.train()
-        for index in shuffled_batches([len(s) for s in corpus.graphs], run.batch_size, generator):
+        for index in batches_alike([len(s) for s in corpus.graphs], run.batch_size, generator):
             sentences = [corpus.graphs[i] for i in index]
-            batch = _batch(sentences, vocabulary).with_dropped_words(0.1, generator, len(vocabulary.words) + 1)
+            batch = _training_batch(sentences, vocabulary, generator)
             optimizer.zero_grad()
-            loss(parser(batch), gold_graphs(sentences), sizes=batch.lengths).backward()
+            loss(parser(batch), gold_graphs(sentences).to(device()), sizes=batch.lengths).backward()
             torch.nn.utils.clip_grad_norm_(parser.parameters(), 5.0 * len(sentences))
             optimizer.step()
         seconds.append(time.perf_counter() - start)
@@ -120,7 +118,7 @@ def train(run: Run, corpus: Corpus, parser: str) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(run.seed)
     parser_words = Vocabulary.of(corpus.graphs)
     vocabulary = Vocabulary.of([o.sentence for o in corpus.train])
-    model = model_for(run, parser_words, vocabulary, corpus.max_words)
+    model = model_for(run, parser_words, vocabulary, corpus.max_words).to(device())
     model.parser.load_state_dict(_from_text(parser))
     # Without a rule nothing reaches the parser, and pipeline is a parser that stays as it was.
     moves = run.rule in RULES and run.rule != "pipeline"
@@ -133,7 +131,7 @@ def train(run: Run, corpus: Corpus, parser: str) -> dict[str, Any]:
     for _ in range(run.epochs):
         model.train()
         model.parser.encoder.dropout.eval()  # a graph in training is the graph at test time
-        for index in shuffled_batches([len(o) for o in corpus.train], run.batch_size, generator):
+        for index in batches_alike([len(o) for o in corpus.train], run.batch_size, generator):
             start = time.perf_counter()
             opinions = [corpus.train[i] for i in index]
             optimizer.zero_grad()
@@ -167,17 +165,14 @@ def model_for(run: Run, parser_words: Vocabulary, vocabulary: Vocabulary, max_wo
     )
 
 
-def shuffled_batches(lengths: Sequence[int], size: int, generator: torch.Generator) -> list[list[int]]:
-    """Every index once, in batches of similar lengths, in random order."""
-    batches: list[list[int]] = []
-    for pool in torch.randperm(len(lengths), generator=generator).split(POOL * size):
-        order = sorted(pool.tolist(), key=lengths.__getitem__)
-        batches += [order[k : k + size] for k in range(0, len(order), size)]
-    return [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
-
-
 def _batch(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Batch:
-    return Batch.of(sentences, [False] * len(sentences), vocabulary)
+    return Batch.of(sentences, [False] * len(sentences), vocabulary).to(device())
+
+
+def _training_batch(sentences: Sequence[Sentence], vocabulary: Vocabulary, generator: torch.Generator) -> Batch:
+    """With some words unknown, so that the unknown word is trained too."""
+    batch = Batch.of(sentences, [False] * len(sentences), vocabulary)
+    return batch.with_dropped_words(0.1, generator, len(vocabulary.words) + 1).to(device())
 
 
 def _graphs(
@@ -191,7 +186,7 @@ def _graphs(
     if run.rule in RULES:
         best = generator is None and model.layer.rule.draws
         return model.graphs(_batch(sentences, parser_words), generator, best=best)
-    gold = gold_graphs(sentences)
+    gold = gold_graphs(sentences).to(device())
     return gold if run.rule == "gold graph" else torch.zeros_like(gold)
 
 
@@ -205,9 +200,9 @@ def _loss(
 ) -> Tensor:
     """A sum over sentences, so that what a graph receives does not depend on the batch."""
     sentences = [o.sentence for o in opinions]
-    batch = _batch(sentences, vocabulary).with_dropped_words(0.1, generator, len(vocabulary.words) + 1)
+    batch = _training_batch(sentences, vocabulary, generator)
     logits = model.logits(batch, _graphs(model, run, sentences, parser_words, generator))
-    return F.cross_entropy(logits, torch.tensor([o.label for o in opinions]), reduction="sum")
+    return F.cross_entropy(logits, torch.tensor([o.label for o in opinions], device=logits.device), reduction="sum")
 
 
 def _in_order_of_length(lengths: Sequence[int], size: int = 64) -> Iterator[list[int]]:
@@ -242,7 +237,7 @@ def labelled_f1(parser: GraphParser, sentences: Sequence[Sentence], vocabulary: 
         some = [sentences[i] for i in index]
         batch = _batch(some, vocabulary)
         arcs = ~torch.eye(batch.words.shape[1] - 1, dtype=torch.bool)
-        graphs, true = (g[:, arcs] > 0.5 for g in (best(parser(batch), sizes=batch.lengths), gold_graphs(some)))
+        graphs, true = (g[:, arcs] > 0.5 for g in (best(parser(batch), sizes=batch.lengths).cpu(), gold_graphs(some)))
         found += int(graphs.sum())
         gold += int(true.sum())
         both += int((graphs & true).sum())
@@ -263,7 +258,7 @@ def _parts(
 def _to_text(weights: Mapping[str, Tensor]) -> str:
     """As JSON can hold it, so that runs on other machines find it where the results are."""
     stream = io.BytesIO()
-    torch.save(dict(weights), stream)
+    torch.save({name: weight.cpu() for name, weight in weights.items()}, stream)
     return base64.b85encode(stream.getvalue()).decode()
 
 
