@@ -28,7 +28,10 @@ def started_ray() -> None:
     if not ray.is_initialized():
         examples = str(Path(__file__).parent.parent / "examples")
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-        ray.init("local", num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": examples}}, **quiet)
+        memory = 200 * 2**20  # of the objects; a share of the machine's by default
+        ray.init(
+            "local", num_cpus=2, object_store_memory=memory, runtime_env={"env_vars": {"PYTHONPATH": examples}}, **quiet
+        )
 
 
 @pytest.fixture(autouse=True)
