@@ -1,4 +1,4 @@
-"""Paths through a grid by its cells, to all eight neighbours: a declaration in cvxpy, and an oracle in compiled code."""
+"""Paths through a grid by its cells, to all eight neighbours: declared in cvxpy, with an oracle in compiled code."""
 
 from __future__ import annotations
 
