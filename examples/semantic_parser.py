@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -19,23 +19,34 @@ __all__ = ["Batch", "SemanticParser", "Vocabulary"]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Numbers for words, tags and labels; 0 is the unknown word, the padding tag, and the label "no role"."""
+    """Numbers for words, endings of words, tags and labels; 0 is padding, and the label "no role".
+
+    An unknown word has the number behind the last one, and so has an unknown ending.
+    """
 
     words: dict[str, int]
+    endings: dict[str, int]
     tags: dict[str, int]
     labels: dict[str, int]
 
     @classmethod
     def of(cls, sentences: Sequence[Sentence]) -> Vocabulary:
-        """Of a training set: words seen at least twice, all tags, all labels."""
+        """Of a training set: words and endings seen at least twice, all tags, all labels."""
         words = Counter(w.lower() for s in sentences for w in s.words)
+        endings = Counter(ending_of(w) for s in sentences for w in s.words)
         tags = sorted({t for s in sentences for t in s.tags})
         labels = sorted({r for s in sentences for r in s.roles.values()})
         return cls(
             {w: k for k, w in enumerate(sorted(w for w, c in words.items() if c >= 2), start=1)},
+            {e: k for k, e in enumerate(sorted(e for e, c in endings.items() if c >= 2), start=1)},
             {t: k for k, t in enumerate(tags, start=1)},
             {r: k for k, r in enumerate(labels, start=1)},
         )
+
+
+def ending_of(word: str) -> str:
+    """What an unknown word may be known by: its last three letters, and whether it is capitalized or a number."""
+    return ("^" if word[:1].isupper() else "") + ("0" if word[-1:].isdecimal() else word.lower()[-3:])
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Batch:
     """
 
     words: Tensor
+    endings: Tensor
     tags: Tensor
     predicates: Tensor
     lengths: Tensor
@@ -57,8 +69,8 @@ class Batch:
     @classmethod
     def of(cls, sentences: Sequence[Sentence], has_tree: Sequence[bool], vocabulary: Vocabulary) -> Batch:
         """Pad to the longest sentence."""
-        unknown = len(vocabulary.words) + 1
-        words = _padded([[vocabulary.words.get(w.lower(), unknown) for w in s.words] for s in sentences])
+        words = _padded([_numbers([w.lower() for w in s.words], vocabulary.words) for s in sentences])
+        endings = _padded([_numbers([ending_of(w) for w in s.words], vocabulary.endings) for s in sentences])
         tags = _padded([[vocabulary.tags.get(t, 0) for t in s.tags] for s in sentences])
         heads = _padded([s.heads for s in sentences])
         predicates = _padded([[k in s.predicates for k in range(1, len(s) + 1)] for s in sentences]).bool()
@@ -72,12 +84,16 @@ class Batch:
         b, p, a, label = torch.tensor(labelled, dtype=torch.long).reshape(-1, 4).unbind(1)
         roles[b, p, a] = label
         lengths = torch.tensor([len(s) for s in sentences])
-        return cls(words, tags, predicates, lengths, heads, torch.tensor(list(has_tree)), roles)
+        return cls(words, endings, tags, predicates, lengths, heads, torch.tensor(list(has_tree)), roles)
+
+    def to(self, device: torch.device) -> Batch:
+        """On a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @property
     def is_word(self) -> Tensor:
         """``(batch, positions)``, without root and padding."""
-        position = torch.arange(self.words.shape[1])
+        position = torch.arange(self.words.shape[1], device=self.words.device)
         return (position >= 1) & (position <= self.lengths[:, None])
 
     @property
@@ -88,7 +104,7 @@ class Batch:
     @property
     def gold_trees(self) -> Tensor:
         """``(batch, head, modifier)`` in {0, 1}."""
-        trees = torch.zeros(self.roles.shape)
+        trees = torch.zeros(self.roles.shape, device=self.words.device)
         b, m = torch.nonzero(self.is_word, as_tuple=True)
         trees[b, self.heads[b, m], m] = 1.0
         return trees
@@ -97,6 +113,10 @@ class Batch:
         """Some words become unknown, so that the unknown word is trained too."""
         dropped = (torch.rand(self.words.shape, generator=generator) < rate) & self.is_word
         return replace(self, words=self.words.masked_fill(dropped, unknown))
+
+
+def _numbers(names: Sequence[str], known: dict[str, int]) -> list[int]:
+    return [known.get(name, len(known) + 1) for name in names]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -111,17 +131,19 @@ class Encoder(nn.Module):
     def __init__(self, vocabulary: Vocabulary, hidden: int, sees_predicates: bool) -> None:
         super().__init__()
         self.words = nn.Embedding(len(vocabulary.words) + 2, 64)
+        self.endings = nn.Embedding(len(vocabulary.endings) + 2, 32)
         self.tags = nn.Embedding(len(vocabulary.tags) + 1, 24)
         self.predicates = nn.Embedding(2, 8) if sees_predicates else None
-        self.lstm = nn.LSTM(64 + 24 + (8 if sees_predicates else 0), hidden, batch_first=True, bidirectional=True)
+        width = 64 + 32 + 24 + (8 if sees_predicates else 0)
+        self.lstm = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(0.25)
 
     def forward(self, batch: Batch) -> Tensor:
-        parts = [self.words(batch.words), self.tags(batch.tags)]
+        parts = [self.words(batch.words), self.endings(batch.endings), self.tags(batch.tags)]
         if self.predicates is not None:
             parts.append(self.predicates(batch.predicates.long()))
         packed = nn.utils.rnn.pack_padded_sequence(
-            self.dropout(torch.cat(parts, dim=-1)), batch.lengths + 1, batch_first=True, enforce_sorted=False
+            self.dropout(torch.cat(parts, dim=-1)), (batch.lengths + 1).cpu(), batch_first=True, enforce_sorted=False
         )
         states, _ = nn.utils.rnn.pad_packed_sequence(
             self.lstm(packed)[0], batch_first=True, total_length=batch.words.shape[1]
@@ -203,6 +225,11 @@ class SemanticParser(nn.Module):
         self.tree = None if rule is None else ol.OptLayer(family, rule, gradient_unit=unit)
         self.best_tree = ol.OptLayer(family, ol.Pipeline())
         self.clip_norm, self.signal = clip_norm, signal
+
+    @property
+    def device(self) -> torch.device:
+        """Of its parameters."""
+        return self.arcs.weight.device
 
     def arc_scores(self, batch: Batch) -> Tensor:
         """``(batch, head, modifier)``."""

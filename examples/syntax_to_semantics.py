@@ -4,10 +4,16 @@ A BiLSTM scores dependency arcs, an OptLayer over the arborescence polytope turn
 a scorer of semantic roles. As in Peng, Thomson and Smith (2018, Backpropagating through Structured Argmax using a
 SPIGOT), both are trained together: roles everywhere, and trees on a fraction of the sentences. Predicates are given,
 as is usual in semantic role labelling; the task is to find and label their arguments. The rules are those of the
-paper (pipeline, straight-through, structured attention, SPIGOT) and SparseMAP.
+paper (pipeline, straight-through, structured attention, SPIGOT), SparseMAP and SPIGOT-EG.
 
     python examples/syntax_to_semantics.py                              a corpus that it draws itself, about a minute
     python examples/syntax_to_semantics.py --data DIR --max-words 20    .sdp files with trees, *train.sdp and *dev.sdp
+    python examples/syntax_to_semantics.py --data DIR --max-words 20 --tree-fractions 0.2 0.01 0.05 1 --tries 6 \
+        --seeds 0 1 2 3 4 --test FILE                                   the study of docs/results.md
+
+With ``--tries`` every rule is trained so often, with as many factors on its gradient and step sizes, on a seed that is
+not reported and the first of the fractions; what is best on dev is taken. ``--test FILE`` is measured once for every
+run, after its last epoch. Runs that are finished are kept in ``--output``, and a second start goes on from there.
 
 Trees of any size come from the oracle of the arborescence: Chu-Liu-Edmonds for the best one, an active set over it for
 projections, the matrix-tree theorem for marginals.
@@ -16,28 +22,26 @@ projections, the matrix-tree theorem for marginals.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import queue
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-from dependency_data import read_sdp, sample_corpus
+from dependency_data import FormatError, Sentence, read_sdp, sample_corpus
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from semantic_report import markdown, plot_results, plot_trees, summary, table, write_csv
-from semantic_training import MARKS, RULES, Corpus, Result, Run, train
+from semantic_measures import Result
+from semantic_report import gains_table, markdown, plot_fractions, plot_results, plot_trees, table, write_csv
+from semantic_rules import MARKS, RULES, tries
+from semantic_training import Corpus, Run, train
+from sweep import Machines, add_arguments, run_all
 
-SIGNAL = {
-    "pipeline": 1.0,
-    "ste": 0.03,
-    "structured_attention": 1.0,
-    "spigot": 0.1,
-    "spigot_in_units": 0.1,
-    "sparsemap": 1.0,
-}
-"""The factor on each rule's gradient: the best of 1, 0.3, 0.1 and 0.03 on dev, see docs/results.md."""
+DEFAULT = ["pipeline", "ste", "structured_attention", "spigot", "sparsemap"]
+DRAWN = (600, 200)
+"""So many training and dev sentences are drawn where no files are given."""
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -47,151 +51,192 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--rules",
         nargs="+",
         choices=list(RULES),
-        default=[name for name in RULES if not name.endswith("in_units")],
+        default=DEFAULT,
         metavar="RULE",
-        help=", ".join(RULES) + " (default: all but those in units)",
+        help=f"some of {', '.join(RULES)} (default: {', '.join(DEFAULT)})",
     )
     parser.add_argument(
         "--marks", action=argparse.BooleanOptionalAction, default=True, help="also without and with gold trees"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", type=Path, help="a folder with *train.sdp and *dev.sdp; default: a drawn corpus")
+    parser.add_argument("--test", type=Path, help="an .sdp file to report on in place of dev")
     parser.add_argument("--max-words", type=int, default=7, help="longer sentences are left out (default 7)")
-    parser.add_argument("--train-sentences", type=int, default=600, help="at most so many (default 600)")
-    parser.add_argument("--dev-sentences", type=int, default=200, help="at most so many (default 200)")
+    parser.add_argument("--train-sentences", type=int, help=f"at most so many (default: all; {DRAWN[0]} drawn ones)")
+    parser.add_argument("--dev-sentences", type=int, help=f"at most so many (default: all; {DRAWN[1]} drawn ones)")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="falls linearly to 0 (default 0.002)")
     parser.add_argument(
-        "--tree-fraction", type=float, default=0.2, help="of training trees that may be seen (default 0.2)"
+        "--tree-fractions",
+        nargs="+",
+        type=float,
+        default=[0.2],
+        help="of training trees that may be seen (default 0.2)",
     )
     parser.add_argument(
         "--tree-weight", type=float, default=1.0, help="of the tree loss beside the role loss (default 1)"
     )
     parser.add_argument("--clip-norm", type=float, default=1.0, help="of the gradient that reaches a tree (default 1)")
-    parser.add_argument("--signal", nargs="+", default=[], metavar="RULE=FACTOR", help=f"defaults: {SIGNAL}")
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--tries", type=int, default=0, help="so many settings of every rule are tried (default: none)")
+    parser.add_argument("--try-seed", type=int, default=100, help="of the runs that choose (default 100)")
+    parser.add_argument("--try-epochs", type=int, help="of the runs that choose (default: as many as --epochs)")
+    parser.add_argument(
+        "--signal", nargs="+", default=[], metavar="RULE=FACTOR", help="on its gradient; defaults in semantic_rules.py"
+    )
+    parser.add_argument("--step", nargs="+", default=[], metavar="RULE=SIZE", help="step size; defaults likewise")
     parser.add_argument("--output", type=Path, default=Path("out/syntax_to_semantics"))
+    add_arguments(parser)
     options = parser.parse_args(given)
-    options.signal = SIGNAL | dict(_factor(parser, text) for text in options.signal)
-    for name in ("max_words", "train_sentences", "dev_sentences", "epochs", "jobs"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    if not 0 <= options.tree_fraction <= 1:
-        parser.error("--tree-fraction must be between 0 and 1")
+    options.signal = dict(_number(parser, "--signal", text) for text in options.signal)
+    options.step = dict(_number(parser, "--step", text) for text in options.step)
+    for name in ("max_words", "train_sentences", "dev_sentences", "epochs", "try_epochs", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, but is {value}")
+    if not all(0 <= fraction <= 1 for fraction in options.tree_fractions):
+        parser.error(f"--tree-fractions must be between 0 and 1, but are {options.tree_fractions}")
+    if options.tries < 0:
+        parser.error(f"--tries must be at least 0, but is {options.tries}")
+    if options.tries and options.try_seed in options.seeds:
+        parser.error("--try-seed must not be one of --seeds: what was chosen on a seed is not reported on it")
     return options
 
 
-def _factor(parser: argparse.ArgumentParser, text: str) -> tuple[str, float]:
+def _number(parser: argparse.ArgumentParser, option: str, text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     if name not in RULES:
-        parser.error(f"--signal {text}: expected RULE=FACTOR with one of {', '.join(RULES)}")
+        parser.error(f"{option} {text}: expected RULE=NUMBER with one of {', '.join(RULES)}")
     try:
         return name, float(value)
     except ValueError:
-        return parser.error(f"--signal {text}: {value!r} is no number")
+        return parser.error(f"{option} {text}: {value!r} is no number")
 
 
 def load_corpus(options: argparse.Namespace) -> Corpus:
-    """The corpus of ``--data``, or one drawn from the grammar (always the same)."""
+    """The corpus of ``--data``, or one drawn from the grammar (always the same); ``--test`` beside it."""
+    test = read_part(options.test, options.max_words) if options.test is not None else []
     if options.data is None:
-        count = options.train_sentences + options.dev_sentences
-        drawn = sample_corpus(count, options.max_words, seed=0)
-        return Corpus(drawn[: options.train_sentences], drawn[options.train_sentences :])
+        sizes = options.train_sentences or DRAWN[0], options.dev_sentences or DRAWN[1]
+        drawn = sample_corpus(sum(sizes), options.max_words, seed=0)
+        return Corpus(drawn[: sizes[0]], drawn[sizes[0] :], test)
     parts = {}
     for part in ("train", "dev"):
         files = sorted(options.data.glob(f"*{part}.sdp"))
         if len(files) != 1:
             raise SystemExit(f"expected one file *{part}.sdp in {options.data}, found {len(files)}")
-        parts[part] = read_sdp(files[0], options.max_words)
-        if not parts[part]:
-            raise SystemExit(f"{files[0]} has no sentence of at most {options.max_words} words")
-    return Corpus(parts["train"][: options.train_sentences], parts["dev"][: options.dev_sentences])
+        parts[part] = read_part(files[0], options.max_words)
+    return Corpus(parts["train"][: options.train_sentences], parts["dev"][: options.dev_sentences], test)
 
 
-def planned(options: argparse.Namespace) -> list[Run]:
-    """Every rule and mark with every seed, the slow ones first."""
-    names = [*reversed(options.rules), *(MARKS if options.marks else ())]
+def read_part(path: Path, max_words: int) -> list[Sentence]:
+    """The sentences of a file; ends the program where there is no file or no sentence, or a line is malformed."""
+    try:
+        sentences = read_sdp(path, max_words)
+    except (OSError, FormatError) as error:
+        raise SystemExit(str(error)) from error
+    if not sentences:
+        raise SystemExit(f"{path} has no sentence of at most {max_words} words")
+    return sentences
+
+
+def runs_of(options: argparse.Namespace, chosen: dict[str, tuple[float, float]]) -> list[Run]:
+    """Every rule and mark with every fraction and seed, those of the first fraction first; marks see no trees."""
+    plain = Run("", 0, 0.0, 1.0, 1.0, options.epochs, options.tree_weight, options.clip_norm)
+    plain = replace(plain, learning_rate=options.learning_rate, batch_size=options.batch_size)
+    marks = [replace(plain, name=name, seed=seed) for name in MARKS for seed in options.seeds]
+    return (marks if options.marks else []) + [
+        replace(plain, name=name, seed=seed, tree_fraction=fraction, signal=chosen[name][0], step=chosen[name][1])
+        for fraction in dict.fromkeys(options.tree_fractions)
+        for seed in dict.fromkeys(options.seeds)
+        for name in dict.fromkeys(options.rules)
+    ]
+
+
+def tried_runs(options: argparse.Namespace) -> list[Run]:
+    """The runs that choose: every rule on one seed and the first fraction, ``--tries`` times."""
+    one = argparse.Namespace(**vars(options))
+    one.seeds, one.tree_fractions, one.marks = [options.try_seed], options.tree_fractions[:1], False
+    one.epochs = options.try_epochs or options.epochs
+    settings = {name: tries(name, options.tries) for name in options.rules}
     return [
-        Run(
-            name,
-            seed,
-            options.epochs,
-            options.tree_fraction,
-            options.tree_weight,
-            options.signal.get(name, 1.0),
-            options.clip_norm,
-        )
-        for name in names
-        for seed in options.seeds
+        run
+        for name in dict.fromkeys(options.rules)
+        for setting in settings[name]
+        for run in runs_of(one, dict.fromkeys(options.rules, setting))
+        if run.name == name
     ]
 
 
-def work(run: Run, corpus: Corpus, messages: Any) -> Result:
-    """One run in a process of its own; an epoch is a message."""
-    torch.set_num_threads(1)
-    return train(run, corpus, lambda: messages.put(run.name))
+def defaults(options: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """Signal factor and step size of every rule, as the file of rules or the command line has them."""
+    return {n: (options.signal.get(n, RULES[n].signal), options.step.get(n, RULES[n].step)) for n in options.rules}
 
 
-def run_all(runs: list[Run], corpus: Corpus, jobs: int, console: Console, csv: Path) -> list[Result]:
-    """All runs, ``jobs`` at a time, with a progress bar over epochs; ``csv`` grows with every run that ends."""
-    context = multiprocessing.get_context("spawn")
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(jobs, mp_context=context) as pool,
-        Progress(*columns, console=console) as progress,
-    ):
-        messages = manager.Queue()
-        bar = progress.add_task("epochs", total=sum(r.epochs for r in runs))
-        waiting: set[Future[Result]] = set()
-        finished: list[Result] = []
-        futures = [pool.submit(work, run, corpus, messages) for run in runs]
-        waiting.update(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                finished.append(future.result())  # an error of a run ends the program here
-            if done:
-                write_csv(finished, csv)
-                if not console.is_terminal:  # where a bar does not show
-                    console.print(f"{len(finished)} of {len(runs)} runs: {summary(finished[-1])}", soft_wrap=True)
-            _drain(messages, progress, bar)
-        return [future.result() for future in futures]
+def chosen_of(results: Sequence[Result]) -> dict[str, tuple[float, float]]:
+    """For every rule the setting with the best labelled F1 on dev."""
+    best: dict[str, Result] = {}
+    for result in results:
+        name = result.run.name
+        if name not in best or result.on_dev["labelled F1"] > best[name].on_dev["labelled F1"]:
+            best[name] = result
+    return {name: (result.run.signal, result.run.step) for name, result in best.items()}
 
 
-def _drain(messages: Any, progress: Progress, bar: Any) -> None:
-    while True:
-        try:
-            name = messages.get_nowait()
-        except queue.Empty:
-            return
-        progress.update(bar, advance=1, description=f"epochs ({name})")
+def identity_of(corpus: Corpus) -> dict[str, Any]:
+    """What a folder of results says of its corpus: sizes, and a hash of all sentences."""
+    parts = {"train": corpus.train, "dev": corpus.dev, "test": corpus.test}
+    told: dict[str, Any] = {f"{name} sentences": len(sentences) for name, sentences in parts.items()}
+    every = [(s.words, s.tags, s.heads, sorted(s.predicates), sorted(s.roles.items())) for s in chain(*parts.values())]
+    text = repr(every)
+    return {**told, "corpus": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def results_of(
+    runs: list[Run], corpus: Corpus, options: argparse.Namespace, folder: Path, console: Console
+) -> list[Result]:
+    """Do the runs that are not done yet."""
+    kept = run_all(
+        runs,
+        partial(train, corpus=corpus),
+        folder=folder,
+        console=console,
+        machines=Machines.of(options),
+        shared=identity_of(corpus),
+    )
+    return [Result(run, one) for run, one in zip(runs, kept, strict=True)]
 
 
 def main(given: list[str] | None = None) -> list[Result]:
-    """Run, print the table, write CSV, Markdown and pictures."""
+    """Choose, run, print the tables, write CSV, Markdown and pictures."""
     options = arguments(given)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     corpus = load_corpus(options)
     source = options.data.name if options.data else "a drawn corpus"
+    fractions = ", ".join(f"{fraction:.0%}" for fraction in options.tree_fractions)
     console.print(
         f"{len(corpus.train)} training and {len(corpus.dev)} dev sentences of at most {options.max_words} words from "
-        f"{source}; {options.tree_fraction:.0%} of the training trees are seen"
+        f"{source}{f', {len(corpus.test)} to test' if corpus.test else ''}; {fractions} of the training trees are seen"
     )
-    runs = planned(options)
-    options.output.mkdir(parents=True, exist_ok=True)
-    results = run_all(runs, corpus, min(options.jobs, len(runs)), console, options.output / "runs.csv")
+    chosen = defaults(options)
+    if options.tries:
+        runs, blind = tried_runs(options), replace(corpus, test=[])
+        tried = results_of(runs, blind, options, options.output / "tries", console)
+        write_csv(tried, options.output / "tries.csv")
+        chosen = chosen_of(tried)
+        for name, (signal, step) in chosen.items():
+            console.print(f"{name}: signal {signal:g}" + (f", step {step:g}" if RULES[name].steps else ""))
+    results = results_of(runs_of(options, chosen), corpus, options, options.output, console)
     write_csv(results, options.output / "runs.csv")
     (options.output / "table.md").write_text(markdown(results))
     plot_results(results, options.output / "results.png")
+    plot_fractions(results, options.output / "fractions.png")
     plot_trees(results, corpus.drawn, options.output / "trees.png")
-    console.print(table(results, f"dev, mean and 95 % interval over {len(options.seeds)} seeds"))
-    console.print(f"wrote {', '.join(p.name for p in sorted(options.output.iterdir()))} to {options.output}")
+    for fraction in dict.fromkeys(options.tree_fractions):
+        console.print(table(results, fraction))
+        console.print(gains_table(results, fraction))
+    written = sorted(path.name for path in options.output.iterdir() if path.suffix in (".csv", ".md", ".png"))
+    console.print(f"wrote {', '.join(written)} to {options.output}")
     return results
 
 

@@ -1,0 +1,71 @@
+"""The backward rules that syntax_to_semantics.py compares, with what may be chosen for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scipy.stats import qmc
+
+import optlayers as ol
+from polytopes import head_choice
+
+__all__ = ["MARKS", "RULES", "Choice", "tries"]
+
+SIGNALS = (0.01, 3.0)
+"""Of this range are the factors on a gradient that are tried, evenly on a logarithmic scale."""
+STEPS = (0.03, 30.0)
+"""Step sizes, likewise."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rule, ``make(step)``, and what it takes by default: ``signal`` is the factor on the gradient that leaves it.
+
+    ``steps`` says whether the rule has a step size, ``sends`` whether it sends a gradient at all. With ``in_units`` the
+    rule sees the gradient of every sentence in units of its norm. ``soft`` rules hand a mixture of trees to the roles.
+    """
+
+    make: Callable[[float], ol.AbstractRule]
+    signal: float = 1.0
+    step: float = 1.0
+    steps: bool = False
+    sends: bool = True
+    in_units: bool = False
+    soft: bool = False
+
+
+RULES: dict[str, Choice] = {
+    "pipeline": Choice(lambda _: ol.Pipeline(), sends=False),
+    "ste": Choice(lambda _: ol.StraightThrough(), signal=0.03),
+    "structured_attention": Choice(lambda _: ol.StructuredAttention(), soft=True),
+    "spigot": Choice(lambda step: ol.Spigot(step_size=step), signal=0.1, steps=True),
+    "sparsemap": Choice(lambda _: ol.SparseMAP(), soft=True),
+    "spigot_eg": Choice(lambda step: ol.SpigotEG(step_size=step), signal=0.1, steps=True),
+    "spigot_in_units": Choice(lambda step: ol.Spigot(step_size=step), signal=0.1, steps=True, in_units=True),
+    "spigot_of_heads": Choice(
+        lambda step: ol.Spigot(step_size=step, relaxation=ol.Family(head_choice)), signal=0.1, steps=True
+    ),
+}
+"""A new rule is a new line. ``spigot_of_heads`` projects onto the simplex of every word's heads, as the paper does."""
+MARKS = ("no tree", "gold tree")
+"""What the roles reach without any tree, and with the true one: the room in which rules compete."""
+
+
+def tries(name: str, count: int) -> list[tuple[float, float]]:
+    """So many pairs of a signal factor and a step size for a rule, from a Halton sequence; the first is its default.
+
+    A rule without a step size keeps 1; one that sends no gradient has nothing to choose.
+    """
+    choice = RULES[name]
+    if not choice.sends or count == 0:
+        return [(choice.signal, choice.step)]
+    low, high = zip(SIGNALS, STEPS, strict=True)
+    drawn = qmc.scale(qmc.Halton(2, rng=0).random(count - 1), _log10(low), _log10(high)) if count > 1 else []
+    rest = [(float(10**signal), float(10**step) if choice.steps else choice.step) for signal, step in drawn]
+    return [(choice.signal, choice.step), *((round(s, 4), round(t, 4)) for s, t in rest)]
+
+
+def _log10(values: tuple[float, ...]) -> list[float]:
+    return [math.log10(value) for value in values]
