@@ -12,6 +12,7 @@ from grid_paths_data import Maps, draw_maps
 from grid_paths_polytope import cell_paths
 from grid_paths_rules import RULES, Known
 from jaxtyping import Float, UInt8
+from sweep import device
 from torch import Tensor, nn
 
 import optlayers as ol
@@ -92,7 +93,7 @@ def train(run: Run) -> dict[str, Any]:
     loss = RULES[run.rule](compiled)
     generator = torch.Generator().manual_seed(run.seed)
     torch.manual_seed(run.seed)
-    model = CostModel(run.size)
+    model = CostModel(run.size).to(device())
     optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate)
     steps = run.epochs * -(-run.train_maps // run.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -105,7 +106,9 @@ def train(run: Run) -> dict[str, Any]:
         model.train()
         for index in torch.randperm(run.train_maps, generator=order).split(run.batch_size):
             optimizer.zero_grad()
-            loss(model(learn.images[index]), Known(learn.paths[index], learn.costs[index]), generator).backward()
+            loss(
+                model(learn.images[index].to(device())).cpu(), Known(learn.paths[index], learn.costs[index]), generator
+            ).backward()
             optimizer.step()
             schedule.step()
         seconds.append(time.process_time() - start)
@@ -119,7 +122,7 @@ def train(run: Run) -> dict[str, Any]:
 def decide(model: CostModel, compiled: ol.CompiledPolytope, maps: Maps) -> Float[Tensor, "count size size"]:
     """The cheapest paths by predicted costs."""
     model.eval()
-    costs = torch.cat([model(images) for images in maps.images.split(100)])
+    costs = torch.cat([model(images.to(device())).cpu() for images in maps.images.split(100)])
     return compiled.maximize(-costs.double()).check().value
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from dependency_data import Sentence
 from semantic_parser import Batch, SemanticParser, Vocabulary
 from semantic_rules import MARKS, RULES
+from sweep import device
 from torch import Tensor
 
-__all__ = ["COUNTS", "Corpus", "Run", "batches_alike", "device", "fit", "train"]
+__all__ = ["COUNTS", "Corpus", "Run", "batches_alike", "fit", "train"]
 
 COUNTS = ("words", "right heads", "found", "gold", "both", "right")
 """What is counted in every sentence: words and their heads, pairs with a role found and in truth, pairs in both, and
@@ -103,11 +104,6 @@ def fit(run: Run, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Iter
             optimizer.step()
             schedule.step()
         yield model, time.perf_counter() - start
-
-
-def device() -> torch.device:
-    """A GPU where the process sees one (sweep.py hides those that ``--gpus`` did not ask for), else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_for(run: Run, vocabulary: Vocabulary) -> SemanticParser:

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from dependency_data import Sentence
 from semantic_parser import Batch, Vocabulary
-from semantic_training import batches_alike, device
+from semantic_training import batches_alike
 from sentiment_data import Corpus, Opinion
 from sentiment_model import GRAPHS, RULES, GraphParser, SentimentModel, gold_graphs
+from sweep import device
 from torch import Tensor
 
 import optlayers as ol

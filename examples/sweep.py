@@ -41,7 +41,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Machines", "RunError", "Work", "add_arguments", "run_all", "run_file"]
+__all__ = ["Machines", "RunError", "Work", "add_arguments", "device", "run_all", "run_file"]
 
 Work = Callable[[Any], dict[str, Any]]
 """A function of a module, or ``functools.partial`` of one."""
@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--jobs", type=_positive, help="runs at a time (default: all cores, or what the cluster takes)")
     group.add_argument("--address", help="of a Ray cluster: auto, host:port or ray://host:port (default: this machine)")
     group.add_argument("--gpus", type=_at_least_0, default=0.0, help="for every run; 0.5 puts two on one (default 0)")
+
+
+def device() -> torch.device:
+    """What a run computes on: the GPU that ``--gpus`` asked for (Ray hides the others), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _positive(text: str) -> int:

@@ -85,7 +85,7 @@ class SPOPlusLoss(AbstractLoss):
     def check(self, question: Question) -> None:
         """Refuse true scores and decisions that cannot be what they are called."""
         truth, decisions = question.given["true_scores"], question.given.get("decisions")
-        if bool(torch.isnan(truth).any() | torch.isposinf(truth).any()):
+        if truth.numel() and not bool(truth.amax() < torch.inf):  # NaN is not
             shaped = truth.reshape(*question.share.batch, *question.share.entries.shape)
             check_finite(shaped, len(question.share.batch), question.share.positions(), "true_scores")
         if decisions is None:
@@ -98,8 +98,8 @@ class SPOPlusLoss(AbstractLoss):
         """The best vertex of twice the predicted less the true scores, and that of the true ones."""
         truth, decisions = question.given["true_scores"], question.given.get("decisions")
         entries, predicted, forbidden = question.share.entries, question.scores, question.forbidden
-        hidden = truth == -torch.inf
-        if bool(hidden.any()):
+        if truth.numel() and bool(truth.amin() == -torch.inf):
+            hidden = truth == -torch.inf
             hidden = torch.nn.functional.pad(hidden, (0, entries.size - entries.structure_size))
             forbidden = hidden if forbidden is None else forbidden | hidden
             truth = truth.masked_fill(truth == -torch.inf, 0.0)
