@@ -198,4 +198,6 @@ def main(given: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
 
 
 if __name__ == "__main__":
+    from word_alignment import main  # not this one of __main__, which other processes cannot import
+
     main()
