@@ -19,15 +19,14 @@ Thomson and Smith (2018), SPIGOT.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from pathlib import Path
 
 from decision_methods import METHODS, TWO_STAGE
 from decision_problems import PROBLEMS
 from decision_report import Outcome, markdown, plot_differences, plot_regrets, tables, write_csv
 from decision_training import Run, train
-from parallel_runs import run_all
 from rich.console import Console
+from sweep import Machines, add_arguments, run_all
 
 DEFAULT_METHODS = [TWO_STAGE, *(name for name in METHODS if not name.endswith(("-hamming", "-units")))]
 
@@ -51,10 +50,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-instances", type=int, default=1000)
     parser.add_argument("--dev-instances", type=int, default=250)
     parser.add_argument("--test-instances", type=int, default=1000)
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--output", type=Path, default=Path("out/decision_focused"))
+    add_arguments(parser)
     options = parser.parse_args(given)
-    for name in ("epochs", "train_instances", "dev_instances", "test_instances", "jobs"):
+    for name in ("epochs", "train_instances", "dev_instances", "test_instances"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
     if min(options.degrees) < 1:
@@ -86,7 +85,7 @@ def main(given: list[str] | None = None) -> list[Outcome]:
         f"{len(runs)} runs; each learns from {options.train_instances} instances, chooses on {options.dev_instances} "
         f"and is measured on {options.test_instances}"
     )
-    results = run_all(runs, train, jobs=options.jobs, folder=options.output, console=console)
+    results = run_all(runs, train, folder=options.output, console=console, machines=Machines.of(options))
     outcomes = [Outcome(run, result) for run, result in zip(runs, results, strict=True)]
     write_csv(outcomes, options.output / "runs.csv", options.output / "candidates.csv")
     (options.output / "table.md").write_text(markdown(outcomes))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from decision_methods import METHODS, TWO_STAGE, Known, Loss, least_squares
 from decision_problems import PROBLEMS, Data, Problem, Split, draw_data
-from parallel_runs import Tick
 from torch import Tensor
 
 import optlayers as ol
@@ -43,7 +42,7 @@ class Candidate:
     model: Tensor
 
 
-def train(run: Run, tick: Tick) -> dict[str, Any]:
+def train(run: Run) -> dict[str, Any]:
     """All variants and learning rates of the method; the best on dev is measured on test.
 
     Regrets are normalized: their sum over the instances divided by that of the absolute optimal values.
@@ -55,7 +54,7 @@ def train(run: Run, tick: Tick) -> dict[str, Any]:
         model = least_squares(with_constant(data.train.features), data.train.scores)
         candidates = [Candidate("", 0.0, 0, regret(compiled, model, data.dev), model)]
     else:
-        candidates = descend_all(run, compiled, data, tick)
+        candidates = descend_all(run, compiled, data)
     best = min(candidates, key=lambda c: c.dev)
     return {
         "regret": regret(compiled, best.model, data.test),
@@ -92,18 +91,17 @@ def regret(compiled: ol.CompiledPolytope, model: Tensor, split: Split) -> float:
     return ol.regret(compiled, predicted, split.scores, normalized=True).item()
 
 
-def descend_all(run: Run, compiled: ol.CompiledPolytope, data: Data, tick: Tick) -> list[Candidate]:
+def descend_all(run: Run, compiled: ol.CompiledPolytope, data: Data) -> list[Candidate]:
     """The candidates of all variants."""
     known = Known(data.train.scores, compiled.maximize(data.train.scores).check().value)
     variants = METHODS[run.method]
     found: list[Candidate] = []
-    for done, (variant, make) in enumerate(variants.items()):
+    for variant, make in variants.items():
         descent = _Descent(run, compiled, data, known, make(compiled))
         best: list[Candidate] = []
         for epoch in range(1, run.epochs + 1):
             now = descent.after_an_epoch(variant, epoch)
             best = [min(pair, key=lambda c: c.dev) for pair in zip(best or now, now, strict=True)]
-            tick((done + epoch / run.epochs) / len(variants))
         found += best
     return found
 

@@ -18,7 +18,6 @@ are kept in ``--output``, and a second start goes on from there.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,8 +29,8 @@ from latent_data import SIZES, SPLITS, STRUCTURES
 from latent_report import Result, markdown, plot_curves, plot_results, tables, write_csv
 from latent_rules import MARKS, RULES
 from latent_training import Run, train
-from parallel_runs import run_all
 from rich.console import Console
+from sweep import Machines, add_arguments, run_all
 
 EPOCHS = {"category": 30, "tree": 8, "matching": 8, "sequence": 8}
 """Accuracy grows little after them."""
@@ -61,12 +60,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--train-size", type=int, default=SPLITS["train"], help="training instances (default 5000)")
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--output", type=Path, default=Path("out/latent_category"))
+    add_arguments(parser)
     options = parser.parse_args(given)
     options.rules = list(RULES) if "all" in options.rules else options.rules
     options.strengths = dict(_strengths(parser, text) for text in options.strengths)
-    for name, least in (("epochs", 1), ("train_size", 1), ("jobs", 1)):
+    for name, least in (("epochs", 1), ("train_size", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, but is {value}")
@@ -133,7 +132,7 @@ def main(given: list[str] | None = None) -> list[Result]:
     groups = candidates(options)
 
     def results_of(runs: list[Run]) -> list[Result]:
-        kept = run_all(runs, train, jobs=options.jobs, folder=options.output, console=console)
+        kept = run_all(runs, train, folder=options.output, console=console, machines=Machines.of(options))
         return [Result.of(run, one) for run, one in zip(runs, kept, strict=True)]
 
     options.output.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from latent_data import SPLITS, Problem, Split, draw_problem
 from latent_models import AbstractModel, model_for
 from latent_rules import MARKS, RULES
-from parallel_runs import Tick
 from sklearn.metrics import v_measure_score
 from torch import Tensor
 
@@ -39,7 +38,7 @@ class Run:
     train_size: int = SPLITS["train"]
 
 
-def train(run: Run, tick: Tick) -> dict[str, Any]:
+def train(run: Run) -> dict[str, Any]:
     """The measures after every epoch, as lists, and the processor's seconds.
 
     The seed draws the problem, the initial weights, the order of the instances and what the rule draws. Adam, with a
@@ -55,7 +54,7 @@ def train(run: Run, tick: Tick) -> dict[str, Any]:
     steps = run.epochs * -(-run.train_size // run.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     curve: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for epoch in range(run.epochs):
+    for _ in range(run.epochs):
         for index in torch.randperm(run.train_size, generator=generator).split(run.batch_size):
             losses = middle.losses(model, problem.train, index, generator)
             optimizer.zero_grad()
@@ -66,7 +65,6 @@ def train(run: Run, tick: Tick) -> dict[str, Any]:
             accuracy, agrees = _measure(model, middle, problem, split)
             curve[f"{name}_accuracy"].append(accuracy)
             curve[f"{name}_agreement"].append(agrees)
-        tick((epoch + 1) / run.epochs)
     return {**curve, "seconds": time.process_time() - start}
 
 

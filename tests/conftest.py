@@ -1,8 +1,10 @@
 """What `make test` leaves to `make proofs`; seeds; and the checks of `typechecks.py`, before anything is imported."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,17 @@ install()
 def _warnings_see_through_checks() -> None:
     """Warnings point to the caller's line; frames of the checks lie between, as those of PyTorch do."""
     import_module("optlayers.warn").INSIDE.add("jaxtyping")
+
+
+@pytest.fixture
+def started_ray() -> None:
+    """Ray on two cores, which stays for later tests of the process: it takes seconds to start."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray = import_module("ray")
+    if not ray.is_initialized():
+        examples = str(Path(__file__).parent.parent / "examples")
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        ray.init("local", num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": examples}}, **quiet)
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,7 @@ TINY += ["--grid-seeds", "100", "--seeds", "0", "1"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("started_ray")
 def test_the_study_end_to_end_and_again(tmp_path):
     results = main([*TINY, "--output", str(tmp_path)])
     names = {"sparsemap", "spigot", *MARKS}
@@ -134,7 +135,7 @@ def test_the_grid_is_chosen_on_dev():
 def test_every_rule_takes_part_and_is_reproducible(name):
     strength = RULES[name].strengths[0] if RULES[name].strengths else None
     run = Run("matching", 3, name, strength, 0.03, seed=4, epochs=1, batch_size=50, train_size=100)
-    first, second = (train(run, lambda fraction: None) for _ in range(2))
+    first, second = (train(run) for _ in range(2))
     assert all(first[measure] == second[measure] for measure in MEASURES)
 
 
@@ -144,8 +145,7 @@ def test_every_rule_takes_part_and_is_reproducible(name):
 def test_structures_are_learned_from_labels(structure, name):
     run = Run(structure, 3, name, None, 0.03, seed=0, epochs=6, batch_size=100, train_size=2000)
     learned, fixed, known = (
-        Result.of(r, train(r, lambda fraction: None))
-        for r in (run, replace(run, rule="pipeline"), replace(run, rule="true scorer"))
+        Result.of(r, train(r)) for r in (run, replace(run, rule="pipeline"), replace(run, rule="true scorer"))
     )
     assert learned.at_best("test_agreement") > max(80.0, fixed.at_best("test_agreement") + 20)
     assert learned.at_best("test_accuracy") > fixed.at_best("test_accuracy") + 20
