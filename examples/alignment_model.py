@@ -16,7 +16,7 @@ __all__ = ["Batch", "Measure", "Scorer", "best_cost", "logistic", "lost_links", 
 @dataclass(frozen=True)
 class Batch:
     """Padded pairs: features ``(pairs, rows, columns, FEATURES)``, words, sizes ``(pairs, 2)``, and gold links as 0 or
-    1: sure, and sure or possible."""
+    1: sure, and sure or possible. The structure is what losses compare with: sure links, until it is replaced."""
 
     features: Tensor
     source: Tensor
@@ -24,6 +24,7 @@ class Batch:
     sizes: Tensor
     sure: Tensor
     allowed: Tensor
+    structure: Tensor
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], words: dict[str, int]) -> Batch:
@@ -41,7 +42,7 @@ class Batch:
             for links, known in ((pair.sure, sure), (pair.sure | pair.possible, allowed)):
                 for i, j in links:
                     known[k, i, j] = 1.0
-        return cls(features, source, target, sizes, sure, allowed)
+        return cls(features, source, target, sizes, sure, allowed, sure)
 
     @property
     def inside(self) -> Tensor:
@@ -53,7 +54,7 @@ class Batch:
         """Some of the pairs, with no more padding than they need."""
         sizes = self.sizes[index]
         n, m = sizes.max(dim=0).values.tolist()
-        cells = (a[index, :n, :m] for a in (self.sure, self.allowed))
+        cells = (a[index, :n, :m] for a in (self.sure, self.allowed, self.structure))
         return Batch(self.features[index, :n, :m], self.source[index, :n], self.target[index, :m], sizes, *cells)
 
 

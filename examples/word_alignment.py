@@ -2,14 +2,12 @@
 
 Two sentences that say the same have words that go together; a word has at most one partner. The polytope of such
 partial matchings is declared below, once for sentences of all lengths (``ol.Family``). A small model scores pairs of
-words, and learns from gold links in two ways:
+words, and learns from gold links by a *loss*, which compares its scores with a gold structure, or through a *rule*, by
+the soft F1 of what a layer makes of its scores.
 
-- by a *loss*, which compares its scores with a gold structure;
-- through a *rule*, by the soft F1 of what a layer makes of its scores.
-
-    python examples/word_alignment.py                       an invented language, less than a minute
-    python examples/word_alignment.py --data SURE --possible ALL --folds 5      the Edinburgh paraphrase corpus:
-                                                            gold.train.sure.json and gold.train.sure+poss.json
+    python examples/word_alignment.py                           an invented language, a minute
+    python examples/word_alignment.py --data SURE --possible ALL --folds 5 --jobs 2
+                                        gold.train.sure.json and gold.train.sure+poss.json of the Edinburgh paraphrases
 
 Gold has words with several partners, and then it is no structure: losses refuse it, and are given the nearest point of
 the polytope instead, in which such a word has a part of each partner, a mixture of matchings. F1 takes gold as it is.
@@ -22,8 +20,7 @@ alignments; without ``--possible`` it is 1 less F1. Intervals are over folds, wh
 A conditional random field is missing: the sum over matchings is a permanent, and ``CRFLoss`` and
 ``StructuredAttention`` end at some 9 words. The Fenchel-Young loss with the entropy of parts comes closest.
 
-References: Och and Ney (2003), A systematic comparison of various statistical alignment models. Cohn, Callison-Burch
-and Lapata (2008), Constructing corpora for the development and evaluation of paraphrase systems.
+Reference: Och and Ney (2003), A systematic comparison of various statistical alignment models.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -64,9 +61,7 @@ NEAREST = ol.OptLayer(ALIGNMENTS, ol.SparseMAP())
 
 Objective = Callable[[Tensor, Batch], Tensor]
 """What is to become small, a sum over pairs, of the scores of a batch."""
-
-
-OPTIONS: dict[str, Any] = {"reduction": "sum", "validate": False}  # targets are projections: they lie in the polytope
+OPTIONS: dict[str, Any] = {"reduction": "sum", "validate": False}  # structures are projections, and so in the polytope
 LOSSES: dict[str, ol.AbstractLoss] = {
     "perceptron": ol.StructuredPerceptronLoss(ALIGNMENTS, **OPTIONS),
     "hinge": ol.StructuredHingeLoss(ALIGNMENTS, **OPTIONS),
@@ -97,7 +92,7 @@ def objective_of(line: str) -> Objective:
     """How a line of the table learns."""
     if line in LOSSES:
         loss = LOSSES[line]
-        return lambda scores, batch: loss(scores, NEAREST(batch.sure, sizes=batch.sizes), sizes=batch.sizes)
+        return lambda scores, batch: loss(scores, batch.structure, sizes=batch.sizes)
     if line in RULES:
         layer = ol.OptLayer(ALIGNMENTS, RULES[line])
         return lambda scores, batch: lost_links(layer(scores, sizes=batch.sizes), batch)
@@ -125,6 +120,8 @@ def train(run: Run, *, pairs: Sequence[Pair], held_out: Sequence[Pair], folds: i
     parts = three_parts(pairs, run.fold, folds, held_out)
     words = vocabulary(parts[0])
     learn, dev, test = (Batch.of(part, words) for part in parts)
+    if run.line in LOSSES:
+        learn = replace(learn, structure=NEAREST(learn.sure, sizes=learn.sizes))
     model, objective = Scorer(len(words) + 1), objective_of(run.line)
     optimizer = torch.optim.Adam(model.parameters(), lr=run.rate)
     best, cost, kept, seconds = -1.0, 0.0, model.state_dict(), 0.0
@@ -184,14 +181,13 @@ def main(given: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     console = Console(width=None if sys.stdout.isatty() else 120)
     runs = [Run(*each, options.epochs) for each in product(options.lines, range(options.folds), options.rates)]
     work = partial(train, pairs=options.pairs, held_out=options.held_out, folds=options.folds)
-    names = {name: str(getattr(options, name) or "") for name in ("data", "possible", "test")}
-    shared = {**names, "max_words": options.max_words, "folds": options.folds, "pairs": len(options.pairs)}
+    shared = {name: str(getattr(options, name)) for name in ("data", "possible", "test", "max_words", "folds")}
     results = run_all(runs, work, folder=options.output, shared=shared, machines=Machines.of(options), console=console)
     chosen = best_on_dev(runs, results)
     tests = [three_parts(options.pairs, k, options.folds, options.held_out)[2] for k in range(options.folds)]
-    gold = [Batch.of(test, {}) for test in tests]
+    bound = [Measure.of(matching(gold.sure, gold, 0.5), gold) for gold in (Batch.of(test, {}) for test in tests)]
     console.print(f"{len(options.pairs)} pairs, {len(tests[0])} of them in the test part of the first fold")
-    console.print(table_of(chosen, [Measure.of(matching(batch.sure, batch, 0.5), batch) for batch in gold]))
+    console.print(table_of(chosen, bound))
     draw(chosen, tests[0], options.output / "alignments.png")
     console.print(f"wrote {options.output / 'alignments.png'}")
     return chosen

@@ -109,13 +109,17 @@ def by_workers(
     instances: int, batch: int, settings: tuple[bool, str | None], workers: int, scores: str | None
 ) -> list[Row]:
     """The rows of all batches, in any order, from a Ray that has been started."""
+    cores = ray.cluster_resources().get("CPU", 0)
+    if workers + (scores is not None) > cores:
+        needed = f"{workers} workers" + (" and those who read" if scores is not None else "")
+        raise ValueError(f"{needed} need a core each, but there are {cores:g}; they would wait without end")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if scores is None:
         # A block is a batch: numbers that are drawn for consecutive instances.
         data, size = ray.data.range(instances, override_num_blocks=-(-instances // batch)), None
     else:
-        data, size = ray.data.read_parquet(scores, columns=["id", "scores"]), batch
+        data, size = ray.data.read_parquet(scores).select_columns(["id", "scores"]), batch
     pool = ray.data.ActorPoolStrategy(size=workers)
     return data.map_batches(Solver, fn_constructor_args=settings, batch_size=size, compute=pool, num_cpus=1).take_all()
 

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 examples/scale/train_on_several_devices.py --check one.json
 
 Processes talk by nccl where each has a GPU, else by gloo. The second command ends with an error when a loss is further
-than 1e-6 from that of the first one. The model chooses half of some items, and is told what the right choice is worth,
-not which one it is; sets of items have several sizes (``ol.Family``). Each step takes a batch, of which every process
+than 1e-6 from that of the first one. The model chooses half of some items, and is told the sum of the right ones,
+not which they are; sets of items have several sizes (``ol.Family``). Each step takes a batch, of which every process
 has a part, and the loss is the mean over the whole batch.
 
 What a layer asks for:
@@ -43,7 +43,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import optlayers as ol
 
-FEATURES, LARGEST = 5, 8
+FEATURES, NUMBERS, LARGEST = 5, 3, 8
 RULES: dict[str, ol.AbstractRule] = {
     "spigot": ol.Spigot(step_size=1.0),
     "sparsemap": ol.SparseMAP(),
@@ -58,35 +58,36 @@ def half(items: int) -> ol.Polytope:
 
 
 class Chooser(nn.Module):
-    """What the choice of a scorer is worth; the choice is latent."""
+    """What the choice of a scorer comes to; the choice is latent."""
 
     def __init__(self, rule: ol.AbstractRule, unit: str | None) -> None:
         super().__init__()
         self.scorer = nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Linear(16, 1))
         self.layer = ol.OptLayer(ol.Family(half), rule, gradient_unit=unit)
 
-    def forward(self, features: Tensor, worth: Tensor, sizes: list[int], generator: torch.Generator) -> Tensor:
-        """Of features ``(sets, items, FEATURES)`` and what each item is worth, ``(sets, items)``."""
+    def forward(self, features: Tensor, numbers: Tensor, sizes: list[int], generator: torch.Generator) -> Tensor:
+        """The sum ``(sets, NUMBERS)`` of chosen items, for their features and numbers ``(sets, items, …)``."""
         scores = self.scorer(features).squeeze(-1)
-        return (self.layer(scores, sizes=sizes, generator=generator) * worth).sum(dim=-1)
+        chosen = self.layer(scores, sizes=sizes, generator=generator)
+        return (chosen.unsqueeze(-1) * numbers).sum(dim=1)
 
 
 def drawn(sets: int) -> tuple[Tensor, Tensor, list[int], Tensor]:
-    """Features, what items are worth, sizes, and what the right choice is worth: the best half by hidden weights."""
+    """Features and numbers of items, sizes, and the sum of the numbers of the best half by hidden weights."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(sets, LARGEST, FEATURES, generator=generator, dtype=torch.float64)
-    worth = torch.rand(sets, LARGEST, generator=generator, dtype=torch.float64)
+    numbers = torch.randn(sets, LARGEST, NUMBERS, generator=generator, dtype=torch.float64)
     sizes = torch.randint(4, LARGEST + 1, (sets,), generator=generator).tolist()
     hidden = torch.randn(FEATURES, generator=generator, dtype=torch.float64)
     right = ol.OptLayer(ol.Family(half), ol.Pipeline())(features @ hidden, sizes=sizes)
-    return features, worth, sizes, (right * worth).sum(dim=-1)
+    return features, numbers, sizes, (right.unsqueeze(-1) * numbers).sum(dim=1)
 
 
 def train(options: argparse.Namespace) -> list[float]:
     """The mean loss of every batch. Weights, data and the order of batches have the same seed in all processes."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = device_of_process()
-    features, worth, sizes, right = drawn(options.sets)
+    features, numbers, sizes, right = drawn(options.sets)
     torch.manual_seed(options.seed)
     order = torch.Generator().manual_seed(options.seed)
     noise = torch.Generator().manual_seed(options.seed + rank)
@@ -99,7 +100,7 @@ def train(options: argparse.Namespace) -> list[float]:
     for _ in range(options.epochs):
         for batch in torch.randperm(options.sets, generator=order).split(options.batch):
             mine = batch[rank::world]
-            inputs = features[mine].to(device), worth[mine].to(device)
+            inputs = features[mine].to(device), numbers[mine].to(device)
             value = model(*inputs, [sizes[k] for k in mine], noise)
             loss = (value - right[mine].to(device)).square().sum() / len(batch)
             optimizer.zero_grad()
@@ -125,8 +126,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--unit", choices=["norm", "none"], default="norm", help="of gradients at the layer (norm)")
     parser.add_argument("--sets", type=int, default=65, help="of items to choose from (65, so that batches are uneven)")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--losses", type=Path, help="a file to be written with the losses of all batches")
     parser.add_argument("--check", type=Path, help="such a file: it is an error to be more than 1e-6 away from it")
