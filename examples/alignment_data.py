@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["FEATURES", "Pair", "features_of", "read_pairs", "sample_pairs"]
+__all__ = ["FEATURES", "Pair", "features_of", "read_pairs", "sample_pairs", "three_parts"]
 
 Links = frozenset[tuple[int, int]]
 
@@ -25,37 +28,80 @@ class Pair:
     possible: Links = frozenset()
 
 
-def read_pairs(path: Path, max_words: int) -> list[Pair]:
+def read_pairs(path: Path, max_words: int, possible: Path | None = None, *, least: int = 1) -> list[Pair]:
     """The pairs whose two sentences have at most ``max_words`` words, from a file of the Edinburgh paraphrase corpus.
 
-    The file is a JSON list of objects with ``source`` and ``target`` (words with spaces between them) and ``sureAlign``
-    and ``possibleAlign`` (such as ``0-0 1-2``).
+    The file is a JSON list of objects with ``source`` and ``target`` (words with spaces between them), and with
+    ``sureAlign`` and, if there are any, ``possibleAlign`` (such as ``0-0 1-2``). The corpus comes in two files of the
+    same pairs: one has the sure links, the other one has all links as if they were sure. Where the latter is given as
+    ``possible``, what it has beyond the former is possible.
 
     Raises
     ------
-    ValueError : a link to a word that is not there.
+    OSError : a file that cannot be read.
+    ValueError : a file that is no such list, has fewer than ``least`` such pairs, or has a link to a word that is not
+        there; files that do not hold the same pairs in the same order.
 
     References
     ----------
     Cohn, Callison-Burch and Lapata (2008), Constructing corpora for the development and evaluation of paraphrase
     systems, Computational Linguistics.
     """
-    pairs = []
-    for entry in json.loads(path.read_text(encoding="utf-8")):
-        source, target = entry["source"].split(), entry["target"].split()
-        sure, possible = (_links(entry.get(name, "")) for name in ("sureAlign", "possibleAlign"))
-        for i, j in sure | possible:
-            if not (i < len(source) and j < len(target)):
-                raise ValueError(
-                    f"{path}: pair {entry['id']} has the link {i}-{j}, but {len(source)} and {len(target)} words"
-                )
-        if max(len(source), len(target)) <= max_words:
-            pairs.append(Pair(tuple(source), tuple(target), sure, possible))
-    return pairs
+    pairs = _all_pairs(path)
+    if possible is not None:
+        further = _all_pairs(possible)
+        if [(pair.source, pair.target) for pair in pairs] != [(pair.source, pair.target) for pair in further]:
+            raise ValueError(f"{possible} must hold the {len(pairs)} pairs of {path} in their order, but does not")
+        pairs = [
+            replace(pair, possible=(pair.possible | more.sure | more.possible) - pair.sure)
+            for pair, more in zip(pairs, further, strict=True)
+        ]
+    short = [pair for pair in pairs if max(len(pair.source), len(pair.target)) <= max_words]
+    if len(short) < least:
+        raise ValueError(
+            f"{path} must hold {least} pairs of at most {max_words} words, but has {len(short)} such of {len(pairs)}"
+        )
+    return short
 
 
-def _links(text: str) -> Links:
-    return frozenset((int(i), int(j)) for i, j in (link.split("-") for link in text.split()))
+def _all_pairs(path: Path) -> list[Pair]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither JSON nor, perhaps, text
+        raise ValueError(f"{path} must be a JSON list of pairs, but: {error}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} must be a JSON list of pairs, but is {entries!r:.80}")
+    return [_pair(entry, f"{path}, entry {index}") for index, entry in enumerate(entries)]
+
+
+def _pair(entry: object, place: str) -> Pair:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place}: expected an object with source, target and sureAlign, but got {entry!r:.80}")
+    if lost := [name for name in ("source", "target", "sureAlign") if name not in entry]:
+        raise ValueError(f"{place}: expected source, target and sureAlign, but there is no {' and no '.join(lost)}")
+    texts = {name: entry.get(name, "") for name in ("source", "target", "sureAlign", "possibleAlign")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{place}: {name} must be text, but is {text!r:.80}")
+    source, target = tuple(texts["source"].split()), tuple(texts["target"].split())
+    if not (source and target):
+        raise ValueError(f"{place}: source and target need words, but have {len(source)} and {len(target)}")
+    sure, possible = _links(texts["sureAlign"], place), _links(texts["possibleAlign"], place)
+    for i, j in sorted(sure | possible):
+        if not (i < len(source) and j < len(target)):
+            called = entry.get("id", "without an id")
+            raise ValueError(
+                f"{place}: pair {called} has the link {i}-{j}, but {len(source)} and {len(target)} words (from 0 on)"
+            )
+    return Pair(source, target, sure, possible - sure)
+
+
+def _links(text: str, place: str) -> Links:
+    links = text.split()
+    for link in links:
+        if not re.fullmatch(r"[0-9]+-[0-9]+", link):
+            raise ValueError(f"{place}: expected links such as 0-2, but got {link!r:.80}")
+    return frozenset((int(i), int(j)) for i, j in (link.split("-") for link in links))
 
 
 ENDINGS = ("", "s", "ed", "ing")
@@ -99,12 +145,25 @@ def sample_pairs(count: int, rng: random.Random) -> list[Pair]:
     return pairs
 
 
+def three_parts(pairs: Sequence[Pair], fold: int, folds: int, held_out: Sequence[Pair] = ()) -> list[list[Pair]]:
+    """To learn from, to choose on and to report on: a fold is left out for each of the latter two, in turn.
+
+    Where pairs are ``held_out``, they are reported on, and learned from are all folds but one.
+    """
+    mixed = random.Random(0).sample(list(pairs), len(pairs))
+    parts = [mixed[k::folds] for k in range(folds)]
+    dev = parts.pop(fold)
+    test = list(held_out) or parts.pop(fold % len(parts))
+    return [[pair for part in parts for pair in part], dev, test]
+
+
 FEATURES = 9
 """Of two words at their places."""
 
 
+@cache
 def features_of(pair: Pair) -> Tensor:
-    """What two words have in common, ``(source, target, FEATURES)``.
+    """What two words have in common, ``(source, target, FEATURES)``; kept, and so not to be written to.
 
     They are the same; they begin alike; shared groups of three letters; both are no words but signs; how far their
     places are from each other; their neighbours on the left and on the right are alike; the longer one; and 1.

@@ -37,7 +37,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from alignment_data import FEATURES, Pair, features_of, read_pairs, sample_pairs
+from alignment_data import Pair, read_pairs, sample_pairs
+from alignment_model import Batch, Measure, Scorer, soft_f1, vocabulary
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -70,71 +71,20 @@ def partial_matching(rows: int, columns: int) -> ol.Polytope:
 ALIGNMENTS = ol.Family(partial_matching, round_to=4, cache_size=256)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Padded pairs: features ``(pairs, rows, columns, FEATURES)``, words, sizes ``(pairs, 2)``, and gold links as 0 or
-    1: sure, and sure or possible."""
-
-    features: Tensor
-    source: Tensor
-    target: Tensor
-    sizes: Tensor
-    sure: Tensor
-    allowed: Tensor
-
-    @classmethod
-    def of(cls, pairs: Sequence[Pair], words: dict[str, int]) -> Batch:
-        """Some pairs; words that were not seen in training are word 0."""
-        sizes = torch.tensor([[len(pair.source), len(pair.target)] for pair in pairs])
-        count, rows, columns = len(pairs), int(sizes[:, 0].max()), int(sizes[:, 1].max())
-        features = torch.zeros(count, rows, columns, FEATURES)
-        source, target = torch.zeros(count, rows, dtype=torch.long), torch.zeros(count, columns, dtype=torch.long)
-        sure, allowed = torch.zeros(count, rows, columns), torch.zeros(count, rows, columns)
-        for k, pair in enumerate(pairs):
-            n, m = len(pair.source), len(pair.target)
-            features[k, :n, :m] = features_of(pair)
-            source[k, :n] = torch.tensor([words.get(word.lower(), 0) for word in pair.source])
-            target[k, :m] = torch.tensor([words.get(word.lower(), 0) for word in pair.target])
-            for links, known in ((pair.sure, sure), (pair.sure | pair.possible, allowed)):
-                for i, j in links:
-                    known[k, i, j] = 1.0
-        return cls(features, source, target, sizes, sure, allowed)
-
-    @property
-    def inside(self) -> Tensor:
-        """Which cells are no padding."""
-        rows, columns = (torch.arange(size) for size in self.sure.shape[1:])
-        return (rows[:, None] < self.sizes[:, 0, None, None]) & (columns < self.sizes[:, 1, None, None])
-
-    def take(self, index: Tensor) -> Batch:
-        """Some of the pairs, with no more padding than they need."""
-        sizes = self.sizes[index]
-        n, m = sizes.max(dim=0).values.tolist()
-        cells = (a[index, :n, :m] for a in (self.sure, self.allowed))
-        return Batch(self.features[index, :n, :m], self.source[index, :n], self.target[index, :m], sizes, *cells)
-
-
 class Aligner(nn.Module):
     """Scores of words, and what a rule makes of them."""
 
-    def __init__(self, words: int, rule: ol.AbstractRule | None, size: int = 16) -> None:
+    def __init__(self, words: int, rule: ol.AbstractRule | None) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.zeros(FEATURES))
-        self.vectors = nn.Embedding(words, size)
-        nn.init.normal_(self.vectors.weight, std=0.1)
+        self.scorer = Scorer(words)
         self.log_temperature = nn.Parameter(torch.zeros(()))
         self.layer = None if rule is None else ol.OptLayer(ALIGNMENTS, rule)
         self.best = ol.OptLayer(ALIGNMENTS, ol.Pipeline())
         self.learns = rule == RULES["entropy, T learned"]
 
-    def scores(self, batch: Batch) -> Tensor:
-        """Of all pairs of words."""
-        both = self.vectors(batch.source) @ self.vectors(batch.target).mT
-        return batch.features @ self.weights + both
-
     def forward(self, batch: Batch) -> Tensor:
         """The soft alignment, 0 in the padding."""
-        scores = self.scores(batch)
+        scores = self.scorer(batch)
         if self.layer is None:
             return torch.sigmoid(scores) * batch.inside
         numbers = {"temperature": self.log_temperature.exp()} if self.learns else {}
@@ -143,30 +93,6 @@ class Aligner(nn.Module):
     def matching(self, soft: Tensor, batch: Batch) -> Tensor:
         """Links one to one: the matching that has most of a soft alignment, without links that are faint there."""
         return self.best(soft - FAINT, sizes=batch.sizes)
-
-
-def soft_f1(soft: Tensor, gold: Tensor) -> Tensor:
-    """F1 with parts in the place of links, over all pairs of a batch."""
-    return 2.0 * (soft * gold).sum() / (soft.sum() + gold.sum())
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Precision, recall and F1 for sure links, and the error rate of alignments."""
-
-    precision: float
-    recall: float
-    f1: float
-    error_rate: float
-
-    @classmethod
-    def of(cls, links: Tensor, batch: Batch) -> Measure:
-        """Of links as 0 or 1."""
-        found, sure = links.sum().item(), batch.sure.sum().item()
-        hits, allowed = (links * batch.sure).sum().item(), (links * batch.allowed).sum().item()
-        precision, recall = hits / max(found, 1.0), hits / max(sure, 1.0)
-        f1 = 2.0 * hits / max(found + sure, 1.0)
-        return cls(precision, recall, f1, 1.0 - (hits + allowed) / max(found + sure, 1.0))
 
 
 @dataclass
@@ -224,8 +150,7 @@ def parts_of(pairs: Sequence[Pair], seed: int) -> tuple[tuple[Batch, Batch, Batc
     """Three fifths to learn from, one to choose on, one to report on; and how many words there are."""
     pairs = random.Random(seed).sample(list(pairs), len(pairs))
     first, second = 3 * len(pairs) // 5, 4 * len(pairs) // 5
-    learned = sorted({w.lower() for pair in pairs[:first] for w in (*pair.source, *pair.target)})
-    words = {word: place for place, word in enumerate(learned, start=1)}
+    words = vocabulary(pairs[:first])
     split = pairs[:first], pairs[first:second], pairs[second:]
     return (Batch.of(split[0], words), Batch.of(split[1], words), Batch.of(split[2], words)), len(words) + 1
 

@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 from alignment_data import FEATURES, Pair, features_of, read_pairs, sample_pairs
-from entropic_alignment import ALIGNMENTS, RULES, Batch, Measure, main
+from alignment_model import Batch, Measure
+from entropic_alignment import ALIGNMENTS, RULES, main
 
 import optlayers as ol
 
@@ -18,9 +19,9 @@ def test_pairs_are_read(tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps([{**entry, "sureAlign": "0-1 1-2", "possibleAlign": "2-0"}, {**entry, "sureAlign": ""}]))
     assert read_pairs(path, 4) == [PAIR, Pair(PAIR.source, PAIR.target, frozenset())]
-    assert read_pairs(path, 3) == []
+    assert read_pairs(path, 3, least=0) == []
     path.write_text(json.dumps([{**entry, "sureAlign": "0-4"}]))
-    with pytest.raises(ValueError, match="pair a has the link 0-4, but 3 and 4 words"):
+    with pytest.raises(ValueError, match="entry 0: pair a has the link 0-4, but 3 and 4 words"):
         read_pairs(path, 4)
 
 
