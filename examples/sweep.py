@@ -17,16 +17,13 @@ sent to it. Data are read here, and sent once.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import multiprocessing
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,10 +35,11 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit("runs are distributed by Ray, which is not here; pip install 'optlayers[ray]'") from error
 import torch
+from kept_runs import check_shared, read_all, run_file, write
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Machines", "RunError", "Work", "add_arguments", "device", "run_all", "run_file"]
+__all__ = ["Machines", "RunError", "Work", "add_arguments", "device", "run_all"]
 
 Work = Callable[[Any], dict[str, Any]]
 """A function of a module, or ``functools.partial`` of one."""
@@ -107,12 +105,6 @@ def _at_least_0(text: str) -> float:
     return value
 
 
-def run_file(run: Any, folder: Path) -> Path:
-    """Where the result of a run is, or will be."""
-    text = json.dumps(_settings(run), sort_keys=True)
-    return folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
-
-
 def run_all(
     runs: Sequence[Any],
     work: Work,
@@ -144,8 +136,8 @@ def run_all(
     OSError : when a result cannot be written.
     """
     files = {run: run_file(run, folder) for run in runs}
-    _check_shared(folder, shared or {})
-    results = _read_all(files)
+    check_shared(folder, shared or {})
+    results = read_all(files)
     missing = [run for run in files if run not in results]
     if results:
         console.print(f"{len(results)} of {len(files)} runs are in {folder / 'runs'} already")
@@ -153,7 +145,7 @@ def run_all(
     try:
         for run, outcome in _outcomes(missing, len(files), work, machines, console):
             if isinstance(outcome, dict):
-                _write(files[run], run, outcome)
+                write(files[run], run, outcome)
                 results[run] = outcome
             else:
                 failures.append(f"{run!r} failed: {type(outcome).__name__}: {outcome}")
@@ -167,66 +159,6 @@ def run_all(
     return [results[run] for run in runs]
 
 
-def _settings(run: Any) -> dict[str, Any]:
-    if not is_dataclass(run) or isinstance(run, type):
-        raise TypeError(f"a run is a frozen dataclass of settings, but got {run!r}")
-    return {"kind": type(run).__qualname__, **asdict(run)}
-
-
-def _check_shared(folder: Path, shared: dict[str, Any]) -> None:
-    """Keep what all runs have in common, or compare with what is kept."""
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    path, now = folder / "shared.json", json.loads(json.dumps(shared))
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    if now and not path.exists():
-        if any((folder / "runs").iterdir()):
-            raise ValueError(f"{folder} has runs, but does not say of what; choose another folder, or remove it")
-        _replace(path, json.dumps(now, indent=1))
-        kept = now
-    if kept != now:
-        names = [name for name in {**kept, **now} if kept.get(name) != now.get(name)]
-        told = ", ".join(f"{name} {kept.get(name)!r}, not {now.get(name)!r}" for name in names)
-        raise ValueError(f"{folder} holds runs with {told}; choose another folder, or remove it")
-
-
-def _read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
-    results, wrong = {}, []
-    for run, path in files.items():
-        if not path.exists():
-            continue
-        try:
-            kept = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            wrong.append(f"{path} is damaged ({error})")
-            continue
-        if not isinstance(kept, dict) or kept.get("settings") != json.loads(json.dumps(_settings(run))):
-            wrong.append(f"{path} does not hold the run {run!r}")
-        else:
-            results[run] = kept["result"]
-    if wrong:
-        raise ValueError("\n".join([*wrong, "remove what is named, and these runs are done again"]))
-    return results
-
-
-def _write(path: Path, run: Any, result: dict[str, Any]) -> None:
-    try:
-        _replace(path, json.dumps({"settings": _settings(run), "result": result}))
-    except OSError as error:
-        finished = sum(1 for _ in path.parent.glob("*.json"))
-        text = f"{path} could not be written ({error.strerror}); {finished} finished runs are kept: start again"
-        raise OSError(error.errno, text) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 @contextmanager
 def _connected(machines: Machines) -> Iterator[None]:
     """Ray, on this machine or on the cluster; left at the end, whatever happens."""
@@ -236,7 +168,7 @@ def _connected(machines: Machines) -> Iterator[None]:
         yield
         return
     if machines.address is None:
-        cores = machines.jobs or multiprocessing.cpu_count()
+        cores = machines.jobs or os.cpu_count()
         ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
     else:
         _reach(machines.address)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from kept_runs import run_file
 from rich.console import Console
-from sweep import Machines, RunError, add_arguments, run_all, run_file
+from sweep import Machines, RunError, add_arguments, run_all
 
 QUIET = Console(quiet=True)
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests

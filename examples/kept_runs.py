@@ -1,0 +1,95 @@
+"""Results of runs on disk: one file for each, whole or not at all; what all of them have in common beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["check_shared", "read_all", "run_file", "write"]
+
+
+def run_file(run: Any, folder: Path) -> Path:
+    """Where the result of a run is, or will be."""
+    text = json.dumps(_settings(run), sort_keys=True)
+    return folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+
+
+def _settings(run: Any) -> dict[str, Any]:
+    if not is_dataclass(run) or isinstance(run, type):
+        raise TypeError(f"a run is a frozen dataclass of settings, but got {run!r}")
+    return {"kind": type(run).__qualname__, **asdict(run)}
+
+
+def check_shared(folder: Path, shared: dict[str, Any]) -> None:
+    """Keep what all runs of a folder have in common, in ``shared.json``; make the folder where there is none.
+
+    Raises
+    ------
+    ValueError : where the folder has runs on something else.
+    """
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    path, now = folder / "shared.json", json.loads(json.dumps(shared))
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if now and not path.exists():
+        if any((folder / "runs").iterdir()):
+            raise ValueError(f"{folder} has runs, but does not say of what; choose another folder, or remove it")
+        _replace(path, json.dumps(now, indent=1))
+        kept = now
+    if kept != now:
+        names = [name for name in {**kept, **now} if kept.get(name) != now.get(name)]
+        told = ", ".join(f"{name} {kept.get(name)!r}, not {now.get(name)!r}" for name in names)
+        raise ValueError(f"{folder} holds runs with {told}; choose another folder, or remove it")
+
+
+def read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
+    """The results of those runs whose file is there.
+
+    Raises
+    ------
+    ValueError : naming all files that are damaged, or hold another run.
+    """
+    results, wrong = {}, []
+    for run, path in files.items():
+        if not path.exists():
+            continue
+        try:
+            kept = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            wrong.append(f"{path} is damaged ({error})")
+            continue
+        if not isinstance(kept, dict) or kept.get("settings") != json.loads(json.dumps(_settings(run))):
+            wrong.append(f"{path} does not hold the run {run!r}")
+        else:
+            results[run] = kept["result"]
+    if wrong:
+        raise ValueError("\n".join([*wrong, "remove what is named, and these runs are done again"]))
+    return results
+
+
+def write(path: Path, run: Any, result: dict[str, Any]) -> None:
+    """Keep the result of a run.
+
+    Raises
+    ------
+    OSError : where it cannot be written, with how many are kept beside it.
+    """
+    try:
+        _replace(path, json.dumps({"settings": _settings(run), "result": result}))
+    except OSError as error:
+        finished = sum(1 for _ in path.parent.glob("*.json"))
+        text = f"{path} could not be written ({error.strerror}); {finished} finished runs are kept: start again"
+        raise OSError(error.errno, text) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
