@@ -26,7 +26,7 @@ from decision_problems import PROBLEMS
 from decision_report import Outcome, markdown, plot_differences, plot_regrets, tables, write_csv
 from decision_training import Run, train
 from rich.console import Console
-from sweep import Machines, add_arguments, run_all
+from sweep import Machines, add_arguments, in_a_line, run_all
 
 DEFAULT_METHODS = [TWO_STAGE, *(name for name in METHODS if not name.endswith(("-hamming", "-units")))]
 
@@ -99,4 +99,5 @@ def main(given: list[str] | None = None) -> list[Outcome]:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_line():
+        main()

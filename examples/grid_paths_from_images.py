@@ -29,7 +29,7 @@ from grid_paths_report import Outcome, markdown, plot_curves, plot_paths, table_
 from grid_paths_rules import RULES
 from grid_paths_training import Run, train
 from rich.console import Console
-from sweep import Machines, add_arguments, run_all
+from sweep import Machines, add_arguments, in_a_line, run_all
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -94,4 +94,5 @@ def main(given: list[str] | None = None) -> list[Outcome]:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_line():
+        main()

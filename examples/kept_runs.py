@@ -9,7 +9,11 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_shared", "read_all", "run_file", "write"]
+__all__ = ["SweepError", "check_shared", "read_all", "run_file", "write"]
+
+
+class SweepError(ValueError):
+    """Something to mend before any run: the folder, a file in it, or the machines."""
 
 
 def run_file(run: Any, folder: Path) -> Path:
@@ -29,20 +33,20 @@ def check_shared(folder: Path, shared: dict[str, Any]) -> None:
 
     Raises
     ------
-    ValueError : where the folder has runs on something else.
+    SweepError : where the folder has runs on something else.
     """
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     path, now = folder / "shared.json", json.loads(json.dumps(shared))
     kept = json.loads(path.read_text()) if path.exists() else {}
     if now and not path.exists():
         if any((folder / "runs").iterdir()):
-            raise ValueError(f"{folder} has runs, but does not say of what; choose another folder, or remove it")
+            raise SweepError(f"{folder} has runs, but does not say of what; choose another folder, or remove it")
         _replace(path, json.dumps(now, indent=1))
         kept = now
     if kept != now:
         names = [name for name in {**kept, **now} if kept.get(name) != now.get(name)]
         told = ", ".join(f"{name} {kept.get(name)!r}, not {now.get(name)!r}" for name in names)
-        raise ValueError(f"{folder} holds runs with {told}; choose another folder, or remove it")
+        raise SweepError(f"{folder} holds runs with {told}; choose another folder, or remove it")
 
 
 def read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
@@ -50,7 +54,7 @@ def read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
 
     Raises
     ------
-    ValueError : naming all files that are damaged, or hold another run.
+    SweepError : naming all files that are damaged, or hold another run.
     """
     results, wrong = {}, []
     for run, path in files.items():
@@ -66,7 +70,7 @@ def read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
         else:
             results[run] = kept["result"]
     if wrong:
-        raise ValueError("\n".join([*wrong, "remove what is named, and these runs are done again"]))
+        raise SweepError("\n".join([*wrong, "remove what is named, and these runs are done again"]))
     return results
 
 

@@ -30,7 +30,7 @@ from latent_report import Result, markdown, plot_curves, plot_results, tables, w
 from latent_rules import MARKS, RULES
 from latent_training import Run, train
 from rich.console import Console
-from sweep import Machines, add_arguments, run_all
+from sweep import Machines, add_arguments, in_a_line, run_all
 
 EPOCHS = {"category": 30, "tree": 8, "matching": 8, "sequence": 8}
 """Accuracy grows little after them."""
@@ -156,4 +156,5 @@ def main(given: list[str] | None = None) -> list[Result]:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_line():
+        main()

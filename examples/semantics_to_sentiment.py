@@ -35,7 +35,7 @@ from sentiment_data import Corpus, read_graphs, read_opinions, sample_graphs, sa
 from sentiment_model import MARKS, RULES
 from sentiment_report import Result, markdown, plot_graphs, plot_results, tables, write_csv
 from sentiment_training import Run, work
-from sweep import Machines, add_arguments, run_all
+from sweep import Machines, add_arguments, in_a_line, run_all
 
 DRAWN = {"graph_sentences": 600, "train_sentences": 800, "dev_sentences": 300}
 DRAWN |= {"epochs": 10, "parser_epochs": 15, "hidden": 64, "parser_rate": 5e-3}
@@ -287,10 +287,8 @@ def main(given: list[str] | None = None) -> list[Result]:
 
     def ask(runs: Sequence[Any], of: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
         machines = Machines.of(options)
-        try:
+        with in_a_line():
             return run_all(runs, of, folder=options.output, shared=common, machines=machines, console=console)
-        except ValueError as error:  # of the folder or the machines, before any run
-            raise SystemExit(str(error)) from error
 
     study = Study(options, corpus, console, ask)
     known = any(o.sentence.roles for o in corpus.train)

@@ -35,11 +35,11 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit("runs are distributed by Ray, which is not here; pip install 'optlayers[ray]'") from error
 import torch
-from kept_runs import check_shared, read_all, run_file, write
+from kept_runs import SweepError, check_shared, read_all, run_file, write
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Machines", "RunError", "Work", "add_arguments", "device", "run_all"]
+__all__ = ["Machines", "RunError", "SweepError", "Work", "add_arguments", "device", "in_a_line", "run_all"]
 
 Work = Callable[[Any], dict[str, Any]]
 """A function of a module, or ``functools.partial`` of one."""
@@ -105,6 +105,17 @@ def _at_least_0(text: str) -> float:
     return value
 
 
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """End the program by what the error says, where the user can mend it; what is a fault keeps its traceback."""
+    try:
+        yield
+    except (RunError, SweepError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
 def run_all(
     runs: Sequence[Any],
     work: Work,
@@ -131,7 +142,7 @@ def run_all(
     Raises
     ------
     RunError : when runs failed, after the others are done; with their settings and errors.
-    ValueError : before any run, when files are damaged or the folder is one of other runs, when no cluster answers, or
+    SweepError : before any run, when files are damaged or the folder is one of other runs, when no cluster answers, or
         when no machine has so many GPUs.
     OSError : when a result cannot be written.
     """
@@ -176,7 +187,7 @@ def _connected(machines: Machines) -> Iterator[None]:
         try:
             ray.init(machines.address, runtime_env=code, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ValueError(f"no Ray cluster answers at {machines.address} ({error})") from error
+            raise SweepError(f"no Ray cluster answers at {machines.address} ({error})") from error
     try:
         _check_gpus(machines)
         yield
@@ -187,7 +198,7 @@ def _connected(machines: Machines) -> Iterator[None]:
 def _check_gpus(machines: Machines) -> None:
     most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     if machines.gpus > most:
-        raise ValueError(f"--gpus {machines.gpus:g} for every run, but no machine has more than {most:g}")
+        raise SweepError(f"--gpus {machines.gpus:g} for every run, but no machine has more than {most:g}")
 
 
 def _reach(address: str) -> None:
@@ -200,7 +211,7 @@ def _reach(address: str) -> None:
             raise ValueError("expected auto, host:port or ray://host:port")
         socket.create_connection((parts.hostname, parts.port), timeout=REACH).close()
     except (OSError, ValueError) as error:
-        raise ValueError(f"no Ray cluster answers at {address} ({error})") from error
+        raise SweepError(f"no Ray cluster answers at {address} ({error})") from error
 
 
 def _do(work: Work, run: Any) -> dict[str, Any]:

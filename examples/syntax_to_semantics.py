@@ -37,7 +37,7 @@ from semantic_measures import Result
 from semantic_report import gains_table, markdown, plot_fractions, plot_results, plot_trees, table, write_csv
 from semantic_rules import MARKS, RULES, tries
 from semantic_training import Corpus, Run, train
-from sweep import Machines, add_arguments, run_all
+from sweep import Machines, add_arguments, in_a_line, run_all
 
 DEFAULT = ["pipeline", "ste", "structured_attention", "spigot", "sparsemap"]
 DRAWN = (600, 200)
@@ -241,4 +241,5 @@ def main(given: list[str] | None = None) -> list[Result]:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_line():
+        main()

@@ -43,7 +43,7 @@ from alignment_data import Pair, read_pairs, sample_pairs, three_parts
 from alignment_model import Batch, Measure, Scorer, best_cost, logistic, lost_links, one_by_one, vocabulary
 from alignment_report import best_on_dev, draw, table_of
 from rich.console import Console
-from sweep import Machines, add_arguments, run_all
+from sweep import Machines, add_arguments, in_a_line, run_all
 from torch import Tensor
 
 import optlayers as ol
@@ -196,4 +196,5 @@ def main(given: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
 if __name__ == "__main__":
     from word_alignment import main  # not this one of __main__, which other processes cannot import
 
-    main()
+    with in_a_line():
+        main()

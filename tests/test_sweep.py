@@ -16,7 +16,7 @@ import ray
 import torch
 from kept_runs import run_file
 from rich.console import Console
-from sweep import Machines, RunError, add_arguments, run_all
+from sweep import Machines, RunError, SweepError, add_arguments, in_a_line, run_all
 
 QUIET = Console(quiet=True)
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -101,7 +101,7 @@ def test_what_is_no_result_of_these_runs_is_refused_before_any_run(tmp_path, log
     run_file(runs[0], tmp_path).write_text('{"settings": {"kind": "Sum", "first": 2, "second": 0.5}, "result": {}}')
     run_file(runs[1], tmp_path).write_text('{"settings"')
     run_file(runs[2], tmp_path).write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="remove what is named") as caught:
+    with pytest.raises(SweepError, match="remove what is named") as caught:
         go()
     told = str(caught.value).splitlines()
     assert f"{run_file(runs[0], tmp_path)} does not hold the run Sum(first=1, second=0.5)" in told
@@ -116,12 +116,12 @@ def test_a_folder_of_runs_on_something_else_is_refused(tmp_path, log):
     go = partial(run_all, work=partial(add, log=log), folder=tmp_path, console=QUIET)
     go([Sum(1)], shared={"data": "a.sdp", "words": 7})
     assert go([Sum(1)], shared={"data": "a.sdp", "words": 7})[0]["sum"] == 1.5 and times(log, 1) == 1
-    with pytest.raises(ValueError, match=r"holds runs with words 7, not 20; choose another folder"):
+    with pytest.raises(SweepError, match=r"holds runs with words 7, not 20; choose another folder"):
         go([Sum(1)], shared={"data": "a.sdp", "words": 20})
-    with pytest.raises(ValueError, match=r"holds runs with data 'a.sdp', not None, words 7, not None"):
+    with pytest.raises(SweepError, match=r"holds runs with data 'a.sdp', not None, words 7, not None"):
         go([Sum(1)])
     (tmp_path / "shared.json").unlink()
-    with pytest.raises(ValueError, match="does not say of what"):
+    with pytest.raises(SweepError, match="does not say of what"):
         go([Sum(1)], shared={"data": "a.sdp", "words": 7})
 
 
@@ -143,7 +143,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, log):
 
 @pytest.mark.usefixtures("started_ray")
 def test_more_gpus_than_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"--gpus 2 for every run, but no machine has more than 0"):
+    with pytest.raises(SweepError, match=r"--gpus 2 for every run, but no machine has more than 0"):
         run_all([Sum(1)], die, folder=tmp_path, console=QUIET, machines=Machines(gpus=2.0))
 
 
@@ -159,7 +159,7 @@ def test_more_gpus_than_there_are(tmp_path):
 def test_an_address_where_nobody_answers_is_told_at_once(tmp_path, address, message, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     start = time.monotonic()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SweepError, match=message):
         run_all([Sum(1)], die, folder=tmp_path, console=QUIET, machines=Machines(address=address))
     assert time.monotonic() - start < 5.0
 
@@ -180,14 +180,23 @@ def test_the_command_line(capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [RunError("words"), SweepError("words"), OSError("words")])
+def test_what_can_be_mended_ends_the_program_in_a_line(error):
+    with pytest.raises(SystemExit, match=r"^words$"), in_a_line():
+        raise error
+    with pytest.raises(ValueError, match="a fault"), in_a_line():
+        raise ValueError("a fault")
+
+
 PROGRAM = """
-import sys, time
+import sys
 from pathlib import Path
 from rich.console import Console
-from sweep import Machines, run_all
+from sweep import Machines, in_a_line, run_all
 from sweep_of_waits import Wait, work
 
-run_all([Wait(k) for k in range(4)], work, folder=Path(sys.argv[1]), console=Console(), machines=Machines(jobs=1))
+with in_a_line():
+    run_all([Wait(k) for k in range(4)], work, folder=Path(sys.argv[1]), console=Console(), machines=Machines(jobs=1))
 """
 WORK = """
 import time
@@ -209,15 +218,21 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parent.parent / "examples"), *sys.path])
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,
     ) as program:
         deadline = time.monotonic() + 120.0
         while not list((tmp_path / "out").glob("runs/*.json")):
             assert time.monotonic() < deadline and program.poll() is None
             time.sleep(0.1)
         os.killpg(program.pid, signal.SIGINT)  # as a terminal does
-        told = program.communicate(timeout=60.0)[0]
-    assert "stopped; 1 of 4 runs are in" in told.replace("\n", " ") and program.returncode != 0
+        told, errors = program.communicate(timeout=60.0)
+    assert "stopped; 1 of 4 runs are in" in told.replace("\n", " ") and program.returncode == 130
+    assert "Traceback" not in errors
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
     left = subprocess.run(["pgrep", "-s", str(program.pid)], capture_output=True, text=True, check=False)
     assert left.stdout == ""
