@@ -30,28 +30,33 @@ LEGIBLE = 14
 """Sentences of more words are too long for a picture."""
 
 
-def cell(values: Sequence[float]) -> str:
-    """Mean and half the width of its 95 % confidence interval (Student's t), in percent."""
-    mean = 100.0 * float(np.mean(values))
+def cell(values: Sequence[float], sign: str = "") -> str:
+    """Mean and half the width of its 95 % confidence interval (Student's t), in percent; "+" shows the sign."""
+    mean = f"{100.0 * float(np.mean(values)):{sign}.1f}"
     if len(values) < 2:
-        return f"{mean:.1f}"
+        return mean
     half = 100.0 * float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-    return f"{mean:.1f} ± {half:.1f}"
+    return f"{mean} ± {half:.1f}"
 
 
 def table_of(results: Mapping[str, Sequence[Result]], bound: Sequence[Measure]) -> Table:
-    """A row for each line, and the ``bound`` that no matching exceeds."""
+    """A row for each line, and the ``bound`` that no matching exceeds; gains over the first line are paired by fold."""
     table = Table(title=f"test, in percent: mean and 95 % interval over {len(bound)} folds", box=SIMPLE)
-    names = ("precision", "recall", "F1", "AER", "F1, one by one", "s / epoch")
+    names = ("precision", "recall", "F1", "gain", "AER", "F1, one by one", "s / epoch")
     for column in ("learned by", *names):
         table.add_column(column, justify="left" if column == "learned by" else "right", no_wrap=True)
     measures = ("precision", "recall", "f1", "error_rate")
+    first = next(iter(results))
     for line, folds in results.items():
         cells = [cell([fold["test"][name] for fold in folds]) for name in measures]
+        pairs = zip(folds, results[first], strict=True)
+        gain = cell([mine["test"]["f1"] - other["test"]["f1"] for mine, other in pairs], "+")
+        cells.insert(3, "" if line == first else gain)
         seconds = float(np.mean([fold["seconds"] for fold in folds]))
         table.add_row(line, *cells, cell([fold["alone"] for fold in folds]), f"{seconds:.2f}")
     table.add_section()
-    table.add_row("best within gold", *(cell([asdict(one)[name] for one in bound]) for name in measures))
+    best = [cell([asdict(one)[name] for one in bound]) for name in measures]
+    table.add_row("best within gold", *best[:3], "", best[3])
     return table
 
 
@@ -62,7 +67,7 @@ def best_on_dev(runs: Sequence[Any], results: Sequence[Result]) -> dict[str, lis
         so_far = best[run.line].get(run.fold)
         if so_far is None or result["dev"] > so_far["dev"]:
             best[run.line][run.fold] = result
-    return {line: list(by_fold.values()) for line, by_fold in best.items()}
+    return {line: [by_fold[fold] for fold in sorted(by_fold)] for line, by_fold in best.items()}
 
 
 def draw(results: Mapping[str, Sequence[Result]], pairs: Sequence[Pair], path: Path) -> None:

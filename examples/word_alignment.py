@@ -15,7 +15,8 @@ the polytope instead, in which such a word has a part of each partner, a mixture
 Every pair is in the test part of one fold; learning rate, epoch and the cost of a link are chosen on another part, dev.
 Links are the best matching of scores less that cost; or, one by one, all scores above another threshold, which finds
 words with several partners, too. "best within gold" is the best that a matching can do. "AER" is the error rate of
-alignments; without ``--possible`` it is 1 less F1. Intervals are over folds, whose models share most of their pairs.
+alignments; without ``--possible`` it is 1 less F1. Gains over the first line are paired by fold. Intervals are over
+folds, whose models share most of their pairs.
 
 A conditional random field is missing: the sum over matchings is a permanent, and ``CRFLoss`` and
 ``StructuredAttention`` end at some 9 words. The Fenchel-Young loss with the entropy of parts comes closest.
@@ -178,7 +179,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     """Run all lines, folds and learning rates; print the table of the rates that are best on dev; draw."""
     options = arguments(given)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     runs = [Run(*each, options.epochs) for each in product(options.lines, range(options.folds), options.rates)]
     work = partial(train, pairs=options.pairs, held_out=options.held_out, folds=options.folds)
     shared = {name: str(getattr(options, name)) for name in ("data", "possible", "test", "max_words", "folds")}
