@@ -12,9 +12,10 @@ straight-through; beside them a classifier without a graph, and one with the tru
 
 ``--graphs`` takes an .sdp file (see dependency_data.py), the others files of sentences with labels (see
 sentiment_data.py). With ``--tries`` every rule gets that many settings of learning rate, signal and strength (its own
-hyperparameter), the same points of a Halton sequence for all, on a seed that is not reported; the best on dev is run
-with all seeds. Without, the defaults below are taken. Every run reports the epoch that is best on dev; ``--test`` is
-looked at once, after that epoch. Finished runs are kept in ``--output``, and a second start goes on from there.
+hyperparameter), the defaults and the same points of a Halton sequence for all, on a seed that is not reported; the best
+on dev is run with all seeds. Without, the defaults below are taken. Every run reports the epoch that is best on dev;
+``--test`` is looked at once, after that epoch. Finished runs are kept in ``--output``, and a second start goes on from
+there.
 """
 
 from __future__ import annotations
@@ -216,13 +217,16 @@ def default_run(name: str, options: argparse.Namespace) -> Run:
 
 
 def tried(run: Run, tries: int) -> list[Run]:
-    """Settings on a logarithmic scale, the same points for every rule; one that has no strength does without it."""
+    """The defaults, then settings on a logarithmic scale, the same for every rule; some rules have no strength."""
     ranges = [RATES, SIGNALS, (RULES[run.rule].range if run.rule in RULES else None) or (1.0, 10.0)]
-    points = qmc.Halton(len(ranges), rng=TRY_SEED).random(tries)
+    points = qmc.Halton(len(ranges), rng=TRY_SEED).random(tries - 1) if tries > 1 else []
     drawn = [[low * (high / low) ** x for x, (low, high) in zip(point, ranges, strict=True)] for point in points]
     return [
-        replace(run, learning_rate=rate, signal=signal, strength=None if run.strength is None else strength)
-        for rate, signal, strength in drawn
+        run,
+        *(
+            replace(run, learning_rate=rate, signal=signal, strength=None if run.strength is None else strength)
+            for rate, signal, strength in drawn
+        ),
     ]
 
 
