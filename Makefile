@@ -58,6 +58,7 @@ bench: .venv/peers
 	$(RUN) benchmarks/structures.py --output out/benchmarks
 	$(RUN) benchmarks/rules.py --output out/benchmarks
 	$(RUN) benchmarks/decisions.py --output out/benchmarks
+	$(RUN) benchmarks/training_with_pyepo.py --output out/benchmarks
 	$(RUN) benchmarks/integers.py --output out/benchmarks
 	$(RUN) benchmarks/regularized.py --output out/benchmarks
 	$(RUN) benchmarks/growth.py --output out/benchmarks
