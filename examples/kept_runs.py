@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,11 +10,16 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SweepError", "check_shared", "read_all", "run_file", "write"]
+__all__ = ["Keeping", "SweepError", "check_shared", "hash_of", "read_all", "run_file"]
 
 
 class SweepError(ValueError):
     """Something to mend before any run: the folder, a file in it, or the machines."""
+
+
+def hash_of(data: Any) -> str:
+    """Of the ``repr`` of data, for what a folder says of its runs: other data have another one."""
+    return hashlib.sha256(repr(data).encode()).hexdigest()[:16]
 
 
 def run_file(run: Any, folder: Path) -> Path:
@@ -37,7 +43,12 @@ def check_shared(folder: Path, shared: dict[str, Any]) -> None:
     """
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     path, now = folder / "shared.json", json.loads(json.dumps(shared))
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise SweepError(f"{path} is damaged ({error}); choose another folder, or remove it") from error
+    if not isinstance(kept, dict):
+        raise SweepError(f"{path} is damaged (no JSON object); choose another folder, or remove it")
     if now and not path.exists():
         if any((folder / "runs").iterdir()):
             raise SweepError(f"{folder} has runs, but does not say of what; choose another folder, or remove it")
@@ -65,7 +76,11 @@ def read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             wrong.append(f"{path} is damaged ({error})")
             continue
-        if not isinstance(kept, dict) or kept.get("settings") != json.loads(json.dumps(_settings(run))):
+        if (
+            not isinstance(kept, dict)
+            or "result" not in kept
+            or kept.get("settings") != json.loads(json.dumps(_settings(run)))
+        ):
             wrong.append(f"{path} does not hold the run {run!r}")
         else:
             results[run] = kept["result"]
@@ -74,19 +89,50 @@ def read_all(files: dict[Any, Path]) -> dict[Any, dict[str, Any]]:
     return results
 
 
-def write(path: Path, run: Any, result: dict[str, Any]) -> None:
-    """Keep the result of a run.
+class Keeping:
+    """Writes results as they come. One that cannot be written waits, and is tried again with the next."""
 
-    Raises
-    ------
-    OSError : where it cannot be written, with how many are kept beside it.
-    """
-    try:
-        _replace(path, json.dumps({"settings": _settings(run), "result": result}))
-    except OSError as error:
-        finished = sum(1 for _ in path.parent.glob("*.json"))
-        text = f"{path} could not be written ({error.strerror}); {finished} finished runs are kept: start again"
-        raise OSError(error.errno, text) from error
+    def __init__(self, files: dict[Any, Path]) -> None:
+        self.files = files
+        self.waiting: dict[Any, dict[str, Any]] = {}
+
+    def keep(self, run: Any, result: dict[str, Any]) -> str:
+        """Write it, and what waits; what to tell where that failed, else nothing."""
+        self.waiting[run] = result
+        try:
+            self.try_again()
+        except OSError as error:
+            return f"{error}; it is tried again when the next run ends"
+        return ""
+
+    def try_again(self) -> None:
+        """Write what waits.
+
+        Raises
+        ------
+        OSError : for the first one that cannot be written.
+        """
+        for run, result in list(self.waiting.items()):
+            path = self.files[run]
+            try:
+                _replace(path, json.dumps({"settings": _settings(run), "result": result}))
+                self._failure(path).unlink(missing_ok=True)
+            except OSError as error:
+                beside = sum(1 for _ in path.parent.glob("*.json"))
+                text = f"{path} could not be written ({error.strerror}); {beside} finished runs are kept beside it"
+                raise OSError(error.errno, text) from error
+            del self.waiting[run]
+
+    def keep_failure(self, run: Any, text: str) -> Path:
+        """Write what went wrong with a run, where the disk lets; the file."""
+        path = self._failure(self.files[run])
+        with contextlib.suppress(OSError):  # the failure itself is told anyway
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{run!r}\n\n{text}\n")
+        return path
+
+    def _failure(self, path: Path) -> Path:
+        return path.parent.parent / "failed" / f"{path.stem}.txt"
 
 
 def _replace(path: Path, text: str) -> None:

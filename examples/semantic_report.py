@@ -64,7 +64,7 @@ HEAD = ["rule", *MEASURES, "signal, step", "s / epoch"]
 def _gain_rows(results: Sequence[Result], fraction: float) -> list[list[str]]:
     rows = _rows(results, fraction)
     return [
-        [f"{name} − {base}", *(_gain_cell(g) for g in gain(mine, rows[base]).values())]
+        [f"{name} − {base}", *(_gain_cell(base, measure, g) for measure, g in gain(mine, rows[base]).items())]
         for base in BASES
         if base in rows
         for name, mine in rows.items()
@@ -72,9 +72,12 @@ def _gain_rows(results: Sequence[Result], fraction: float) -> list[list[str]]:
     ]
 
 
-def _gain_cell(one: Gain) -> str:
+def _gain_cell(base: str, measure: str, one: Gain) -> str:
+    if base == "no tree" and measure == "tree attachment":
+        return "–"
     seeds = "" if math.isnan(one.by_seed) else f" ± {one.by_seed:.1f}"
-    return f"{one.mean:+.1f}{seeds} [{one.by_sentence[0]:+.1f}, {one.by_sentence[1]:+.1f}]{' *' if one.sure else ''}"
+    text = f"{one.mean:+.1f}{seeds} [{one.by_sentence[0]:+.1f}, {one.by_sentence[1]:+.1f}]{' *' if one.sure else ''}"
+    return text.replace("-", "−")
 
 
 def _titles(results: Sequence[Result], fraction: float) -> tuple[str, str]:

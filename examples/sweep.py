@@ -17,8 +17,8 @@ sent to it. Data are read here, and sent once.
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +31,12 @@ from urllib.parse import urlsplit
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers about every start
 
 try:
+    import grpc
     import ray
 except ModuleNotFoundError as error:
     raise SystemExit("runs are distributed by Ray, which is not here; pip install 'optlayers[ray]'") from error
 import torch
-from kept_runs import SweepError, check_shared, read_all, run_file, write
+from kept_runs import Keeping, SweepError, check_shared, read_all, run_file
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -52,6 +53,9 @@ PATIENCE = 15.0
 
 REACH = 10.0
 """Seconds in which a cluster has to answer."""
+
+PRIVATE = "of_one_program"
+"""A resource that marks the Ray that a program starts for itself, which ``auto`` would find."""
 
 
 class RunError(RuntimeError):
@@ -89,25 +93,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def device() -> torch.device:
-    """What a run computes on: the GPU that ``--gpus`` asked for (Ray hides the others), else the CPU."""
+    """What to compute on: a GPU that the process sees, else the CPU. In a run Ray hides GPUs not asked for."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, but is {text}")
+    return int(text)
 
 
 def _at_least_0(text: str) -> float:
-    if not (value := float(text)) >= 0.0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, but is {value}")
+    value = float(text) if text.replace(".", "", 1).isdecimal() else -1.0
+    if value < 0.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 on, but is {text}")
     return value
 
 
 @contextmanager
 def in_a_line() -> Iterator[None]:
-    """End the program by what the error says, where the user can mend it; what is a fault keeps its traceback."""
+    """End the program by what the error says, where the user can mend it; other errors keep their traceback."""
     try:
         yield
     except (RunError, SweepError, OSError) as error:
@@ -144,7 +149,7 @@ def run_all(
     RunError : when runs failed, after the others are done; with their settings and errors.
     SweepError : before any run, when files are damaged or the folder is one of other runs, when no cluster answers, or
         when no machine has so many GPUs.
-    OSError : when a result cannot be written.
+    OSError : when results cannot be written, after all runs: it is tried again whenever a run ends.
     """
     files = {run: run_file(run, folder) for run in runs}
     check_shared(folder, shared or {})
@@ -152,18 +157,24 @@ def run_all(
     missing = [run for run in files if run not in results]
     if results:
         console.print(f"{len(results)} of {len(files)} runs are in {folder / 'runs'} already")
-    failures = []
+    failures: list[str] = []
+    kept = Keeping(files)
     try:
         for run, outcome in _outcomes(missing, len(files), work, machines, console):
             if isinstance(outcome, dict):
-                write(files[run], run, outcome)
                 results[run] = outcome
+                told = kept.keep(run, outcome)
             else:
-                failures.append(f"{run!r} failed: {type(outcome).__name__}: {outcome}")
-                console.print(failures[-1], style="red", soft_wrap=True, markup=False)
+                told = f"{run!r} failed: {_words(outcome)}; see {kept.keep_failure(run, str(outcome))}"
+                failures.append(told)
+            if told:
+                console.print(told, style="red", soft_wrap=True, markup=False)
     except KeyboardInterrupt:
-        console.print(f"stopped; {len(results)} of {len(files)} runs are in {folder / 'runs'}, and are not done again")
+        count = len(results) - len(kept.waiting)
+        console.print(f"stopped; {count} of {len(files)} runs are in {folder / 'runs'}, and are not done again")
         raise
+    finally:
+        kept.try_again()
     if failures:
         text = "\n".join(failures)
         raise RunError(f"{len(failures)} of {len(files)} runs failed; the others are in {folder / 'runs'}:\n{text}")
@@ -180,7 +191,7 @@ def _connected(machines: Machines) -> Iterator[None]:
         return
     if machines.address is None:
         cores = machines.jobs or os.cpu_count()
-        ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=cores, resources={PRIVATE: 1.0}, include_dashboard=False, **quiet)
     else:
         _reach(machines.address)
         code = {"working_dir": str(Path(__file__).parent), "excludes": ["__pycache__"]}
@@ -189,6 +200,11 @@ def _connected(machines: Machines) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise SweepError(f"no Ray cluster answers at {machines.address} ({error})") from error
     try:
+        if machines.address is not None and PRIVATE in ray.cluster_resources():
+            raise SweepError(
+                f"what answers at {machines.address} is the Ray of another program, and ends with it; start a cluster "
+                "(ray start --head), and give its host:port"
+            )
         _check_gpus(machines)
         yield
     finally:
@@ -202,21 +218,34 @@ def _check_gpus(machines: Machines) -> None:
 
 
 def _reach(address: str) -> None:
-    """Say at once that nobody listens; Ray would wait for more than a minute, and end the program."""
-    if address in ("auto", "local"):
+    """Say at once that nobody answers; Ray would wait for more than a minute, and end the program."""
+    if address == "auto":
         return
-    parts = urlsplit(address if "://" in address else f"//{address}")
     try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
         if not parts.hostname or not parts.port:
             raise ValueError("expected auto, host:port or ray://host:port")
-        socket.create_connection((parts.hostname, parts.port), timeout=REACH).close()
-    except (OSError, ValueError) as error:
+        channel = grpc.insecure_channel(f"{parts.hostname}:{parts.port}")  # Ray speaks gRPC at both kinds of address
+        grpc.channel_ready_future(channel).result(timeout=REACH)
+        channel.close()
+    except grpc.FutureTimeoutError as error:
+        raise SweepError(f"no Ray cluster answers at {address} within {REACH:g} seconds") from error
+    except ValueError as error:
         raise SweepError(f"no Ray cluster answers at {address} ({error})") from error
+
+
+def _words(error: Exception) -> str:
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return f"{type(cause).__name__}: {cause}"
 
 
 def _do(work: Work, run: Any) -> dict[str, Any]:
     torch.set_num_threads(1)
-    return work(run)
+    result = work(run)
+    if not isinstance(result, dict):
+        raise TypeError(f"a run must return a dictionary, but returned {type(result).__name__}")
+    json.dumps(result)  # what JSON cannot hold is an error of this run alone
+    return result
 
 
 def _outcomes(
@@ -238,9 +267,7 @@ def _outcomes(
                 outcome: dict[str, Any] | Exception
                 try:
                     outcome = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:  # of the work itself
-                    outcome = error.cause if isinstance(error.cause, Exception) else error
-                except ray.exceptions.RayError as error:  # lost too often
+                except ray.exceptions.RayError as error:  # of the work itself, or lost too often
                     outcome = error
                 yield running.pop(reference), outcome
             board.show(len(runs) - len(queue) - len(running))

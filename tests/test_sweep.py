@@ -4,6 +4,7 @@ import argparse
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import sweep
 import torch
 from kept_runs import run_file
 from rich.console import Console
@@ -83,6 +85,31 @@ def test_a_run_whose_process_dies_begins_anew(tmp_path, log):
     assert [r["sum"] for r in results] == [1.5, 2.5] and times(log, 2) == 2
 
 
+def fail(run):
+    """Runs that fail in several ways, and one that does not."""
+    if run.first == 1:
+        return {"a": object()}
+    if run.first == 2:
+        return [1.0]
+    if run.first == 3:
+        return {}["lost key"]
+    return {"sum": run.first}
+
+
+@pytest.mark.usefixtures("started_ray")
+def test_failures_keep_their_tracebacks_and_what_json_cannot_hold_is_one(tmp_path):
+    runs = [Sum(k) for k in range(1, 6)]
+    with pytest.raises(RunError, match="3 of 5 runs failed") as caught:
+        run_all(runs, fail, folder=tmp_path, console=QUIET)
+    assert "TypeError: Object of type object is not JSON serializable" in str(caught.value)
+    assert "TypeError: a run must return a dictionary, but returned list" in str(caught.value)
+    assert "KeyError: 'lost key'; see" in str(caught.value)
+    told = tmp_path / "failed" / f"{run_file(runs[2], tmp_path).stem}.txt"
+    assert "Sum(first=3" in told.read_text() and 'return {}["lost key"]' in told.read_text()
+    assert run_all([runs[2], runs[4]], lambda run: {"sum": 0}, folder=tmp_path, console=QUIET)[1] == {"sum": 5}
+    assert not told.exists()
+
+
 def die(run):
     """A run that kills its process every time."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -129,16 +156,34 @@ def test_a_folder_of_runs_on_something_else_is_refused(tmp_path, log):
 def test_a_full_disk_keeps_what_is_finished(tmp_path, log):
     go = partial(run_all, folder=tmp_path, console=QUIET, work=partial(add, log=log))
     go([Sum(1)])
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-        with pytest.raises(OSError, match=r"could not be written \(File too large\); 1 finished runs are kept"):
+        with pytest.raises(
+            OSError, match=r"could not be written \(File too large\); 1 finished runs are kept beside it"
+        ):
             go([Sum(1), Sum(2)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert [p.name for p in (tmp_path / "runs").iterdir()] == [run_file(Sum(1), tmp_path).name]
     assert [r["sum"] for r in go([Sum(1), Sum(2)])] == [1.5, 2.5] and times(log, 1) == 1
+
+
+@pytest.mark.usefixtures("started_ray")
+def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, log, monkeypatch):
+    replace, full = Path.replace, iter([True, True, False])
+
+    def sometimes(path, target):
+        if next(full, False):
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", sometimes)
+    runs = [Sum(k) for k in range(6)]
+    results = run_all(runs, partial(add, log=log), folder=tmp_path, console=QUIET)
+    assert [r["sum"] for r in results] == [k + 0.5 for k in range(6)] and len(log.read_text().split()) == 6
+    assert sorted(tmp_path.glob("runs/*")) == sorted(run_file(run, tmp_path) for run in runs)
 
 
 @pytest.mark.usefixtures("started_ray")
@@ -150,18 +195,27 @@ def test_more_gpus_than_there_are(tmp_path):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("127.0.0.1:9", r"no Ray cluster answers at 127.0.0.1:9 \(.*refused"),
-        ("ray://127.0.0.1:9", r"no Ray cluster answers at ray://127.0.0.1:9 \(.*refused"),
+        ("127.0.0.1:9", "no Ray cluster answers at 127.0.0.1:9 within 1 seconds"),
+        ("ray://127.0.0.1:9", "no Ray cluster answers at ray://127.0.0.1:9 within 1 seconds"),
+        ("[::1", r"no Ray cluster answers at \[::1 \("),
         ("nonsense", r"no Ray cluster answers at nonsense \(expected auto, host:port or ray://host:port"),
         ("host:port", r"no Ray cluster answers at host:port \("),
     ],
 )
 def test_an_address_where_nobody_answers_is_told_at_once(tmp_path, address, message, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    start = time.monotonic()
+    monkeypatch.setattr(sweep, "REACH", 1.0)
     with pytest.raises(SweepError, match=message):
         run_all([Sum(1)], die, folder=tmp_path, console=QUIET, machines=Machines(address=address))
-    assert time.monotonic() - start < 5.0
+
+
+def test_something_else_that_listens_is_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(sweep, "REACH", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        machines = Machines(address=f"127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(SweepError, match="within 1 seconds"):
+            run_all([Sum(1)], die, folder=tmp_path, console=QUIET, machines=machines)
 
 
 def test_the_command_line(capsys):
@@ -171,9 +225,10 @@ def test_the_command_line(capsys):
     given = ["--jobs", "3", "--address", "auto", "--gpus", "0.5"]
     assert Machines.of(parser.parse_args(given)) == Machines(3, "auto", 0.5)
     for given, message in (
-        (["--jobs", "0"], "must be at least 1, but is 0"),
-        (["--gpus", "-1"], "must be at least 0, but is -1"),
-        (["--gpus", "nan"], "must be at least 0, but is nan"),
+        (["--jobs", "0"], "must be a whole number from 1 on, but is 0"),
+        (["--jobs", "all"], "must be a whole number from 1 on, but is all"),
+        (["--gpus=-1"], "must be a number from 0 on, but is -1"),
+        (["--gpus", "nan"], "must be a number from 0 on, but is nan"),
     ):
         with pytest.raises(SystemExit):
             parser.parse_args(given)
@@ -234,8 +289,42 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path):
     assert "stopped; 1 of 4 runs are in" in told.replace("\n", " ") and program.returncode == 130
     assert "Traceback" not in errors
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
-    left = subprocess.run(["pgrep", "-s", str(program.pid)], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+    deadline = time.monotonic() + 30.0
+    while subprocess.run(["pgrep", "-s", str(program.pid)], capture_output=True, check=False).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from sweep import Machines, run_all
+from sweep_of_waits import Wait, work
+
+run_all([Wait(0)], work, folder=Path(sys.argv[1]), console=Console(), machines=Machines(address="auto"))
+"""
+
+
+@pytest.mark.slow
+def test_auto_does_not_take_the_ray_of_another_program(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "other.py").write_text(OTHER)
+    (tmp_path / "sweep_of_waits.py").write_text(WORK)
+    path = os.pathsep.join([str(Path(__file__).parent.parent / "examples"), *sys.path])
+    start = partial(subprocess.Popen, text=True, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE)
+    first = start([sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120.0
+        while not list((tmp_path / "out").glob("runs/*.json")):
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.1)
+        other = start([sys.executable, str(tmp_path / "other.py"), str(tmp_path / "other")])
+        errors = other.communicate(timeout=120.0)[1]
+        assert "is the Ray of another program, and ends with it; start a cluster" in errors
+    finally:
+        first.terminate()
+        first.communicate(timeout=60.0)
 
 
 def where(run):
