@@ -30,7 +30,7 @@ from dependency_data import Sentence
 from rich.console import Console
 from semantic_parser import Batch, SemanticParser, Vocabulary
 from semantic_rules import RULES
-from semantic_training import Run, fit
+from semantic_training import Run, fit, trees_seen
 from syntax_to_semantics import load_corpus
 from torch import Tensor
 
@@ -116,6 +116,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     for name in ("max_words", "epochs", "batch_size", "sentences"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
+    if options.samples < 8 or options.samples % 2:
+        parser.error(f"--samples must be an even number from 8 on, but is {options.samples}")
     if not set(options.after) <= set(range(1, options.epochs + 1)):
         parser.error(f"--after must be epochs from 1 to {options.epochs}, but are {options.after}")
     options.test = options.dev_sentences = None
@@ -131,9 +133,11 @@ def main(given: list[str] | None = None) -> dict[int, ol.GradientAudit]:
     choice = RULES[options.rule]
     run = Run(options.rule, options.seed, options.tree_fraction, choice.signal, choice.step, options.epochs)
     run = replace(run, batch_size=options.batch_size, learning_rate=options.learning_rate, clip_norm=options.clip_norm)
-    unseen = ~(torch.rand(len(corpus.train), generator=torch.Generator().manual_seed(run.seed)) < run.tree_fraction)
-    telling = [s for s, hidden in zip(corpus.train, unseen.tolist(), strict=True) if hidden and s.roles]
+    seen = trees_seen(run, len(corpus.train), torch.Generator().manual_seed(run.seed)).tolist()
+    telling = [s for s, shown in zip(corpus.train, seen, strict=True) if not shown and s.roles]
     chosen = telling[: options.sentences]
+    if not chosen:
+        raise SystemExit("there is no training sentence with roles whose tree nobody shows; lower --tree-fraction")
     options.output.mkdir(parents=True, exist_ok=True)
     found: dict[int, ol.GradientAudit] = {}
     for epoch, (model, _) in enumerate(fit(run, corpus.train, vocabulary), start=1):

@@ -26,7 +26,8 @@ __all__ = ["gains_table", "markdown", "plot_fractions", "plot_results", "plot_tr
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
 """Of arcs that the gold tree has, and that it lacks."""
-COLORS = dict(zip((*RULES, *MARKS), plt.get_cmap("tab10").colors, strict=False))
+PAIRS = plt.get_cmap("tab20").colors
+COLORS = dict(zip((*RULES, *MARKS), [*PAIRS[::2], *PAIRS[1::2]], strict=False))
 BASES = ("no tree", "pipeline")
 """What the others are compared with."""
 

@@ -53,18 +53,18 @@ MARKS = ("no tree", "gold tree")
 """What the roles reach without any tree, and with the true one: the room in which rules compete."""
 
 
-def tries(name: str, count: int) -> list[tuple[float, float]]:
-    """So many pairs of a signal factor and a step size for a rule, from a Halton sequence; the first is its default.
+def tries(name: str, count: int, default: tuple[float, float]) -> list[tuple[float, float]]:
+    """So many pairs of a signal factor and a step size for a rule: the default, and points of a Halton sequence.
 
     A rule without a step size keeps 1; one that sends no gradient has nothing to choose.
     """
     choice = RULES[name]
     if not choice.sends or count == 0:
-        return [(choice.signal, choice.step)]
+        return [default]
     low, high = zip(SIGNALS, STEPS, strict=True)
     drawn = qmc.scale(qmc.Halton(2, rng=0).random(count - 1), _log10(low), _log10(high)) if count > 1 else []
-    rest = [(float(10**signal), float(10**step) if choice.steps else choice.step) for signal, step in drawn]
-    return [(choice.signal, choice.step), *((round(s, 4), round(t, 4)) for s, t in rest)]
+    rest = [(float(10**signal), float(10**step) if choice.steps else default[1]) for signal, step in drawn]
+    return [default, *((round(s, 4), round(t, 4)) for s, t in rest)]
 
 
 def _log10(values: tuple[float, ...]) -> list[float]:

@@ -16,7 +16,7 @@ from semantic_rules import MARKS, RULES
 from sweep import device
 from torch import Tensor
 
-__all__ = ["COUNTS", "Corpus", "Run", "batches_alike", "fit", "train"]
+__all__ = ["COUNTS", "Corpus", "Run", "batches_alike", "fit", "train", "trees_seen"]
 
 COUNTS = ("words", "right heads", "found", "gold", "both", "right")
 """What is counted in every sentence: words and their heads, pairs with a role found and in truth, pairs in both, and
@@ -42,7 +42,10 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ``name`` is a key of RULES or one of MARKS; ``signal`` and ``step`` are as in RULES."""
+    """One training run. ``name`` is a key of RULES or one of MARKS; ``signal`` and ``step`` are as in RULES.
+
+    ``test`` says what the test sentences are, "" where none are measured.
+    """
 
     name: str
     seed: int
@@ -54,6 +57,7 @@ class Run:
     clip_norm: float = 1.0
     learning_rate: float = 2e-3
     batch_size: int = 32
+    test: str = ""
 
 
 def train(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def train(run: Run, corpus: Corpus) -> dict[str, Any]:
     return {
         "curve": curve,
         "dev": dev.tolist(),
-        "test": evaluate(model, corpus.test, vocabulary, run).tolist() if corpus.test else None,
+        "test": evaluate(model, corpus.test, vocabulary, run).tolist() if run.test else None,
         "seconds": median(seconds),  # a process compiles in its first epoch
         "trees": predicted_heads(model, corpus.drawn, vocabulary),
     }
@@ -86,7 +90,7 @@ def fit(run: Run, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Iter
     """
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    has_tree = torch.rand(len(sentences), generator=generator) < run.tree_fraction
+    has_tree = trees_seen(run, len(sentences), generator)
     model = model_for(run, vocabulary).to(device())
     optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate)
     steps = run.epochs * -(-len(sentences) // run.batch_size)
@@ -104,6 +108,11 @@ def fit(run: Run, sentences: Sequence[Sentence], vocabulary: Vocabulary) -> Iter
             optimizer.step()
             schedule.step()
         yield model, time.perf_counter() - start
+
+
+def trees_seen(run: Run, count: int, generator: torch.Generator) -> Tensor:
+    """Which of the training sentences show their tree, as a fresh generator of the run's seed draws them."""
+    return torch.rand(count, generator=generator) < run.tree_fraction
 
 
 def model_for(run: Run, vocabulary: Vocabulary) -> SemanticParser:

@@ -40,7 +40,7 @@ from kept_runs import Keeping, SweepError, check_shared, read_all, run_file
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Machines", "RunError", "SweepError", "Work", "add_arguments", "device", "in_a_line", "run_all"]
+__all__ = ["Machines", "RunError", "SweepError", "Work", "add_arguments", "connected", "device", "in_a_line", "run_all"]
 
 Work = Callable[[Any], dict[str, Any]]
 """A function of a module, or ``functools.partial`` of one."""
@@ -182,8 +182,13 @@ def run_all(
 
 
 @contextmanager
-def _connected(machines: Machines) -> Iterator[None]:
-    """Ray, on this machine or on the cluster; left at the end, whatever happens."""
+def connected(machines: Machines) -> Iterator[None]:
+    """Ray, on this machine or on the cluster; left at the end, whatever happens.
+
+    Raises
+    ------
+    SweepError : when no cluster answers, or no machine has so many GPUs.
+    """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if ray.is_initialized():  # by the program, which keeps it
         _check_gpus(machines)
@@ -255,7 +260,7 @@ def _outcomes(
     if not runs:
         return
     queue, running, most = deque(runs), {}, machines.jobs or len(runs)
-    with _connected(machines), _Board(len(runs), total, console) as board:
+    with connected(machines), _Board(len(runs), total, console) as board:
         task = ray.remote(num_cpus=1, num_gpus=machines.gpus, max_retries=RETRIES)(_do)
         sent = ray.put(work)
         while queue or running:

@@ -12,8 +12,9 @@ paper (pipeline, straight-through, structured attention, SPIGOT), SparseMAP and 
         --seeds 0 1 2 3 4 --test FILE                                   the study of docs/results.md
 
 With ``--tries`` every rule is trained so often, with as many factors on its gradient and step sizes, on a seed that is
-not reported and the first of the fractions; what is best on dev is taken. ``--test FILE`` is measured once for every
-run, after its last epoch. Runs that are finished are kept in ``--output``, and a second start goes on from there.
+not reported and the first of the fractions; what is best on dev is taken, so that dev is optimistic for rules that have
+something to choose. ``--test FILE`` is measured once for every run, after its last epoch, and reported in place of dev.
+Runs that are finished are kept in ``--output``, and a second start goes on from there.
 
 Trees of any size come from the oracle of the arborescence: Chu-Liu-Edmonds for the best one, an active set over it for
 projections, the matrix-tree theorem for marginals.
@@ -22,16 +23,14 @@ projections, the matrix-tree theorem for marginals.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from dependency_data import FormatError, Sentence, read_sdp, sample_corpus
+from kept_runs import hash_of
 from rich.console import Console
 from semantic_measures import Result
 from semantic_report import gains_table, markdown, plot_fractions, plot_results, plot_trees, table, write_csv
@@ -94,6 +93,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, but is {value}")
+    for name in ("learning_rate", "clip_norm"):
+        if not 0 < getattr(options, name) < float("inf"):
+            parser.error(f"--{name.replace('_', '-')} must be above 0, but is {getattr(options, name)}")
+    if not 0 <= options.tree_weight < float("inf"):
+        parser.error(f"--tree-weight must be at least 0, but is {options.tree_weight}")
     if not all(0 <= fraction <= 1 for fraction in options.tree_fractions):
         parser.error(f"--tree-fractions must be between 0 and 1, but are {options.tree_fractions}")
     if options.tries < 0:
@@ -140,11 +144,17 @@ def read_part(path: Path, max_words: int) -> list[Sentence]:
     return sentences
 
 
-def runs_of(options: argparse.Namespace, chosen: dict[str, tuple[float, float]]) -> list[Run]:
-    """Every rule and mark with every fraction and seed, those of the first fraction first; marks see no trees."""
+def runs_of(
+    options: argparse.Namespace, chosen: dict[str, tuple[float, float]], test: Sequence[Sentence] = ()
+) -> list[Run]:
+    """Every rule and mark with every fraction and seed, those of the first fraction first; marks see no trees.
+
+    ``test`` is what is reported on in place of dev.
+    """
     plain = Run("", 0, 0.0, 1.0, 1.0, options.epochs, options.tree_weight, options.clip_norm)
     plain = replace(plain, learning_rate=options.learning_rate, batch_size=options.batch_size)
-    marks = [replace(plain, name=name, seed=seed) for name in MARKS for seed in options.seeds]
+    plain = replace(plain, test=identity_of(test) if test else "")
+    marks = [replace(plain, name=name, seed=seed) for name in MARKS for seed in dict.fromkeys(options.seeds)]
     return (marks if options.marks else []) + [
         replace(plain, name=name, seed=seed, tree_fraction=fraction, signal=chosen[name][0], step=chosen[name][1])
         for fraction in dict.fromkeys(options.tree_fractions)
@@ -158,7 +168,7 @@ def tried_runs(options: argparse.Namespace) -> list[Run]:
     one = argparse.Namespace(**vars(options))
     one.seeds, one.tree_fractions, one.marks = [options.try_seed], options.tree_fractions[:1], False
     one.epochs = options.try_epochs or options.epochs
-    settings = {name: tries(name, options.tries) for name in options.rules}
+    settings = {name: tries(name, options.tries, default) for name, default in defaults(options).items()}
     return [
         run
         for name in dict.fromkeys(options.rules)
@@ -183,13 +193,10 @@ def chosen_of(results: Sequence[Result]) -> dict[str, tuple[float, float]]:
     return {name: (result.run.signal, result.run.step) for name, result in best.items()}
 
 
-def identity_of(corpus: Corpus) -> dict[str, Any]:
-    """What a folder of results says of its corpus: sizes, and a hash of all sentences."""
-    parts = {"train": corpus.train, "dev": corpus.dev, "test": corpus.test}
-    told: dict[str, Any] = {f"{name} sentences": len(sentences) for name, sentences in parts.items()}
-    every = [(s.words, s.tags, s.heads, sorted(s.predicates), sorted(s.roles.items())) for s in chain(*parts.values())]
-    text = repr(every)
-    return {**told, "corpus": hashlib.sha256(text.encode()).hexdigest()[:16]}
+def identity_of(sentences: Sequence[Sentence]) -> str:
+    """How many sentences there are, and a hash of what they hold."""
+    held = [(s.words, s.tags, s.heads, sorted(s.predicates), sorted(s.roles.items())) for s in sentences]
+    return f"{len(held)} sentences {hash_of(held)}"
 
 
 def results_of(
@@ -202,7 +209,7 @@ def results_of(
         folder=folder,
         console=console,
         machines=Machines.of(options),
-        shared=identity_of(corpus),
+        shared={"train": identity_of(corpus.train), "dev": identity_of(corpus.dev)},
     )
     return [Result(run, one) for run, one in zip(runs, kept, strict=True)]
 
@@ -220,13 +227,13 @@ def main(given: list[str] | None = None) -> list[Result]:
     )
     chosen = defaults(options)
     if options.tries:
-        runs, blind = tried_runs(options), replace(corpus, test=[])
-        tried = results_of(runs, blind, options, options.output / "tries", console)
+        blind = replace(corpus, test=[])
+        tried = results_of(tried_runs(options), blind, options, options.output / "tries", console)
         write_csv(tried, options.output / "tries.csv")
         chosen = chosen_of(tried)
         for name, (signal, step) in chosen.items():
             console.print(f"{name}: signal {signal:g}" + (f", step {step:g}" if RULES[name].steps else ""))
-    results = results_of(runs_of(options, chosen), corpus, options, options.output, console)
+    results = results_of(runs_of(options, chosen, corpus.test), corpus, options, options.output, console)
     write_csv(results, options.output / "runs.csv")
     (options.output / "table.md").write_text(markdown(results))
     plot_results(results, options.output / "results.png")

@@ -12,11 +12,12 @@ the soft F1 of what a layer makes of its scores.
 Gold has words with several partners, and then it is no structure: losses refuse it, and are given the nearest point of
 the polytope instead, in which such a word has a part of each partner, a mixture of matchings. F1 takes gold as it is.
 
-Every pair is in the test part of one fold; learning rate, epoch and the cost of a link are chosen on another part, dev.
-Links are the best matching of scores less that cost; or, one by one, all scores above another threshold, which finds
-words with several partners, too. "best within gold" is the best that a matching can do. "AER" is the error rate of
-alignments; without ``--possible`` it is 1 less F1. Gains over the first line are paired by fold. Intervals are over
-folds, whose models share most of their pairs.
+Every pair is in the test part of one fold. Learning rate (of several), epoch and the cost of a link are chosen on
+another part, dev. Scores become links in two ways: the best matching, where every link costs that much; or "one by
+one", every pair of words whose score is above a threshold, which finds words with several partners, too. "best within
+gold" is the best that a matching can do. "AER" is the error rate of alignments; without ``--possible`` it is 1 less F1.
+Gains over the first line are paired by fold. Intervals are over folds, whose models share most of their pairs, and so
+are a little narrow.
 
 A conditional random field is missing: the sum over matchings is a permanent, and ``CRFLoss`` and
 ``StructuredAttention`` end at some 9 words. The Fenchel-Young loss with the entropy of parts comes closest.
@@ -43,6 +44,7 @@ import torch
 from alignment_data import Pair, read_pairs, sample_pairs, three_parts
 from alignment_model import Batch, Measure, Scorer, best_cost, logistic, lost_links, one_by_one, vocabulary
 from alignment_report import best_on_dev, draw, table_of
+from kept_runs import hash_of
 from rich.console import Console
 from sweep import Machines, add_arguments, in_a_line, run_all
 from torch import Tensor
@@ -60,6 +62,8 @@ ALIGNMENTS = ol.Family(partial_matching, round_to=4, cache_size=256)
 BEST = ol.OptLayer(ALIGNMENTS, ol.Pipeline())
 NEAREST = ol.OptLayer(ALIGNMENTS, ol.SparseMAP())
 
+FOLDS = 30
+"""At most, for parts that are worth a test."""
 Objective = Callable[[Tensor, Batch], Tensor]
 """What is to become small, a sum over pairs, of the scores of a batch."""
 OPTIONS: dict[str, Any] = {"reduction": "sum", "validate": False}  # structures are projections, and so in the polytope
@@ -161,8 +165,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("out/word_alignment"))
     add_arguments(parser)
     options = parser.parse_args(given)
-    if options.folds < 3 or options.epochs < 1 or not min(options.rates) > 0:
-        parser.error("--folds must be at least 3, --epochs at least 1, --rates positive")
+    if not 3 <= options.folds <= FOLDS or options.epochs < 1 or not min(options.rates) > 0:
+        parser.error(f"--folds must be from 3 to {FOLDS}, --epochs at least 1, --rates positive")
     if options.possible and not options.data:
         parser.error("--possible has further links of the pairs of --data, which is not given")
     options.pairs, options.held_out = sample_pairs(120, random.Random(0)), []
@@ -182,7 +186,7 @@ def main(given: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     console = Console(width=None if sys.stdout.isatty() else 140)
     runs = [Run(*each, options.epochs) for each in product(options.lines, range(options.folds), options.rates)]
     work = partial(train, pairs=options.pairs, held_out=options.held_out, folds=options.folds)
-    shared = {name: str(getattr(options, name)) for name in ("data", "possible", "test", "max_words", "folds")}
+    shared = {"pairs": hash_of(options.pairs), "held out": hash_of(options.held_out), "folds": options.folds}
     results = run_all(runs, work, folder=options.output, shared=shared, machines=Machines.of(options), console=console)
     chosen = best_on_dev(runs, results)
     tests = [three_parts(options.pairs, k, options.folds, options.held_out)[2] for k in range(options.folds)]

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import solve_a_million
 import torch
-from scale import solve_a_million, train_on_several_devices
-from scale.solve_a_million import PARTS, Solver, declared, drawn
+import train_on_several_devices
+from solve_a_million import PARTS, Solver, declared, drawn
 
 import optlayers as ol
 
-SCALE = Path(__file__).parent.parent / "examples" / "scale"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_an_instance_has_the_same_scores_in_any_batch():
@@ -42,8 +43,9 @@ def test_a_loop_solves_and_writes_all_instances(tmp_path, project):
 
 def test_failed_instances_are_named():
     solver = Solver(False, None)
-    with pytest.raises(ol.SolveError, match="1 of 2"):
-        solver({"id": np.arange(2), "scores": np.stack([np.zeros(PARTS), np.full(PARTS, -np.inf)])})
+    scores = np.stack([np.ones(PARTS), np.full(PARTS, -np.inf), np.ones(PARTS)])
+    row = solver({"id": np.arange(7, 10), "scores": scores})
+    assert row["failed"] == ["8"] and row["value"] == [16.0] and row["instances"] == [3]  # two paths of eight arcs
     with pytest.raises(ValueError, match=rf"scores end in \(3,\) but the polytope has shape \({PARTS},\)"):
         solver({"id": np.arange(2), "scores": np.zeros((2, 3))})
 
@@ -62,6 +64,11 @@ def test_workers_find_what_a_loop_finds(tmp_path):
         instances = np.arange(350 * k, 350 * (k + 1))
         table = pa.table({"id": instances, "scores": drawn(instances).tolist()})
         pq.write_table(table, tmp_path / "scores" / f"{k}.parquet")
+    pq.write_table(pq.read_table(tmp_path / "scores" / "0.parquet"), tmp_path / "scores" / "3.parquet")  # ids again
+    again = ["--workers", "1", "--scores", str(tmp_path / "scores"), "--output", str(tmp_path / "twice")]
+    solve_a_million.main([*given, *again])
+    assert len(pq.read_table(tmp_path / "twice")) == 1400
+    (tmp_path / "scores" / "3.parquet").unlink()
     with pytest.raises(ValueError, match="2 workers and those who read need a core each, but there are 2"):
         solve_a_million.main(["--workers", "2", "--scores", str(tmp_path / "scores")])
     read = solve_a_million.main([*given, "--workers", "1", "--scores", str(tmp_path / "scores")])
@@ -75,7 +82,7 @@ def test_workers_find_what_a_loop_finds(tmp_path):
         (["--instances", "0"], "--instances and --batch must be at least 1"),
         (["--workers", "0", "--address", "auto"], "--scores and --address are for workers"),
         (["--scores", "nowhere"], "--scores nowhere: there is nothing"),
-        (["--output", str(SCALE)], "is not empty"),
+        (["--output", str(EXAMPLES)], "is not empty"),
     ],
 )
 def test_wrong_options_of_solving_are_explained(capsys, given, told):
@@ -92,7 +99,7 @@ def losses_of(path, *given):
 def several(*given):
     """Two processes, as from a shell."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = SCALE / "train_on_several_devices.py"
+    script = EXAMPLES / "train_on_several_devices.py"
     return subprocess.run([*command, script, *given], capture_output=True, text=True, timeout=300)
 
 
@@ -116,7 +123,13 @@ def test_steps_in_no_unit_depend_on_the_number_of_processes(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(None, "No such file"), ("[0.5", "--check"), ("{}", "must be a JSON list of losses"), ("[0.5]", "16 losses, but")],
+    [
+        (None, "No such file"),
+        ("[0.5", "--check"),
+        ("{}", "must be a JSON list of losses"),
+        ("[0.5]", "16 losses, but"),
+        (f"[{', '.join(['NaN'] * 16)}]", "differ by nan"),
+    ],
 )
 def test_losses_to_compare_with_are_checked(tmp_path, capsys, text, told):
     path = tmp_path / "one.json"

@@ -3,10 +3,12 @@
 import argparse
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -307,12 +309,15 @@ run_all([Wait(0)], work, folder=Path(sys.argv[1]), console=Console(), machines=M
 
 
 @pytest.mark.slow
-def test_auto_does_not_take_the_ray_of_another_program(tmp_path):
+def test_auto_does_not_take_the_ray_of_another_program(tmp_path, request):
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "other.py").write_text(OTHER)
     (tmp_path / "sweep_of_waits.py").write_text(WORK)
     path = os.pathsep.join([str(Path(__file__).parent.parent / "examples"), *sys.path])
-    start = partial(subprocess.Popen, text=True, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE)
+    short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # where auto looks; names of sockets must be short
+    request.addfinalizer(partial(shutil.rmtree, short, ignore_errors=True))
+    env = os.environ | {"PYTHONPATH": path, "RAY_TMPDIR": short}
+    start = partial(subprocess.Popen, text=True, env=env, stderr=subprocess.PIPE)
     first = start([sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")], stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120.0

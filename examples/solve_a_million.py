@@ -1,9 +1,9 @@
 """A million instances of a polytope, on all cores of a machine or on a cluster, by Ray Data; and where the time goes.
 
-    python examples/scale/solve_a_million.py                       shortest paths through grids of 5 by 5, drawn
-    python examples/scale/solve_a_million.py --project             nearest points, which take longer
-    python examples/scale/solve_a_million.py --workers 0           a loop in this process, to compare with
-    python examples/scale/solve_a_million.py --scores FOLDER --output FOLDER --address auto
+    python examples/solve_a_million.py                       shortest paths through grids of 5 by 5, drawn
+    python examples/solve_a_million.py --project             nearest points, which take longer
+    python examples/solve_a_million.py --workers 0           a loop in this process, to compare with
+    python examples/solve_a_million.py --scores FOLDER --output FOLDER --address auto
                                                                    read and written as parquet, on a cluster
 
 The recipe has three parts. A worker is an actor: it compiles the polytope once, when it starts, and keeps it. Scores
@@ -25,10 +25,9 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers about every start
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +37,7 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from sweep import Machines, SweepError, connected, in_a_line
 
 import optlayers as ol
 from polytopes import grid_path
@@ -69,27 +69,35 @@ class Solver:
     def __init__(self, project: bool, output: str | None) -> None:
         start = time.perf_counter()
         torch.set_num_threads(1)
-        self.output, self.name = output, uuid.uuid4().hex
+        self.output, self.name, self.written = output, uuid.uuid4().hex, 0
         polytope = ol.compile_polytope(declared())
         self.solve = polytope.project if project else polytope.maximize
         self.solve(torch.zeros(1, PARTS, dtype=torch.float64))  # kernels are loaded or compiled now
         self.compiling = time.perf_counter() - start
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """A row with the sum of ⟨scores, point⟩, and with the seconds that it took to get scores, solve and write."""
+        """A row: the sum of ⟨scores, point⟩, instances without an answer, and the seconds of each part."""
         begin, marks = time.time(), [time.perf_counter()]
         scores = np.stack(batch["scores"]).astype(np.float64) if "scores" in batch else drawn(batch["id"])
         marks.append(time.perf_counter())
-        points = self.solve(torch.from_numpy(scores)).check().value.numpy()
+        solution = self.solve(torch.from_numpy(scores))
+        points, failed = solution.value.numpy(), ~solution.ok.numpy()
         marks.append(time.perf_counter())
         values = (scores * points).sum(axis=1)
         if self.output is not None:
             flat = pa.array(points.astype(np.float32).ravel())
             columns = {"id": batch["id"], "value": values, "point": pa.FixedSizeListArray.from_arrays(flat, PARTS)}
-            pq.write_table(pa.table(columns), Path(self.output) / f"{batch['id'][0]:012d}.parquet")
+            self.written += 1
+            pq.write_table(pa.table(columns), Path(self.output) / f"{self.name}_{self.written:06d}.parquet")
         marks.append(time.perf_counter())
         seconds = dict(zip(("scores", "solving", "writing"), np.diff(marks).tolist(), strict=True))
-        row = {"first": int(batch["id"][0]), "instances": len(values), "value": float(values.sum()), "begin": begin}
+        row = {
+            "first": int(batch["id"][0]),
+            "instances": len(values),
+            "value": float(values[~failed].sum()),
+            "begin": begin,
+        }
+        row |= {"failed": " ".join(map(str, batch["id"][failed]))}
         row |= {"end": time.time(), "worker": self.name, "compiling": self.compiling, **seconds}
         return {name: [value] for name, value in row.items()}
 
@@ -112,7 +120,7 @@ def by_workers(
     cores = ray.cluster_resources().get("CPU", 0)
     if workers + (scores is not None) > cores:
         needed = f"{workers} workers" + (" and those who read" if scores is not None else "")
-        raise ValueError(f"{needed} need a core each, but there are {cores:g}; they would wait without end")
+        raise SweepError(f"{needed} need a core each, but there are {cores:g}; they would wait without end")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if scores is None:
@@ -180,16 +188,12 @@ def main(given: list[str] | None = None) -> list[Row]:
     """Solve, and say how fast; the rows of all batches in the order of instances."""
     options = arguments(given)
     console, marks = Console(), [time.time()]
-    if options.workers and not ray.is_initialized():
-        # One core more than workers: who reads needs one, too.
-        where = (
-            {"address": options.address} if options.address else {"address": "local", "num_cpus": options.workers + 1}
-        )
-        ray.init(**where, log_to_driver=False, logging_level="error")
-    marks.append(time.time())
     asked = (options.instances, options.batch, (options.project, options.output))
-    rows = by_workers(*asked, options.workers, options.scores) if options.workers else in_a_loop(*asked)
-    marks.append(time.time())
+    # One core more than workers: who reads needs one, too.
+    with connected(Machines(options.workers + 1, options.address)) if options.workers else nullcontext():
+        marks.append(time.time())
+        rows = by_workers(*asked, options.workers, options.scores) if options.workers else in_a_loop(*asked)
+        marks.append(time.time())
     rows.sort(key=lambda row: row["first"])
     count, workers = sum(row["instances"] for row in rows), len({row["worker"] for row in rows})
     running = max(row["end"] for row in rows) - min(row["begin"] for row in rows)
@@ -198,8 +202,12 @@ def main(given: list[str] | None = None) -> list[Row]:
     console.print(
         f"{count / running:,.0f} a second once they run; mean value {sum(r['value'] for r in rows) / count:.9f}"
     )
+    failed = [number for row in rows for number in row["failed"].split()]
+    if failed:
+        console.print(f"no answer for {len(failed)} instances: {' '.join(failed[:20])}{' …' if failed[20:] else ''}")
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_line():
+        main()

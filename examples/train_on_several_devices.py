@@ -1,7 +1,7 @@
 """Training with a layer on several GPUs, or in several processes: DistributedDataParallel, with the losses of one.
 
-    python examples/scale/train_on_several_devices.py --losses one.json
-    torchrun --nproc-per-node 2 examples/scale/train_on_several_devices.py --check one.json
+    python examples/train_on_several_devices.py --losses one.json
+    torchrun --nproc-per-node 2 examples/train_on_several_devices.py --check one.json
 
 Processes talk by nccl where each has a GPU, else by gloo. The second command ends with an error when a loss is further
 than 1e-6 from that of the first one. The model chooses half of some items, and is told the sum of the right ones,
@@ -166,7 +166,8 @@ def main(given: list[str] | None = None) -> None:
     if options.check:
         if len(losses) != len(options.expected):
             raise SystemExit(f"{len(losses)} losses, but {options.check} has {len(options.expected)}")
-        furthest = max(abs(loss - other) for loss, other in zip(losses, options.expected, strict=True))
+        apart = torch.tensor(losses, dtype=torch.float64) - torch.tensor(options.expected, dtype=torch.float64)
+        furthest = apart.abs().max().item()  # NaN, where there is one
         print(f"at most {furthest:.1e} from {options.check}")
         if not furthest <= 1e-6:
             raise SystemExit(f"losses differ by {furthest:.1e}, more than 1e-6")
