@@ -162,7 +162,7 @@ def _spo_plus(compiled: ol.CompiledPolytope, _: torch.Generator) -> Loss:
 
 
 def _perturbation_gradient(compiled: ol.CompiledPolytope, _: torch.Generator) -> Loss:
-    """The least cost, less that for costs a little less the true ones."""
+    """The difference quotient of the least cost, between predicted costs and these less a little of the true ones."""
     value = ol.OptimalValue(compiled)
     return lambda costs, known: ((value(WIDTH * known.costs - costs) - value(-costs)) / WIDTH).mean()
 

@@ -96,7 +96,7 @@ class Split:
 
 
 class Trainee:
-    """A linear model on its way: the seed decides on its first weights and on its batches, which are all Adam's."""
+    """A linear model in training, by Adam: the seed decides on its first weights and on its batches."""
 
     def __init__(self, loss: Loss, data: Split, *, seed: int, positive: bool, batch: int, rate: float) -> None:
         torch.manual_seed(seed)

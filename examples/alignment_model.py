@@ -130,7 +130,8 @@ def one_by_one(scores: Tensor, batch: Batch, cost: float) -> Tensor:
 def best_cost(scores: Tensor, batch: Batch, links: Decoder) -> tuple[float, float]:
     """The best F1, and the cost that leads to it.
 
-    Costs are tried that so and so many pairs of words exceed, from half to eight times as many as there are gold links.
+    A cost is tried for each of several numbers of pairs of words whose score is above it: from half to eight times as
+    many pairs as there are gold links.
     """
     ordered, count = scores[batch.inside].sort(descending=True).values, batch.sure.sum()
     places = [min(int(times * count), len(ordered) - 1) for times in (0.5, 0.7, 0.9, 1.2, 1.7, 3, 8)]

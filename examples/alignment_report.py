@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from alignment_data import Pair
 from alignment_model import Measure
+from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from rich.box import SIMPLE
 from rich.table import Table
-from scipy import stats
 
 __all__ = ["best_on_dev", "draw", "table_of"]
 
@@ -32,11 +32,8 @@ LEGIBLE = 14
 
 def cell(values: Sequence[float], sign: str = "") -> str:
     """Mean and half the width of its 95 % confidence interval (Student's t), in percent; "+" shows the sign."""
-    mean = f"{100.0 * float(np.mean(values)):{sign}.1f}"
-    if len(values) < 2:
-        return mean
-    half = 100.0 * float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-    return f"{mean} ± {half:.1f}"
+    mean, half = mean_and_interval([100.0 * value for value in values])
+    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def table_of(results: Mapping[str, Sequence[Result]], bound: Sequence[Measure]) -> Table:

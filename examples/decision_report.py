@@ -17,11 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from decision_methods import METHODS, TWO_STAGE
 from decision_training import Run
+from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from rich.table import Table
-from scipy import stats
 
-__all__ = ["Outcome", "markdown", "mean_and_interval", "plot_differences", "plot_regrets", "tables", "write_csv"]
+__all__ = ["Outcome", "markdown", "plot_differences", "plot_regrets", "tables", "write_csv"]
 
 Setting = tuple[int, float]
 """Degree and noise."""
@@ -46,13 +46,6 @@ class Outcome:
     def setting(self) -> Setting:
         """What it shares with the runs of the same column."""
         return self.run.degree, self.run.noise
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % confidence interval (Student's t); NaN for a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), math.nan
-    return float(np.mean(values)), float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
 
 
 def _cell(values: Sequence[float], sign: str = "") -> str:

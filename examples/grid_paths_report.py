@@ -15,10 +15,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from decision_report import mean_and_interval
 from grid_paths_data import PIXELS
 from grid_paths_rules import RULES
 from grid_paths_training import MEASURES, Run, splits
+from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from rich.box import SIMPLE
 from rich.table import Table

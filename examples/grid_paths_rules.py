@@ -15,7 +15,7 @@ __all__ = ["RULES", "TWO_STAGE", "Known", "Loss"]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of training maps, ``(batch, size, size)``. Nobody but the mark looks at the costs."""
+    """What is known of training maps, ``(batch, size, size)``. Only the mark, two-stage, uses the costs."""
 
     paths: Tensor
     costs: Tensor

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from intervals import mean_and_interval
 from numpy.typing import NDArray
 from scipy import stats
 from semantic_training import COUNTS, Run
 
-__all__ = ["MEASURES", "Gain", "Result", "gain", "mean_and_interval"]
+__all__ = ["MEASURES", "Gain", "Result", "gain"]
 
 MEASURES = ("tree attachment", "semantic F1", "labelled F1")
 RESAMPLES = 2000
@@ -62,13 +63,6 @@ def measures_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _named(values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(MEASURES, values.tolist(), strict=True))
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % confidence interval (Student's t); NaN for a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("nan")
-    return float(np.mean(values)), float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
 
 
 @dataclass(frozen=True)

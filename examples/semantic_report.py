@@ -14,10 +14,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from dependency_data import Sentence
+from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from rich.box import SIMPLE
 from rich.table import Table
-from semantic_measures import MEASURES, Gain, Result, gain, mean_and_interval
+from semantic_measures import MEASURES, Gain, Result, gain
 from semantic_rules import MARKS, RULES
 
 from optlayers import plots

@@ -39,8 +39,8 @@ RULES: dict[str, Choice] = {
     "spigot-eg": Choice(lambda step: ol.SpigotEG(step_size=step), 0.3, (0.1, 10.0)),
     "gumbel": Choice(lambda heat: ol.GumbelStraightThrough(heat, noise=ol.Logistic()), 1.0, (0.3, 3.0)),
 }
-"""The rules of the paper, SparseMAP, and two that found hidden structures best in docs/results.md. Logistic noise is
-that of graphs, which differ in their number of arcs. A new rule is a new line."""
+"""The rules of the paper, SparseMAP, and two of those that found hidden structures well in docs/results.md. Logistic
+noise is that of graphs, which differ in their number of arcs. A new rule is a new line."""
 MARKS = ("no graph", "gold graph")
 """What the classifier reaches without any graph, and with the true one where that is known."""
 

@@ -15,12 +15,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from dependency_data import Sentence
+from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich.box import SIMPLE
 from rich.table import Table
 from scipy import stats
-from semantic_report import mean_and_interval
 from sentiment_data import ROLES, graph_of
 from sentiment_model import MARKS, RULES
 from sentiment_training import Run

@@ -42,7 +42,7 @@ class Run:
     """One training run on sentiment. ``rule`` is a key of RULES or one of MARKS.
 
     ``signal`` is the parser's learning rate as a fraction of the classifier's. It stands for a factor on the gradient
-    that leaves the layer, which would change nothing: nothing else trains the parser here, and the steps of Adam do
+    that leaves the layer, which would change little: nothing else trains the parser here, and the steps of Adam do
     not depend on the scale of gradients. ``test`` is the name of what is reported on in the end, "" for nothing.
     """
 

@@ -9,10 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from dependency_data import FormatError, Sentence, read_sdp, sample_corpus
+from intervals import mean_and_interval
 from scipy import stats
+from semantic_measures import Result
 from semantic_parser import Batch, SemanticParser, Vocabulary
-from semantic_report import mean_and_interval, plot_results, plot_trees, write_csv
-from semantic_training import RULES, Measure, Result, Run, evaluate
+from semantic_report import gains_table, markdown, plot_fractions, plot_results, plot_trees, table, write_csv
+from semantic_rules import RULES
+from semantic_training import COUNTS, Run, evaluate
 
 import optlayers as ol
 
@@ -167,18 +170,23 @@ def test_measures_by_hand(tmp_path):
     heads = batch.gold_trees.clone()
     heads[0, :, 3] = torch.eye(5)[2]  # one wrong head of four
     model = SimpleNamespace(
+        device=torch.device("cpu"),
         eval=lambda: None,
         arc_scores=lambda batch: heads,
         best_tree=lambda arcs, sizes: arcs,
         build_tree=lambda arcs, batch: arcs,
         role_scores=lambda batch, tree: torch.nn.functional.one_hot(labels, 3).float()[batch.predicates],
     )
-    run = Run("spigot", 0, epochs=1, tree_fraction=1.0, tree_weight=1.0, signal=1.0, clip_norm=1.0)
-    measure = evaluate(model, [sentence], vocabulary, run)
+    run = Run("spigot", 0, tree_fraction=1.0, signal=1.0, step=1.0, epochs=1)
+    counts = evaluate(model, [sentence], vocabulary, run)
     # 4 gold pairs, 5 found: 3 pairs in common, 2 of them with the right label.
-    assert measure == Measure(attachment=75.0, unlabelled=pytest.approx(600 / 9), labelled=pytest.approx(400 / 9))
+    names = dict(zip(COUNTS, counts[0].tolist(), strict=True))
+    assert names == {"words": 4, "right heads": 3, "found": 5, "gold": 4, "both": 3, "right": 2}
+    result = Result(run, {"dev": counts.tolist(), "test": None, "curve": [counts.sum(0).tolist()]})
+    expected = {"tree attachment": 75.0, "semantic F1": pytest.approx(600 / 9), "labelled F1": pytest.approx(400 / 9)}
+    assert result.final == result.on_dev == expected
     without = evaluate(model, [sentence], vocabulary, replace(run, name="no tree"))
-    assert math.isnan(without.attachment) and without.labelled == measure.labelled
+    assert without[0].tolist() == [4, 0, *counts[0, 2:].tolist()]
 
 
 @pytest.mark.parametrize("signal", [1.0, 0.25])
@@ -229,21 +237,21 @@ def test_roles_see_a_hard_or_a_soft_tree(name, soft):
     vocabulary = Vocabulary.of(sentences)
     batch = Batch.of(sentences, [False] * 5, vocabulary)
     torch.manual_seed(0)
-    model = SemanticParser(vocabulary, RULES[name], clip_norm=1.0, signal=1.0).eval()
+    model = SemanticParser(vocabulary, RULES[name].make(1.0), clip_norm=1.0, signal=1.0).eval()
     tree = model.build_tree(model.arc_scores(batch), batch)
     heads = batch.is_word.float()
     assert torch.allclose(tree.sum(1), heads, atol=1e-6)
     assert bool(((tree > 1e-6) & (tree < 1 - 1e-6)).any()) == soft
 
 
-@pytest.mark.parametrize("rule", [rule for name, rule in RULES.items() if name != "pipeline"], ids=repr)
-def test_roles_teach_the_parser_through_the_layer(rule):
+@pytest.mark.parametrize("name", [name for name, choice in RULES.items() if choice.sends])
+def test_roles_teach_the_parser_through_the_layer(name):
     one_word = Sentence(("Yes",), ("UH",), (0,), frozenset(), {})  # its tree has nothing left to decide
     sentences = [one_word, *sample_corpus(5, max_words=6, seed=1)]
     vocabulary = Vocabulary.of(sentences)
     batch = Batch.of(sentences, [False] * 6, vocabulary)
     torch.manual_seed(0)
-    model = SemanticParser(vocabulary, rule, clip_norm=1.0, signal=1.0)
+    model = SemanticParser(vocabulary, RULES[name].make(1.0), clip_norm=1.0, signal=1.0)
     arcs = model.arc_scores(batch)
     model.role_scores(batch, model.build_tree(arcs, batch)).square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -258,20 +266,31 @@ def test_interval_is_students():
     assert mean_and_interval([3.0])[0] == 3.0 and math.isnan(mean_and_interval([3.0])[1])
 
 
-def test_csv_and_pictures(tmp_path):
+def test_tables_and_pictures(tmp_path):
     sentences = sample_corpus(2, max_words=5, seed=0)
-    curve = [Measure(50.0, 60.0, 40.0), Measure(70.0, 80.0, 60.0)]
+    trees = [list(s.heads) for s in sentences]
+    counts = [[10, 7, 10, 10, 8, 6], [10, 7, 10, 10, 8, 6]]  # 70 % of the heads, F1 of 80 and 60 %
+    kept = {"curve": [[20, 10, 20, 20, 12, 8], [20, 14, 20, 20, 16, 12]], "dev": counts, "test": None}
     results = [
-        Result(Run(name, seed, 2, 0.2, 1.0, 1.0, 1.0), curve, 0.5, [s.heads for s in sentences])
-        for name in ("spigot", "no tree")
+        Result(Run(name, seed, fraction, 0.5, 2.0, 2), {**kept, "seconds": 0.5, "trees": trees})
+        for name, fractions in (("spigot", (0.2, 1.0)), ("pipeline", (0.2, 1.0)), ("no tree", (0.0,)))
+        for fraction in fractions
         for seed in (0, 1)
     ]
     write_csv(results, tmp_path / "runs.csv")
     with (tmp_path / "runs.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 4 * 2
-    assert rows[1] | {"seed": "0"} == rows[3] | {"seed": "0"}
-    assert (rows[1]["rule"], rows[1]["epoch"], float(rows[1]["labelled"])) == ("spigot", "2", 60.0)
+    assert len(rows) == 10 * 2
+    assert rows[1] | {"seed": "1"} == rows[3]
+    assert (rows[1]["rule"], rows[1]["epoch"], float(rows[1]["labelled_F1"])) == ("spigot", "2", 60.0)
+    text = markdown(results)
+    assert text.count("| spigot | 70.0 ± 0.0 | 80.0 ± 0.0 | 60.0 ± 0.0 | 0.5, 2 | 0.5 |") == 2
+    assert text.count("| no tree | – | 80.0 ± 0.0 | 60.0 ± 0.0 | – | 0.5 |") == 2
+    assert text.count("| spigot − pipeline | +0.0 ± 0.0 [+0.0, +0.0] |") == 2
+    assert text.count("| spigot − no tree | – |") == 2
+    assert table(results, 0.2).row_count == 3 and gains_table(results, 0.2).row_count == 3
     plot_results(results, tmp_path / "results.png")
+    plot_fractions(results, tmp_path / "fractions.png")
     plot_trees(results, sentences, tmp_path / "trees.png")
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("results.png", "trees.png"))
+    pictures = ("results.png", "fractions.png", "trees.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in pictures)

@@ -46,11 +46,17 @@ def test_training_goes_on_after_an_audit(tmp_path):
         assert torch.equal(parameter, dict(model.named_parameters())[name]), name
 
 
+def test_all_trees_leave_no_sentence_to_audit(tmp_path):
+    with pytest.raises(SystemExit, match="lower --tree-fraction"):
+        main([*TINY, "--after", "1", "--tree-fraction", "1", "--output", str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["--epochs", "2", "--after", "3"], "--after must be epochs from 1 to 2"),
         (["--sentences", "0"], "--sentences must be at least 1, but is 0"),
+        (["--samples", "7"], "--samples must be an even number from 8 on, but is 7"),
     ],
 )
 def test_a_wrong_option_is_explained(capsys, given, message):

@@ -40,8 +40,8 @@ def test_every_rule_and_mark_runs(tmp_path):
         assert json.loads(path.read_text())["result"]["test"] is None  # what chooses does not see it
     again = main(given)
     assert [r.kept for r in again] == [r.kept for r in results]
-    with pytest.raises(ValueError, match="holds runs with test sentences 3, not 0"):
-        main([*TINY, "--output", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match=r"holds runs with train '24 sentences .*', not '20 sentences"):
+        main([*TINY, "--train-sentences", "20", "--output", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("name", ["structured_attention", "spigot", "sparsemap"])
@@ -105,6 +105,15 @@ def test_measures_and_gains_against_scipy():
     assert one.by_sentence == pytest.approx((each.mean() - half, each.mean() + half), abs=0.2 * half)
     with pytest.raises(ValueError, match="paired by seed"):
         gain(mine, other[:2])
+    lonely = gain([made(0, [5], [2])], [made(0, [4], [2])])["tree attachment"]
+    assert lonely.mean == 10.0 and np.isnan([lonely.by_seed, *lonely.by_sentence]).all() and not lonely.sure
+
+
+def test_test_is_measured_where_a_run_says_so():
+    sentences = sample_corpus(24, max_words=4, seed=0)
+    corpus = Corpus(sentences[:16], sentences[16:20], sentences[20:])
+    assert train(RUN, corpus)["test"] is None
+    assert len(train(replace(RUN, test="those"), corpus)["test"]) == 4
 
 
 def test_every_rule_gets_the_same_budget():
@@ -124,7 +133,10 @@ def test_every_rule_gets_the_same_budget():
         assert all(r.seed == 100 and r.epochs == 2 and r.tree_fraction == 0.2 for r in mine)
         assert all(SIGNALS[0] <= r.signal <= SIGNALS[1] and STEPS[0] <= r.step <= STEPS[1] for r in mine)
         assert len({r.step for r in mine}) == (5 if choice.steps else 1)
-    assert tries("spigot", 1) == tries("spigot", 0) == [(RULES["spigot"].signal, RULES["spigot"].step)]
+    assert tries("spigot", 1, (0.5, 2.0)) == tries("spigot", 0, (0.5, 2.0)) == [(0.5, 2.0)]
+    assert tries("ste", 3, (0.5, 2.0))[0] == (0.5, 2.0) and {step for _, step in tries("ste", 3, (0.5, 2.0))} == {2.0}
+    twice = arguments(["--seeds", "0", "0", "1", "--rules", "spigot", "spigot"])
+    assert len(runs_of(twice, defaults(twice))) == len(set(runs_of(twice, defaults(twice)))) == 2 * (1 + len(MARKS))
 
 
 def test_the_best_on_dev_is_chosen():
@@ -166,6 +178,9 @@ def test_corpus_from_files(tmp_path):
         (["--step", "nothing=1"], "expected RULE=NUMBER"),
         (["--tree-fractions", "0.2", "1.5"], "between 0 and 1"),
         (["--epochs", "0"], "--epochs must be at least 1, but is 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be above 0, but is nan"),
+        (["--clip-norm", "0"], "--clip-norm must be above 0, but is 0"),
+        (["--tree-weight", "-1"], "--tree-weight must be at least 0, but is -1"),
         (["--tries", "-1"], "--tries must be at least 0, but is -1"),
         (["--tries", "2", "--seeds", "0", "100"], "--try-seed must not be one of --seeds"),
         (["--rules", "magic"], "invalid choice: 'magic'"),

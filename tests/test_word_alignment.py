@@ -143,7 +143,7 @@ def test_a_run_is_reproducible_and_the_best_rate_is_that_of_dev():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--folds", "2"], "--folds must be at least 3"),
+        (["--folds", "2"], "--folds must be from 3 to 30"),
         (["--rates", "0"], "--rates positive"),
         (["--lines", "magic"], "invalid choice: 'magic'"),
         (["--possible", "all.json"], "--possible has further links of the pairs of --data"),
