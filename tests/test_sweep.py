@@ -281,6 +281,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path):
         text=True,
         env=os.environ | {"PYTHONPATH": path},
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # programs in the background ignore it
     ) as program:
         deadline = time.monotonic() + 120.0
         while not list((tmp_path / "out").glob("runs/*.json")):
