@@ -106,7 +106,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--after", nargs="+", type=int, default=[1, 3], help="the epochs with an audit (default 1 3)")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--clip-norm", type=float, default=1.0, help="of the gradient of a sentence (default 1)")
     parser.add_argument("--sentences", type=int, default=64, help="so many are audited (default 64)")
     parser.add_argument("--samples", type=int, default=256, help="of the noise (default 256)")

@@ -55,7 +55,7 @@ class Run:
     epochs: int
     tree_weight: float = 1.0
     clip_norm: float = 1.0
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     batch_size: int = 32
     test: str = ""
 

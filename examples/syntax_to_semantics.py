@@ -63,9 +63,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-words", type=int, default=7, help="longer sentences are left out (default 7)")
     parser.add_argument("--train-sentences", type=int, help=f"at most so many (default: all; {DRAWN[0]} drawn ones)")
     parser.add_argument("--dev-sentences", type=int, help=f"at most so many (default: all; {DRAWN[1]} drawn ones)")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="falls linearly to 0 (default 0.002)")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="falls linearly to 0 (default 0.004)")
     parser.add_argument(
         "--tree-fractions",
         nargs="+",
