@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ from kept_runs import run_file
 from rich.console import Console
 from sweep import Machines, RunError, SweepError, add_arguments, in_a_line, run_all
 
+resource = pytest.importorskip("resource", reason="the tests take signals and limits of POSIX")
 QUIET = Console(quiet=True)
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
