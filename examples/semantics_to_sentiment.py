@@ -181,7 +181,7 @@ def described(corpus: Corpus) -> str:
 
 
 def shared(options: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
-    """What all runs of a folder have in common; --test is not among it, so that it can be asked for later."""
+    """What all runs of a folder have in common. Not --test: a run with a test is another run, and tries have none."""
     return {
         "graphs": [_named(options.graphs), len(corpus.graphs)],
         "graphs_dev": [_named(options.graphs_dev), len(corpus.graphs_dev)],
