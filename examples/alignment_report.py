@@ -15,9 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from alignment_data import Pair
 from alignment_model import Measure
-from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from report_tables import cell
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -30,10 +30,8 @@ LEGIBLE = 14
 """Sentences of more words are too long for a picture."""
 
 
-def cell(values: Sequence[float], sign: str = "") -> str:
-    """Mean and half the width of its 95 % confidence interval (Student's t), in percent; "+" shows the sign."""
-    mean, half = mean_and_interval([100.0 * value for value in values])
-    return f"{mean:{sign}.1f}" if math.isnan(half) else f"{mean:{sign}.1f} ± {half:.1f}"
+def _percent(values: Sequence[float], sign: str = "") -> str:
+    return cell([100.0 * value for value in values], sign=sign)
 
 
 def table_of(results: Mapping[str, Sequence[Result]], bound: Sequence[Measure]) -> Table:
@@ -45,14 +43,14 @@ def table_of(results: Mapping[str, Sequence[Result]], bound: Sequence[Measure]) 
     measures = ("precision", "recall", "f1", "error_rate")
     first = next(iter(results))
     for line, folds in results.items():
-        cells = [cell([fold["test"][name] for fold in folds]) for name in measures]
+        cells = [_percent([fold["test"][name] for fold in folds]) for name in measures]
         pairs = zip(folds, results[first], strict=True)
-        gain = cell([mine["test"]["f1"] - other["test"]["f1"] for mine, other in pairs], "+")
+        gain = _percent([mine["test"]["f1"] - other["test"]["f1"] for mine, other in pairs], "+")
         cells.insert(3, "" if line == first else gain)
         seconds = float(np.mean([fold["seconds"] for fold in folds]))
-        table.add_row(line, *cells, cell([fold["alone"] for fold in folds]), f"{seconds:.2f}")
+        table.add_row(line, *cells, _percent([fold["alone"] for fold in folds]), f"{seconds:.2f}")
     table.add_section()
-    best = [cell([asdict(one)[name] for one in bound]) for name in measures]
+    best = [_percent([asdict(one)[name] for one in bound]) for name in measures]
     table.add_row("best within gold", *best[:3], "", best[3])
     return table
 

@@ -17,8 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from decision_methods import METHODS, TWO_STAGE
 from decision_training import Run
-from intervals import mean_and_interval
 from matplotlib.axes import Axes
+from report_tables import cell, markdown_table, mean_and_interval
 from rich.table import Table
 
 __all__ = ["Outcome", "markdown", "plot_differences", "plot_regrets", "tables", "write_csv"]
@@ -46,12 +46,6 @@ class Outcome:
     def setting(self) -> Setting:
         """What it shares with the runs of the same column."""
         return self.run.degree, self.run.noise
-
-
-def _cell(values: Sequence[float], sign: str = "") -> str:
-    mean, half = mean_and_interval(values)
-    shown = f"{round(mean, 2) + 0.0:{sign}.2f}".replace("-", "−")  # + 0.0 makes 0 of -0
-    return shown if math.isnan(half) else f"{shown} ± {half:.2f}"
 
 
 def _problems(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -82,13 +76,13 @@ def _rows(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[list[str]]]]:
     methods, settings = _methods(outcomes), _settings(outcomes)
     yield (
         "normalized regret on test, %",
-        [[m, *(_cell(list(_by_seed(outcomes, m, s).values())) for s in settings)] for m in methods],
+        [[m, *(cell(list(_by_seed(outcomes, m, s).values()), 2) for s in settings)] for m in methods],
     )
     others = [m for m in methods if m != TWO_STAGE]
     if TWO_STAGE in methods and others:
         yield (
             f"difference to {TWO_STAGE}, paired by seed",
-            [[m, *(_cell(_differences(outcomes, m, s), "+") for s in settings)] for m in others],
+            [[m, *(cell(_differences(outcomes, m, s), 2, "+") for s in settings)] for m in others],
         )
 
 
@@ -120,8 +114,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         for heading, rows in _rows(mine):
             columns = _columns(mine)
             lines += [f"{problem}: {heading}; {_seeds(mine)}", ""]
-            lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-            lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+            lines += [*markdown_table(columns, rows), ""]
     return "\n".join(lines)
 
 

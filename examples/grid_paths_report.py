@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -18,8 +17,8 @@ import numpy as np
 from grid_paths_data import PIXELS
 from grid_paths_rules import RULES
 from grid_paths_training import MEASURES, Run, splits
-from intervals import mean_and_interval
 from matplotlib.axes import Axes
+from report_tables import cell, markdown_table
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -51,11 +50,7 @@ def _by_rule(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def _cells(rule: str, mine: Sequence[Outcome]) -> list[str]:
-    cells = [rule]
-    for measure, digits in DIGITS.items():
-        mean, half = mean_and_interval([o.last(measure) for o in mine])
-        cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}"))
-    return cells
+    return [rule, *(cell([o.last(measure) for o in mine], digits) for measure, digits in DIGITS.items())]
 
 
 def _title(outcomes: Sequence[Outcome]) -> str:
@@ -79,9 +74,8 @@ def table_of(outcomes: Sequence[Outcome]) -> Table:
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """For a document."""
-    lines = [f"{_title(outcomes)}:", "", f"| {' | '.join(HEADS)} |", "|" + "---|" * len(HEADS)]
-    lines += [f"| {' | '.join(_cells(rule, mine))} |" for rule, mine in _by_rule(outcomes).items()]
-    return "\n".join(lines) + "\n"
+    rows = [_cells(rule, mine) for rule, mine in _by_rule(outcomes).items()]
+    return "\n".join([f"{_title(outcomes)}:", "", *markdown_table(HEADS, rows), ""])
 
 
 def write_csv(outcomes: Sequence[Outcome], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -123,13 +122,15 @@ class Keeping:
                 raise OSError(error.errno, text) from error
             del self.waiting[run]
 
-    def keep_failure(self, run: Any, text: str) -> Path:
-        """Write what went wrong with a run, where the disk lets; the file."""
+    def keep_failure(self, run: Any, text: str) -> str:
+        """Write what went wrong with a run; where it stands, or all of it where it cannot be written."""
         path = self._failure(self.files[run])
-        with contextlib.suppress(OSError):  # the failure itself is told anyway
+        try:
             path.parent.mkdir(exist_ok=True)
             path.write_text(f"{run!r}\n\n{text}\n")
-        return path
+        except OSError as error:
+            return f"{path} could not be written ({error.strerror}):\n{text}"
+        return f"see {path}"
 
     def _failure(self, path: Path) -> Path:
         return path.parent.parent / "failed" / f"{path.stem}.txt"

@@ -17,6 +17,7 @@ import numpy as np
 from latent_rules import MARKS, RULES
 from latent_training import MEASURES, Run
 from matplotlib.axes import Axes
+from report_tables import markdown_table
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -126,11 +127,8 @@ def markdown(results: Sequence[Result]) -> str:
     """The tables as Markdown, for a document."""
     lines = []
     for (structure, size), rows in _problems(results).items():
-        header = _header(structure)
-        lines += [f"{problem_name(structure, size).capitalize()}:", "", f"| {' | '.join(header)} |"]
-        lines += ["|" + "---|" * len(header)]
-        lines += [f"| {' | '.join(_row(name, mine))} |" for name, mine in rows.items()]
-        lines.append("")
+        cells = [_row(name, mine) for name, mine in rows.items()]
+        lines += [f"{problem_name(structure, size).capitalize()}:", "", *markdown_table(_header(structure), cells), ""]
     return "\n".join(lines)
 
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from intervals import mean_and_interval
 from numpy.typing import NDArray
-from scipy import stats
+from report_tables import Gain, mean_and_interval, over_cases
 from semantic_training import COUNTS, Run
 
-__all__ = ["MEASURES", "Gain", "Result", "gain"]
+__all__ = ["MEASURES", "Result", "gain"]
 
 MEASURES = ("tree attachment", "semantic F1", "labelled F1")
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -65,26 +63,6 @@ def _named(values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(MEASURES, values.tolist(), strict=True))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How much more of a measure one rule has than another.
-
-    ``by_seed`` is half the width of the 95 % interval over runs with other seeds (Student's t, paired by seed): would
-    other runs show it? ``by_sentence`` is the 95 % interval over sentences (percentiles of a bootstrap that draws
-    sentences, both rules on the same ones, runs of all seeds together): would other sentences show it? Either is NaN
-    for one of its kind. Neither knows of other comparisons: of 20 without a difference one is expected outside.
-    """
-
-    mean: float
-    by_seed: float
-    by_sentence: tuple[float, float]
-
-    @property
-    def sure(self) -> bool:
-        """Whether both intervals leave 0 out."""
-        return abs(self.mean) > self.by_seed and (self.by_sentence[0] > 0 or self.by_sentence[1] < 0)
-
-
 def gain(mine: Sequence[Result], other: Sequence[Result]) -> dict[str, Gain]:
     """Of every measure: runs of one rule against those of another with the same seeds, in any order.
 
@@ -101,10 +79,7 @@ def gain(mine: Sequence[Result], other: Sequence[Result]) -> dict[str, Gain]:
         first, second = measures_of(both[:, index].sum(axis=axis - 1 if axis < 0 else axis + 1))
         return np.moveaxis(first - second, -1, 0)
 
-    low = high = np.full(len(MEASURES), np.nan)  # one sentence has no interval
-    if both.shape[1] > 1:
-        settings = {"n_resamples": RESAMPLES, "batch": 100, "vectorized": True, "method": "percentile", "rng": 0}
-        low, high = stats.bootstrap((np.arange(both.shape[1]),), difference, **settings).confidence_interval
+    low, high = over_cases(difference, both.shape[1])
     gains = {}
     for k, name in enumerate(MEASURES):
         differences = [a.final[name] - b.final[name] for a, b in zip(mine, other, strict=True)]

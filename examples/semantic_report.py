@@ -14,11 +14,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from dependency_data import Sentence
-from intervals import mean_and_interval
 from matplotlib.axes import Axes
+from report_tables import Gain, cell, markdown_table, mean_and_interval
 from rich.box import SIMPLE
 from rich.table import Table
-from semantic_measures import MEASURES, Gain, Result, gain
+from semantic_measures import MEASURES, Result, gain
 from semantic_rules import MARKS, RULES
 
 from optlayers import plots
@@ -48,8 +48,7 @@ def _rows(results: Sequence[Result], fraction: float) -> dict[str, list[Result]]
 def _value(name: str, mine: Sequence[Result], measure: str) -> str:
     if name == "no tree" and measure == "tree attachment":
         return "–"
-    value, half = mean_and_interval([r.final[measure] for r in mine])
-    return f"{value:.1f}" if math.isnan(half) else f"{value:.1f} ± {half:.1f}"
+    return cell([r.final[measure] for r in mine])
 
 
 def _cells(name: str, mine: Sequence[Result]) -> list[str]:
@@ -75,11 +74,7 @@ def _gain_rows(results: Sequence[Result], fraction: float) -> list[list[str]]:
 
 
 def _gain_cell(base: str, measure: str, one: Gain) -> str:
-    if base == "no tree" and measure == "tree attachment":
-        return "–"
-    seeds = "" if math.isnan(one.by_seed) else f" ± {one.by_seed:.1f}"
-    text = f"{one.mean:+.1f}{seeds} [{one.by_sentence[0]:+.1f}, {one.by_sentence[1]:+.1f}]{' *' if one.sure else ''}"
-    return text.replace("-", "−")
+    return "–" if base == "no tree" and measure == "tree attachment" else str(one)
 
 
 def _titles(results: Sequence[Result], fraction: float) -> tuple[str, str]:
@@ -114,13 +109,9 @@ def markdown(results: Sequence[Result]) -> str:
     for fraction in _fractions(results):
         first, second = _titles(results, fraction)
         rows = [_cells(name, mine) for name, mine in _rows(results, fraction).items()]
-        lines += [f"{first}:", "", *_markdown(HEAD, rows), "", f"{second}:", ""]
-        lines += [*_markdown(["", *MEASURES], _gain_rows(results, fraction)), ""]
+        lines += [f"{first}:", "", *markdown_table(HEAD, rows), "", f"{second}:", ""]
+        lines += [*markdown_table(["", *MEASURES], _gain_rows(results, fraction)), ""]
     return "\n".join(lines)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:

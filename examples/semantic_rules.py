@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy.stats import qmc
+from halton import log_points
 
 import optlayers as ol
 from polytopes import head_choice
@@ -56,16 +55,10 @@ MARKS = ("no tree", "gold tree")
 def tries(name: str, count: int, default: tuple[float, float]) -> list[tuple[float, float]]:
     """So many pairs of a signal factor and a step size for a rule: the default, and points of a Halton sequence.
 
-    A rule without a step size keeps 1; one that sends no gradient has nothing to choose.
+    A rule without a step size keeps that of the default; one that sends no gradient has nothing to choose.
     """
     choice = RULES[name]
-    if not choice.sends or count == 0:
+    if not choice.sends:
         return [default]
-    low, high = zip(SIGNALS, STEPS, strict=True)
-    drawn = qmc.scale(qmc.Halton(2, rng=0).random(count - 1), _log10(low), _log10(high)) if count > 1 else []
-    rest = [(float(10**signal), float(10**step) if choice.steps else default[1]) for signal, step in drawn]
-    return [default, *((round(s, 4), round(t, 4)) for s, t in rest)]
-
-
-def _log10(values: tuple[float, ...]) -> list[float]:
-    return [math.log10(value) for value in values]
+    points = log_points(count - 1, [SIGNALS, STEPS], seed=0)
+    return [default, *((signal, step if choice.steps else default[1]) for signal, step in points)]

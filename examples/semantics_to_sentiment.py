@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from dependency_data import FormatError
+from halton import log_points
 from rich.console import Console
-from scipy.stats import qmc
 from sentiment_data import Corpus, read_graphs, read_opinions, sample_graphs, sample_opinions
 from sentiment_model import MARKS, RULES
 from sentiment_report import Result, markdown, plot_graphs, plot_results, tables, write_csv
@@ -219,15 +219,11 @@ def default_run(name: str, options: argparse.Namespace) -> Run:
 def tried(run: Run, tries: int) -> list[Run]:
     """The defaults, then settings on a logarithmic scale, the same for every rule; some rules have no strength."""
     ranges = [RATES, SIGNALS, (RULES[run.rule].range if run.rule in RULES else None) or (1.0, 10.0)]
-    points = qmc.Halton(len(ranges), rng=TRY_SEED).random(tries - 1) if tries > 1 else []
-    drawn = [[low * (high / low) ** x for x, (low, high) in zip(point, ranges, strict=True)] for point in points]
-    return [
-        run,
-        *(
-            replace(run, learning_rate=rate, signal=signal, strength=None if run.strength is None else strength)
-            for rate, signal, strength in drawn
-        ),
+    drawn = [
+        replace(run, learning_rate=rate, signal=signal, strength=None if run.strength is None else strength)
+        for rate, signal, strength in log_points(tries - 1, ranges, seed=TRY_SEED)
     ]
+    return [run, *drawn]
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from dependency_data import Sentence
-from intervals import mean_and_interval
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from report_tables import Gain, cell, markdown_table, mean_and_interval, over_cases
 from rich.box import SIMPLE
 from rich.table import Table
-from scipy import stats
 from sentiment_data import ROLES, graph_of
 from sentiment_model import MARKS, RULES
 from sentiment_training import Run
 
 from optlayers import plots
 
-__all__ = ["Gain", "Result", "gain", "markdown", "plot_graphs", "plot_results", "tables", "write_csv"]
+__all__ = ["Result", "gain", "markdown", "plot_graphs", "plot_results", "tables", "write_csv"]
 
 ORDER = ("no graph", *RULES, "gold graph")
 BASES = ("no graph", "pipeline")
@@ -58,21 +57,6 @@ class Result:
         return self.kept["graph_f1"] - self.parser_f1
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How much more accurate a rule is: mean and half a 95 % interval over seeds, and one over sentences."""
-
-    mean: float
-    half: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        by_seed = "" if math.isnan(self.half) else f" ± {self.half:.1f}"
-        by_sentence = "" if math.isnan(self.low) else f" [{self.low:+.1f}, {self.high:+.1f}]"
-        return f"{self.mean:+.1f}{by_seed}{by_sentence}"
-
-
 def gain(mine: Sequence[Result], base: Sequence[Result], part: str) -> Gain:
     """Paired twice: by seed (Student's t), and by sentence, over which seeds are averaged (bootstrap, percentiles).
 
@@ -84,18 +68,9 @@ def gain(mine: Sequence[Result], base: Sequence[Result], part: str) -> Gain:
     seeds = sorted(ours.keys() & theirs.keys())
     more = np.array([ours[s].right(part) - theirs[s].right(part) for s in seeds])
     mean, half = mean_and_interval(more.mean(axis=1))
-    low = high = math.nan
-    if more.shape[1] > 1:
-        a, b = (np.mean([of[s].right(part) for s in seeds], axis=0) for of in (ours, theirs))
-        drawn = stats.bootstrap(
-            (a, b), _difference, paired=True, vectorized=True, n_resamples=2000, method="percentile", rng=0
-        )
-        low, high = drawn.confidence_interval
-    return Gain(mean, half, float(low), float(high))
-
-
-def _difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-    return (a - b).mean(axis=axis)
+    by_sentence = more.mean(axis=0)
+    low, high = over_cases(lambda index, axis: by_sentence[index].mean(axis=axis), len(by_sentence))
+    return Gain(mean, half, (float(low), float(high)))
 
 
 def by_rule(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -105,11 +80,6 @@ def by_rule(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def _parts(results: Sequence[Result]) -> list[str]:
     return ["dev", "test"] if all(r.kept["test_right"] for r in results) else ["dev"]
-
-
-def _cell(values: Sequence[float], digits: int = 1, sign: str = "-") -> str:
-    mean, half = mean_and_interval(values)
-    return f"{mean:{sign}.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def _accuracies(results: Sequence[Result]) -> list[list[str]]:
@@ -126,10 +96,10 @@ def _accuracies(results: Sequence[Result]) -> list[list[str]]:
         lines.append(
             [
                 name,
-                *(_cell([r.accuracy(part) for r in mine]) for part in parts),
-                _cell([r.parser_f1 for r in mine]) if parsed else "–",
-                _cell([r.parser_change for r in mine], sign="+") if parsed else "–",
-                _cell([1000.0 * r.kept["seconds_per_batch"] for r in mine], 0),
+                *(cell([r.accuracy(part) for r in mine]) for part in parts),
+                cell([r.parser_f1 for r in mine]) if parsed else "–",
+                cell([r.parser_change for r in mine], sign="+") if parsed else "–",
+                cell([1000.0 * r.kept["seconds_per_batch"] for r in mine], digits=0),
                 ", ".join(chosen),
             ]
         )
@@ -161,7 +131,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         for column in header:
             table.add_column(column, justify="left" if column in ("rule", "chosen") else "right")
         for line in lines:
-            table.add_row(*(cell.replace("[", r"\[") for cell in line))
+            table.add_row(*(text.replace("[", r"\[") for text in line))
         made.append(table)
     return made
 
@@ -170,9 +140,7 @@ def markdown(results: Sequence[Result]) -> str:
     """The tables as Markdown, for a document."""
     text = []
     for title, (header, *lines) in _tables(results).items():
-        text += [f"{title}:", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-        text += [f"| {' | '.join(line)} |" for line in lines]
-        text.append("")
+        text += [f"{title}:", "", *markdown_table(header, lines), ""]
     return "\n".join(text)
 
 

@@ -165,7 +165,7 @@ def run_all(
                 results[run] = outcome
                 told = kept.keep(run, outcome)
             else:
-                told = f"{run!r} failed: {_words(outcome)}; see {kept.keep_failure(run, str(outcome))}"
+                told = f"{run!r} failed: {_words(outcome)}; {kept.keep_failure(run, str(outcome))}"
                 failures.append(told)
             if told:
                 console.print(told, style="red", soft_wrap=True, markup=False)
@@ -191,6 +191,8 @@ def connected(machines: Machines) -> Iterator[None]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if ray.is_initialized():  # by the program, which keeps it
+        if machines.address is not None:
+            raise SweepError(f"this program is connected to a Ray already, and cannot go to {machines.address}")
         _check_gpus(machines)
         yield
         return

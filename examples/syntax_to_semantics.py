@@ -111,6 +111,9 @@ def _number(parser: argparse.ArgumentParser, option: str, text: str) -> tuple[st
     name, _, value = text.partition("=")
     if name not in RULES:
         parser.error(f"{option} {text}: expected RULE=NUMBER with one of {', '.join(RULES)}")
+    able = [rule for rule, choice in RULES.items() if (choice.steps if option == "--step" else choice.sends)]
+    if name not in able:
+        parser.error(f"{option} {text}: {name} has none; expected one of {', '.join(able)}")
     try:
         return name, float(value)
     except ValueError:
@@ -151,30 +154,40 @@ def runs_of(
 
     ``test`` is what is reported on in place of dev.
     """
-    plain = Run("", 0, 0.0, 1.0, 1.0, options.epochs, options.tree_weight, options.clip_norm)
-    plain = replace(plain, learning_rate=options.learning_rate, batch_size=options.batch_size)
-    plain = replace(plain, test=identity_of(test) if test else "")
-    marks = [replace(plain, name=name, seed=seed) for name in MARKS for seed in dict.fromkeys(options.seeds)]
-    return (marks if options.marks else []) + [
-        replace(plain, name=name, seed=seed, tree_fraction=fraction, signal=chosen[name][0], step=chosen[name][1])
+    reported = identity_of(test) if test else ""
+    seeds, rules = dict.fromkeys(options.seeds), dict.fromkeys(options.rules)
+    marks = [run_of(options, name, seed, 0.0, (1.0, 1.0)) for name in MARKS for seed in seeds] if options.marks else []
+    ruled = [
+        run_of(options, name, seed, fraction, chosen[name])
         for fraction in dict.fromkeys(options.tree_fractions)
-        for seed in dict.fromkeys(options.seeds)
-        for name in dict.fromkeys(options.rules)
+        for seed in seeds
+        for name in rules
     ]
+    return [replace(run, test=reported) for run in (*marks, *ruled)]
+
+
+def run_of(options: argparse.Namespace, name: str, seed: int, fraction: float, setting: tuple[float, float]) -> Run:
+    """One run, with a signal factor and a step size."""
+    return Run(
+        name,
+        seed,
+        fraction,
+        *setting,
+        epochs=options.epochs,
+        tree_weight=options.tree_weight,
+        clip_norm=options.clip_norm,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+    )
 
 
 def tried_runs(options: argparse.Namespace) -> list[Run]:
     """The runs that choose: every rule on one seed and the first fraction, ``--tries`` times."""
-    one = argparse.Namespace(**vars(options))
-    one.seeds, one.tree_fractions, one.marks = [options.try_seed], options.tree_fractions[:1], False
-    one.epochs = options.try_epochs or options.epochs
-    settings = {name: tries(name, options.tries, default) for name, default in defaults(options).items()}
+    epochs = options.try_epochs or options.epochs
     return [
-        run
-        for name in dict.fromkeys(options.rules)
-        for setting in settings[name]
-        for run in runs_of(one, dict.fromkeys(options.rules, setting))
-        if run.name == name
+        replace(run_of(options, name, options.try_seed, options.tree_fractions[0], setting), epochs=epochs)
+        for name, default in defaults(options).items()
+        for setting in tries(name, options.tries, default)
     ]
 
 
@@ -227,8 +240,7 @@ def main(given: list[str] | None = None) -> list[Result]:
     )
     chosen = defaults(options)
     if options.tries:
-        blind = replace(corpus, test=[])
-        tried = results_of(tried_runs(options), blind, options, options.output / "tries", console)
+        tried = results_of(tried_runs(options), corpus, options, options.output / "tries", console)
         write_csv(tried, options.output / "tries.csv")
         chosen = chosen_of(tried)
         for name, (signal, step) in chosen.items():

@@ -1,7 +1,6 @@
 """What the main example reads, draws and measures."""
 
 import csv
-import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from dependency_data import FormatError, Sentence, read_sdp, sample_corpus
-from intervals import mean_and_interval
-from scipy import stats
 from semantic_measures import Result
 from semantic_parser import Batch, SemanticParser, Vocabulary
 from semantic_report import gains_table, markdown, plot_fractions, plot_results, plot_trees, table, write_csv
@@ -256,14 +253,6 @@ def test_roles_teach_the_parser_through_the_layer(name):
     model.role_scores(batch, model.build_tree(arcs, batch)).square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert model.arcs.weight.grad.abs().max() > 0
-
-
-def test_interval_is_students():
-    values = [79.0, 81.0, 80.5, 78.5, 80.0]
-    mean, half = mean_and_interval(values)
-    low, high = stats.t.interval(0.95, df=4, loc=mean, scale=stats.sem(values))
-    assert mean == pytest.approx(79.8) and (mean - half, mean + half) == pytest.approx((low, high))
-    assert mean_and_interval([3.0])[0] == 3.0 and math.isnan(mean_and_interval([3.0])[1])
 
 
 def test_tables_and_pictures(tmp_path):

@@ -240,9 +240,9 @@ def test_gains_are_paired_by_seed_and_by_sentence():
         return [Result(replace(run, seed=s), {"dev_right": m, "test_right": ""}, 0.0) for s, m in enumerate(marks)]
 
     better = gain(results("1111", "1110"), results("1011", "1010"), "dev")
-    assert (better.mean, better.half) == (25.0, 0.0) and better.low == 0.0 < better.high
+    assert (better.mean, better.by_seed) == (25.0, 0.0) and better.by_sentence[0] == 0.0 < better.by_sentence[1]
     same = gain(results("10", "01"), results("10", "01"), "dev")
-    assert (same.mean, same.half, same.low, same.high) == (0.0, 0.0, 0.0, 0.0)
+    assert (same.mean, same.by_seed, same.by_sentence) == (0.0, 0.0, (0.0, 0.0))
     assert str(gain(results("1"), results("0"), "dev")) == "+100.0"
 
 

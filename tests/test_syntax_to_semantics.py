@@ -176,6 +176,8 @@ def test_corpus_from_files(tmp_path):
     [
         (["--signal", "ste=much"], "--signal ste=much: 'much' is no number"),
         (["--step", "nothing=1"], "expected RULE=NUMBER"),
+        (["--step", "ste=1"], "--step ste=1: ste has none; expected one of spigot, spigot_eg"),
+        (["--signal", "pipeline=1"], "--signal pipeline=1: pipeline has none"),
         (["--tree-fractions", "0.2", "1.5"], "between 0 and 1"),
         (["--epochs", "0"], "--epochs must be at least 1, but is 0"),
         (["--learning-rate", "nan"], "--learning-rate must be above 0, but is nan"),
