@@ -44,10 +44,10 @@ lint: .venv/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-PEERS := $(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])'
+PEERS := $(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'
 
 .venv/peers: .venv/installed
-	@$(PIP) --constraint constraints.txt --editable '.[bench]' || for peer in $$($(PEERS)); do \
+	@$(PIP) --constraint constraints.txt --editable '.[peers]' || for peer in $$($(PEERS)); do \
 	  $(PIP) --constraint constraints.txt "$$peer" || echo "$$peer could not be installed; it is left out"; done
 	@$(PIP) --no-deps qpth==0.0.18 || echo "qpth could not be installed; it is left out"  # it says numpy<2, and works with 2
 	@touch $@

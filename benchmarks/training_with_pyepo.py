@@ -274,7 +274,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"no method matches {options.only!r}; there are {', '.join(m.name for m in METHODS)}")
     missing = [module for module in ("pyepo", "ortools") if importlib.util.find_spec(module) is None]
     if missing:
-        parser.error(f"{' and '.join(missing)} not installed; pip install 'optlayers[bench]' brings what is measured")
+        parser.error(f"{' and '.join(missing)} not installed; pip install 'optlayers[peers]' brings what is measured")
     return options
 
 

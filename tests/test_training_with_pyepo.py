@@ -144,7 +144,7 @@ def test_what_is_missing_is_named_with_what_brings_it(monkeypatch, capsys):
     monkeypatch.setattr(training_with_pyepo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         arguments([])
-    assert "pyepo and ortools not installed; pip install 'optlayers[bench]'" in capsys.readouterr().err
+    assert "pyepo and ortools not installed; pip install 'optlayers[peers]'" in capsys.readouterr().err
 
 
 def test_the_comparison_end_to_end(tmp_path, capsys):
