@@ -4,10 +4,11 @@ RUN := .venv/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test proofs coverage lint bench device fuzz clean
+.PHONY: help demo docs docs-serve test proofs coverage lint bench device fuzz clean
 
 help:
 	@echo "make demo      declare, solve and train: two examples, their plots and tables under out/"
+	@echo "make docs      the documentation as a site, under out/docs; make docs-serve shows it in a browser"
 	@echo "make test      the tests: of those with very many cases, an even choice (some minutes)"
 	@echo "make proofs    all tests with all of their cases (20 minutes)"
 	@echo "make lint      style and types"
@@ -29,6 +30,14 @@ help:
 demo: .venv/installed
 	$(RUN) examples/define_a_polytope.py
 	$(RUN) examples/syntax_to_semantics.py --output out/syntax_to_semantics
+
+docs: .venv/installed  # -E: the pages of the reference are made anew
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going -E --doctree-dir out/doctrees docs out/docs
+	@echo "open out/docs/index.html, or make docs-serve"
+
+PORT ?= 0
+docs-serve: docs  # port 0: one that is free, which is printed
+	$(RUN) -m http.server --bind 127.0.0.1 --directory out/docs $(PORT)
 
 test: .venv/installed
 	$(PYTEST) -m "not slow"

@@ -155,8 +155,52 @@ def draw_paths() -> Figure:
     return figure
 
 
+def draw_all_rules() -> Figure:
+    """Every rule on the polygon, in the order of the table of docs/rules.md."""
+    target = torch.tensor([0.4, 1.2], dtype=torch.float64)
+    rules: dict[str, ol.AbstractRule] = {
+        "Pipeline()": ol.Pipeline(),
+        "StraightThrough()": ol.StraightThrough(),
+        "Spigot()": ol.Spigot(),
+        "SpigotCE()": ol.SpigotCE(),
+        "SpigotEG()": ol.SpigotEG(),
+        "Interpolation(1)": ol.Interpolation(1.0),
+        "LPGD(1, smoothing=1)": ol.LPGD(1.0, smoothing=1.0),
+        "Identity()": ol.Identity(),
+        "SparseMAP()": ol.SparseMAP(),
+        "Regularized(Entropy())": ol.Regularized(ol.Entropy()),
+        "Regularized(Tsallis(1.5))": ol.Regularized(ol.Tsallis(1.5)),
+        "MirrorSpigot(Entropy())": ol.MirrorSpigot(ol.Entropy()),
+        "CentralPath()": ol.CentralPath(),
+        "StructuredAttention()": ol.StructuredAttention(),
+        "Hard(SparseMAP())": ol.Hard(ol.SparseMAP()),
+        "Hard(StructuredAttention())": ol.Hard(ol.StructuredAttention()),
+        "PerturbedAdditive(100)": ol.PerturbedAdditive(100),
+        "PerturbedMultiplicative(100)": ol.PerturbedMultiplicative(100),
+        "PerturbAndMAP()": ol.PerturbAndMAP(),
+        "GumbelStraightThrough()": ol.GumbelStraightThrough(),
+        "IMLE(100, strength=1)": ol.IMLE(100, strength=1.0),
+        "AdaptiveIMLE(100)": ol.AdaptiveIMLE(100),
+        "ScoreFunction(100)": ol.ScoreFunction(100),
+        "SampledMarginals()": ol.SampledMarginals(),
+    }
+    figure = Figure(figsize=(11.0, 17.0), layout="constrained")
+    grid = figure.subplots(6, 4)
+    for (name, rule), ax in zip(rules.items(), grid.flat, strict=True):
+        plots.rule_field(rule, polygon(), lambda z: (z - target).square().sum(-1), arrows=10, ax=ax)
+        figure.axes[-1].remove()  # the bar of colours, which all of them share
+        ax.set(title=name, xlabel="", ylabel="", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        ax.title.set_fontsize(9)
+    for ax in grid[-1]:
+        ax.set_xlabel("score of x[0]", fontsize=9)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("score of x[1]", fontsize=9)
+    return figure
+
+
 PICTURES = {
     "polytope": draw_polytopes,
+    "rules": draw_all_rules,
     "rule_field": draw_fields,
     "structure": draw_structures,
     "regularization_path": draw_paths,

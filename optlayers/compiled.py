@@ -329,7 +329,7 @@ class CompiledPolytope(AbstractPrepared):
         precision: Mapping[str, float] | None = None,
         device: torch.device = CPU,
     ) -> BoundPolytope:
-        """The polytopes of one batch, for flat float64 tensors on a device (see :meth:`home`): what rules speak to.
+        """The polytopes of one batch, for flat float64 tensors on a device (that of ``home``): what rules speak to.
 
         ``precision`` is the machine epsilon of the dtype in which each parameter was given, float64's for those that it
         does not name.

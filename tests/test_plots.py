@@ -754,11 +754,17 @@ def test_fields_and_paths_that_cannot_be_drawn_are_refused():
         plots.regularization_path(simplex, torch.zeros(4), ol.Entropy, [1.0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_field_of_zero_gradients_is_drawn_as_dots():
+    ax = plots.rule_field(ol.Pipeline(), polytopes.simplex(3), lambda z: z[..., 0], arrows=3, resolution=5)
+    ax.figure.canvas.draw()
+
+
 def test_the_gallery_draws_a_picture_for_the_page(tmp_path):
     from plots_gallery import PICTURES, main
 
-    page = (ROOT / "docs" / "plots.md").read_text(encoding="utf-8")
+    pages = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("plots.md", "rules.md"))
     for name in PICTURES:
-        assert f"](plots_{name}.png)" in page and (ROOT / "docs" / f"plots_{name}.png").is_file()
+        assert f"](plots_{name}.png)" in pages and (ROOT / "docs" / f"plots_{name}.png").is_file()
     main(["--output", str(tmp_path), "--only", "polytope", "regularization_path"])
     assert {path.name for path in tmp_path.iterdir()} == {"plots_polytope.png", "plots_regularization_path.png"}

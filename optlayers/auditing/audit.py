@@ -39,8 +39,6 @@ Rules = AbstractRule | Iterable[AbstractRule] | Mapping[str, AbstractRule]
 CLEAR, NEARLY = 0.5, 1.2
 """Where there is one number, the truth is that of the smallest scale whose error is at most this part of it, or so many
 times that of the clearest scale."""
-OWN_SECONDS, LEAST = 4.0, 16
-"""The gradient of a rule's own loss may take about so long, but has so many differences at least."""
 IN_PLAIN_WORDS = (TypeError, ValueError, NotImplementedError, SolveError, DeclarationError)
 
 
@@ -186,8 +184,7 @@ def audit(
                 passes = passes_through(layer, problem, given, weight, runs, seeds[1])
                 own = None
                 if not rule.maximizes and not rule.draws and not rule.needs_objective:
-                    affordable = max(LEAST, int(OWN_SECONDS / (2e-3 * passes.milliseconds)))
-                    own = own_gradient(problem, _layer(polytope, rule, None), given, directions[:affordable])
+                    own = own_gradient(problem, _layer(polytope, rule, None), given, directions)
                 taken = steps_along(problem, passes.sent.gradients, ~passes.failed, lengths)
                 findings[name] = compare(name, layer, passes, truths, chosen, own, taken)
             except Exception as error:  # a rule of the user's may raise anything; the others are looked at all the same

@@ -170,7 +170,7 @@ class AbstractLoss(nn.Module, ABC):
     def completable(
         self, question: Question, structure: Float64[Tensor, "batch structure_size"], name: str = "target"
     ) -> Float64[Tensor, "batch structure_size"]:
-        """A structure of whole numbers, in polytopes where :func:`best_completed` is right; others are refused."""
+        """A structure of whole numbers, where the completion that scores best is right; others are refused."""
         structure = in_whole_numbers(question, structure, name)
         reach = self._cube.leaves(question.share.compiled, below=False)
         if not reach and question.share.entries.parameters and self.predicts_means:

@@ -43,7 +43,7 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
     Parameters
     ----------
     polytope, reduction, validate, maximizer, projector : see :class:`AbstractLoss`.
-    samples : K.
+    samples : K, how many.
     scale : ε, positive.
     noise : ``Gaussian()``, ``Gumbel()``, …
 

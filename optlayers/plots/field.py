@@ -128,7 +128,10 @@ def rule_field(
     bar.set_label("loss of " + ("the best vertex" if background == "vertex" else "what goes forward"), fontsize=8)
     bar.ax.tick_params(labelsize=8)
     across, up = np.meshgrid(coarse, coarse)
-    ax.quiver(across, up, seen[:, 0], seen[:, 1], color=INK, width=0.005, pivot="tail", zorder=3, minlength=0.9)
+    scale = None if seen.any() else 1.0  # arrows of length 0 alone have no scale
+    ax.quiver(
+        across, up, seen[:, 0], seen[:, 1], scale=scale, color=INK, width=0.005, pivot="tail", zorder=3, minlength=0.9
+    )
     ax.set_aspect("equal")
     ax.set_xlabel(names[0], fontsize=9)
     ax.set_ylabel(names[1], fontsize=9)

@@ -123,8 +123,8 @@ class AbstractRule(ABC):
     def adapt(self, state: Mapping[str, Tensor], seen: Float64[Tensor, " sums"]) -> None:
         """Change the buffers ``state`` in place, once after a backward pass.
 
-        ``seen`` is the sum of what ``backward`` has :attr:`Gradient.seen` of all instances, those of a family whatever
-        their sizes: how a rule adapts does not depend on how instances are grouped.
+        ``seen`` is the sum of what ``backward`` puts into ``Gradient.seen``, over all instances, those of a family
+        whatever their sizes: how a rule adapts does not depend on how instances are grouped.
         """
         raise NotImplementedError(f"{type(self).__name__} adapts by what its gradients have seen: write adapt()")
 

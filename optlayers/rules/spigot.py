@@ -132,7 +132,7 @@ class Spigot(AbstractVertexRule):
     relaxation : another polytope of the same shape that contains this one, onto which steps are projected in its place;
         the paper projects the heads of each word onto a simplex (``polytopes.head_choice``). It gets the parameters
         and forbidden parts of the polytope. For a layer over a Family, a Family of the same sizes.
-    steps : K.
+    steps : K, how many.
 
     References
     ----------
