@@ -31,7 +31,8 @@ demo: .venv/installed
 	$(RUN) examples/define_a_polytope.py
 	$(RUN) examples/syntax_to_semantics.py --output out/syntax_to_semantics
 
-docs: .venv/installed  # -E: the pages of the reference are made anew
+docs: .venv/installed  # anew, so that no page stays of what is gone
+	rm -rf out/docs docs/gallery docs/api/generated
 	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going -E --doctree-dir out/doctrees docs out/docs
 	@echo "open out/docs/index.html, or make docs-serve"
 
@@ -82,5 +83,5 @@ fuzz: .venv/installed
 	$(RUN) benchmarks/fuzz.py --count 10000 --output out/fuzz
 
 clean:
-	rm -rf .venv out build *.egg-info .ruff_cache .mypy_cache .hypothesis .coverage*
+	rm -rf .venv out docs/gallery docs/api/generated docs/sg_execution_times.rst build *.egg-info .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -52,6 +52,8 @@ sphinx_gallery_conf = {
     "filename_pattern": r"/plot_",
     "abort_on_example_error": True,
     "download_all_examples": False,
+    "capture_repr": (),
+    "within_subsection_order": "FileNameSortKey",
     "remove_config_comments": True,
     "min_reported_time": 3600,
     "show_memory": False,
