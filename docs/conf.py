@@ -1,6 +1,7 @@
 """How Sphinx builds the site: ``make docs``."""
 
 import importlib.metadata
+import inspect
 import os
 import re
 import sys
@@ -57,6 +58,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "min_reported_time": 3600,
     "show_memory": False,
+    "write_computation_times": False,
     "show_signature": False,
     "matplotlib_animations": False,
 }
@@ -95,5 +97,15 @@ def read_our_docstrings(app, what, name, obj, options, lines):
     lines[:] = written
 
 
+BETWEEN_MODULES = {"bind_on_host", "compile_relaxation", "duals", "failing", "seen", "shares", "sizes_of"}
+"""Methods of public classes that only other modules of the library call."""
+
+
+def leave_out_what_is_between_modules(app, what, name, obj, skip, options):
+    """Nothing of the reference is for the library alone; ``Solution.duals`` is an attribute, and stays."""
+    return True if name in BETWEEN_MODULES and inspect.isfunction(obj) else None
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", read_our_docstrings, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", leave_out_what_is_between_modules)

@@ -119,7 +119,10 @@ def solution_of(entries: Entries, flat: Solution, batch: torch.Size, scores: Ten
 
 @final
 class CompiledPolytope(AbstractPrepared):
-    """A polytope with its arrays, its solvers, and what they prepared. It never changes; threads may share it."""
+    """A polytope with its arrays, its solvers, and what they prepared, as :func:`compile_polytope` makes it.
+
+    It never changes, and threads may share it. Layers, losses and distributions that are given one compile nothing.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         given = ("forms", "polytope", "maximizer", "projector", "tolerance")

@@ -13,7 +13,7 @@ import optlayers as ol
 from optlayers.compiled import CompiledPolytope
 from optlayers.solvers.plan import plan_of
 from optlayers.testing import check_polytope, check_rule, check_solver
-from polytopes import arborescence, matching, partial_matching, sequence, simplex, subset
+from polytopes import arborescence, matching, partial_matching, semantic_graph, sequence, simplex, subset
 
 SOLVERS = [ol.InteriorPoint(), ol.Dense()]
 
@@ -252,3 +252,25 @@ def test_infeasible_and_forbidden_on_the_device(on_the_device):
     assert torch.equal(leaf.grad[1], torch.zeros(4, dtype=torch.float64)) and float(budget.grad[1]) == 0.0
     with pytest.raises(ol.SolveError, match=r"instance 1 is INFEASIBLE.*budget"):
         layer.compiled().project(scores, budget=budget).check()
+
+
+def nearest_by_clarabel(polytope: ol.Polytope, scores: torch.Tensor) -> torch.Tensor:
+    """The nearest point as cvxpy finds it."""
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(polytope.variable - scores.numpy())), polytope.constraints)
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    return torch.from_numpy(polytope.variable.value)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e-5, 1e-8, 1e-9, 1e-10, 1e-11, 1e-13])
+def test_blocks_far_smaller_than_others_are_answered(unit):
+    """A small step from the origin leaves predicates whose scores are tiny beside others. While no part reaches 1, the
+    nearest point of a block grows with its scores: that of scores of 0.1, as cvxpy finds it, says what it is."""
+    polytope, generator = semantic_graph(12, core=3, others=2), torch.Generator().manual_seed(0)
+    scores = 0.1 * torch.randn(32, 12, 12, 5, generator=generator, dtype=torch.float64)
+    small = (torch.rand(32, 12, 1, 1, generator=generator) < 0.5).expand(scores.shape)
+    asked = torch.where(small, 10.0 * unit * scores, scores)
+    compiled = ol.compile_polytope(polytope, projector=ol.InteriorPoint())
+    found = compiled.project(asked).check().value
+    for answer, score, is_small in zip(found[:4], scores[:4], small[:4], strict=True):
+        expected = nearest_by_clarabel(polytope, score)
+        torch.testing.assert_close(answer, torch.where(is_small, 10.0 * unit * expected, expected), atol=1e-7, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -10,6 +11,7 @@ import numpy as np
 from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, Answer, Instances
+from optlayers.solvers.block_units import InBlockUnits
 from optlayers.solvers.kernels import interior_point
 from optlayers.solvers.plan import KernelInput, Plan, plan_of
 from optlayers.solvers.vertices import Near, best_vertices
@@ -65,6 +67,10 @@ class InteriorPoint(AbstractMaximizer, AbstractProjector):
     def prepare(self, form: StandardForm) -> StandardForm:
         plan_of(form)
         return form
+
+    def projectors_in_turn(self, state: StandardForm) -> Iterator[tuple[AbstractProjector, StandardForm]]:
+        yield self, state
+        yield InBlockUnits(self), state
 
     def project(self, state: StandardForm, instances: Instances) -> Answer:
         form, plan, count = state, plan_of(state), len(instances)
