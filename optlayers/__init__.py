@@ -1,7 +1,8 @@
 """Declare a polytope in cvxpy; find its best vertex or nearest point for a batch; differentiate by a rule."""
 
-from optlayers import plots, testing
-from optlayers.auditing import GradientAudit, audit
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from optlayers.bound.base import AbstractBoundPolytope, Tangent
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope, compile_polytope
@@ -28,7 +29,6 @@ from optlayers.losses import (
 )
 from optlayers.polytope import Family, Polytope
 from optlayers.regularizers import AbstractRegularizer, Barrier, Declared, Entropy, Euclidean, Tsallis
-from optlayers.reporting import PolytopeReport, report
 from optlayers.rules import (
     IMLE,
     LPGD,
@@ -86,6 +86,11 @@ from optlayers.solvers import (
     InteriorPoint,
     Oracle,
 )
+
+if TYPE_CHECKING:
+    from optlayers import plots, testing
+    from optlayers.auditing import GradientAudit, audit
+    from optlayers.reporting import PolytopeReport, report
 
 __all__ = [
     "AbstractNoise",
@@ -185,7 +190,19 @@ __all__ = [
     "report",
     "testing",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+LATER = {"GradientAudit": "auditing", "PolytopeReport": "reporting", "audit": "auditing", "report": "reporting"}
+"""Names that a model does not need when it trains, and whose modules are imported when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("plots", "testing"):
+        return import_module(f"optlayers.{name}")
+    if name in LATER:
+        found = globals()[name] = getattr(import_module(f"optlayers.{LATER[name]}"), name)
+        return found
+    raise AttributeError(f"module 'optlayers' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

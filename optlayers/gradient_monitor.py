@@ -143,8 +143,8 @@ class GradientMonitor:
 
         Parameters
         ----------
-        writer : a ``torch.utils.tensorboard.SummaryWriter`` (``pip install tensorboard``), or anything with its
-            ``add_scalar(name, value, step)``.
+        writer : a ``torch.utils.tensorboard.SummaryWriter`` (``pip install 'optlayers[tensorboard]'``), or what has
+            its ``add_scalar(name, value, step)``.
         step : the step that they are of.
         prefix : what names begin with, before a ``/``.
 

@@ -1,6 +1,8 @@
 """Imports run one way, those for type checkers included: a room can be read without those that are built on it."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -51,3 +53,21 @@ def test_solvers_have_not_heard_of_rules_nor_the_framework_of_structures():
             )
         if name.startswith("optlayers"):
             assert not any(other.startswith("polytopes") for other in found), name
+
+
+def test_what_a_model_does_not_need_when_it_trains_is_imported_when_it_is_used():
+    options = "cvxpylayers diffcp matplotlib pandas panel ray rich sklearn tensorboard"
+    program = f"""
+import sys, torch, cvxpy
+before = set(sys.modules)
+import optlayers as ol
+rooms = {{"optlayers." + name for name in ("auditing", "plots", "reporting", "testing")}}
+assert not rooms & set(sys.modules), rooms & set(sys.modules)
+import polytopes
+found = {{name.partition(".")[0] for name in set(sys.modules) - before}} & set("{options}".split())
+assert not found, found
+assert set(ol.__all__) <= set(dir(ol)) and all(hasattr(ol, name) for name in ol.__all__)
+assert rooms <= set(sys.modules) and not hasattr(ol, "no_such_name")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from typing import Any, final
 from optlayers.auditing.advice import advice_on, advice_on_truth
 from optlayers.auditing.estimate import Cosine, Estimate
 from optlayers.auditing.findings import Findings, Steps
+from optlayers.extras import needed
 
 __all__ = ["GradientAudit"]
 
@@ -162,16 +163,12 @@ class GradientAudit:
         ------
         ImportError : without matplotlib: ``pip install 'optlayers[plots]'``.
         """
-        try:
-            from matplotlib import colormaps
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "plot() draws with matplotlib, which is not installed: pip install 'optlayers[plots]'"
-            ) from error
+        use = "plot() draws with matplotlib"
+        colormaps = needed("matplotlib", "plots", use).colormaps
+        figure = needed("matplotlib.figure", "plots", use).Figure
         shown = [found for found in self.findings.values() if found.skipped is None]
         if ax is None:
-            ax = Figure(figsize=(7.5, 1.2 + 0.42 * len(shown)), layout="constrained").add_subplot()
+            ax = figure(figsize=(7.5, 1.2 + 0.42 * len(shown)), layout="constrained").add_subplot()
         colors = colormaps["viridis"]([0.8 * k / max(1, len(self.truths) - 1) for k in range(len(self.truths))])
         for k, (scale, color) in enumerate(zip(self.truths, colors, strict=True)):
             shift = 0.22 * (k - (len(self.truths) - 1) / 2)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from optlayers.extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,12 +45,7 @@ def module(name: str) -> Any:
     ------
     ImportError : when matplotlib is not installed.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            "optlayers.plots draws with matplotlib, which is not installed: pip install 'optlayers[plots]'"
-        ) from error
+    return needed(name, "plots", "optlayers.plots draws with matplotlib")
 
 
 def axes_of(ax: Axes | None, width: float = 5.0, height: float = 4.0, *, three: bool = False) -> Axes:

@@ -14,7 +14,7 @@ from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances
-from optlayers.solvers.cvxpylayers import DeclaredProblem, DeclaredPullback
+from optlayers.solvers.cvxpylayers import DeclaredProblem, DeclaredPullback, cvxpylayers_for
 from optlayers.solvers.declared import declaration_alone
 
 __all__ = ["CONE_WORD", "ConicProgram"]
@@ -39,6 +39,7 @@ class ConicProgram:
                 f"{why}; for a cone solver, parameters must enter the regularizer affinely (cvxpy's DPP rules): give a "
                 "covariance by its root, cp.sum_squares(root @ x), and a product of parameters as one parameter"
             )
+        cvxpylayers_for(f"{why}; derivatives then come from cvxpylayers")
         self._problems: Cache[bool, DeclaredProblem] = Cache()
 
     def answer(self, form: StandardForm, instances: Instances, which: Bool[np.ndarray, " batch"]) -> Answer:

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any, final
 
 import cvxpy as cp
-import diffcp
 import numpy as np
 import torch
-from cvxpylayers.torch import CvxpyLayer
 from jaxtyping import Bool
 
 from optlayers.caches import Cache, cached_property
+from optlayers.extras import needed
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.modes import outside_inference_mode
 from optlayers.polytope import Polytope
@@ -23,7 +22,7 @@ from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances
 from optlayers.solvers.declared import declaration_alone, solve
 
-__all__ = ["CvxpyLayers", "DeclaredProblem", "DeclaredPullback"]
+__all__ = ["CvxpyLayers", "DeclaredProblem", "DeclaredPullback", "cvxpylayers_for"]
 
 STATUS = {
     cp.OPTIMAL: Status.OPTIMAL,
@@ -31,6 +30,14 @@ STATUS = {
     cp.INFEASIBLE: Status.INFEASIBLE,
     cp.INFEASIBLE_INACCURATE: Status.INFEASIBLE,
 }
+
+
+EXTRA = "cvxpylayers"
+
+
+def cvxpylayers_for(use: str) -> Any:
+    """The module ``cvxpylayers.torch``; without it, ``use`` begins the sentence that says what to install."""
+    return needed("cvxpylayers.torch", EXTRA, use)
 
 
 @final
@@ -41,7 +48,8 @@ class CvxpyLayers(AbstractProjector):
     The projector for convex sets with other cones than :class:`ConeNewton` takes, such as exponential ones, and a
     second opinion on all others. It is slower than the others, and certified for scores up to some 1e3 times the size
     of the set: beyond, its gap is lost in the tolerance of Clarabel. The derivative (Agrawal et al., Differentiable
-    Convex Optimization Layers, 2019) is a least-squares solution of diffcp, found when it is first asked for.
+    Convex Optimization Layers, 2019) is a least-squares solution of diffcp, found when it is first asked for. Both come
+    with ``pip install 'optlayers[cvxpylayers]'``.
 
     Parameters
     ----------
@@ -63,6 +71,7 @@ class CvxpyLayers(AbstractProjector):
                 f"CvxpyLayers projects the structure alone, but {[s.name for s in form.scored_auxiliaries]} are scored "
                 "too; use Auto(), or ActiveSet() over an oracle"
             )
+        cvxpylayers_for(f"{self!r} takes derivatives from cvxpylayers")  # refused before anything is solved
         return _State(form)
 
     def project(self, state: _State, instances: Instances) -> Answer:
@@ -134,14 +143,15 @@ class DeclaredProblem:
         return values
 
     @cached_property
-    def layer(self) -> CvxpyLayer:
+    def layer(self) -> Any:  # a CvxpyLayer
         """The nearest points as a function of the parameters of this problem that PyTorch can differentiate."""
+        cvxpylayers = cvxpylayers_for("the derivative comes from cvxpylayers")
         with warnings.catch_warnings():
             # cvxpy says which backend it takes for variables of three dimensions; cvxpylayers cannot be told before.
             warnings.filterwarnings("ignore", message="The problem has an expression with dimension greater than 2")
             stop = {"tol_gap_abs": self.tolerance, "tol_gap_rel": self.tolerance, "tol_feas": self.tolerance}
             options = {"solve_method": "Clarabel", **stop}
-            return CvxpyLayer(self.problem, self.given, self.variables, solver_args=options)
+            return cvxpylayers.CvxpyLayer(self.problem, self.given, self.variables, solver_args=options)
 
 
 @final
@@ -188,14 +198,15 @@ class DeclaredPullback:
         solved = np.ones(len(index), dtype=bool)
         if len(index) == 0:
             return solved, leaves, leaves[0]
+        unsolvable = needed("diffcp", EXTRA, "cvxpylayers solves with diffcp").SolverError
         with torch.enable_grad():
             try:
                 return solved, leaves, self.problem.layer(*tensors)[0]
-            except (diffcp.SolverError, RuntimeError):
+            except (unsolvable, RuntimeError):
                 # One unsolvable instance makes the whole batch fail: find out which.
                 for k in range(len(index)):
                     try:
                         self.problem.layer(*(tensor[k] for tensor in tensors))
-                    except (diffcp.SolverError, RuntimeError):
+                    except (unsolvable, RuntimeError):
                         solved[k] = False
         return solved, leaves, leaves[0]
