@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo docs docs-serve test proofs coverage lint bench device fuzz clean
+.PHONY: help demo docs docs-serve test proofs coverage lint wheel bench device fuzz clean
 
 help:
 	@echo "make demo      declare, solve and train: two examples, their plots and tables under out/"
@@ -13,6 +13,7 @@ help:
 	@echo "make proofs    all tests with all of their cases (20 minutes)"
 	@echo "make lint      style and types"
 	@echo "make coverage  the tests of make test, and which lines they reach"
+	@echo "make wheel     an sdist, and the wheel that is built from it, under out/wheel/"
 	@echo "make bench     speed, as ratios to other libraries measured in the same run (installs them)"
 	@echo "make device    the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
 	@echo "make fuzz      10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
@@ -53,6 +54,10 @@ lint: .venv/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+wheel: .venv/installed
+	rm -rf out/wheel optlayers.egg-info/SOURCES.txt
+	$(RUN) -m build --outdir out/wheel
 
 PEERS := $(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'
 
