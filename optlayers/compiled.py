@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, final
@@ -20,9 +20,10 @@ from optlayers.choices import chosen_solvers, refuse_empty, refuse_misfit, refus
 from optlayers.duals import duals
 from optlayers.entries import CPU, DOUBLE, Entries, parameter_tensors
 from optlayers.enumeration import TooMany, Unsolved
-from optlayers.explain import explained
+from optlayers.explain import explained, page_on
 from optlayers.form.compile import Forms
 from optlayers.masks import answered
+from optlayers.pages import page
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
@@ -373,6 +374,10 @@ class CompiledPolytope(AbstractPrepared):
     def explain(self) -> str:
         """One paragraph: sizes after presolve, blocks, the solvers chosen and why."""
         return explained(self)
+
+    @page
+    def _repr_html_(self) -> Iterator[str]:
+        return page_on(self)
 
     def __repr__(self) -> str:
         return f"CompiledPolytope({self.polytope!r}, maximizer={self.maximizer!r}, projector={self.projector!r})"

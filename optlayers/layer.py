@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, final
 
@@ -24,6 +24,7 @@ from optlayers.entries import CPU
 from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
+from optlayers.pages import facts, heading, page, sentence, told
 from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
@@ -481,6 +482,28 @@ class OptLayer(nn.Module):
         what = self.family if self.family is not None else self.compiled().polytope
         unit = "" if self.gradient_unit is None else f", gradient_unit={self.gradient_unit!r}"
         return f"{what!r}, {self.rule!r}, on_failure={self.on_failure!r}{unit}"
+
+    @page
+    def _repr_html_(self) -> Iterator[str]:
+        rule, source, only = self.rule, self._source, self._source.only
+        yield heading(f"OptLayer with {type(rule).__name__}")
+        solvers = (source.maximizer, source.projector) if only is None else (only.maximizer, only.projector)
+        known = [("polytopes", told(source.family)) if only is None else ("polytope", told(only.polytope))]
+        known += [(one.name, told(getattr(rule, one.name))) for one in _hyperparameters(rule)]
+        known += [(f"{name}, now", told(value.tolist())) for name, value in self._state().items()]
+        known += [
+            ("best vertices by", told(solvers[0]) if solvers[0] else "what is chosen for each size"),
+            ("projections by", told(solvers[1]) if solvers[1] else "what is chosen for each size"),
+            ("on_failure", told(self.on_failure)),
+            ("gradient_unit", told(self.gradient_unit) if self.gradient_unit else ""),
+        ]
+        yield facts(known)
+        why = "layer.compiled()" if only is not None else "layer.compiled(size)"
+        yield sentence(f"Why these solvers answer is said by {why}.explain().")
+
+
+def _hyperparameters(rule: AbstractRule) -> Sequence[Field[Any]]:
+    return [one for one in fields(rule) if one.init] if is_dataclass(rule) else []
 
 
 def _beside(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, final
 
@@ -15,6 +15,7 @@ from cvxpy.lin_ops import lin_utils
 from torch import Tensor
 
 from optlayers.compiled_oracle import name_of
+from optlayers.pages import code, facts, heading, items, page, sentence
 
 __all__ = ["ARGUMENTS", "Family", "Polytope", "is_integer"]
 
@@ -22,6 +23,8 @@ ARGUMENTS = frozenset({"self", "scores", "sizes", "objective", "generator"})
 """Names that are taken: what callers give by name stands beside these."""
 CACHE_SIZE = 128
 """So many sizes of a family are kept compiled by default."""
+LISTED = 12
+"""So many constraints, parameters and variables a page lists."""
 
 
 @final
@@ -312,6 +315,34 @@ class Polytope:
         names = [p.name() for p in self.parameters]
         return f"Polytope(shape={self.shape}, constraints={len(self.constraints)}, parameters={names})"
 
+    @page
+    def _repr_html_(self) -> Iterator[str]:
+        yield heading(f"Polytope of shape {self.shape}")
+        built = bool(self._constraints)  # a page is no reason to build them
+        functions = {
+            "best structures by": self.oracle,
+            "sums over structures by": self.log_partition,
+            "membership by": self.membership,
+            "further constraints by": self.separate,
+        }
+        known = [("scored variable", _names([self.variable])), ("scored besides", _names(self.scored))]
+        if built:
+            scored = {v.id for v in (self.variable, *self.scored)}
+            known.append(("auxiliary variables", _names([v for v in self.variables if v.id not in scored])))
+            known.append(("parameters", _names(self.parameters)))
+            known.append(("integer variables", _names([v for v in self.variables if is_integer(v).any()])))
+        known.append(("vertices", "integral, as declared" if self.integral else ""))
+        known.append(("rows", "" if self.rows is None else f"{self.rows}, as declared"))
+        yield facts([*known, *((what, name_of(f)) for what, f in functions.items() if f is not None)])
+        if not built:
+            assert self._declare is not None
+            yield sentence(f"Its constraints are built by {name_of(self._declare)} when they are first asked for.")
+            return
+        yield sentence(f"{len(self.constraints)} constraint{'s' if len(self.constraints) != 1 else ''}:")
+        lines = [code(str(constraint)) for constraint in self.constraints[:LISTED]]
+        left = len(self.constraints) - LISTED
+        yield items([*lines, *([f"and {left} more"] if left > 0 else [])])
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Polytope:
         # A declaration never changes, and cvxpy tells variables apart by identity.
         return self
@@ -326,6 +357,12 @@ class Polytope:
         self.__dict__.update(state)
         counter = lin_utils.ID_COUNTER
         counter.count = max(counter.count, 1 + _largest_id(self))
+
+
+def _names(leaves: Sequence[cp.Variable | cp.Parameter]) -> str:
+    """Names with their shapes; a number has none."""
+    named = [f"{leaf.name()} {leaf.shape or ''}".strip() for leaf in leaves[:LISTED]]
+    return ", ".join([*named, *([f"and {len(leaves) - LISTED} more"] if len(leaves) > LISTED else [])])
 
 
 def is_integer(variable: cp.Variable) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import final
@@ -17,6 +17,7 @@ from torch import Tensor
 from optlayers.caches import cached_property
 from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.mixture import Decomposition
+from optlayers.pages import facts, heading, page, sentence, table
 from optlayers.shifted import ByConstraint
 
 __all__ = [
@@ -79,6 +80,10 @@ _ADVICE = {
 }
 
 
+TOLD, NAMED = 5, 20
+"""So many failures a page explains, and so many more it names."""
+
+
 @final
 @dataclass(frozen=True)
 class Failure:
@@ -88,12 +93,20 @@ class Failure:
     status: Status
     reason: str
 
-    def __str__(self) -> str:
-        where = f"instance {self.index[0] if len(self.index) == 1 else self.index}" if self.index else "the instance"
-        # What an oracle did or a derivative lacks says itself what to change.
+    @property
+    def where(self) -> str:
+        """The index as a user writes it; nothing where there is no batch."""
+        return str(self.index[0] if len(self.index) == 1 else self.index) if self.index else ""
+
+    @property
+    def advice(self) -> str:
+        """What to try; nothing where the reason says it, as of what an oracle did or a derivative lacks."""
         general = self.reason == self.status.meaning or self.status in (Status.INFEASIBLE, Status.LIMIT)
-        advice = f"; {self.status.advice}" if general else ""
-        return f"{where} is {self.status.name}: {self.reason}{advice}"
+        return self.status.advice if general else ""
+
+    def __str__(self) -> str:
+        where = f"instance {self.where}" if self.index else "the instance"
+        return f"{where} is {self.status.name}: {self.reason}{'; ' if self.advice else ''}{self.advice}"
 
 
 @final
@@ -329,13 +342,13 @@ class Solution:
     @property
     def failures(self) -> list[Failure]:
         """Every instance without a certified answer."""
-        flat = self.status.reshape(-1)
-        found = []
-        for position in torch.nonzero(flat != Status.OPTIMAL).flatten().tolist():
-            index = tuple(int(i) for i in np.unravel_index(position, self.status.shape))
-            status = Status(int(flat[position]))
-            found.append(Failure(index, status, self.reasons.get(position, status.meaning)))
-        return found
+        return [self._failure(position) for position in torch.nonzero(self.status.reshape(-1)).flatten().tolist()]
+
+    def _failure(self, position: int) -> Failure:
+        """Why an instance, by its place in the flat batch, has no certified answer."""
+        index = tuple(int(i) for i in np.unravel_index(position, self.status.shape))
+        status = Status(int(self.status.reshape(-1)[position]))
+        return Failure(index, status, self.reasons.get(position, status.meaning))
 
     def failing(self, which: Bool[Tensor, " batch"], reason: str) -> Solution:
         """This solution with the instances ``which`` failed too, for a flat batch."""
@@ -350,6 +363,50 @@ class Solution:
         if not self.all_ok:
             raise SolveError(self.failures, self.status.numel())
         return self
+
+    @page
+    def _repr_html_(self) -> Iterator[str]:
+        batch, status = tuple(self.status.shape), _flat(self.status)
+        many = "1 instance" if len(status) == 1 else f"{len(status):,} instances"
+        yield heading(f"Solution of {many}{f' in a batch {batch}' if len(batch) > 1 else ''}")
+        counts = [(one, int(np.count_nonzero(status == one))) for one in Status]
+        if len(status):
+            rows = [[one.name, f"{count:,}", one.meaning] for one, count in counts if count]
+            yield table(["status", "instances", "meaning"], rows)
+        residual, gap, certified = _flat(self.primal_residual), _flat(self.gap), status == Status.OPTIMAL
+        scored = [f"{name} {tuple(value.shape[len(batch) :])}" for name, value in self.scored.items()]
+        known = [
+            ("value", f"of shape {tuple(self.value.shape[len(batch) :])}, {self.value.dtype}, on {self.value.device}"),
+            ("scored besides", ", ".join(scored)),
+            ("worst residual", _worst(residual[certified])),
+            ("worst gap", _worst(gap[certified])),
+            ("worst violation", "" if self.violation is None else _worst(_flat(self.violation)[certified])),
+            ("taken on trust", self.word or ""),
+        ]
+        yield facts(known)
+        failed = np.flatnonzero(~certified)
+        if len(failed):
+            told = [self._failure(int(position)) for position in failed[:TOLD]]
+            rows = [
+                [one.where, one.status.name, f"{residual[k]:.1e}", f"{gap[k]:.1e}", one.reason, one.advice]
+                for k, one in zip(failed, told, strict=False)
+            ]
+            yield table(["instance", "status", "residual", "gap", "reason", "what to try"], rows)
+        if len(failed) > TOLD:
+            named = ", ".join(self._failure(int(position)).where for position in failed[TOLD : TOLD + NAMED])
+            more = "" if len(failed) <= TOLD + NAMED else ", …"
+            yield sentence(f"And {len(failed) - TOLD:,} more, {named}{more}: solution.failures lists all of them.")
+
+
+def _flat(numbers: Tensor) -> np.ndarray:
+    """The numbers of a batch, on the CPU."""
+    return np.asarray(numbers.detach().cpu().numpy()).reshape(-1)
+
+
+def _worst(numbers: np.ndarray) -> str:
+    """The largest of the numbers that are known; nothing of no instance."""
+    known = numbers[~np.isnan(numbers)]
+    return f"{known.max():.2g}, of instances with an answer" if len(known) else "not known" if len(numbers) else ""
 
 
 def all_of(flags: Tensor) -> bool:
