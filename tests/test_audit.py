@@ -444,7 +444,6 @@ def test_names_in_html_are_text():
 
 
 def test_a_bar_is_shown_when_asked_for(capsys):
-    pytest.importorskip("tqdm")
     ol.audit(ol.Pipeline(), simplex(3), linear(COST), draw(2, 3), samples=8)
     assert capsys.readouterr() == ("", "")
     ol.audit(ol.Pipeline(), simplex(3), linear(COST), draw(2, 3), samples=8, progress=True)

@@ -1,5 +1,6 @@
 """Reports on declarations whose truth is known from elsewhere: theorems, enumeration, exact fractions of the tests."""
 
+import io
 import itertools
 import json
 import math
@@ -841,12 +842,18 @@ def test_ctrl_c_gives_what_is_known(monkeypatch):
 def test_a_bar_is_shown_after_a_while(monkeypatch):
     steps = []
     monkeypatch.setattr(clock, "PATIENCE", 0.0)
-    monkeypatch.setattr(clock, "_is_wanted", lambda: True)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.delenv("OPTLAYERS_QUIET", raising=False)
     step = clock.Clock.step
-    monkeypatch.setattr(clock.Clock, "step", lambda self, name: (step(self, name), steps.append(self._bar)))
+    monkeypatch.setattr(clock.Clock, "step", lambda self, name: (step(self, name), steps.append(self._bar._bar)))
     ol.report(triangle())
-    assert len(steps) == 8 and all(bar is not None and bar.finished is False for bar in steps)
+    assert len(steps) == 8 and all(bar.finished is False for bar in steps)
     assert steps[0].live.is_started is False  # it is gone in the end
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_what_there_is_no_time_for_is_said(monkeypatch):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal, final
 
 import torch
@@ -28,6 +26,7 @@ from optlayers.form.standard import DeclarationError
 from optlayers.layer import OptLayer
 from optlayers.modes import transforms_active
 from optlayers.polytope import Family, Polytope
+from optlayers.progress import bar
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
 from optlayers.solution import SolveError
@@ -102,7 +101,7 @@ def audit(
         to that rule.
     generator : what all random numbers are drawn from; by default torch's own. What is drawn for a rule does not depend
         on the other rules.
-    progress : whether to show a bar, by tqdm where it is installed.
+    progress : whether to show a bar, in a notebook or on standard error, there by rich (``optlayers[report]``).
 
     Returns
     -------
@@ -306,13 +305,9 @@ def _chosen(truths: Mapping[float, Estimate]) -> float | None:
 @contextmanager
 def _bar(wanted: bool, total: int) -> Iterator[Callable[[], None]]:
     """What is called after each of so many pieces of work."""
-    if not wanted or find_spec("tqdm") is None:
-        yield lambda: None
-        return
-    tqdm: Any = import_module("tqdm.auto").tqdm
-    with tqdm(total=total, desc="audit", file=sys.stderr, leave=False) as bar:
-
-        def advance() -> None:
-            bar.update(1)
-
-        yield advance
+    shown, done = bar(total, "audit", asked=True) if wanted else None, itertools.count(1)
+    try:
+        yield lambda: None if shown is None else shown.show(next(done), "audit")
+    finally:
+        if shown is not None:
+            shown.close()

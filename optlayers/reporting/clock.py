@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, final
+from typing import final
+
+from optlayers.progress import AbstractBar, bar
 
 __all__ = ["Clock"]
 
@@ -17,18 +17,14 @@ PATIENCE = 2.0
 
 @final
 class Clock:
-    """A limit in seconds, which steps share; with a bar on standard error where rich is installed.
-
-    The bar is shown from two seconds on, where standard error is a terminal and ``OPTLAYERS_QUIET`` is not set.
-    """
+    """A limit in seconds, which steps share; with a bar from two seconds on, where somebody sees it."""
 
     def __init__(self, seconds: float, steps: int) -> None:
         self.start = time.perf_counter()
         self.seconds = seconds
         self.steps = steps
         self.done = 0
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: AbstractBar | None = None
 
     @property
     def left(self) -> float:
@@ -46,10 +42,10 @@ class Clock:
 
     def step(self, name: str) -> None:
         """A step begins."""
-        if self._bar is None and time.perf_counter() - self.start > PATIENCE and _is_wanted():
-            self._open()
+        if self._bar is None and time.perf_counter() - self.start > PATIENCE:
+            self._bar = bar(self.steps, name)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, description=name)
+            self._bar.show(self.done, name)
         self.done += 1
 
     def __enter__(self) -> Clock:
@@ -59,18 +55,4 @@ class Clock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
-
-    def _open(self) -> None:
-        try:
-            from rich.console import Console
-            from rich.progress import Progress
-        except ImportError:
-            return
-        self._bar = Progress(console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("report", total=self.steps)
-        self._bar.start()
-
-
-def _is_wanted() -> bool:
-    return os.environ.get("OPTLAYERS_QUIET", "0") == "0" and sys.stderr.isatty()
+            self._bar.close()
