@@ -80,4 +80,4 @@ class _OfPage(AbstractBar):
         self._handle.update(self._page(done, what))
 
     def close(self) -> None:
-        self._handle.update(self._display.HTML(""))
+        self._handle.update(self._display.HTML("<span></span>"))  # some pages show the text of an empty one
