@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo docs docs-serve test proofs coverage lint wheel bench device fuzz clean
+.PHONY: help demo docs docs-serve test proofs coverage lint lowest wheel bench device fuzz clean
 
 help:
 	@echo "make demo      declare, solve and train: two examples, their plots and tables under out/"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint      style and types"
 	@echo "make coverage  the tests of make test, and which lines they reach"
 	@echo "make wheel     an sdist, and the wheel that is built from it, under out/wheel/"
+	@echo "make lowest    the tests with the oldest packages that pyproject.toml admits, in out/lowest/ (TORCH=2.13.0: with that torch)"
 	@echo "make bench     speed, as ratios to other libraries measured in the same run (installs them)"
 	@echo "make device    the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
 	@echo "make fuzz      10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
@@ -56,8 +57,20 @@ lint: .venv/installed
 	$(RUN) -m mypy
 
 wheel: .venv/installed
-	rm -rf out/wheel optlayers.egg-info/SOURCES.txt
+	rm -rf out/wheel optlayers.egg-info/SOURCES.txt  # an old list of files would be taken over
 	$(RUN) -m build --outdir out/wheel
+
+OLDEST := import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  asked = p["dependencies"] + p["optional-dependencies"]["cvxpylayers"]; torch = sys.argv[1:]; \
+  print(*(f"torch=={torch[0]}" if torch and d.startswith("torch") else d.replace(">=", "==") for d in asked), sep="\n")
+
+lowest:  # where packages for CPUs have an index of their own, PIP_EXTRA_INDEX_URL says so: else this torch brings CUDA
+	test -x out/lowest/bin/python || $(PYTHON) -m venv out/lowest
+	out/lowest/bin/python -c '$(OLDEST)' $(TORCH) > out/lowest/oldest.txt
+	out/lowest/bin/python -m pip install --quiet --constraint out/lowest/oldest.txt --editable '.[test]'
+	out/lowest/bin/python -m pip list
+	NUMBA_CACHE_DIR=out/lowest/numba out/lowest/bin/python -m optlayers.warm
+	NUMBA_CACHE_DIR=out/lowest/numba out/lowest/bin/python -m pytest --numprocesses 2 --dist worksteal --quiet -m "not slow"
 
 PEERS := $(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'
 

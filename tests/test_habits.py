@@ -12,6 +12,7 @@ import typechecks
 import yaml
 from jaxtyping import TypeCheckError
 
+import optlayers
 from optlayers.vertex_sums import log_sum_over
 
 ROOT = Path(__file__).parent.parent
@@ -74,9 +75,28 @@ def test_the_workflow_calls_what_make_calls():
     assert any(command.startswith("-m pytest") and '-m "not slow"' in command for command in called)
 
 
+def test_the_oldest_packages_that_are_admitted_can_be_asked_for():
+    project = PROJECT["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["cvxpylayers"]
+    assert all(re.fullmatch(r"[a-z]+>=[0-9.]+", line) for line in asked)
+    recipe = re.search(r"^OLDEST := ((?:.*\\\n)*.*)\n", read("Makefile"), re.MULTILINE)
+    assert recipe is not None
+    program = recipe[1].replace("\\\n", "")
+    for given, first in ([], "torch==2.4"), (["2.13.0"], "torch==2.13.0"):
+        done = subprocess.run([sys.executable, "-c", program, *given], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.split() == [first, *(line.replace(">=", "==") for line in asked[1:])], done.stderr
+
+
+def test_the_version_is_the_same_everywhere():
+    version = PROJECT["project"]["version"]
+    assert optlayers.__version__ == version
+    assert f"\n## [{version}] - " in read("CHANGELOG.md")
+
+
 def test_the_citation_has_the_version_and_the_license_of_the_project():
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == PROJECT["project"]["version"]
+    assert f"## [{citation['version']}] - {citation['date-released']}\n" in read("CHANGELOG.md")
     assert citation["license"] == PROJECT["project"]["license"]
     assert citation["authors"] == [{"name": "The optlayers authors"}]
     assert [reference["doi"] for reference in citation["references"]] == ["10.18653/v1/P18-1173"]

@@ -72,7 +72,8 @@ def _solved(
 
 
 def _write(found: DenseAnswer, piece: slice, answer: Answer, free: np.ndarray) -> None:
-    answer.point[piece], answer.dual[piece], free[piece] = found.point, found.dual, found.free
+    answer.point[piece], answer.dual[piece] = found.point.numpy(), found.dual.numpy()
+    free[piece] = found.free.numpy()
 
 
 def _problem(form: StandardForm, instances: Instances, *, projection: bool) -> DenseProblem:
