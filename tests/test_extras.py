@@ -50,6 +50,12 @@ def test_sets_that_need_cvxpylayers_say_so_when_they_are_compiled(without, build
         build()
 
 
+def test_what_cvxpylayers_itself_needs_is_missed_as_early(without):
+    without("diffcp")
+    with pytest.raises(ImportError, match=r"^cvxpylayers solves with diffcp, which is not installed: pip install"):
+        ol.compile_polytope(exponential())
+
+
 def test_regularizers_that_need_cvxpylayers_say_why(without):
     without("cvxpylayers")
     x = cp.Variable(3, nonneg=True)

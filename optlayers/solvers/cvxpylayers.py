@@ -37,7 +37,14 @@ EXTRA = "cvxpylayers"
 
 def cvxpylayers_for(use: str) -> Any:
     """The module ``cvxpylayers.torch``; without it, ``use`` begins the sentence that says what to install."""
-    return needed("cvxpylayers.torch", EXTRA, use)
+    module = needed("cvxpylayers.torch", EXTRA, use)
+    _diffcp()
+    return module
+
+
+def _diffcp() -> Any:
+    """What cvxpylayers imports when it is first called, which is late."""
+    return needed("diffcp", EXTRA, "cvxpylayers solves with diffcp")
 
 
 @final
@@ -198,7 +205,7 @@ class DeclaredPullback:
         solved = np.ones(len(index), dtype=bool)
         if len(index) == 0:
             return solved, leaves, leaves[0]
-        unsolvable = needed("diffcp", EXTRA, "cvxpylayers solves with diffcp").SolverError
+        unsolvable = _diffcp().SolverError
         with torch.enable_grad():
             try:
                 return solved, leaves, self.problem.layer(*tensors)[0]
