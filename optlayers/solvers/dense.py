@@ -121,5 +121,5 @@ def solve_densely(
         )
         side = torch.zeros_like(problem.linear)
         side[:, : form.scored] = torch.from_numpy(direction[piece])
-        p[piece], q[piece], solved[piece] = dense.pull_back(problem, answer, side)
+        p[piece], q[piece], solved[piece] = (part.numpy() for part in dense.pull_back(problem, answer, side))
     return p, q, solved
