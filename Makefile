@@ -4,21 +4,22 @@ RUN := .venv/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(RUN) -m pytest --numprocesses 2 --dist worksteal --quiet  # threads that spin stall others
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo docs docs-serve test proofs coverage lint lowest wheel bench device fuzz clean
+.PHONY: help demo docs docs-serve playground test proofs coverage lint lowest wheel bench device fuzz clean
 
 help:
-	@echo "make demo      declare, solve and train: two examples, their plots and tables under out/"
-	@echo "make docs      the documentation as a site, under out/docs; make docs-serve shows it in a browser"
-	@echo "make test      the tests: of those with very many cases, an even choice (some minutes)"
-	@echo "make proofs    all tests with all of their cases (20 minutes)"
-	@echo "make lint      style and types"
-	@echo "make coverage  the tests of make test, and which lines they reach"
-	@echo "make wheel     an sdist, and the wheel that is built from it, under out/wheel/"
-	@echo "make lowest    the tests with the oldest packages that pyproject.toml admits, in out/lowest/ (TORCH=2.13.0: with that torch)"
-	@echo "make bench     speed, as ratios to other libraries measured in the same run (installs them)"
-	@echo "make device    the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
-	@echo "make fuzz      10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
-	@echo "make clean     remove .venv, out/ and caches"
+	@echo "make demo        declare, solve and train: two examples, their plots and tables under out/"
+	@echo "make docs        the documentation as a site, under out/docs; make docs-serve shows it in a browser"
+	@echo "make playground  a page on this machine: drag scores, see best structures, nearest points and gradients"
+	@echo "make test        the tests: of those with very many cases, an even choice (some minutes)"
+	@echo "make proofs      all tests with all of their cases (20 minutes)"
+	@echo "make lint        style and types"
+	@echo "make coverage    the tests of make test, and which lines they reach"
+	@echo "make wheel       an sdist, and the wheel that is built from it, under out/wheel/"
+	@echo "make lowest      the tests with the oldest packages that pyproject.toml admits, in out/lowest/ (TORCH=2.13.0: with that torch)"
+	@echo "make bench       speed, as ratios to other libraries measured in the same run (installs them)"
+	@echo "make device      the tests and the speed of a CUDA GPU, in some 6 minutes; without one, of the same code on the CPU"
+	@echo "make fuzz        10,000 random instances of all kinds, judged in exact arithmetic (10 minutes; it can be resumed)"
+	@echo "make clean       remove .venv, out/ and caches"
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,6 +42,9 @@ docs: .venv/installed  # anew, so that no page stays of what is gone
 PORT ?= 0
 docs-serve: docs  # port 0: one that is free, which is printed
 	$(RUN) -m http.server --bind 127.0.0.1 --directory out/docs $(PORT)
+
+playground: .venv/installed
+	$(RUN) examples/playground
 
 test: .venv/installed
 	$(PYTEST) -m "not slow"
