@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -38,6 +39,10 @@ def port():
     command = [sys.executable, "examples/playground", "--no-browser", "--port", str(free)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         assert f"http://127.0.0.1:{free}/" in server.stdout.readline()
+        for _ in range(300):  # it says so a moment before it listens
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", free), timeout=5):
+                break
+            time.sleep(0.1)
         yield free
         server.terminate()
 
