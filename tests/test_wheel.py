@@ -33,7 +33,7 @@ environment, page = sys.argv[1:]
 for package in (optlayers, polytopes):
     assert package.__file__.startswith(environment), package.__file__
 namespace = {"__name__": "__main__"}
-for line, code, expected in json.load(open(page, encoding="utf-8")):
+for line, code, expected, _ in json.load(open(page, encoding="utf-8")):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile("\\n" * line + code, "README.md", "exec"), namespace)
     if expected is not None:
