@@ -1,6 +1,5 @@
 """How Sphinx builds the site: ``make docs``."""
 
-import importlib.metadata
 import inspect
 import os
 import re
@@ -14,7 +13,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 project = "optlayers"
 author = "the optlayers authors"
 html_show_copyright = False
-release = importlib.metadata.version("optlayers")
+release = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
 html_title = f"optlayers {release}"
 
 extensions = [
@@ -88,7 +87,7 @@ def read_our_docstrings(app, what, name, obj, options, lines):
                 continue
         if section == "returned":
             if SECTION.match(line):
-                written += [":Returns:"]
+                written += ["", "", ":Returns:"]  # two empty lines end the section before
             else:
                 written += [f"    {line}" if line else ""]
             continue
@@ -97,7 +96,7 @@ def read_our_docstrings(app, what, name, obj, options, lines):
     lines[:] = written
 
 
-BETWEEN_MODULES = {"bind_on_host", "compile_relaxation", "duals", "failing", "seen", "shares", "sizes_of"}
+BETWEEN_MODULES = {"bind_on_host", "compile_relaxation", "duals", "extra_repr", "failing", "seen", "shares", "sizes_of"}
 """Methods of public classes that only other modules of the library call."""
 
 
