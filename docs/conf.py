@@ -1,6 +1,5 @@
 """How Sphinx builds the site: ``make docs``."""
 
-import inspect
 import os
 import re
 import sys
@@ -96,15 +95,53 @@ def read_our_docstrings(app, what, name, obj, options, lines):
     lines[:] = written
 
 
-BETWEEN_MODULES = {"bind_on_host", "compile_relaxation", "duals", "extra_repr", "failing", "seen", "shares", "sizes_of"}
-"""Methods of public classes that only other modules of the library call."""
+BETWEEN_MODULES = {
+    "AbstractFenchelYoungLoss.against",
+    "AbstractFenchelYoungLoss.check",
+    "AbstractFenchelYoungLoss.contrast",
+    "AbstractFenchelYoungLoss.decoded",
+    "AbstractLoss.against",
+    "AbstractLoss.charge",
+    "AbstractLoss.check",
+    "AbstractLoss.check_structure",
+    "AbstractLoss.completable",
+    "AbstractLoss.contrast",
+    "AbstractLoss.decoded",
+    "AbstractLoss.losses",
+    "AbstractLoss.reduced",
+    "CompiledPolytope.bind_on_host",
+    "CompiledPolytope.compile_relaxation",
+    "CompiledPolytope.duals",
+    "OptLayer.shares",
+    "OptLayer.sizes_of",
+    "Solution.failing",
+    "ask_for_duals",
+    "asked",
+    "at_an_edge",
+    "charge",
+    "decoded",
+    "extra_repr",
+    "function",
+    "knows_auxiliary_scores",
+    "maximizers_in_turn",
+    "name_of_scores",
+    "predicts_means",
+    "projectors_in_turn",
+}
+"""Members of public classes that only other modules of the library need."""
 
 
 def leave_out_what_is_between_modules(app, what, name, obj, skip, options):
-    """Nothing of the reference is for the library alone; ``Solution.duals`` is an attribute, and stays."""
-    return True if name in BETWEEN_MODULES and inspect.isfunction(obj) else None
+    """Nothing of the reference is for the library alone."""
+    return True if {name, getattr(obj, "__qualname__", name)} & BETWEEN_MODULES else None
+
+
+def mark_defaults_that_are_made(app, what, name, obj, options, signature, returns):
+    """What Sphinx writes for a default that a function makes is no Python: the whole signature would stay raw text."""
+    return signature and signature.replace("<factory>", "..."), returns
 
 
 def setup(app):
     app.connect("autodoc-process-docstring", read_our_docstrings, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", leave_out_what_is_between_modules)
+    app.connect("autodoc-process-signature", mark_defaults_that_are_made)

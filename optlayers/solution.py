@@ -34,7 +34,12 @@ __all__ = [
 
 
 class Status(IntEnum):
-    """The verdict on one instance; ``advice`` says what to try."""
+    """The verdict on one instance.
+
+    ``solution.status`` holds these numbers as int8, one for each instance, and ``Status(int(solution.status[0]))`` is
+    the verdict on the first: ``meaning`` says it in words, ``advice`` what to try. Only answers that are OPTIMAL are
+    to be used.
+    """
 
     OPTIMAL = 0
     """Every constraint holds and the duality gap is closed, within the tolerance of the compiled polytope; a best
@@ -87,7 +92,11 @@ TOLD, NAMED = 5, 20
 @final
 @dataclass(frozen=True)
 class Failure:
-    """One instance without a certified answer: its index in the batch, the verdict, and the reason in words."""
+    """One instance without a certified answer.
+
+    ``index`` is its place in the dimensions of the batch, ``()`` without any; ``status`` the verdict, a
+    :class:`Status`; ``reason`` a sentence.
+    """
 
     index: tuple[int, ...]
     status: Status
@@ -111,7 +120,12 @@ class Failure:
 
 @final
 class SolveError(RuntimeError):
-    """Some instances of a batch have no certified answer; ``failures`` lists every one of them."""
+    """Some instances of a batch have no certified answer.
+
+    Layers, losses, distributions and :meth:`Solution.check` raise it. ``failures`` has a :class:`Failure` for each of
+    them, ``batch`` is how many instances there were, and the message shows the first five. ``on_failure="nan"`` of a
+    layer makes such instances NaN instead.
+    """
 
     shown = 5
 

@@ -78,6 +78,14 @@ def grid_arcs(rows: int, columns: int) -> np.ndarray:
     Row by row of the grid: first the arcs to the right within the row, then those down to the next row, each from left
     to right. This is the order of PyEPO.
 
+    Parameters
+    ----------
+    rows, columns : how many cells, not arcs, in each direction.
+
+    Returns
+    -------
+    Integers; there are ``rows * (columns - 1) + (rows - 1) * columns`` arcs.
+
     >>> grid_arcs(2, 2).tolist()
     [[0, 1], [0, 2], [1, 3], [2, 3]]
     """

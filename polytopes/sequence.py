@@ -103,5 +103,14 @@ def edge_scores(
 
 
 def states_of(edges: Float[Tensor, "*batch steps states states"]) -> Float[Tensor, "*batch steps states"]:
-    """How much each step is in each state: the edges that enter it."""
+    """States from edges: how much each step is in each state.
+
+    Parameters
+    ----------
+    edges : ``(*batch, steps, states, states)``; entry (t, i, j) is the weight of going from state i to j at step t.
+
+    Returns
+    -------
+    ``(*batch, steps, states)``, the sum over i. It can be differentiated.
+    """
     return edges.sum(dim=-2)

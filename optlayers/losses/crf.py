@@ -25,7 +25,14 @@ class CRFLoss(AbstractFenchelYoungLoss):
     derivative the covariance. Against a mask it is the negative log-probability that a structure has admissible parts
     alone; where auxiliary variables have scores, that of the target with any completion. A target that is a mixture of
     structures is met with the cross-entropy: the mean over the mixture, which is not 0 at its best. On the simplex it
-    is the cross-entropy of a softmax. Arguments are those of :class:`AbstractLoss`, without a rule.
+    is the cross-entropy of a softmax.
+
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether targets that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
 
     References
     ----------

@@ -44,6 +44,13 @@ class AbstractFenchelYoungLoss(AbstractLoss):
     flat, as rules get them. Gradients follow: of scores, of parameters where predictions are optimal values, and of
     higher order. Hold it to :func:`optlayers.testing.check_loss`.
 
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether targets that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
+
     References
     ----------
     Blondel, Martins and Niculae (2020), Learning with Fenchel-Young losses, JMLR. With masks: Stewart, Bach, Llinares-

@@ -45,7 +45,10 @@ class StructuredHingeLoss(AbstractLoss):
 
     Parameters
     ----------
-    polytope, reduction, validate, maximizer, projector : see :class:`AbstractLoss`.
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether targets that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
     cost : ``"hamming"``, which a call may replace by ``cost=``; None for calls that all bring their own.
 
     References

@@ -21,7 +21,14 @@ class StructuredPerceptronLoss(AbstractFenchelYoungLoss):
     \rangle`.
 
     The gradient is :math:`\hat z(s) - y`; the loss is 0 when the target is a best structure, be it one of many. Second
-    derivatives are 0. Arguments are those of :class:`AbstractLoss`, without a rule.
+    derivatives are 0.
+
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether targets that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
 
     References
     ----------

@@ -42,7 +42,10 @@ class PerturbedFenchelYoungLoss(AbstractFenchelYoungLoss):
 
     Parameters
     ----------
-    polytope, reduction, validate, maximizer, projector : see :class:`AbstractLoss`.
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether targets that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
     samples : K, how many.
     scale : ε, positive.
     noise : ``Gaussian()``, ``Gumbel()``, …

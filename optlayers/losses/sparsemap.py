@@ -28,8 +28,14 @@ class SparseMAPLoss(AbstractFenchelYoungLoss):
     The gradient is :math:`\Pi_P(s) - y`, sparse, and the second derivative that of the projection. The loss is 0
     exactly when :math:`\Pi_P(s) = y`: when the target scores at least :math:`\langle y, y - y' \rangle` more than any
     other structure y', which is :math:`\tfrac12 \|y - y'\|^2` where all structures are equally long. On the simplex it
-    is the sparsemax loss. The temperature is the scale of the scores. Arguments are those of :class:`AbstractLoss`,
-    without a rule.
+    is the sparsemax loss. The temperature is the scale of the scores.
+
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether targets that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
 
     References
     ----------

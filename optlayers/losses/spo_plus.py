@@ -33,7 +33,12 @@ class SPOPlusLoss(AbstractLoss):
     :math:`\max_z \langle c - 2 \hat c, z \rangle + 2 \langle \hat c, z^*\rangle - \langle c, z^* \rangle` becomes
     this one by those two signs. It is 0 at ŝ = s. Where either of the scores is ``-inf``, the part is forbidden.
 
-    Arguments are those of :class:`AbstractLoss`, without a rule.
+    Parameters
+    ----------
+    polytope : a :class:`Polytope`, a compiled one, or a :class:`Family`, for which a call takes ``sizes=``.
+    reduction : ``"mean"`` or ``"sum"`` over instances, or ``"none"`` for one loss per instance, ``(*batch,)``.
+    validate : whether ``decisions=`` that are no points of the polytope are refused.
+    maximizer, projector : solvers, chosen by :func:`compile_polytope` when None.
 
     References
     ----------

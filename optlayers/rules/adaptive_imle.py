@@ -42,7 +42,9 @@ class AdaptiveIMLE(AbstractRule):
 
     Parameters
     ----------
-    samples, scale, noise : as for :class:`IMLE`.
+    samples : structures per instance, 1 by default; their mean goes forward.
+    scale : τ, how large the noise is, 1.0 by default.
+    noise : its distribution, ``Gumbel()`` by default.
     target : 1.0 by default: how many parts per sample shall change. More are more bias and less variance.
     initial : the first α, 1.0 by default.
     step : η, 1e-3 by default.

@@ -47,7 +47,11 @@ class AbstractNoise(ABC):
 @final
 @dataclass(frozen=True)
 class Gaussian(AbstractNoise):
-    r"""Standard normal noise. Its score is z itself."""
+    r"""Standard normal noise, independent for every part, of mean 0 and variance 1.
+
+    Its score, minus the derivative of the log-density, is z itself. It is the noise of :class:`PerturbedAdditive`
+    unless another one is named.
+    """
 
     def _draw(self, out: Float32[Tensor, "*shape"], generator: torch.Generator | None) -> Float32[Tensor, "*shape"]:
         return out.normal_(generator=generator)

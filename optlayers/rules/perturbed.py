@@ -143,8 +143,10 @@ class PerturbedMultiplicative(AbstractPerturbed):
 
     Parameters
     ----------
-    samples, control_variate : as for :class:`PerturbedAdditive`.
+    samples : how many, 10 by default.
     scale : ε, 1.0 by default.
+    control_variate : whether the mean of the other samples is subtracted from each, which lowers the variance; True by
+        default. It takes 2 samples or more.
 
     Raises
     ------

@@ -257,7 +257,12 @@ class AbstractSolver(ABC):
 
 
 class AbstractMaximizer(AbstractSolver):
-    """A solver of ``argmax <scores, x>`` that ends in a vertex."""
+    """A solver that finds, for every instance, a vertex with the largest ``<scores, x>``.
+
+    ``maximize(state, instances)`` takes what ``prepare(form)`` returned and a batch over this standard form, and
+    proposes an :class:`Answer`, with a status for each instance: it does not raise for single ones. Certificates are
+    made elsewhere.
+    """
 
     @abstractmethod
     def maximize(self, state: Any, instances: Instances) -> Answer:
@@ -265,7 +270,12 @@ class AbstractMaximizer(AbstractSolver):
 
 
 class AbstractProjector(AbstractSolver):
-    r"""A solver of :math:`\operatorname{argmin}_x \tfrac12 \|x - s\|^2`."""
+    r"""A solver that finds, for every instance, the nearest point, :math:`\operatorname{argmin}_x \tfrac12 \|x - s\|^2`.
+
+    ``project(state, instances)`` takes what ``prepare(form)`` returned and a batch over this standard form, and
+    proposes an :class:`Answer`, with a status for each instance: it does not raise for single ones. Certificates are
+    made elsewhere.
+    """
 
     @abstractmethod
     def project(self, state: Any, instances: Instances) -> Answer:

@@ -41,6 +41,14 @@ def contains(
     points : ``(*batch, *shape)``.
     tolerance : how far from the polytope a point may lie.
     parameters : a tensor per declared parameter, ``shape`` for all points or ``(*batch, *shape)`` for each its own.
+
+    Returns
+    -------
+    ``(*batch,)``, boolean.
+
+    Raises
+    ------
+    ValueError : points or parameters of another shape.
     """
     return distance(polytope, points, **parameters) <= tolerance
 
@@ -57,6 +65,10 @@ def distance(polytope: Polytope, points: Tensor, **parameters: Any) -> Tensor:
     Returns
     -------
     ``(*batch,)``; inf where the polytope is empty.
+
+    Raises
+    ------
+    ValueError : points or parameters of another shape.
     """
     batch, entries = batch_of(points, polytope.shape), Entries(form_without_rows(polytope))
     flat = moved(points.detach(), (math.prod(batch), *polytope.shape), torch.float64, CPU)

@@ -21,15 +21,18 @@ __all__ = ["PolytopeCheck", "check_polytope"]
 @final
 @dataclass(frozen=True)
 class PolytopeCheck:
-    """What :func:`optlayers.testing.check_polytope` saw, of how many ``samples`` of scores."""
+    """What :func:`optlayers.testing.check_polytope` saw of a declaration that keeps its contract."""
 
     samples: int
+    """How many scores were tried."""
     integral: bool
     """Whether every vertex that was found is integral."""
     largest_violation: float
     """By how much the farthest of all answers misses the declared constraints."""
     largest_gap: float
+    """The largest duality gap of all answers."""
     explanation: str
+    """What :meth:`optlayers.CompiledPolytope.explain` says."""
 
 
 def check_polytope(
