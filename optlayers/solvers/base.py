@@ -270,7 +270,7 @@ class AbstractMaximizer(AbstractSolver):
 
 
 class AbstractProjector(AbstractSolver):
-    r"""A solver that finds, for every instance, the nearest point, :math:`\operatorname{argmin}_x \tfrac12 \|x - s\|^2`.
+    r"""A solver that finds the nearest point: :math:`\operatorname{argmin}_x \tfrac12 \|x - s\|^2` of every instance.
 
     ``project(state, instances)`` takes what ``prepare(form)`` returned and a batch over this standard form, and
     proposes an :class:`Answer`, with a status for each instance: it does not raise for single ones. Certificates are
