@@ -110,6 +110,8 @@ def distributed_worker(rank: int, folder: str) -> None:
     model(features()[rank::2]).square().mean().backward()
     if rank == 0:
         torch.save(model.module.score.weight.grad, os.path.join(folder, "gradient"))
+    torch.distributed.barrier()  # nobody leaves while another one still speaks to it
+    del model  # before the group that it speaks over: its threads end with it
     torch.distributed.destroy_process_group()
 
 
