@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("panel", reason="the playground needs Panel: pip install 'optlayers[playground]'")
 
+from playground import serve
 from playground.__main__ import main
 from playground.catalogue import READY
 from playground.declaration import Refused, read
@@ -519,7 +520,10 @@ def test_a_declaration_that_hangs_or_kills_does_no_harm():
         trial.close()
 
 
-def test_a_port_that_is_taken_is_named(capsys):
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_port_that_is_taken_is_named(when, capsys, monkeypatch):
+    if when == "meanwhile":  # by a program that was not there when it was asked for
+        monkeypatch.setattr(serve, "_free", lambda port: port)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -21,14 +21,9 @@ ADDRESS = "127.0.0.1"
 def serve(port: int, *, browser: bool) -> int:
     """Serve until Ctrl-C; 2 where the port is taken."""
     try:
-        port = _free(port)
+        port = _free(port)  # said before anything is compiled
     except OSError as error:
-        print(
-            f"port {port} of {ADDRESS} cannot be used ({error.strerror or error}): another program has it, perhaps "
-            f"another playground; choose a free one, --port {min(port + 1, 65535)} for example",
-            file=sys.stderr,
-        )
-        return 2
+        return _taken(port, error)
     logging.getLogger("bokeh").setLevel(logging.WARNING)
     pn.extension(design="native", raw_css=[STYLE], notifications=False)
     for one in READY:  # loads what is compiled, so that the first drag is as quick as the others
@@ -36,22 +31,37 @@ def serve(port: int, *, browser: bool) -> int:
         for regularizer in REGULARIZERS:
             scene.points(scene.begin, regularizer, 1.0)
     trial = Trial()
-    print(f"the playground is at http://{ADDRESS}:{port}/ for this machine alone; Ctrl-C ends it", flush=True)
     try:
-        pn.serve(
+        server = pn.serve(
             lambda: page(trial, port),
             port=port,
             address=ADDRESS,
             show=browser,
+            start=False,
             title="optlayers playground",
             verbose=False,
             websocket_origin=[f"{ADDRESS}:{port}", f"localhost:{port}"],
         )
+        print(f"the playground is at http://{ADDRESS}:{port}/ for this machine alone; Ctrl-C ends it", flush=True)
+        server.start()
+        server.io_loop.start()
+    except OSError as error:  # another one was quicker
+        return _taken(port, error)
     except KeyboardInterrupt:
         pass
     finally:
         trial.close()
     return 0
+
+
+def _taken(port: int, error: OSError) -> int:
+    """Say that a port cannot be used, and the status to end with."""
+    print(
+        f"port {port} of {ADDRESS} cannot be used ({error.strerror or error}): another program has it, perhaps "
+        f"another playground; choose a free one, --port {min(port + 1, 65535)} for example",
+        file=sys.stderr,
+    )
+    return 2
 
 
 def _free(port: int) -> int:
