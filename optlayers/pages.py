@@ -16,27 +16,30 @@ LEFT = ' style="text-align:left"'
 Shown = TypeVar("Shown")
 
 
-def page(parts: Callable[[Shown], Iterable[str]]) -> Callable[[Shown], str | None]:
+def page(parts: Callable[[Shown], Iterable[str]]) -> Callable[[Shown], str]:
     """A method ``_repr_html_`` of these parts.
 
-    A page must not stop a notebook: where code of a user's fails on the way, there is None, and text is shown instead.
+    A page must not stop a notebook: where code of a user's fails on the way, the page says what was raised.
     """
 
     @wraps(parts)
-    def made(self: Shown) -> str | None:
+    def made(self: Shown) -> str:
         try:
             return f"<div>{''.join(parts(self))}</div>"
-        except Exception:
-            return None
+        except Exception as error:
+            failed = f"no page can be made of this {type(self).__name__}: {type(error).__name__}: {error}; print() it"
+            return f"<div>{sentence(failed)}</div>"
 
     return made
 
 
 def heading(text: str) -> str:
+    """A headline."""
     return f"<h4>{shown(text)}</h4>"
 
 
 def sentence(text: str) -> str:
+    """A paragraph."""
     return f"<p>{shown(text)}</p>"
 
 
@@ -51,6 +54,7 @@ def items(parts: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts under a header."""
     head = "".join(f"<th{LEFT}>{shown(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td{LEFT}>{shown(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -69,8 +73,8 @@ def shown(text: str) -> str:
 
 
 def told(value: Any) -> str:
-    """The ``repr`` of an object of a user's, or its type where there is none."""
+    """The ``repr`` of an object of a user's; where that raises, its type and what was raised."""
     try:
         return repr(value)
-    except Exception:
-        return f"({type(value).__name__})"
+    except Exception as error:
+        return f"({type(value).__name__}, whose repr raises {type(error).__name__})"

@@ -274,3 +274,10 @@ def test_blocks_far_smaller_than_others_are_answered(unit):
     for answer, score, is_small in zip(found[:4], scores[:4], small[:4], strict=True):
         expected = nearest_by_clarabel(polytope, score)
         torch.testing.assert_close(answer, torch.where(is_small, 10.0 * unit * expected, expected), atol=1e-7, rtol=0)
+
+
+def test_what_no_unit_of_blocks_helps_keeps_its_verdict():
+    """The second way of InteriorPoint answers tiny blocks alone, and says nothing of other instances."""
+    scores = draw(semantic_graph(5, core=2, others=1), 3)
+    compiled = ol.compile_polytope(semantic_graph(5, core=2, others=1), projector=ol.InteriorPoint(), tolerance=1e-30)
+    assert compiled.project(scores).status.tolist() == [ol.Status.INACCURATE] * 3

@@ -100,8 +100,8 @@ def test_many_constraints_are_counted():
 
 @pytest.mark.parametrize("entry", CATALOGUE, ids=str)
 def test_pages_of_the_catalogue(entry):
-    page_of(entry.polytope)
-    page_of(ol.compile_polytope(entry.polytope))
+    assert page_of(entry.polytope).text[0].startswith("Polytope")
+    assert fact(page_of(ol.compile_polytope(entry.polytope)), "projections")
 
 
 def test_a_compiled_polytope_shows_what_explain_says(monkeypatch):
@@ -168,10 +168,10 @@ def test_code_of_a_user_that_fails_does_not_stop_a_page():
         def __repr__(self):
             raise RuntimeError("no words")
 
-    assert pages.told(Unspeakable()) == "(Unspeakable)"
+    assert pages.told(Unspeakable()) == "(Unspeakable, whose repr raises RuntimeError)"
     layer = ol.OptLayer(simplex(3), ol.Hard(ol.SparseMAP()))
     object.__setattr__(layer.rule, "rule", Unspeakable())
-    assert fact(page_of(layer), "rule") == "(Unspeakable)"
+    assert fact(page_of(layer), "rule") == "(Unspeakable, whose repr raises RuntimeError)"
 
     class Broken:
         @pages.page
@@ -179,7 +179,7 @@ def test_code_of_a_user_that_fails_does_not_stop_a_page():
             yield pages.sentence("so far")
             raise RuntimeError("and no further")
 
-    assert Broken()._repr_html_() is None
+    assert page_of(Broken()).text == ["no page can be made of this Broken: RuntimeError: and no further; print() it"]
 
 
 def test_long_texts_are_cut():

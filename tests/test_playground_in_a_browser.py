@@ -168,6 +168,7 @@ def test_arcs_are_dragged(browser, port):
     visitor.page.get_by_label("Sentence").last.fill("dogs")
     visitor.page.keyboard.press("Enter")
     visitor.page.get_by_text("the sentence has 1 words").wait_for()
+    assert len(visitor.columns("cells")["x"]) == 4, "a sentence that is refused leaves the last one"
     visitor.leaves_well()
 
 

@@ -759,6 +759,8 @@ def test_fields_and_paths_that_cannot_be_drawn_are_refused():
 def test_a_field_of_zero_gradients_is_drawn_as_dots():
     ax = plots.rule_field(ol.Pipeline(), polytopes.simplex(3), lambda z: z[..., 0], arrows=3, resolution=5)
     ax.figure.savefig(io.BytesIO())
+    (arrows,) = (drawn for drawn in ax.collections if isinstance(drawn, Quiver))
+    assert arrows.N == 9 and not arrows.U.any() and not arrows.V.any()
 
 
 def test_the_gallery_draws_a_picture_for_the_page(tmp_path):

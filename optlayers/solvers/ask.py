@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int8, Int64
 from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
 from optlayers.solution import Status
-from optlayers.solvers.base import AbstractSolver, Answer, Instances, Pullback
+from optlayers.solvers.base import NOT_ASKED, AbstractSolver, Answer, Instances, Pullback
 from optlayers.solvers.certify import Certificate, certify, certify_points
 from optlayers.solvers.moderate import LARGE, has_large_constants, may_be_extreme, moderated
 from optlayers.solvers.offsets import without_offsets
@@ -225,6 +225,8 @@ class _Race:
 
     def enter(self, proposed: Answer, asked: Instances, certificate: Certificate | None) -> None:
         """Certify an answer to the open instances. Projections that are not certified are polished, then refined."""
+        if self._open is not None and np.count_nonzero(proposed.status != NOT_ASKED) == 0:
+            return
         self._asked = asked
         if proposed.pullback is not None or proposed.whole is not None or not self.projection:
             self._offer(proposed, known=certificate)
@@ -290,7 +292,8 @@ class _Race:
             index = self._open
             better = (certificate.error < self._certificate.error[index]) | settled
             # The last word on why there is no answer is a library's, which can tell infeasible from difficult.
-            self._answer.status[index] = answer.status
+            told = answer.status != NOT_ASKED
+            self._answer.status[index[told]] = answer.status[told]
             self._answer.replace(index[better], answer, np.flatnonzero(better))
             self._certificate.replace(index[better], certificate, np.flatnonzero(better))
         still = ~self._settled(self._certificate, self._answer)[index]

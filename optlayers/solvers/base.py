@@ -24,9 +24,12 @@ __all__ = [
     "AbstractSolver",
     "Answer",
     "Instances",
+    "NOT_ASKED",
     "Pullback",
 ]
 
+NOT_ASKED = -1
+"""The status of an instance that a solver leaves to others: what those before have said of it stands."""
 Pullback = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """From a direction ``(batch, scored)`` to gradients of scores and of parameters, and for which instances."""
 
@@ -150,7 +153,7 @@ class Answer:
 
     ``pullback`` maps a direction ``(batch, scored)`` to gradients of scores and of parameters, and says for which
     instances; without one, the derivative is that of the active set. ``status`` and ``reasons`` say why instances have
-    no answer.
+    no answer; ``NOT_ASKED`` leaves that to the solvers before.
     """
 
     point: Float64[np.ndarray, "batch columns"]

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from optlayers.form.standard import StandardForm
-from optlayers.solution import Status
-from optlayers.solvers.base import AbstractProjector, Answer, Instances
+from optlayers.solvers.base import NOT_ASKED, AbstractProjector, Answer, Instances
 from optlayers.solvers.plan import Plan, plan_of
 from optlayers.solvers.polish import polish
 
@@ -42,7 +41,7 @@ class InBlockUnits(AbstractProjector):
         unit = _units(plan, instances)
         small = np.flatnonzero((unit < SMALL).any(axis=1))
         answer = Answer.to_fill(state, len(instances))
-        answer.point[:], answer.dual[:], answer.status[:] = np.nan, np.nan, Status.LIMIT
+        answer.point[:], answer.dual[:], answer.status[:] = np.nan, np.nan, NOT_ASKED
         if len(small) == 0:
             return answer
         some = instances.take(small)
