@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, final
 
 from optlayers.caches import Cache
@@ -12,7 +11,7 @@ from optlayers.sizes import named_size
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.warn import warn_caller
 
-__all__ = ["compiled_of_size", "compiled_once"]
+__all__ = ["Sizes", "compiled_of_size", "compiled_once", "sizes_of"]
 
 KEPT_SOLVERS = 8
 """For so many pairs of solvers is a declaration kept compiled."""
@@ -30,40 +29,51 @@ def compiled_once(
 def compiled_of_size(
     family: Family, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None, *size: int
 ) -> CompiledPolytope:
-    """The polytope of one size of a family, compiled for these solvers, and kept with the family.
+    """The polytope of one size of a family, compiled for these solvers; see :class:`Sizes`."""
+    return sizes_of(family, maximizer, projector).compiled(*size)
 
-    Of more sizes than its ``cache_size`` the family keeps those that were asked for last. That a size has to be
-    compiled again is said once.
-    """
+
+def sizes_of(family: Family, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None) -> Sizes:
+    """The sizes of a family for these solvers, kept with the family."""
     solvers = (_key(maximizer), _key(projector))
-    by_solvers: Cache[Any, _Sizes] = family.__dict__.setdefault("_compiled", Cache(KEPT_SOLVERS))
-    sizes = by_solvers.get(solvers, lambda _: _Sizes(Cache(family.cache_size)))
-
-    again = size in sizes.seen and sizes.kept.found(size) is None
-    compiled = sizes.kept.get(
-        size, lambda size: compile_polytope(family(*size), maximizer=maximizer, projector=projector)
-    )
-    sizes.seen.add(size)
-    # Threads that ask for a new size at once all make it; only where there are more sizes than room has one gone.
-    if again and len(sizes.seen) > family.cache_size and not sizes.warned:
-        sizes.warned = True
-        warn_caller(
-            f"{family!r} keeps {family.cache_size} sizes compiled, but {len(sizes.seen)} have been asked for, and "
-            f"size {named_size(size)} is compiled again, which takes longer than to use it: "
-            f"give it room for all, Family(..., cache_size={_enough(len(sizes.seen))}), or make batches of "
-            "instances of similar size, or round sizes up, round_to="
-        )
-    return compiled
+    kept: Cache[Any, Sizes] = family.__dict__.setdefault("_compiled", Cache(KEPT_SOLVERS))
+    return kept.get(solvers, lambda _: Sizes(family, maximizer, projector))
 
 
 @final
-@dataclass(eq=False)
-class _Sizes:
-    """The sizes of a family that are compiled for two solvers, and all that ever were."""
+class Sizes:
+    """The polytopes of a family, compiled for two solvers.
 
-    kept: Cache[tuple[int, ...], CompiledPolytope]
-    seen: set[tuple[int, ...]] = field(default_factory=set)
-    warned: bool = False
+    Of more sizes than the ``cache_size`` of the family those are kept that were asked for last. That a size has to be
+    compiled again is said once.
+    """
+
+    def __init__(
+        self, family: Family, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None
+    ) -> None:
+        self.family, self.maximizer, self.projector = family, maximizer, projector
+        self._kept: Cache[tuple[int, ...], CompiledPolytope] = Cache(family.cache_size)
+        self._seen: set[tuple[int, ...]] = set()
+        self._warned = False
+
+    def compiled(self, *size: int) -> CompiledPolytope:
+        """The polytope of one size, compiled when it is first asked for."""
+        again = size in self._seen and self._kept.found(size) is None
+        compiled = self._kept.get(size, self._compile)
+        self._seen.add(size)
+        # Threads that ask for a new size at once all make it; only where there are more sizes than room has one gone.
+        if again and len(self._seen) > self.family.cache_size and not self._warned:
+            self._warned = True
+            warn_caller(
+                f"{self.family!r} keeps {self.family.cache_size} sizes compiled, but {len(self._seen)} have been asked "
+                f"for, and size {named_size(size)} is compiled again, which takes longer than to use it: "
+                f"give it room for all, Family(..., cache_size={_enough(len(self._seen))}), or make batches of "
+                "instances of similar size, or round sizes up, round_to="
+            )
+        return compiled
+
+    def _compile(self, size: tuple[int, ...]) -> CompiledPolytope:
+        return compile_polytope(self.family(*size), maximizer=self.maximizer, projector=self.projector)
 
 
 def _key(solver: Any) -> Any:

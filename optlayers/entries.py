@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.form.standard import ParameterSpec, ScoredSpec, StandardForm
-from optlayers.tensors import DTYPES, as_tensor, check_finite, check_scores, known_index, moved
+from optlayers.tensors import DTYPES, FEW, as_tensor, check_finite, check_scores, known_index, moved, sum_of_squares
 
 __all__ = [
     "CPU",
@@ -112,13 +112,13 @@ class Entries:
         ):
             check_scores(scores, name)
         batch = batch_of(scores, self.shape)
-        if self.alone and not named:
-            return Arrived(self, batch, (scores,))
         tensors, once = self.arrive_named(named, batch)
         return Arrived(self, batch, (scores, *tensors), once)
 
     def arrive_named(self, named: Mapping[str, Any], batch: torch.Size) -> tuple[list[Tensor], frozenset[str]]:
         """What is given by name, in order; and what is given once for all instances, of auxiliary variables."""
+        if self.alone and not named:
+            return [], NOTHING
         names = {spec.name for spec in self.auxiliaries}
         auxiliary, once = auxiliary_tensors(self.auxiliaries, named, batch)
         parameters = parameter_tensors(self.parameters, {n: v for n, v in named.items() if n not in names}, batch)
@@ -152,11 +152,9 @@ class Entries:
         scores = tensors[0]
         flat = _double(scores, (math.prod(batch), self.structure_size), home)
         lowest = LOWEST[scores.dtype]
-        if len(tensors) == 1 and flat.is_cpu:
-            values = flat.view(-1)
-            # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
-            if values.dot(values).item() < LEAST[scores.dtype]:
-                return Packed(flat, None, None, self._no_precision, False, lowest)
+        # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
+        if len(tensors) == 1 and flat.is_cpu and sum_of_squares(flat) < LEAST[scores.dtype]:
+            return Packed(flat, None, None, self._no_precision, False, lowest)
         return self._pack_with_names(flat, tensors, batch, home, once, positions(), name, lowest)
 
     def _pack_with_names(
@@ -259,6 +257,8 @@ def _double(values: Tensor, shape: tuple[int, int], home: torch.device) -> Float
     if values.is_neg():
         values = values.resolve_neg()
     if values.dtype is torch.float64 and values.device == home:
+        if values.is_cpu and values.numel() <= FEW:
+            return torch.from_numpy(np.array(values.numpy(), order="C").reshape(shape))
         copy = values.clone(memory_format=torch.contiguous_format)
     else:
         copy = values.to(home, torch.float64, copy=True, memory_format=torch.contiguous_format)

@@ -56,7 +56,7 @@ class Sameness:
     pair: tuple[CompiledPolytope, CompiledPolytope] | None
     asked: set[bytes] = field(default_factory=set)
 
-    def refuse_other_answers(self, theta: Float64[Tensor, "instances parameters"], whose: str) -> None:
+    def refuse_other_answers(self, theta: Float64[Tensor, "instances parameters"], whose: object) -> None:
         """Raise ValueError where answers are found that differ for the parameters of some instances, ``whose`` first
         is named. Every value of the parameters is compared once.
         """
@@ -83,7 +83,7 @@ def sameness(
     projector: AbstractProjector | None,
     size: tuple[int, ...],
     rounded: tuple[int, ...],
-    whose: str,
+    whose: object,
 ) -> Sameness:
     """Of two sizes; what takes a compilation of the smaller polytope is done once.
 
@@ -113,7 +113,9 @@ def sameness(
     return kept.get((size, rounded), make)
 
 
-def _refused(family: Family, size: tuple[int, ...], rounded: tuple[int, ...], different: str, whose: str) -> ValueError:
+def _refused(
+    family: Family, size: tuple[int, ...], rounded: tuple[int, ...], different: str, whose: object
+) -> ValueError:
     return ValueError(
         f"{family!r} cannot be rounded: the polytope of size {named_size(size)} is not that of size "
         f"{named_size(rounded)} without its further parts{different}; {whose} has that size: leave round_to out"

@@ -19,7 +19,7 @@ from optlayers.prepared import AbstractPrepared
 from optlayers.solution import Failure, Status
 from optlayers.tensors import as_tensor
 
-__all__ = ["Share", "corner", "named_corners", "named_instance", "named_size", "rows_by_size", "size_table"]
+__all__ = ["FirstOf", "Share", "corner", "named_corners", "named_size", "rows_by_size", "size_table"]
 
 
 @final
@@ -181,7 +181,7 @@ def _integers(sizes: Any) -> Int64[Tensor, "*shape"]:
             raise ValueError(f"sizes must have one shape, but got tensors of {[tuple(size.shape) for size in sizes]}")
         sizes = torch.stack([size.cpu() for size in sizes])
     if isinstance(sizes, Tensor):
-        sizes, dtype = sizes.detach().cpu(), str(sizes.dtype)
+        sizes, dtype = sizes.detach().cpu(), sizes.dtype
         try:
             sizes.tolist()
         except RuntimeError as error:
@@ -196,11 +196,12 @@ def _integers(sizes: Any) -> Int64[Tensor, "*shape"]:
             array = np.asarray(sizes)
         except ValueError:
             raise TypeError(f"sizes must be integers in lists of equal length, but got {sizes}") from None
-        dtype = {"O": f"{type(sizes).__name__} of objects", "U": "str"}.get(array.dtype.kind, str(array.dtype))
+        dtype = array.dtype
     if array.size == 0:
         array = array.astype(np.int64)  # an empty list has no dtype to complain of
     if array.dtype.kind not in "iu":
-        raise TypeError(f"sizes must be integers, but got {dtype}")
+        named = {"O": f"{type(sizes).__name__} of objects", "U": "str"}.get(array.dtype.kind, dtype)
+        raise TypeError(f"sizes must be integers, but got {named}")
     if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
         raise ValueError(f"sizes must be sizes of scores, but one is {array.max()}")
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
@@ -217,7 +218,7 @@ def rows_by_size(
 
 
 def corner(
-    shape: Sequence[int], padded: Sequence[int], size: tuple[int, ...], instance: str, name: str = "scores"
+    shape: Sequence[int], padded: Sequence[int], size: tuple[int, ...], instance: object, name: str = "scores"
 ) -> tuple[slice, ...]:
     """The leading corner of the ``padded`` shape that a polytope of ``shape`` takes; ``instance`` says for whom."""
     shape, padded = tuple(shape), tuple(padded)
@@ -228,7 +229,7 @@ def corner(
             f"{instance}: size {named_size(size)} needs {name} of shape {shape} per instance, but they have "
             f"{padded}{hint}"
         )
-    return tuple(slice(0, s) for s in shape)
+    return tuple([slice(0, s) for s in shape])
 
 
 def _refuse_narrow(
@@ -238,16 +239,23 @@ def _refuse_narrow(
     head = tensor.ndim - len(shape)
     if head < 0 or any(have < need for have, need in zip(tensor.shape[max(head, 0) :], shape, strict=False)):
         raise ValueError(
-            f"parameter {name} has shape {tuple(tensor.shape)}, but {named_instance(rows, batch)} of size "
+            f"parameter {name} has shape {tuple(tensor.shape)}, but {FirstOf(rows, batch)} of size "
             f"{named_size(size)} needs {shape}: give a number for all entries, the largest shape "
             f"that occurs for all instances, or that for each instance, behind the batch {tuple(batch)}"
         )
 
 
-def named_instance(rows: Tensor, batch: torch.Size) -> str:
-    """How a user knows the first of the instances at these places of the flat batch."""
-    index = [int(i) for i in np.unravel_index(int(rows[0]), batch)] if batch else []
-    return f"instance {index[0] if len(index) == 1 else tuple(index)}" if index else "the instance"
+@final
+@dataclass(slots=True)
+class FirstOf:
+    """How a user knows the first of the instances at these places of the flat batch, as text when it is asked for."""
+
+    rows: Tensor
+    batch: torch.Size
+
+    def __str__(self) -> str:
+        index = [int(i) for i in np.unravel_index(int(self.rows[0]), self.batch)] if self.batch else []
+        return f"instance {index[0] if len(index) == 1 else tuple(index)}" if index else "the instance"
 
 
 def named_size(size: Sequence[int]) -> str:
@@ -278,7 +286,7 @@ def named_corners(
         if name not in scored:
             _refuse_narrow(name, tensor, shape, rows, batch, size)
         if name in scored and tensor.ndim >= len(shape):
-            corner(shape, tensor.shape[tensor.ndim - len(shape) :], size, named_instance(rows, batch), name)
+            corner(shape, tensor.shape[tensor.ndim - len(shape) :], size, FirstOf(rows, batch), name)
         if tensor.ndim > len(shape):
             if tuple(tensor.shape[: len(batch)]) != tuple(batch):
                 raise ValueError(

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope
-from optlayers.compiled_once import compiled_of_size, compiled_once
+from optlayers.compiled_once import Sizes, compiled_once, sizes_of
 from optlayers.entries import CPU
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.polytope import Family, Polytope
 from optlayers.rounded import Sameness, sameness
-from optlayers.sizes import Share, corner, named_corners, named_instance, named_size, rows_by_size, size_table
+from optlayers.sizes import FirstOf, Share, corner, named_corners, named_size, rows_by_size, size_table
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_scores
 
@@ -43,6 +43,7 @@ class Source:
         self.maximizer, self.projector = maximizer, projector
         self.only: CompiledPolytope | None = None
         self._takes: Cache[int, bool] = Cache(4)
+        self._sizes: Sizes | None = None
         if isinstance(polytope, CompiledPolytope):
             if maximizer is not None or projector is not None:
                 raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")
@@ -50,10 +51,15 @@ class Source:
         elif isinstance(polytope, Polytope):
             self.only = compiled_once(polytope, maximizer, projector)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_sizes": None}  # a copy looks them up with its own family
+
     def compiled(self, *size: int) -> CompiledPolytope:
         """The compiled polytope; of a family, the one for a size."""
         if self.family is not None:
-            return compiled_of_size(self.family, self.maximizer, self.projector, *size)
+            if self._sizes is None:
+                self._sizes = sizes_of(self.family, self.maximizer, self.projector)
+            return self._sizes.compiled(*size)
         if size or self.only is None:
             raise TypeError("a layer over one polytope has one size; call compiled() without arguments")
         return self.only
@@ -97,9 +103,9 @@ class Source:
         for size, rows in rows_by_size(rounded):
             if 0 in size:
                 continue
-            whose, own = named_instance(rows, batch), None if rounded is table else table[rows]
+            whose, own = FirstOf(rows, batch), None if rounded is table else table[rows]
             one, beyond, accept = _compiled_for(compiled, size, own, whose), None, None
-            entries, count = one.entries, torch.Size([len(rows)])
+            entries, count = one.entries, torch.Size(rows.shape)
             if own is None:
                 place = corner(one.shape, padded, size, whose)
             else:
@@ -137,7 +143,7 @@ class Source:
             )
         beyond, rounding = torch.ones(len(rows), *compiled.shape, dtype=torch.bool, device="cpu"), []
         for own, mine in rows_by_size(table):
-            whose = named_instance(rows[mine], batch)
+            whose = FirstOf(rows[mine], batch)
             place: tuple[Any, ...] = corner(family.shape_of(*own), padded, own, whose)
             beyond[(mine, *place)] = False
             if own != size:
@@ -149,7 +155,7 @@ class Source:
         return together, beyond, partial(_accept, tuple(rounding))
 
 
-def _compiled_for(compiled: Compiled, size: tuple[int, ...], own: Tensor | None, whose: str) -> CompiledPolytope:
+def _compiled_for(compiled: Compiled, size: tuple[int, ...], own: Tensor | None, whose: FirstOf) -> CompiledPolytope:
     """The polytope of some instances, whose ``own`` sizes may have been rounded up."""
     try:
         return compiled(*size)
@@ -162,7 +168,7 @@ def _compiled_for(compiled: Compiled, size: tuple[int, ...], own: Tensor | None,
         ) from error
 
 
-def _declared_otherwise(compiled: Compiled, size: tuple[int, ...], table: Tensor, whose: str) -> str:
+def _declared_otherwise(compiled: Compiled, size: tuple[int, ...], table: Tensor, whose: FirstOf) -> str:
     """What is declared for the instances that something given by name does not fit."""
     said = f"so the declaration of size {named_size(size)} says, which {whose} has"
     for other, _ in rows_by_size(table):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.linalg.blas import ddot
 from torch import Tensor
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "of_structure",
     "owned",
     "padded",
+    "sum_of_squares",
 ]
 
+FEW = 10_000
+"""To so many numbers at most the CPU's own libraries are quicker than torch, which has threads for more."""
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -101,11 +105,21 @@ def known_index(index: Sequence[int], positions: Tensor | None) -> int | tuple[i
 
 def all_finite(values: Tensor) -> bool:
     """Whether there is neither NaN nor infinity."""
-    if values.is_cpu and values.dtype is torch.float64:
-        flat = (values.detach() if values.requires_grad else values).reshape(-1)
-        if flat.dot(flat).item() < math.inf:  # a sum of squares is finite only where all numbers are
-            return True
+    quick = values.is_cpu and values.dtype is torch.float64 and not values.is_neg()
+    if quick and sum_of_squares(values) < math.inf:  # which is finite only where all numbers are
+        return True
     return bool(torch.isfinite(values).all())
+
+
+def sum_of_squares(values: Tensor) -> float:
+    """Of float64 on the CPU, infinite or NaN without a warning."""
+    values = values.detach() if values.requires_grad else values
+    count = values.numel()
+    if count > FEW:
+        flat = values.reshape(-1)
+        return flat.dot(flat).item()
+    few = values.numpy().ravel()
+    return float(ddot(few, few)) if count else 0.0  # 0.1 µs, where a product of torch takes 3
 
 
 def all_finite_in(values: np.ndarray) -> bool:

@@ -104,9 +104,9 @@ class BoundPolytope(AbstractBoundPolytope):
         """The polytopes of a batch of numbers, with these forbidden parts, for a call of its own."""
         last, scores = prepared.last_plain, packed.scores
         plain = forbidden is None and packed.theta is None and scores.is_cpu
-        if plain and last is not None and last.batch == len(scores):
+        if plain and last is not None and last.batch == scores.shape[0]:
             return cls(last, None, None, scores)
-        numbers = numbers_of(prepared, packed.theta, forbidden, len(scores), packed.precision, scores.device)
+        numbers = numbers_of(prepared, packed.theta, forbidden, scores.shape[0], packed.precision, scores.device)
         return cls(numbers, None, None, scores)
 
     def seen(self, solution: Solution) -> Solution:
