@@ -16,7 +16,7 @@ from optlayers.bound.polytope import BoundPolytope, failed_instances, first_fail
 from optlayers.entries import Packed
 from optlayers.masks import answered
 from optlayers.rules.base import AbstractRule, Context, Gradient
-from optlayers.sizes import Share
+from optlayers.shares import Share
 from optlayers.solution import Solution, SolveError, all_of, any_of
 from optlayers.tensors import all_finite
 

@@ -101,13 +101,11 @@ def _project(polytope: BoundPolytope, scores: Tensor) -> tuple[Solution, None]:
 
 def solution_of(entries: Entries, flat: Solution, batch: torch.Size, scores: Tensor) -> Solution:
     """A flat solution in the shape of a batch, and in the dtype and place of its scores."""
-    value, status, residual, gap = flat.value, flat.status, flat.primal_residual, flat.gap
-    if value.shape[1] != entries.structure_size:
-        value = value[:, : entries.structure_size]
+    status, residual, gap = flat.status, flat.primal_residual, flat.gap
     if len(batch) != 1:  # else verdicts have the shape of the batch already
         status, residual, gap = status.reshape(batch), residual.reshape(batch), gap.reshape(batch)
     return Solution(
-        moved(value, scores.shape, scores.dtype, scores.device),
+        entries.structures(flat.value, scores.shape, scores.dtype, scores.device),
         status,
         residual,
         gap,
@@ -322,7 +320,7 @@ class CompiledPolytope(AbstractPrepared):
         tangent = tangent_of(self.projection_form, solution, flat)
         parameters = {n: v.reshape((*batch, *v.shape[1:])).to(direction) for n, v in tangent.parameters.items()}
         parameters |= entries.named(tangent.scores, batch, direction)
-        shaped = tangent.scores[:, : entries.structure_size].reshape(direction.shape).to(direction)
+        shaped = entries.structures(tangent.scores, direction.shape, direction.dtype, direction.device)
         return Tangent(shaped, parameters, tangent.ok.reshape(batch))
 
     def bind(

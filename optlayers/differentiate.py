@@ -26,7 +26,7 @@ from optlayers.higher_order import Derived, Node, Tensors, in_front
 from optlayers.modes import mapped_over, outside_inference_mode, slice_by_slice, transforms_active
 from optlayers.objective import Objective
 from optlayers.rules.base import AbstractRule, Gradient, SecondGradient
-from optlayers.solution import Failure, SolveError
+from optlayers.shares import Share, Shares
 from optlayers.tensors import moved
 from optlayers.warn import warn_caller
 
@@ -48,13 +48,12 @@ NOTHING, NOTHING_BESIDE = 1e-15, 1e-12
 class LayerCall(AbstractCall):
     """One application of a layer to a batch of instances: one part for each polytope.
 
-    ``padded`` is the shape of an instance in the batch, ``retained`` whether what forward leaves may be used after it,
-    ``unanswered`` who is told of parameters without a gradient where that shows in the backward pass only.
+    ``retained`` says whether what forward leaves may be used after it, ``unanswered`` is told of parameters without a
+    gradient where that shows in the backward pass only.
     """
 
     parts: Sequence[Part]
-    batch: torch.Size
-    padded: torch.Size
+    shares: Shares
     apart: int | None
     on_failure: OnFailure
     retained: bool
@@ -74,56 +73,37 @@ class LayerCall(AbstractCall):
         scores, parts = tensors[0], self.parts
         if len(parts) != 1 or parts[0].share.rows is not None:
             return self._forward_by_size(tensors)
-        value, structure_size = parts[0].solve(tensors, self.on_failure).value, parts[0].share.entries.structure_size
-        if parts[0].failed is not None:
-            value = value.masked_fill(parts[0].failed[:, None], torch.nan)
-        if value.shape[-1] != structure_size:
-            value = value[..., :structure_size]
+        part = parts[0]
+        value = part.solve(tensors, self.on_failure).value
+        if part.failed is not None:
+            value = value.masked_fill(part.failed[:, None], torch.nan)
         shape = scores.shape if self.apart is None else (self.apart, *scores.shape)
-        if value.shape != shape:
-            value = value.reshape(*shape) if shape else value.reshape(())
+        out = part.share.entries.structures(value, shape, scores.dtype, scores.device)
         # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
-        if value.dtype is scores.dtype and value.device == scores.device:
-            return value.clone() if self.retained else value
-        return value.to(scores.device, scores.dtype)
-
-    @property
-    def count(self) -> int:
-        """How many instances there are."""
-        return math.prod(self.batch)
+        return out.clone() if self.retained and out.data_ptr() == value.data_ptr() else out
 
     def movable(self) -> tuple[Bool[Tensor, "*batch_and_shape"], Bool[Tensor, "*batch_and_shape"]]:
         """After a forward pass, in the shape of the scores: the parts that can move, and those that are forbidden."""
-        whole = torch.zeros(2, self.count, *self.padded, dtype=torch.bool, device=self.home)
+        moving, hidden = [], []
         for part in self.parts:
             share, polytope = part.share, part.polytope
             if polytope is None:
                 raise RuntimeError("what can move is known after the forward pass")
-            size, count = share.entries.structure_size, math.prod(share.batch)
-            for into, found in zip(whole, (polytope.movable, part.forbidden), strict=True):
-                if found is None:
-                    continue
-                mine = found[:, :size].expand(count, size).reshape(count, *share.entries.shape)
-                if share.rows is None:
-                    into.copy_(mine)
-                else:
-                    share.put(into, mine)
-        movable, forbidden = whole.reshape(2, *self.batch, *self.padded)
+            shape = math.prod(share.batch), share.entries.structure_size
+            moving.append((share, polytope.movable[:, : shape[1]].expand(shape)))
+            if part.forbidden is not None:
+                hidden.append((share, part.forbidden[:, : shape[1]]))
+        movable, forbidden = (self.shares.structures(found, torch.bool, self.home) for found in (moving, hidden))
         return movable, forbidden
 
     def failed(self) -> Bool[Tensor, " instances"]:
         """The instances that have had no answer, or no gradient, so far."""
-        whole = torch.zeros(self.count, dtype=torch.bool, device="cpu")
+        found = []
         for part in self.parts:
-            solves = [] if part.polytope is None else part.polytope.failed
-            mine = part.failed
-            if solves:
-                now = failed_instances(solves, math.prod(part.share.batch))
-                mine = now if mine is None else mine | now
-            if mine is not None:
-                rows = slice(None) if part.share.rows is None else part.share.rows_on(whole)
-                whole[rows] = mine.to(whole.device)
-        return whole
+            solves, count = [] if part.polytope is None else part.polytope.failed, math.prod(part.share.batch)
+            mine = torch.zeros(count, dtype=torch.bool, device="cpu") if part.failed is None else part.failed
+            found.append((part.share, mine | failed_instances(solves, count).to(mine.device) if solves else mine))
+        return self.shares.numbers(found, torch.bool, CPU).reshape(-1)
 
     def kept(self, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
         """Which part of its step every instance was left, ``(instances,)``; see :meth:`Part.kept`."""
@@ -131,34 +111,23 @@ class LayerCall(AbstractCall):
             return None
         if len(self.parts) == 1 and self.parts[0].share.rows is None:
             return self.parts[0].kept(incoming, outgoing, state)
-        found, known = torch.full((self.count,), torch.nan, dtype=torch.float64, device="cpu"), False
+        found, batch = [], self.shares.batch
         for part in self.parts:
             share = part.share
-            mine = part.kept(share.of(incoming, self.batch), share.of(outgoing, self.batch), state)
+            mine = part.kept(share.of(incoming, batch), share.of(outgoing, batch), state)
             if mine is not None:
-                found[slice(None) if share.rows is None else share.rows_on(found)] = mine.to(found.device)
-                known = True
-        return found if known else None
+                found.append((share, mine))
+        return self.shares.numbers(found, torch.float64, CPU, math.nan).reshape(-1) if found else None
 
     def _forward_by_size(self, tensors: Sequence[Tensor]) -> Tensor:
-        scores, count, apart = tensors[0], math.prod(self.batch), () if self.apart is None else (self.apart,)
-        out = torch.zeros(*apart, count, *self.padded, dtype=scores.dtype, device=scores.device)
-        failures: list[Failure] = []
-        for part in self.parts:
-            mine = [part.share.scores_of(scores, self.batch), *tensors[part.share.named]]
-            try:
-                value = part.solve(mine, self.on_failure).value
-            except SolveError as error:  # of this size; the others are looked at before the batch is given up
-                failures += error.failures
-                continue
-            if part.failed is not None:
-                value = value.masked_fill(part.failed[:, None], torch.nan)
-            entries = part.share.entries
-            value = value[..., : entries.structure_size].reshape(*value.shape[:-1], *entries.shape)
-            part.share.put(out, value.to(out.device, out.dtype))
-        if failures:
-            raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
-        return out.reshape(*apart, *scores.shape)
+        scores, shares = tensors[0], self.shares
+
+        def solved(part: Part) -> tuple[Share, Tensor]:
+            value = part.solve(part.share.tensors(tensors, shares.batch), self.on_failure).value
+            return part.share, value if part.failed is None else value.masked_fill(part.failed[:, None], torch.nan)
+
+        found = shares.in_turn(self.parts, solved)
+        return shares.structures(found, scores.dtype, scores.device, () if self.apart is None else (self.apart,))
 
     def pull_back(self, wanted: Sequence[bool], grad: Tensor) -> Tensors:
         """What the rule sends back, for every tensor that was given and is ``wanted``."""
@@ -178,29 +147,34 @@ class LayerCall(AbstractCall):
         self, wanted: Sequence[bool], grad: Tensor, like: Sequence[tuple[torch.Size, torch.dtype, torch.device]]
     ) -> Tensors:
         apart = () if self.apart is None else (self.apart,)
-        gradients: list[Tensor | None] = [None] * len(like)
-        (shape, dtype, device), count = like[0], math.prod(self.batch)
-        flat = torch.zeros(count, *self.padded, dtype=dtype, device=device)
         if not self.parts:  # all instances are of size 0
             return tuple(torch.zeros(s, dtype=t, device=d) for s, t, d in like)
-        failures: list[Failure] = []
-        for part in self.parts:
-            share, needs = part.share, [wanted[0], *wanted[part.share.named]]
-            try:
-                mine = part.pull_back(share.of(grad, self.batch, apart), needs, self.on_failure, self.unanswered)
-            except SolveError as error:
-                failures += error.failures
-                continue
-            if mine[0] is not None:
-                share.put(flat, mine[0].reshape(-1, *share.entries.shape).to(device, dtype))
-            named = zip(mine[1:], like[share.named], strict=True)
-            gradients[share.named] = [None if g is None else moved(g, *to) for g, to in named]
-        if failures:
-            raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
+
+        def pulled(part: Part) -> list[Tensor | None]:
+            share = part.share
+            mine = share.of(grad, self.shares.batch, apart)
+            return part.pull_back(mine, [wanted[0], *wanted[share.named]], self.on_failure, self.unanswered)
+
+        found = self.shares.in_turn(self.parts, pulled)
         seen = [part.seen for part in self.parts if part.seen is not None]
         if seen:
             self._adapt(seen)
-        return (flat.reshape(shape), *gradients[1:])
+        return self._together(found, like)
+
+    def _together(
+        self, found: Sequence[list[Tensor | None]], like: Sequence[tuple[torch.Size, torch.dtype, torch.device]]
+    ) -> Tensors:
+        """Gradients of all tensors, from the flat ones of every part."""
+        gradients: list[Tensor | None] = [None] * len(like)
+        (_, dtype, device), of_scores = like[0], []
+        for part, mine in zip(self.parts, found, strict=True):
+            share = part.share
+            if mine[0] is not None:
+                of_scores.append((share, mine[0]))
+            named = zip(mine[1:], like[share.named], strict=True)
+            gradients[share.named] = [None if g is None else moved(g, *to) for g, to in named]
+        gradients[0] = self.shares.structures(of_scores, dtype, device)
+        return tuple(gradients)
 
     def _adapt(self, seen: Sequence[Tensor]) -> None:
         """The rule adapts once, by what was seen of all sizes together."""
@@ -249,9 +223,10 @@ class LayerCall(AbstractCall):
                     f"{part.rule!r} draws random numbers, others for every instance: use "
                     f"vmap(..., randomness='different'), not {randomness!r}"
                 )
-        batch = torch.Size((size, *self.batch))
+        batch = torch.Size((size, *self.shares.batch))
         parts = [part.under_vmap(size, batch, batched) for part in self.parts]
-        return LayerCall(parts, batch, self.padded, self.apart, self.on_failure, self.retained, self.unanswered)
+        shares = Shares([part.share for part in parts], batch, self.shares.padded)
+        return LayerCall(parts, shares, self.apart, self.on_failure, self.retained, self.unanswered)
 
     @property
     def result_place(self) -> int:
@@ -266,21 +241,12 @@ class LayerCall(AbstractCall):
         if len(self.parts) == 1 and self.parts[0].share.rows is None:
             out = self.parts[0].graph(tensors, grad, wanted)
             return tuple([None if g is None else moved(g, *to) for g, to in zip(out, like, strict=True)])
-        apart = () if self.apart is None else (self.apart,)
-        gradients: list[Tensor | None] = [None] * len(tensors)
-        flat = torch.zeros(math.prod(self.batch), *self.padded, dtype=grad.dtype, device=grad.device)
+        found, batch, apart = [], self.shares.batch, () if self.apart is None else (self.apart,)
         for part in self.parts:
             share = part.share
-            mine = [share.scores_of(tensors[0], self.batch), *tensors[share.named]]
             needs = [wanted[0], *wanted[share.named]]
-            out = part.graph(mine, share.of(grad, self.batch, apart), needs)
-            if out[0] is not None:
-                whole = torch.zeros_like(flat)
-                share.put(whole, out[0].reshape(-1, *share.entries.shape).to(flat.device, flat.dtype))
-                flat = flat + whole
-            named = zip(out[1:], like[share.named], strict=True)
-            gradients[share.named] = [None if g is None else moved(g, *to) for g, to in named]
-        return (flat.reshape(tensors[0].shape), *gradients[1:])
+            found.append(part.graph(share.tensors(tensors, batch), share.of(grad, batch, apart), needs))
+        return self._together(found, like)
 
     def verify(self) -> None:
         """Raise for instances whose derivative of higher order does not exist; they have 0 otherwise."""

@@ -111,10 +111,10 @@ class Gibbs(Distribution):
             raise ValueError(f'on_failure is "raise" or "nan", but got {on_failure!r}')
         self._source = source = polytope if isinstance(polytope, Source) else Source(polytope)
         self._sizes, self._named = sizes, parameters
-        batch, tensors, shares = source.shares(scores, sizes, parameters, "scores", source.compiled)
-        padded, home = scores.shape[len(batch) :], shares[0].home if shares else CPU
+        shares, tensors = source.shares(scores, sizes, parameters, "scores", source.compiled)
+        every, batch, padded = shares.every, shares.batch, shares.padded
         self._specs: dict[str, ParameterSpec | ScoredSpec] = {}
-        for share in shares:
+        for share in every:
             self._specs |= {spec.name: spec for spec in share.entries.parameters}
             self._specs |= {spec.name: spec for spec in share.entries.auxiliaries}
         auxiliaries = {
@@ -122,14 +122,14 @@ class Gibbs(Distribution):
             for name, spec in self._specs.items()
             if isinstance(spec, ScoredSpec)
         }
-        self._door = Door(shares, batch, padded, home, scores.dtype, on_failure, auxiliaries)
+        self._door = Door(every, batch, padded, every[0].home if every else CPU, scores.dtype, on_failure, auxiliaries)
         self.scores = scores
         self.temperature = temperature_of(temperature, batch)
         self._tensors = self._prepared(tensors)
         self._expectations, self._listing = Expectations(self._door, self._tensors), Listing(self._door, self._tensors)
         if not transforms_active():
             check_temperature(self._tensors[-1])
-            for share in shares:
+            for share in every:
                 self._door.packed(share, self._tensors)  # refuses NaN and the like
         super().__init__(batch, padded, validate_args=False)  # that was all done
         self._validate_args = Distribution._validate_args if validate_args is None else bool(validate_args)
@@ -137,7 +137,7 @@ class Gibbs(Distribution):
     def _prepared(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of calls: scores in float64 where instances are solved, parameters as they are, temperatures."""
         door, found = self._door, [*tensors, self.temperature]
-        for share in door.shares:
+        for share in door.every:
             for spec, tensor in zip(
                 share.entries.parameters, tensors[share.named][len(share.entries.auxiliaries) :], strict=True
             ):
@@ -331,7 +331,7 @@ class Gibbs(Distribution):
         for share, structures, _ in found:
             scores = door.flat_scores(share, self._tensors)
             parts.append((share, (structures * scores.masked_fill(torch.isneginf(scores), 0.0)).sum(dim=-1)))
-        weight = door.summed(parts) if parts else torch.zeros(most, *door.batch, dtype=torch.float64)
+        weight = door.numbers(parts) if parts else torch.zeros(most, *door.batch, dtype=torch.float64)
         log_prob = weight / self._tensors[-1] - self._expectations.total()
         place = torch.arange(most, device=counts.device).reshape(-1, *[1] * counts.ndim)
         return self._out(log_prob.masked_fill((place >= counts) & ~torch.isnan(log_prob), -torch.inf))
@@ -437,8 +437,8 @@ def _kl(p: Gibbs, q: Gibbs) -> Tensor:
 
 def _refuse_other_sets(mine: Door, ours: Sequence[Tensor], other: Door, theirs: Sequence[Tensor]) -> None:
     """Refuse distributions whose instances have other sizes or parameters."""
-    same = len(mine.shares) == len(other.shares)
-    for one, two in zip(mine.shares, other.shares, strict=False):
+    same = len(mine.every) == len(other.every)
+    for one, two in zip(mine.every, other.every, strict=False):
         same = same and one.size == two.size and (one.rows is None or torch.equal(one.rows, two.rows_on(one.rows)))
         first = len(one.entries.auxiliaries)
         given = zip(ours[:-1][one.named][first:], theirs[:-1][two.named][first:], strict=False)

@@ -17,8 +17,8 @@ from optlayers.call_part import remember
 from optlayers.entries import LOWEST, MASK, Packed
 from optlayers.masks import answered
 from optlayers.modes import outside_inference_mode, transforms_active
-from optlayers.sizes import Share
-from optlayers.solution import Failure, Solution, SolveError, Status
+from optlayers.shares import Share, Shares
+from optlayers.solution import Solution, SolveError, Status
 
 __all__ = ["Ask", "Door", "Found"]
 
@@ -36,7 +36,7 @@ TRANSFORMED = (
 
 @final
 @dataclass(slots=True)
-class Door:
+class Door(Shares):
     """The polytopes of a batch, and where its numbers are.
 
     Questions and calls have the same ``tensors``: the scores, in float64 at ``home`` where instances are solved, what
@@ -44,28 +44,15 @@ class Door:
     given. ``auxiliaries`` are the shapes in which scores of auxiliary variables come for an instance, with padding.
     """
 
-    shares: Sequence[Share]
-    batch: torch.Size
-    padded: torch.Size
     home: torch.device
     dtype: torch.dtype
     on_failure: Literal["raise", "nan"]
     auxiliaries: Mapping[str, torch.Size]
 
-    @property
-    def count(self) -> int:
-        """How many instances there are."""
-        return math.prod(self.batch)
-
-    @property
-    def whole(self) -> bool:
-        """Whether one polytope is that of all instances."""
-        return len(self.shares) == 1 and self.shares[0].rows is None
-
     def scored(self, tensors: Sequence[Tensor]) -> list[int]:
         """The places of scores among the tensors: of the structure, and of auxiliary variables."""
         found = [0]
-        for share in self.shares:
+        for share in self.every:
             found += self.auxiliary_places(share, len(tensors))
         return found
 
@@ -76,7 +63,7 @@ class Door:
 
     def mine(self, share: Share, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of one polytope, without the temperature."""
-        return [share.scores_of(tensors[0], self.batch), *tensors[:-1][share.named]]
+        return share.tensors(tensors[:-1], self.batch)
 
     def packed(self, share: Share, tensors: Sequence[Tensor]) -> Packed:
         """The numbers of one polytope's instances; those of no use are refused."""
@@ -102,21 +89,6 @@ class Door:
         flat = numbers.reshape(-1)
         return (flat if share.rows is None else flat.index_select(0, share.rows_on(flat)))[:, None]
 
-    def summed(self, parts: Sequence[tuple[Share, Tensor]]) -> Tensor:
-        """Numbers ``(*apart, instances)`` of all polytopes as those of the batch; 0 for instances of size 0."""
-        if self.whole:
-            numbers = parts[0][1]
-            return numbers.reshape((*numbers.shape[:-1], *self.batch))
-        apart = parts[0][1].shape[:-1] if parts else ()
-        flat = torch.zeros(*apart, self.count, dtype=torch.float64, device=self.home)
-        for share, numbers in parts:
-            flat = flat.index_add(len(apart), share.rows_on(flat), numbers)
-        return flat.reshape((*apart, *self.batch))
-
-    def into(self, flat: Tensor, share: Share, values: Tensor) -> None:
-        """Write values of one polytope's instances into those of the flat batch."""
-        flat[slice(None) if share.rows is None else share.rows_on(flat)] = values.to(flat.device, flat.dtype)
-
     def failing(self, share: Share, solutions: Sequence[Solution]) -> Bool[Tensor, " instances"] | None:
         """The instances of one polytope that failed in some of these solves, None for none.
 
@@ -134,18 +106,6 @@ class Door:
             rows = torch.nonzero(failed).flatten().tolist()
             raise SolveError([replace(failures[k], index=share.index(k)) for k in rows], self.count)
         return failed
-
-    def each(self, ask: Callable[[Share], T]) -> list[T]:
-        """What a function says of every polytope; instances of all of them are looked at before it raises for some."""
-        found, failures = [], list[Failure]()
-        for share in self.shares:
-            try:
-                found.append(ask(share))
-            except SolveError as error:
-                failures += error.failures
-        if failures:
-            raise SolveError(sorted(failures, key=lambda failure: failure.index), self.count)
-        return found
 
     def ask(
         self,
@@ -178,34 +138,15 @@ class Door:
             return share, answer, self.failing(share, solves)
 
         with outside_inference_mode():
-            return self.each(one)
+            return self.in_turn(self.every, one)
 
     def put(self, found: Found[Tensor], count: int, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Flat points ``(count, instances, size)`` of all polytopes as structures ``(count, *batch, *padded)`` like the
         scores, NaN where there is no answer, and the values of auxiliary variables by name."""
-        whole = torch.zeros(count, self.count, *self.padded, dtype=like.dtype, device=like.device)
-        auxiliaries = {
-            name: torch.zeros(count, self.count, *shape, dtype=like.dtype, device=like.device)
-            for name, shape in self.auxiliaries.items()
-        }
-        for share, values, failed in found:
-            entries = share.entries
-            mine = values if failed is None else values.masked_fill(failed[:, None], torch.nan)
-            mine = mine.to(like.device, like.dtype)
-            structure = mine[..., : entries.structure_size].reshape(*mine.shape[:2], *entries.shape)
-            if share.rows is None:
-                whole.copy_(structure)
-            else:
-                share.put(whole, structure)
-            for spec in entries.auxiliaries:
-                into = auxiliaries[spec.name]
-                rows = slice(None) if share.rows is None else share.rows_on(into)
-                place = (slice(None), rows, *(slice(0, length) for length in spec.shape))
-                into[place] = mine[..., spec.span].reshape((*mine.shape[:2], *spec.shape))
-        return (
-            whole.reshape(count, *self.batch, *self.padded),
-            {name: value.reshape(count, *self.batch, *value.shape[2:]) for name, value in auxiliaries.items()},
-        )
+        mine = [(s, v if failed is None else v.masked_fill(failed[:, None], torch.nan)) for s, v, failed in found]
+        structures = self.structures(mine, like.dtype, like.device, (count,))
+        auxiliaries = {n: self.auxiliary(mine, n, shape, like, (count,)) for n, shape in self.auxiliaries.items()}
+        return structures, auxiliaries
 
     def points(
         self, share: Share, value: Tensor, auxiliaries: Mapping[str, Tensor]
@@ -226,11 +167,11 @@ class Door:
             parts.append(mine[corner])
         return self.joined(share, parts)
 
-    def empty_in_padding(self, value: Tensor) -> Bool[Tensor, " instances"]:
+    def empty_in_padding(self, value: Tensor) -> Bool[Tensor, "*batch"]:
         """Whether values of a batch are 0 where their instances have no parts."""
         rest = value.reshape(self.count, *self.padded).clone()
-        for share in self.shares:
+        for share in self.every:
             if share.rows is None:
-                return torch.ones(self.count, dtype=torch.bool, device=self.home)
+                return torch.ones(self.batch, dtype=torch.bool, device=self.home)
             share.put(rest, torch.zeros((), dtype=rest.dtype, device=rest.device))
-        return (rest == 0.0).reshape(self.count, math.prod(self.padded)).all(dim=1)
+        return (rest == 0.0).reshape(*self.batch, math.prod(self.padded)).all(dim=-1)

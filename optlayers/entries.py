@@ -18,7 +18,17 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.form.standard import ParameterSpec, ScoredSpec, StandardForm
-from optlayers.tensors import DTYPES, FEW, as_tensor, check_finite, check_scores, known_index, moved, sum_of_squares
+from optlayers.tensors import (
+    DTYPES,
+    FEW,
+    as_tensor,
+    check_finite,
+    check_scores,
+    known_index,
+    moved,
+    of_structure,
+    sum_of_squares,
+)
 
 __all__ = [
     "CPU",
@@ -233,6 +243,12 @@ class Entries:
         if not self.auxiliaries:
             return [scores]
         return [scores[:, : self.structure_size], *(scores[:, spec.span] for spec in self.auxiliaries)]
+
+    def structures(
+        self, flat: Float64[Tensor, "*apart batch size"], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """The structures of flat points, in their shape, dtype and place; without a copy where they have all that."""
+        return moved(of_structure(flat, self.structure_size), shape, dtype, device)
 
     def named(self, values: Float64[Tensor, "batch size"], batch: torch.Size, like: Tensor) -> dict[str, Tensor]:
         """The values of scored auxiliary variables ``(*batch, *shape)`` by name."""

@@ -19,7 +19,7 @@ from optlayers.door import Door
 from optlayers.higher_order import Derived
 from optlayers.modes import outside_inference_mode, transforms_active
 from optlayers.partition import PartitionCall
-from optlayers.sizes import Share
+from optlayers.shares import Share
 
 __all__ = ["Expectations"]
 
@@ -80,9 +80,9 @@ class Expectations:
         ------
         NotImplementedError : within ``torch.func``, where it is not by means alone.
         """
-        if transforms_active() and any(share.entries.parameters for share in self.door.shares):
+        if transforms_active() and any(share.entries.parameters for share in self.door.every):
             raise NotImplementedError("the variance of polytopes with parameters cannot be transformed by torch.func")
-        if all(self._is_binary(share) for share in self.door.shares):
+        if all(self._is_binary(share) for share in self.door.every):
             mean = self.means()[0]
             return (mean * (1.0 - mean)).clamp(min=0.0)
         if transforms_active():
@@ -114,12 +114,12 @@ class Expectations:
     def weights(self, value: Tensor, auxiliaries: Mapping[str, Tensor]) -> Float64[Tensor, "*batch"]:
         """The products of scores and values by temperatures, -inf for values with a forbidden part."""
         door, parts = self.door, []
-        for share in door.shares:
+        for share in door.every:
             scores, points = door.flat_scores(share, self.tensors), door.points(share, value, auxiliaries)
             hidden = torch.isneginf(scores)
             each = (points * scores.masked_fill(hidden, 0.0)).sum(dim=1)
             parts.append((share, each.masked_fill((hidden & (points != 0.0)).any(dim=1), -torch.inf)))
-        return door.summed(parts) / self.temperature
+        return door.numbers(parts) / self.temperature
 
     def crossed(self, other: Expectations) -> tuple[Float64[Tensor, "*batch"], list[Bool[Tensor, "instances size"]]]:
         """Minus the mean of the ``other`` log-probability, as if its masks were none; and the parts that these forbid,
@@ -128,7 +128,7 @@ class Expectations:
         means = dict(zip(self.door.scored(self.tensors), self.means(), strict=True))
         total = other.total(call)
         sums, hidden = [], []
-        for number, share in enumerate(door.shares):
+        for number, share in enumerate(door.every):
             scores = door.flat_scores(share, tensors)
             beside = [means[place] for place in door.auxiliary_places(share, len(tensors))]
             mean = door.joined(share, [share.of(means[0], door.batch), *beside])
@@ -138,4 +138,4 @@ class Expectations:
                 forbidden = forbidden | known
             sums.append((share, (mean * scores.masked_fill(forbidden, 0.0)).sum(dim=1)))
             hidden.append(forbidden)
-        return total - door.summed(sums) / other.temperature, hidden
+        return total - door.numbers(sums) / other.temperature, hidden

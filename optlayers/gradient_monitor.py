@@ -201,7 +201,7 @@ class GradientMonitor:
         self, call: LayerCall, incoming: Tensor | None, outgoing: Tensor | None, state: Mapping[str, Tensor]
     ) -> None:
         """After a backward pass."""
-        if incoming is None or outgoing is None or call.count == 0:
+        if incoming is None or outgoing is None or call.shares.count == 0:
             return
         with torch.no_grad():
             sent = _Sent.of(call, incoming.detach(), outgoing.detach(), state)
@@ -255,10 +255,11 @@ class _Sent:
     @classmethod
     def of(cls, call: LayerCall, incoming: Tensor, outgoing: Tensor, state: Mapping[str, Tensor]) -> _Sent:
         """Of one backward pass."""
-        came = incoming.reshape(call.count, -1) if call.apart is None else incoming.reshape(call.apart, call.count, -1)
+        count = call.shares.count
+        came = incoming.reshape(*([] if call.apart is None else [call.apart]), count, -1)
         came = came if call.apart is None else came.movedim(0, 1).flatten(1)
         norms = tuple(
-            torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in (came, outgoing.reshape(call.count, -1))
+            torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in (came, outgoing.reshape(count, -1))
         )
         return cls((norms[0], norms[1]), call.kept(incoming, outgoing, state), call.apart is not None, _failed(call))
 
@@ -315,7 +316,7 @@ class _Tally:
     def solved(self, call: LayerCall) -> None:
         """A forward pass."""
         self.calls += 1
-        self.instances += call.count
+        self.instances += call.shares.count
         for part in call.parts:
             verdict, count = part.verdict, math.prod(part.share.batch)
             if verdict.all_ok:

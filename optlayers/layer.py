@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass, replace
 from functools import partial
@@ -28,8 +27,9 @@ from optlayers.pages import facts, heading, page, sentence, told
 from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
+from optlayers.shares import Shares
 from optlayers.shifted import ByConstraint
-from optlayers.sizes import Share, named_size
+from optlayers.sizes import named_size
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.source import Source
@@ -263,14 +263,14 @@ class OptLayer(nn.Module):
                 "...); use backward() or torch.autograd.grad, and give the layer the whole batch"
             )
         arrived = self.shares(scores, sizes, parameters)
-        recorded = Objective(objective, arrived[0], scores)
+        recorded = Objective(objective, arrived[0].batch, scores)
         call, tensors = self._call(arrived, generator, None if transformed else recorded)
         structures = applied(call, *tensors)
         return recorded.mean(structures, self.rule.apart) if transformed else recorded(structures, self.rule.apart)
 
     def _call(
         self,
-        arrived: tuple[torch.Size, Sequence[Tensor], Sequence[Share]],
+        arrived: tuple[Shares, Sequence[Tensor]],
         generator: torch.Generator | None,
         objective: Objective | None = None,
         *,
@@ -279,9 +279,9 @@ class OptLayer(nn.Module):
         """A call of what :meth:`shares` gives, and its tensors; ``retained`` whether what it finds is looked at."""
         if generator is not None:
             check_generator(generator)
-        (batch, tensors, shares), scores = arrived, arrived[1][0]
+        (shares, tensors), scores = arrived, arrived[1][0]
         state, recorded, parts = self._state() if self._buffers else NO_STATE, torch.is_grad_enabled(), []
-        for share in shares:
+        for share in shares.every:
             entries, needs_gradient, flat = share.entries, recorded and scores.requires_grad, None
             waiting: tuple[str, ...] = ()
             rule = self.rule if self._source.only is not None else self._rule_of(share.compiled, share.size)
@@ -299,13 +299,13 @@ class OptLayer(nn.Module):
             parts.append(Part(share, rule, context, waiting, self.gradient_unit))
         if retained and len(tensors) > 1:  # autograd does not save what was made for inference
             tensors = [t.clone() if t.is_inference() else t for t in tensors]
-        padded, warn = scores.shape[len(batch) :], self._warn_of_no_gradient
-        return LayerCall(parts, batch, padded, self.rule.apart, self.on_failure, retained, warn), tensors
+        warn = self._warn_of_no_gradient
+        return LayerCall(parts, shares, self.rule.apart, self.on_failure, retained, warn), tensors
 
     def shares(
         self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str = "scores"
-    ) -> tuple[torch.Size, Sequence[Tensor], Sequence[Share]]:
-        """The shape of a batch, its tensors (scores, then what is given by name, for each polytope), and its polytopes.
+    ) -> tuple[Shares, Sequence[Tensor]]:
+        """A batch split among its polytopes, and its tensors: scores, then what is given by name, for each polytope.
 
         What does not fit is refused; nobody has looked at the numbers.
         """
@@ -368,21 +368,17 @@ class OptLayer(nn.Module):
     def _auxiliaries(self, call: LayerCall, scores: Tensor, parameters: Mapping[str, Any]) -> dict[str, Tensor]:
         """The values of scored auxiliary variables by name, as :meth:`lifted` gives them."""
         apart = () if self.rule.apart is None else (self.rule.apart,)
-        flat: dict[str, Tensor] = {}
+        found, padded = [], dict[str, torch.Size]()
         for part in call.parts:
-            solution = part.verdict
-            for spec in part.share.entries.auxiliaries:
-                mine = solution.value[..., spec.span]
-                if not solution.all_ok:
-                    mine = mine.masked_fill(~solution.ok[:, None], torch.nan)
-                mine = mine.reshape(*mine.shape[:-1], *spec.shape).to(scores.device, scores.dtype)
+            solution, entries = part.verdict, part.share.entries
+            for spec in entries.auxiliaries:
                 given = parameters[spec.name]
-                padded = given.shape[given.ndim - len(spec.shape) :]
-                whole = flat.setdefault(spec.name, mine.new_zeros(*apart, math.prod(call.batch), *padded))
-                rows = slice(None) if part.share.rows is None else part.share.rows_on(whole)
-                whole[(..., rows, *(slice(0, length) for length in spec.shape))] = mine
-        first = len(apart) + 1
-        return {n: whole.reshape((*apart, *call.batch, *whole.shape[first:])) for n, whole in flat.items()}
+                padded[spec.name] = given.shape[given.ndim - len(spec.shape) :]
+            if entries.auxiliaries:
+                value = solution.value
+                failed = None if solution.all_ok else ~solution.ok[:, None]
+                found.append((part.share, value if failed is None else value.masked_fill(failed, torch.nan)))
+        return {name: call.shares.auxiliary(found, name, shape, scores, apart) for name, shape in padded.items()}
 
     @outside_graphs
     def solve(
@@ -414,7 +410,7 @@ class OptLayer(nn.Module):
         call, tensors = self._call(self.shares(scores, sizes, parameters), generator, retained=True)
         if self.family is not None:
             return self._by_size(call, applied(call, *tensors), self._auxiliaries(call, scores, parameters))
-        value, (part,), batch = applied(call, *tensors), call.parts, call.batch
+        value, (part,), batch = applied(call, *tensors), call.parts, call.shares.batch
         flat, entries = part.verdict, part.share.entries
         shaped = solution_of(entries, flat, batch, scores)
         verdicts = {name: getattr(shaped, name).clone() for name in ("status", "primal_residual", "gap")}
@@ -447,18 +443,16 @@ class OptLayer(nn.Module):
     @staticmethod
     def _by_size(call: LayerCall, value: Tensor, auxiliaries: dict[str, Tensor]) -> Solution:
         """The verdicts of a batch of several sizes, together."""
-        count, words, reasons = math.prod(call.batch), [], dict[int, str]()
-        status = torch.zeros(count, dtype=torch.int8, device=value.device)
-        residual = torch.zeros(count, dtype=torch.float64, device=value.device)
-        gap = torch.zeros_like(residual)
-        for part in call.parts:
-            found, rows = part.verdict, part.share.rows_on(status)
-            for whole, mine in ((status, found.status), (residual, found.primal_residual), (gap, found.gap)):
-                whole[rows] = mine.to(whole)
-            places = rows.tolist()
-            reasons |= {places[k]: reason for k, reason in found.reasons.items()}
-            words += [found.word] if found.word is not None else []
-        status, residual, gap = (part.reshape(call.batch) for part in (status, residual, gap))
+        verdicts, words, reasons = [(part.share, part.verdict) for part in call.parts], [], dict[int, str]()
+        for share, verdict in verdicts:
+            assert share.rows is not None
+            places = share.rows.tolist()
+            reasons |= {places[k]: reason for k, reason in verdict.reasons.items()}
+            words += [verdict.word] if verdict.word is not None else []
+        shares, device = call.shares, value.device
+        status = shares.numbers([(share, one.status) for share, one in verdicts], torch.int8, device)
+        residual = shares.numbers([(share, one.primal_residual) for share, one in verdicts], device=device)
+        gap = shares.numbers([(share, one.gap) for share, one in verdicts], device=device)
         word = "; ".join(dict.fromkeys(words)) or None
         return Solution(value, status, residual, gap, reasons, scored=auxiliaries, word=word)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.door import Door, Found
-from optlayers.sizes import Share
+from optlayers.shares import Share
 from optlayers.solution import Solution
 from optlayers.support import WHOLE
 
@@ -54,10 +54,9 @@ class Listing:
             {name: value.reshape((*shape, *value.shape[1:])) for name, value in auxiliaries.items()},
         )
 
-    def k_best(self, k: int) -> tuple[Found[Tensor], Int64[Tensor, " instances"], int]:
+    def k_best(self, k: int) -> tuple[Found[Tensor], Int64[Tensor, "*batch"], int]:
         """The k best structures of every polytope's instances, how many each instance has, and the most of these."""
         door = self.door
-        counts = torch.ones(door.count, dtype=torch.int64, device=door.home)  # of size 0: padding alone
 
         def ask(
             share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor
@@ -66,9 +65,9 @@ class Listing:
             return best.solution, (best.structures, best.counts)
 
         answers = door.ask(self.tensors, ask)
-        for share, (_, mine), _ in answers:
-            door.into(counts, share, mine)
-        most = int(counts.max()) if len(counts) else 0
+        each = [(share, mine) for share, (_, mine), _ in answers]
+        counts = door.numbers(each, torch.int64, door.home, otherwise=1)  # of size 0: padding alone
+        most = int(counts.max()) if counts.numel() else 0
         found: Found[Tensor] = [
             (share, torch.cat([mine, mine.new_zeros(most - len(mine), *mine.shape[1:])]), failed)
             for share, (mine, _), failed in answers
@@ -77,15 +76,17 @@ class Listing:
 
     def log_count(self) -> Float64[Tensor, "*batch"]:
         """The log of the number of structures, -inf for none."""
-        out = torch.zeros(self.door.count, dtype=torch.float64, device=self.door.home)
 
         def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
             counted = polytope.log_count()
             return counted.solution, counted.total.masked_fill(counted.solution.status == 1, -torch.inf)
 
-        for share, total, failed in self.door.ask(self.tensors, ask, may_be_empty=True):
-            self.door.into(out, share, total if failed is None else total.masked_fill(failed, torch.nan))
-        return out.reshape(self.door.batch)
+        answers = self.door.ask(self.tensors, ask, may_be_empty=True)
+        each = [
+            (share, total if failed is None else total.masked_fill(failed, torch.nan))
+            for share, total, failed in answers
+        ]
+        return self.door.numbers(each, device=self.door.home)
 
     def every(self) -> list[Float64[Tensor, "count *padded"]]:
         """All structures of every instance, in lexicographic order."""
@@ -110,22 +111,19 @@ class Listing:
     def inside(self, value: Tensor, auxiliaries: Mapping[str, Tensor], tolerance: float) -> Bool[Tensor, "*batch"]:
         """Which values of the batch are structures without forbidden parts."""
         door = self.door
-        out = door.empty_in_padding(value)
+        padding = door.empty_in_padding(value)
 
         def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
             points = door.points(share, value, auxiliaries)
             inside, found = polytope.are_vertices(points, tolerance, structures_alone=not auxiliaries)
             return found, inside
 
-        for share, inside, _ in door.ask(self.tensors, ask, may_be_empty=True):
-            mine = out if share.rows is None else out[share.rows_on(out)]
-            door.into(out, share, mine & inside)
-        return out.reshape(door.batch)
+        each = [(share, inside) for share, inside, _ in door.ask(self.tensors, ask, may_be_empty=True)]
+        return padding & door.numbers(each, torch.bool, door.home, otherwise=True)
 
     def reaching(self, parts: Sequence[Bool[Tensor, "instances size"]]) -> Bool[Tensor, "*batch"]:
         """The instances that have a structure with one of some parts of the polytope of each."""
-        of_share = {id(share): mine for share, mine in zip(self.door.shares, parts, strict=True)}
-        out = torch.zeros(self.door.count, dtype=torch.bool, device=self.door.home)
+        of_share = {id(share): mine for share, mine in zip(self.door.every, parts, strict=True)}
 
         def ask(share: Share, polytope: BoundPolytope, scores: Tensor, column: Tensor) -> tuple[Solution, Tensor]:
             both = torch.cat([of_share[id(share)], of_share[id(share)]]).to(torch.float64)
@@ -134,6 +132,6 @@ class Listing:
             used = ((found.value * both).abs() > WHOLE).any(dim=1).reshape(2, len(scores)).any(dim=0)
             return Solution(scores, found.status[: len(scores)], column[:, 0], column[:, 0]), used
 
-        for share, reached, failed in self.door.ask(self.tensors, ask):
-            self.door.into(out, share, reached if failed is None else reached & ~failed)
-        return out.reshape(self.door.batch)
+        answers = self.door.ask(self.tensors, ask)
+        each = [(share, reached if failed is None else reached & ~failed) for share, reached, failed in answers]
+        return self.door.numbers(each, torch.bool, self.door.home)

@@ -17,7 +17,7 @@ from optlayers.calls import AbstractCall, FirstDerivative
 from optlayers.door import Door
 from optlayers.higher_order import Tensors
 from optlayers.masks import answered
-from optlayers.sizes import Share
+from optlayers.shares import Share
 from optlayers.solution import Solution
 
 __all__ = ["PartitionCall", "check_temperature"]
@@ -79,17 +79,16 @@ class PartitionCall(AbstractCall):
         """The totals; 0 for instances of size 0, which have one structure."""
         door, temperature = self.door, tensors[-1]
         check_temperature(temperature)
-        out = torch.zeros(door.count, dtype=torch.float64, device=door.home)
-        parts = door.each(partial(self._solved, tensors))
+        parts, totals = door.in_turn(door.every, partial(self._solved, tensors)), []
         for part in parts:
             total = part.marginals.total.detach()
             if part.added is not None:  # what the structures have in common is taken off again
                 total = total - part.added.sum(dim=1)
             if part.failed is not None:
                 total = total.masked_fill(part.failed, torch.nan)
-            door.into(out, part.share, total)
+            totals.append((part.share, total))
         self.parts, self.like = parts, [t.shape for t in tensors]
-        return out.reshape(door.batch)
+        return door.numbers(totals, device=door.home)
 
     def _solved(self, tensors: Sequence[Tensor], share: Share) -> _Part:
         door = self.door
@@ -163,32 +162,21 @@ class PartitionCall(AbstractCall):
     ) -> Tensors:
         """Gradients of all tensors that are wanted, from those of every part."""
         door, parts = self.door, self._known()[0]
-        count = door.count
         out: list[Tensor | None] = [
             torch.zeros(shape, dtype=torch.float64, device=door.home) if needs and not parts else None
             for shape, needs in zip(like, wanted, strict=True)
         ]
-        scores = torch.zeros(count, *door.padded, dtype=torch.float64, device=door.home)
-        temperatures = scores.new_zeros(count)
-        for part, (of_scores, of_temperature) in zip(parts, found, strict=True):
-            share, rows = part.share, part.share.rows
-            split = share.entries.split(of_scores)
-            for place, value in zip(door.auxiliary_places(share, len(like)), split[1:], strict=True):
+        for part, (of_scores, _) in zip(parts, found, strict=True):
+            split = part.share.entries.split(of_scores)
+            for place, value in zip(door.auxiliary_places(part.share, len(like)), split[1:], strict=True):
                 if wanted[place] and value is not None:
                     out[place] = value.reshape(like[place])
-            structure = split[0]
-            assert structure is not None
-            if rows is None:
-                scores, temperatures = structure, of_temperature
-                break
-            whole = torch.zeros_like(scores)
-            share.put(whole, structure.reshape(len(structure), *share.entries.shape))
-            scores = scores + whole
-            temperatures = temperatures.index_add(0, share.rows_on(temperatures), of_temperature)
         if wanted[0]:
-            out[0] = scores.reshape(like[0])
+            each = [(part.share, of_scores) for part, (of_scores, _) in zip(parts, found, strict=True)]
+            out[0] = door.structures(each, torch.float64, door.home).reshape(like[0])
         if wanted[-1]:
-            out[-1] = temperatures.reshape(like[-1])
+            each = [(part.share, of_temperature) for part, (_, of_temperature) in zip(parts, found, strict=True)]
+            out[-1] = door.numbers(each, device=door.home).reshape(like[-1])
         return tuple(out)
 
     def gradients(
@@ -213,8 +201,8 @@ class PartitionCall(AbstractCall):
                 "give their values too, or the whole batch"
             )
         batch = torch.Size((size, *self.door.batch))
-        shares = [share.under_vmap(size, batch, batched) for share in self.door.shares]
-        return PartitionCall(replace(self.door, shares=shares, batch=batch))
+        every = [share.under_vmap(size, batch, batched) for share in self.door.every]
+        return PartitionCall(replace(self.door, every=every, batch=batch))
 
 
 def check_temperature(temperature: Float64[Tensor, "*batch"]) -> None:

@@ -1,136 +1,21 @@
-"""The instances of one polytope in a batch; batches of mixed length have several."""
+"""Batches of mixed length: which size every instance has, and which corner of its padded shape that takes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from optlayers.entries import NOTHING, Entries, Packed
 from optlayers.form.standard import ParameterSpec, ScoredSpec
-from optlayers.prepared import AbstractPrepared
-from optlayers.solution import Failure, Status
 from optlayers.tensors import as_tensor
 
-__all__ = ["FirstOf", "Share", "corner", "named_corners", "named_size", "rows_by_size", "size_table"]
-
-
-@final
-@dataclass(slots=True)
-class Share:
-    """The instances of one polytope in a batch.
-
-    Of a whole batch ``rows`` is None. Else they are the places of the instances in the flat batch, and ``corner`` is
-    what an instance takes of its padded shape. ``batch`` is the shape of the share, ``named`` are the places of its
-    tensors among those of the call, behind the scores, and ``once`` the auxiliary variables whose scores are given
-    once for all instances. ``around`` is the shape of the whole batch, ``home`` the device where instances are solved.
-    """
-
-    compiled: AbstractPrepared
-    entries: Entries
-    batch: torch.Size
-    home: torch.device
-    once: frozenset[str] = NOTHING
-    named: slice = field(default_factory=partial(slice, 1, None))
-    rows: Tensor | None = None
-    corner: tuple[slice, ...] = ()
-    around: torch.Size | None = None
-    size: tuple[int, ...] = ()
-    beyond: Bool[Tensor, "instances *shape"] | None = None
-    """The parts of the polytope that instances do not have, where sizes are rounded up; None for none."""
-    own: Int64[Tensor, "instances k"] | None = None
-    """The sizes of the instances, where they are rounded up."""
-    accept: Callable[[Float64[Tensor, "instances parameters"], Share], None] | None = None
-    """What refuses parameters for which rounding up changes answers."""
-
-    def positions(self) -> Int64[Tensor, "*batch dimensions"] | None:
-        """The indices that a user knows the instances by, where they are not their own."""
-        if self.rows is None or self.around is None:
-            return None
-        if not self.around:
-            return self.rows.new_zeros(len(self.rows), 0)
-        return torch.stack(torch.unravel_index(self.rows, self.around), dim=1)
-
-    def pack(self, tensors: Sequence[Tensor], name: str = "scores") -> Packed:
-        """The numbers of these instances; see :meth:`Entries.pack`."""
-        packed = self.entries.pack(tensors, self.batch, self.home, self.once, self.positions, name)
-        if self.accept is not None and packed.theta is not None:
-            self.accept(packed.theta, self)
-        return packed
-
-    def told(self, failure: Failure, k: int) -> Failure:
-        """The failure of the instance ``k`` as a user knows it."""
-        reason = failure.reason
-        if self.own is not None and self.beyond is not None and failure.status == Status.INFEASIBLE:
-            own = tuple(self.own[k].tolist())
-            if own != self.size:
-                reason += (
-                    f"; its size {named_size(own)} is rounded up to {named_size(self.size)}, and parts beyond its size "
-                    "are forbidden"
-                )
-        return replace(failure, index=self.index(k), reason=reason)
-
-    def scores_of(self, scores: Tensor, batch: torch.Size) -> Tensor:
-        """The scores of these instances, ``(*batch, *shape)``; parts that they do not have are forbidden."""
-        return self.of(scores, batch, outside=-math.inf)
-
-    def of(self, whole: Tensor, batch: torch.Size, apart: tuple[int, ...] = (), *, outside: float = 0.0) -> Tensor:
-        """The numbers of these instances, ``(*apart, *batch, *shape)``, of those of the whole ``batch``."""
-        if self.rows is None:
-            return whole
-        head = len(apart)
-        flat = whole.reshape(*apart, math.prod(batch), *whole.shape[head + len(batch) :])
-        place: tuple[Any, ...] = (..., *self.corner)
-        mine = flat.index_select(head, self.rows_on(whole))[place]
-        if self.beyond is None:
-            return mine
-        shape = (*mine.shape[: head + 1], *self.beyond.shape[1:])
-        if mine.shape != shape:  # the padding of the batch ends before the polytope does
-            wider = mine.new_zeros(shape)
-            wider[place] = mine
-            mine = wider
-        return mine.masked_fill(self.beyond.to(mine.device), outside)
-
-    def put(self, flat: Tensor, values: Tensor) -> None:
-        """Write numbers of these instances, or one number, into ``(*apart, instances, *padded)``."""
-        place: tuple[Any, ...] = (..., self.rows_on(flat), *self.corner)
-        if self.beyond is not None:
-            own: tuple[Any, ...] = (..., *self.corner)
-            beyond = self.beyond[own].to(flat.device)
-            values = torch.where(beyond, flat[place], values[own] if values.ndim else values)
-        flat[place] = values
-
-    def rows_on(self, like: Tensor) -> Tensor:
-        """The places of the instances, beside the tensor that they are places of."""
-        if self.rows is None:
-            raise RuntimeError("this share is the whole batch")
-        return self.rows if self.rows.device == like.device else self.rows.to(like.device)
-
-    def index(self, k: int) -> tuple[int, ...]:
-        """Under which index in the batch a user knows the instance ``k``."""
-        batch = self.batch if self.rows is None or self.around is None else self.around
-        place = k if self.rows is None else int(self.rows[k])
-        return tuple(int(i) for i in np.unravel_index(place, batch)) if batch else ()
-
-    def under_vmap(self, size: int, batch: torch.Size, batched: Sequence[bool]) -> Share:
-        """The share of ``size`` times the batch, which is ``batch``; ``batched`` says which tensors differ in these."""
-        rows, mine = self.rows, torch.Size((size, *self.batch))
-        if rows is not None:
-            each = math.prod(batch) // size
-            rows = (torch.arange(size, device=rows.device)[:, None] * each + rows).reshape(-1)
-            mine = torch.Size((len(rows),))
-        specs = self.entries.auxiliaries
-        differ = {s.name for s, differs in zip(specs, batched[self.named][: len(specs)], strict=True) if differs}
-        beyond = None if self.beyond is None else self.beyond.repeat(size, *[1] * (self.beyond.ndim - 1))
-        own = None if self.own is None else self.own.repeat(size, 1)
-        return replace(self, batch=mine, once=self.once - differ, rows=rows, around=batch, beyond=beyond, own=own)
+__all__ = ["FirstOf", "corner", "named_corners", "named_size", "rows_by_size", "size_table"]
 
 
 def size_table(

@@ -17,7 +17,8 @@ from optlayers.entries import CPU
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.polytope import Family, Polytope
 from optlayers.rounded import Sameness, sameness
-from optlayers.sizes import FirstOf, Share, corner, named_corners, named_size, rows_by_size, size_table
+from optlayers.shares import Share, Shares
+from optlayers.sizes import FirstOf, corner, named_corners, named_size, rows_by_size, size_table
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_scores
 
@@ -83,8 +84,8 @@ class Source:
 
     def shares(
         self, scores: Tensor, sizes: Any, parameters: Mapping[str, Any], name: str, compiled: Compiled
-    ) -> tuple[torch.Size, Sequence[Tensor], Sequence[Share]]:
-        """The shape of a batch, its tensors (scores, then what is given by name, for each polytope), and its polytopes.
+    ) -> tuple[Shares, Sequence[Tensor]]:
+        """A batch split among its polytopes, and its tensors: scores, then what is given by name, for each polytope.
 
         What does not fit is refused; nobody has looked at the numbers.
         """
@@ -95,10 +96,11 @@ class Source:
                 raise TypeError("sizes= is for layers over a Family; this layer has one polytope")
             arrived = only.entries.arrive(scores, parameters, name)
             home = CPU if scores.is_cpu else only.home(scores.device)
-            return arrived.batch, arrived.tensors, (Share(only, only.entries, arrived.batch, home, arrived.once),)
+            share = Share(only, only.entries, arrived.batch, home, arrived.once)
+            return Shares((share,), arrived.batch, scores.shape[len(arrived.batch) :]), arrived.tensors
         check_scores(scores, name)
         table, batch = self.sizes_of(sizes, scores, compiled)
-        padded, tensors, shares = scores.shape[len(batch) :], [scores], []
+        padded, tensors, every = scores.shape[len(batch) :], [scores], list[Share]()
         rounded = table if self.family is None else self.family.rounded(table)
         for size, rows in rows_by_size(rounded):
             if 0 in size:
@@ -119,10 +121,10 @@ class Source:
             span = slice(len(tensors), len(tensors) + len(named))
             tensors += named
             home = CPU if scores.is_cpu else one.home(scores.device)
-            shares.append(Share(one, entries, count, home, once, span, rows, place, batch, size, beyond, own, accept))
-        if not shares:  # no polytope says what is scored; what wants a gradient gets 0
+            every.append(Share(one, entries, count, home, once, span, rows, place, batch, size, beyond, own, accept))
+        if not every:  # no polytope says what is scored; what wants a gradient gets 0
             tensors += [value for value in parameters.values() if isinstance(value, Tensor) and value.requires_grad]
-        return batch, tensors, shares
+        return Shares(every, batch, padded), tensors
 
     def _beyond(
         self,

@@ -63,7 +63,8 @@ class Problem:
             losses = layer(leaf, sizes=sizes, objective=objective, **parameters)
         found = call_behind(losses)
         assert found is not None
-        call, count = found[1], found[1].count
+        call, shares = found[1], found[1].shares
+        count = shares.count
         if count == 0:
             raise ValueError(f"a batch without instances has nothing to audit: scores have shape {tuple(scores.shape)}")
         flat = losses.detach().reshape(-1).to("cpu", torch.float64)
@@ -76,7 +77,8 @@ class Problem:
         tolerant = layer.with_failures_as_nan()
         of = scores.detach()
         spread = _spread(numbers, movable)
-        return cls(tolerant, objective, of, sizes, parameters, call.batch, call.padded, numbers, movable, spread, flat)
+        batch, padded = shares.batch, shares.padded
+        return cls(tolerant, objective, of, sizes, parameters, batch, padded, numbers, movable, spread, flat)
 
     @property
     def count(self) -> int:

@@ -100,11 +100,11 @@ class AbstractLoss(nn.Module, ABC):
                 "losses cannot be transformed by torch.func (vmap, grad, ...); use backward() or torch.autograd.grad, "
                 "torch.autograd.forward_ad for forward mode, and give the loss the whole batch"
             )
-        batch, tensors, parts = parts_of(self.layer, scores, sizes, parameters, given, self.name_of_scores)
+        shares, tensors, parts = parts_of(self.layer, scores, sizes, parameters, given, self.name_of_scores)
         for part in parts:
             self._check_wishes(part, tensors)
-        padded, name = scores.shape[len(batch) :], type(self).__name__
-        call = LossCall(parts, batch, padded, name, self.check, self.contrast, self.name_of_scores, generator)
+        name = type(self).__name__
+        call = LossCall(parts, shares, name, self.check, self.contrast, self.name_of_scores, generator)
         return applied(call, *tensors)
 
     def _check_wishes(self, part: LossPart, tensors: Sequence[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -19,8 +20,7 @@ from optlayers.layer import OptLayer
 from optlayers.losses.prediction import Contrast, Prediction
 from optlayers.losses.question import Question
 from optlayers.modes import is_differentiated
-from optlayers.sizes import Share
-from optlayers.solution import Failure, SolveError
+from optlayers.shares import Share, Shares
 from optlayers.tensors import moved
 
 __all__ = ["Check", "LossCall", "LossPart", "parts_of"]
@@ -61,8 +61,7 @@ class LossCall(AbstractCall):
     """
 
     parts: Sequence[LossPart]
-    batch: torch.Size
-    padded: torch.Size
+    shares: Shares
     loss: str
     check: Callable[[Question], None]
     contrast: Callable[[Question], Contrast]
@@ -90,28 +89,12 @@ class LossCall(AbstractCall):
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
         """The losses ``(*batch,)``; 0 for instances of size 0."""
         self.like = [(t.shape, t.dtype, t.device) for t in tensors]
-        scores, count = tensors[0], math.prod(self.batch)
-        out: Tensor | None = None
-        failures: list[Failure] = []
-        for part in self.parts:
-            try:
-                losses = self._solve(part, [part.share.scores_of(scores, self.batch), *tensors[part.share.named]])
-            except SolveError as error:  # of this size; the others are looked at before the batch is given up
-                failures += error.failures
-                continue
-            if part.share.rows is None:
-                return losses.reshape(self.batch).to(scores.device)
-            out = torch.zeros(count, dtype=torch.float64, device=losses.device) if out is None else out
-            out[part.share.rows_on(out)] = losses
-        if failures:
-            raise SolveError(sorted(failures, key=lambda failure: failure.index), count)
-        if out is None:
-            out = torch.zeros(count, dtype=torch.float64, device=scores.device)
-        return out.reshape(self.batch).to(scores.device)
+        found = self.shares.in_turn(self.parts, partial(self._solve, tensors))
+        return self.shares.numbers(found, device=tensors[0].device)
 
-    def _solve(self, part: LossPart, tensors: Sequence[Tensor]) -> Float64[Tensor, " batch"]:
+    def _solve(self, tensors: Sequence[Tensor], part: LossPart) -> tuple[Share, Float64[Tensor, " batch"]]:
         share = part.share
-        packed = share.pack(tensors, self.name_of_scores)
+        packed = share.pack(share.tensors(tensors, self.shares.batch), self.name_of_scores)
         state = None if self.generator is None else self.generator.get_state()
         part.question = question = Question(
             share, packed, packed.scores, part.given, part.precision, None, self.generator, state
@@ -120,7 +103,7 @@ class LossCall(AbstractCall):
         contrast = self.contrast(question)
         part.slopes = _slopes(question, contrast)
         part.of_parameters = _of_parameters(part, contrast)
-        return contrast.found.value - contrast.known.value
+        return share, contrast.found.value - contrast.known.value
 
     def pull_back(self, wanted: Sequence[bool], grad: Tensor) -> Tensors:
         """The slopes times the gradients of the losses."""
@@ -134,7 +117,7 @@ class LossCall(AbstractCall):
         """The slopes times what comes in."""
         scores = leaves[0]
         assert scores is not None
-        incoming = torch.zeros(self.batch, dtype=torch.float64, device=scores.device, requires_grad=True)
+        incoming = torch.zeros(self.shares.batch, dtype=torch.float64, device=scores.device, requires_grad=True)
         wanted = tuple(leaf is not None and leaf.requires_grad for leaf in leaves)
         if create_graph:
             return [incoming], FirstDerivative(self, wanted).graph(incoming, *leaves)
@@ -150,7 +133,7 @@ class LossCall(AbstractCall):
         share, question = part.share, part.question
         if question is None:
             raise RuntimeError("the backward pass of a loss came before its forward pass")
-        mine = [share.scores_of(tensors[0], self.batch), *tensors[share.named]]
+        mine = share.tensors(tensors, self.shares.batch)
         scores, theta = share.entries.packed_with_graph(mine, share.batch, share.home, question.forbidden)
         theta = theta if theta is not None and theta.requires_grad else None
         part.again = again = replace(question, scores=scores, theta=theta, asked=[])
@@ -186,9 +169,9 @@ class LossCall(AbstractCall):
         """Gradients of all tensors that are wanted, from those of the losses and the slopes of every part."""
         if self.like is None:
             raise RuntimeError("the backward pass of a loss came before its forward pass")
-        (shape, dtype, device), found = self.like[0], [torch.zeros(s, dtype=t, device=d) for s, t, d in self.like[1:]]
+        (_, dtype, device), found = self.like[0], [torch.zeros(s, dtype=t, device=d) for s, t, d in self.like[1:]]
         out: list[Tensor | None] = [None, *found] if not self.parts else [None] * len(self.like)
-        whole: Tensor | None = None
+        structures = []
         for part, (of_scores, of_parameters) in zip(self.parts, slopes, strict=True):
             share, entries = part.share, part.share.entries
             flat = grad.reshape(-1).to(share.home)
@@ -202,16 +185,10 @@ class LossCall(AbstractCall):
                 if wanted[place] and of_parameters is not None and spec.name in of_parameters:
                     value = of_parameters[spec.name]
                     out[place] = moved(value * flat.reshape(-1, *[1] * (value.ndim - 1)), *self.like[place])
-            if parts[0] is None or not wanted[0]:
-                continue
-            if share.rows is None:
-                out[0] = moved(parts[0], shape, dtype, device)
-                continue
-            if whole is None:
-                whole = torch.zeros(math.prod(self.batch), *self.padded, dtype=dtype, device=device)
-            share.put(whole, parts[0].reshape(-1, *entries.shape).to(device, dtype))
-        if whole is not None or (not self.parts and wanted[0]):
-            out[0] = torch.zeros(shape, dtype=dtype, device=device) if whole is None else whole.reshape(shape)
+            if parts[0] is not None:
+                structures.append((share, parts[0]))
+        if wanted[0] and (structures or not self.parts):
+            out[0] = self.shares.structures(structures, dtype, device)
         return tuple(out)
 
     def verify(self) -> None:
@@ -257,8 +234,8 @@ def parts_of(
     parameters: Mapping[str, Any],
     given: Mapping[str, tuple[Any, Check]],
     name: str,
-) -> tuple[torch.Size, Sequence[Tensor], list[LossPart]]:
-    """The shape of a batch, its tensors, and its polytopes with what is given for every part, each with its check."""
+) -> tuple[Shares, Sequence[Tensor], list[LossPart]]:
+    """A batch split among its polytopes, its tensors, and what is given for every part, each with its check."""
     for argument in ("generator", "objective"):
         if argument in parameters:
             raise TypeError(f"{argument}= is for layers (generator= also for losses that draw); this takes neither")
@@ -266,15 +243,16 @@ def parts_of(
         raise TypeError("sizes= is for losses over a Family; this one has one polytope")
     if layer.family is None:
         _refuse_taken(layer.compiled().entries)
-    batch, tensors, shares = layer.shares(scores, sizes, parameters, name)
+    shares, tensors = layer.shares(scores, sizes, parameters, name)
+    batch = shares.batch
     if layer.family is not None:
-        for share in shares:
+        for share in shares.every:
             _refuse_taken(share.entries)
     checked = {what: check(values, scores, batch, what) for what, (values, check) in given.items()}
     if layer.family is not None:
         for what in checked.keys() & {"target", "decisions"}:
-            _check_padding(checked[what], shares, batch, what)
-    return batch, tensors, [_part(share, tensors, batch, checked) for share in shares]
+            _check_padding(checked[what], shares.every, batch, what)
+    return shares, tensors, [_part(share, tensors, batch, checked) for share in shares.every]
 
 
 def _part(share: Share, tensors: Sequence[Tensor], batch: torch.Size, given: Mapping[str, Tensor]) -> LossPart:

@@ -18,7 +18,7 @@ from optlayers.entries import MASK, Packed
 from optlayers.losses.prediction import Prediction
 from optlayers.masks import answered
 from optlayers.rules.base import Context
-from optlayers.sizes import Share
+from optlayers.shares import Share
 from optlayers.solution import Solution, SolveError
 
 __all__ = ["Predict", "Question"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,14 +71,12 @@ def regret(
     """
     layer = polytope.with_rule(Pipeline()) if isinstance(polytope, OptLayer) else OptLayer(polytope, Pipeline())
     given: dict[str, tuple[Any, Check]] = {"true_scores": (true_scores, check_true_scores)}
-    batch, tensors, parts = parts_of(layer, predicted, sizes, parameters, given, "predicted")
-    lost, best = (torch.zeros(math.prod(batch), dtype=torch.float64, device=predicted.device) for _ in range(2))
-    for part in parts:
-        rows = slice(None) if part.share.rows is None else part.share.rows_on(lost)
-        mine = [part.share.scores_of(predicted, batch), *tensors[part.share.named]]
-        lost[rows], best[rows] = (values.to(lost.device) for values in _regret(part, mine))
+    shares, tensors, parts = parts_of(layer, predicted, sizes, parameters, given, "predicted")
+    found = [(part.share, *_regret(part, part.share.tensors(tensors, shares.batch))) for part in parts]
+    lost = shares.numbers([(share, mine) for share, mine, _ in found], device=predicted.device)
+    best = shares.numbers([(share, mine) for share, _, mine in found], device=predicted.device)
     if not normalized:
-        return lost.reshape(batch).to(predicted.dtype)
+        return lost.to(predicted.dtype)
     scale = best.abs().sum()
     if float(scale) == 0.0:
         raise ValueError("the optimal values of the batch sum to 0: there is nothing to normalize the regret by")
