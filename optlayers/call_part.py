@@ -162,7 +162,8 @@ class Part:
         NaN or inf from a loss (a scaler that overflowed, say) goes on as NaN; no solver ever sees it. Without a
         ``look`` for them, they go to the rule.
         """
-        flat = self.share.entries.flat_structure(grad.detach(), self.share.home).contiguous()
+        share = self.share
+        flat = share.entries.flat_structure(grad.detach() if grad.requires_grad else grad, share.home).contiguous()
         if flat.is_inference():
             flat = flat.clone()
         if self.rule.apart is not None:

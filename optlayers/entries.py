@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
+from scipy.linalg.blas import ddot
 from torch import Tensor
 
 from optlayers.form.standard import ParameterSpec, ScoredSpec, StandardForm
@@ -162,9 +163,15 @@ class Entries:
         scores = tensors[0]
         flat = _double(scores, (math.prod(batch), self.structure_size), home)
         lowest = LOWEST[scores.dtype]
-        # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
-        if len(tensors) == 1 and flat.is_cpu and sum_of_squares(flat) < LEAST[scores.dtype]:
-            return Packed(flat, None, None, self._no_precision, False, lowest)
+        if len(tensors) == 1 and flat.is_cpu:
+            # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
+            if 0 < flat.numel() <= FEW:
+                numbers = flat.numpy().ravel()
+                squares = ddot(numbers, numbers)
+            else:
+                squares = sum_of_squares(flat)
+            if squares < LEAST[scores.dtype]:
+                return Packed(flat, None, None, self._no_precision, False, lowest)
         return self._pack_with_names(flat, tensors, batch, home, once, positions(), name, lowest)
 
     def _pack_with_names(
@@ -248,6 +255,8 @@ class Entries:
         self, flat: Float64[Tensor, "*apart batch size"], shape: Sequence[int], dtype: torch.dtype, device: torch.device
     ) -> Tensor:
         """The structures of flat points, in their shape, dtype and place; without a copy where they have all that."""
+        if flat.shape == shape and flat.dtype is dtype and flat.device == device:  # as a rule
+            return flat
         return moved(of_structure(flat, self.structure_size), shape, dtype, device)
 
     def named(self, values: Float64[Tensor, "batch size"], batch: torch.Size, like: Tensor) -> dict[str, Tensor]:

@@ -160,7 +160,6 @@ def certify_points(
     count = len(instances.whole)
     certificate = Certificate(np.empty(count), np.empty(count), np.empty(count), np.empty(count, dtype=bool))
     rhs, lower, upper, matrix = instances.shared
-    scores = instances.scores
     point, dual = np.ascontiguousarray(answer.point), np.ascontiguousarray(answer.dual)
     numbers = (
         plan.start,
@@ -171,7 +170,7 @@ def certify_points(
         plan.column_block,
         plan.row_block,
         plan.blocks,
-        scores if scores.flags.carray else of_each(scores),
+        of_each(instances.scores),
         form.curved if projection else 0,
         rhs,
         lower,

@@ -162,7 +162,7 @@ def _solve(
     p, q = np.empty((count, form.columns)), np.empty((count, form.rows))
     matrix = plan.entries if instances.matrix is None else instances.shared.matrix
     if plan.separable and form.slack == 0 and form.auxiliary == 0:
-        each = direction if direction.flags.carray else of_each(direction)
+        each = of_each(direction)
         if count < plan.certified_alone:
             separable.pull_back(plan.system.table, plan.varies, matrix, free, each, np.arange(count), p, q)
         else:

@@ -42,9 +42,8 @@ def leaving(
     Elsewhere it is that of all faces alike.
     """
     (rhs, lower, upper, _), found = instances.shared, np.empty(len(point), dtype=np.bool_)
-    scores, point, direction = (a if a.flags.carray else of_each(a) for a in (instances.scores, point, direction))
-    numbers = scores, rhs, lower, upper, form.equalities, point, free, direction, moved
-    return found, optimality.leave_bounds(*numbers, found)
+    numbers = of_each(instances.scores), rhs, lower, upper, form.equalities, of_each(point), free, of_each(direction)
+    return found, optimality.leave_bounds(*numbers, moved, found)
 
 
 def faces(

@@ -71,8 +71,7 @@ class DualNewton(AbstractMaximizer, AbstractProjector):
     def project(self, state: _State, instances: Instances) -> Answer:
         plan, form, count = state.plan, state.form, len(instances.whole)
         rhs, lower, upper, matrix = instances.shared
-        scores = instances.scores if instances.scores.flags.carray else of_each(instances.scores)
-        batch = KernelInput(scores, rhs, lower, upper, plan.entries if matrix is None else matrix)
+        batch = KernelInput(of_each(instances.scores), rhs, lower, upper, plan.entries if matrix is None else matrix)
         steps, free = np.zeros(count, np.int64), np.empty((count, form.columns), dtype=bool)
         point, dual = np.empty((count, form.columns)), np.empty((count, form.rows))
         answer = Answer(point, dual, np.zeros(count, dtype=np.int8), free)

@@ -160,9 +160,7 @@ class KernelInput:
     def of(cls, plan: Plan, instances: Instances) -> KernelInput:
         """Arrays with a row per instance, or a single row where all instances share it."""
         rhs, lower, upper, matrix = instances.shared
-        scores = instances.scores
-        scores = scores if scores.flags.carray else of_each(scores)
-        return cls(scores, rhs, lower, upper, plan.entries if matrix is None else matrix)
+        return cls(of_each(instances.scores), rhs, lower, upper, plan.entries if matrix is None else matrix)
 
     def take(self, index: np.ndarray) -> KernelInput:
         """A part of the batch."""

@@ -40,7 +40,7 @@ def per_instance(array: np.ndarray) -> np.ndarray:
 
 def of_each(array: np.ndarray) -> np.ndarray:
     """A batch as kernels take it that want a row for every instance, even where memory holds one for all."""
-    return np.require(array, requirements=("C", "W"))
+    return array if array.flags.carray else np.require(array, requirements=("C", "W"))
 
 
 @part
