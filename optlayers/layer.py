@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from optlayers.caches import Cache
 from optlayers.call_part import GradientUnit, OnFailure, Part
 from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
-from optlayers.differentiate import LayerCall, Plain, applied
+from optlayers.differentiate import Plain, applied
 from optlayers.distribution import Gibbs
 from optlayers.entries import CPU
+from optlayers.layer_call import LayerCall
 from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective

@@ -195,12 +195,12 @@ class Shares:
             entries = share.entries
             if values.shape[-1] != entries.structure_size:
                 values = values[..., : entries.structure_size]
-            values = values.reshape(*values.shape[:-1], *entries.shape)
+            values = values.reshape((*values.shape[:-1], *entries.shape))
             if share.rows is None:
                 out = values.to(device, dtype, copy=True)
             else:
                 share.put(out, values.to(device, dtype))
-        return out.reshape(*apart, *self.batch, *self.padded)
+        return out.reshape((*apart, *self.batch, *self.padded))
 
     def auxiliary(
         self,
@@ -216,10 +216,10 @@ class Shares:
         for share, values in found:
             for spec in share.entries.auxiliaries:
                 if spec.name == name:
-                    mine = values[..., spec.span].reshape(*values.shape[:-1], *spec.shape)
+                    mine = values[..., spec.span].reshape((*values.shape[:-1], *spec.shape))
                     place = (..., share.places(out), *(slice(0, length) for length in spec.shape))
                     out[place] = mine.to(like.device, like.dtype)
-        return out.reshape(*apart, *self.batch, *padded)
+        return out.reshape((*apart, *self.batch, *padded))
 
     def numbers(
         self,
@@ -239,4 +239,4 @@ class Shares:
             out = torch.full((*apart, self.count), otherwise, dtype=dtype, device=device)
             for share, values in found:
                 out = out.index_copy(len(apart), share.rows_on(out), values.to(device, dtype))
-        return out if out.shape == (*apart, *self.batch) else out.reshape(*apart, *self.batch)
+        return out if out.shape == (*apart, *self.batch) else out.reshape((*apart, *self.batch))
