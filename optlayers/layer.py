@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass, replace
-from functools import partial
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, final
 
-import cvxpy as cp
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from optlayers.caches import Cache
 from optlayers.call_part import GradientUnit, OnFailure, Part
-from optlayers.compiled import CompiledPolytope, compile_polytope, solution_of
+from optlayers.call_solution import auxiliaries_of, solution_of_call
+from optlayers.compiled import CompiledPolytope
 from optlayers.differentiate import Plain, applied
 from optlayers.distribution import Gibbs
-from optlayers.entries import CPU
 from optlayers.layer_call import LayerCall
-from optlayers.mixture import differentiable_weights
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
 from optlayers.pages import facts, heading, page, sentence, told
@@ -29,11 +25,10 @@ from optlayers.polytope import Family, Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
 from optlayers.shares import Shares
-from optlayers.shifted import ByConstraint
 from optlayers.sizes import named_size
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.source import Source
+from optlayers.source import Source, beside
 from optlayers.tensors import check_generator
 from optlayers.warn import warn_caller
 
@@ -109,7 +104,7 @@ class OptLayer(nn.Module):
         self.rule = rule
         self.on_failure: OnFailure = on_failure
         self.gradient_unit: GradientUnit = gradient_unit
-        self._source = Source(_beside(polytope, rule.parameters), maximizer, projector)
+        self._source = Source(beside(polytope, rule.parameters), maximizer, projector)
         self._rules: Cache[tuple[int, ...], AbstractRule] = Cache(self.family.cache_size if self.family else 1)
         self._warned = self._remarked = False
         with outside_inference_mode():
@@ -364,22 +359,7 @@ class OptLayer(nn.Module):
             )
         call, tensors = self._call(self.shares(scores, sizes, parameters), generator, retained=True)
         value = applied(call, *tensors)
-        return value, self._auxiliaries(call, scores, parameters)
-
-    def _auxiliaries(self, call: LayerCall, scores: Tensor, parameters: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The values of scored auxiliary variables by name, as :meth:`lifted` gives them."""
-        apart = () if self.rule.apart is None else (self.rule.apart,)
-        found, padded = [], dict[str, torch.Size]()
-        for part in call.parts:
-            solution, entries = part.verdict, part.share.entries
-            for spec in entries.auxiliaries:
-                given = parameters[spec.name]
-                padded[spec.name] = given.shape[given.ndim - len(spec.shape) :]
-            if entries.auxiliaries:
-                value = solution.value
-                failed = None if solution.all_ok else ~solution.ok[:, None]
-                found.append((part.share, value if failed is None else value.masked_fill(failed, torch.nan)))
-        return {name: call.shares.auxiliary(found, name, shape, scores, apart) for name, shape in padded.items()}
+        return value, auxiliaries_of(call, scores, parameters)
 
     @outside_graphs
     def solve(
@@ -409,53 +389,7 @@ class OptLayer(nn.Module):
         else:
             raise TypeError(f"solve() gives one structure per instance, but {self.rule!r} gives {self.rule.apart}")
         call, tensors = self._call(self.shares(scores, sizes, parameters), generator, retained=True)
-        if self.family is not None:
-            return self._by_size(call, applied(call, *tensors), self._auxiliaries(call, scores, parameters))
-        value, (part,), batch = applied(call, *tensors), call.parts, call.shares.batch
-        flat, entries = part.verdict, part.share.entries
-        shaped = solution_of(entries, flat, batch, scores)
-        verdicts = {name: getattr(shaped, name).clone() for name in ("status", "primal_residual", "gap")}
-        shaped = replace(shaped, value=value, **verdicts)
-        if self.rule.optimizes:
-            shaped = replace(shaped, ask_for_duals=partial(self._duals, part, tensors, batch, scores))
-        decomposition = None if flat.evidence is None else flat.evidence.decomposition
-        if decomposition is None:
-            return shaped
-        vector, _ = entries.packed_with_graph(tensors, batch, CPU, None)
-        vector = torch.where(torch.isneginf(vector), 0.0, vector)
-        vertices, weights = differentiable_weights(decomposition, vector, entries.structure_size)
-        most = weights.shape[1]
-        structures = vertices[:, :, : entries.structure_size].reshape((*batch, most, *entries.shape))
-        structures = structures.to(value.device, value.dtype, copy=True)
-        return replace(shaped, mixture=(structures, weights.reshape(*batch, most).to(value)))
-
-    def _duals(self, part: Part, tensors: Sequence[Tensor], batch: torch.Size, scores: Tensor) -> ByConstraint:
-        """The multipliers of an answer, with a graph of scores and parameters."""
-        share = part.share
-        assert isinstance(share.compiled, CompiledPolytope)
-        flat, theta = share.entries.packed_with_graph(tensors, batch, share.home, part.forbidden)
-        precision = (
-            share.entries.packed_parameters(tensors[share.named][len(share.entries.auxiliaries) :], batch)[1]
-            if theta is not None
-            else np.zeros(0)
-        )
-        return share.compiled.duals(flat, theta, part.forbidden, precision, self.rule.regularizer, batch, scores)
-
-    @staticmethod
-    def _by_size(call: LayerCall, value: Tensor, auxiliaries: dict[str, Tensor]) -> Solution:
-        """The verdicts of a batch of several sizes, together."""
-        verdicts, words, reasons = [(part.share, part.verdict) for part in call.parts], [], dict[int, str]()
-        for share, verdict in verdicts:
-            assert share.rows is not None
-            places = share.rows.tolist()
-            reasons |= {places[k]: reason for k, reason in verdict.reasons.items()}
-            words += [verdict.word] if verdict.word is not None else []
-        shares, device = call.shares, value.device
-        status = shares.numbers([(share, one.status) for share, one in verdicts], torch.int8, device)
-        residual = shares.numbers([(share, one.primal_residual) for share, one in verdicts], device=device)
-        gap = shares.numbers([(share, one.gap) for share, one in verdicts], device=device)
-        word = "; ".join(dict.fromkeys(words)) or None
-        return Solution(value, status, residual, gap, reasons, scored=auxiliaries, word=word)
+        return solution_of_call(call, applied(call, *tensors), tensors, parameters)
 
     def _warn_of_no_gradient(self, parameters: Sequence[str]) -> None:
         """Say once that parameters which wait for a gradient get none from this rule."""
@@ -499,21 +433,3 @@ class OptLayer(nn.Module):
 
 def _hyperparameters(rule: AbstractRule) -> Sequence[Field[Any]]:
     return [one for one in fields(rule) if one.init] if is_dataclass(rule) else []
-
-
-def _beside(
-    polytope: Polytope | CompiledPolytope | Family, parameters: Sequence[cp.Parameter]
-) -> Polytope | CompiledPolytope | Family:
-    """Polytopes with the parameters of a rule."""
-    if not isinstance(polytope, CompiledPolytope):
-        return polytope.beside(parameters) if parameters else polytope
-    other = polytope.polytope.beside(parameters)
-    if other is polytope.polytope:
-        return polytope
-    maximizer, projector = polytope.maximizer, polytope.projector  # those that need no oracle, which is left behind
-    return compile_polytope(
-        other,
-        maximizer=None if maximizer.reads_declaration else maximizer,
-        projector=None if projector.reads_declaration else projector,
-        tolerance=polytope.tolerance,
-    )

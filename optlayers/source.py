@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
+import cvxpy as cp
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from optlayers.caches import Cache
-from optlayers.compiled import CompiledPolytope
+from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_once import Sizes, compiled_once, sizes_of
 from optlayers.entries import CPU
 from optlayers.form.standard import ParameterSpec, ScoredSpec
@@ -22,7 +23,7 @@ from optlayers.sizes import FirstOf, corner, named_corners, named_size, rows_by_
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_scores
 
-__all__ = ["Source"]
+__all__ = ["Source", "beside"]
 
 Compiled = Callable[..., CompiledPolytope]
 
@@ -155,6 +156,24 @@ class Source:
                 rounding.append(same)
         together = tuple(slice(0, min(have, need)) for have, need in zip(padded, compiled.shape, strict=True))
         return together, beyond, partial(_accept, tuple(rounding))
+
+
+def beside(
+    polytope: Polytope | CompiledPolytope | Family, parameters: Sequence[cp.Parameter]
+) -> Polytope | CompiledPolytope | Family:
+    """Polytopes with the parameters of a rule."""
+    if not isinstance(polytope, CompiledPolytope):
+        return polytope.beside(parameters) if parameters else polytope
+    other = polytope.polytope.beside(parameters)
+    if other is polytope.polytope:
+        return polytope
+    maximizer, projector = polytope.maximizer, polytope.projector  # those that need no oracle, which is left behind
+    return compile_polytope(
+        other,
+        maximizer=None if maximizer.reads_declaration else maximizer,
+        projector=None if projector.reads_declaration else projector,
+        tolerance=polytope.tolerance,
+    )
 
 
 def _compiled_for(compiled: Compiled, size: tuple[int, ...], own: Tensor | None, whose: FirstOf) -> CompiledPolytope:
