@@ -93,22 +93,23 @@ class PartitionCall(AbstractCall):
     def _solved(self, tensors: Sequence[Tensor], share: Share) -> _Part:
         door = self.door
         packed, column = door.packed(share, tensors), door.column(share, tensors[-1])
-        added: list[Tensor | None] = [None]
 
-        def ask(polytope: BoundPolytope, scores: Tensor) -> tuple[Solution, tuple[BoundPolytope, Marginals]]:
-            scores, added[0] = scores / column, None
+        def ask(
+            polytope: BoundPolytope, scores: Tensor
+        ) -> tuple[Solution, tuple[BoundPolytope, Marginals, Tensor | None]]:
+            scores, added = scores / column, None
             if self.structures is not None:
                 flat = share.entries.flat_structure(share.of(self.structures, door.batch), share.home)
                 polytope, constant = polytope.completing(scores, flat)
-                more = constant[:, None] * flat
-                added[0], scores = more, scores + more
+                added = constant[:, None] * flat
+                scores = scores + added
             marginals = polytope.marginals(scores)
-            return marginals.solution, (polytope, marginals)
+            return marginals.solution, (polytope, marginals, added)
 
         bind = partial(BoundPolytope.of, share.compiled, packed)
-        _, forbidden, scores, solution, (polytope, marginals) = answered(bind, packed, ask)
+        _, forbidden, scores, solution, (polytope, marginals, added) = answered(bind, packed, ask)
         failed = door.failing(share, [solution, *polytope.failed])
-        return _Part(share, polytope, forbidden, scores, column, added[0], marginals, failed)
+        return _Part(share, polytope, forbidden, scores, column, added, marginals, failed)
 
     def pull_back(self, wanted: Sequence[bool], grad: Tensor) -> Tensors:
         """The marginals, and minus the mean score by the temperature, times the gradients of the totals."""
