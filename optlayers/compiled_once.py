@@ -11,7 +11,7 @@ from optlayers.sizes import named_size
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.warn import warn_caller
 
-__all__ = ["Sizes", "compiled_of_size", "compiled_once", "sizes_of"]
+__all__ = ["CompiledSizes", "compiled_of_size", "compiled_once", "sizes_of"]
 
 KEPT_SOLVERS = 8
 """For so many pairs of solvers is a declaration kept compiled."""
@@ -29,19 +29,19 @@ def compiled_once(
 def compiled_of_size(
     family: Family, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None, *size: int
 ) -> CompiledPolytope:
-    """The polytope of one size of a family, compiled for these solvers; see :class:`Sizes`."""
+    """The polytope of one size of a family, compiled for these solvers; see :class:`CompiledSizes`."""
     return sizes_of(family, maximizer, projector).compiled(*size)
 
 
-def sizes_of(family: Family, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None) -> Sizes:
+def sizes_of(family: Family, maximizer: AbstractMaximizer | None, projector: AbstractProjector | None) -> CompiledSizes:
     """The sizes of a family for these solvers, kept with the family."""
     solvers = (_key(maximizer), _key(projector))
-    kept: Cache[Any, Sizes] = family.__dict__.setdefault("_compiled", Cache(KEPT_SOLVERS))
-    return kept.get(solvers, lambda _: Sizes(family, maximizer, projector))
+    kept: Cache[Any, CompiledSizes] = family.__dict__.setdefault("_compiled", Cache(KEPT_SOLVERS))
+    return kept.get(solvers, lambda _: CompiledSizes(family, maximizer, projector))
 
 
 @final
-class Sizes:
+class CompiledSizes:
     """The polytopes of a family, compiled for two solvers.
 
     Of more sizes than the ``cache_size`` of the family those are kept that were asked for last. That a size has to be

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
-from optlayers.compiled_once import Sizes, compiled_once, sizes_of
+from optlayers.compiled_once import CompiledSizes, compiled_once, sizes_of
 from optlayers.entries import CPU
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.polytope import Family, Polytope
@@ -45,7 +45,7 @@ class Source:
         self.maximizer, self.projector = maximizer, projector
         self.only: CompiledPolytope | None = None
         self._takes: Cache[int, bool] = Cache(4)
-        self._sizes: Sizes | None = None
+        self._sizes: CompiledSizes | None = None
         if isinstance(polytope, CompiledPolytope):
             if maximizer is not None or projector is not None:
                 raise ValueError("a compiled polytope has its solvers already; give them to compile_polytope")

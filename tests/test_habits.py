@@ -38,6 +38,17 @@ def test_types_are_strict_everywhere_and_what_is_ignored_is_named():
             assert not IGNORE.search(path.read_text(encoding="utf-8")), f"an ignore without its code in {path}"
 
 
+def test_no_two_classes_of_the_library_have_one_name():
+    """What is for one file alone begins with an underscore."""
+    where: dict[str, str] = {}
+    for package in ("optlayers", "polytopes"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE):
+                assert name not in where, f"class {name} is in {where[name]} and in {path}: one word has one meaning"
+                where[name] = str(path)
+    assert len(where) > 200
+
+
 def test_shapes_are_checked_in_all_modules_but_those_that_are_named(monkeypatch):
     for name in (*typechecks.PLAIN, *typechecks.DOORS, *typechecks.OFTEN, *typechecks.UNCHECKABLE):
         path = ROOT.joinpath(*name.split("."))

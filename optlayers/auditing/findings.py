@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.auditing.estimate import Cosine, Estimate, Sent
-from optlayers.auditing.passes import Passes
+from optlayers.auditing.passes import BackwardPasses
 from optlayers.auditing.problem import Problem
 from optlayers.call_part import GradientUnit
 from optlayers.layer import OptLayer
@@ -90,7 +90,7 @@ class Findings:
 def compare(
     name: str,
     layer: OptLayer,
-    passes: Passes,
+    passes: BackwardPasses,
     truths: Mapping[float, Estimate],
     scale: float | None,
     own: Estimate | None,

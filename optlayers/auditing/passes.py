@@ -16,7 +16,7 @@ from optlayers.auditing.problem import Problem
 from optlayers.layer import OptLayer
 from optlayers.layer_call import call_behind, is_nothing
 
-__all__ = ["Passes", "passes_through"]
+__all__ = ["BackwardPasses", "passes_through"]
 
 ADAPTING = 20
 """A rule that adapts does so in so many passes before it is looked at."""
@@ -27,7 +27,7 @@ SLOW = 1.0
 
 @final
 @dataclass(frozen=True)
-class Passes:
+class BackwardPasses:
     """What came of some passes.
 
     ``sent`` are gradients of the losses of instances, whatever weight these enter with; 0 for those that ``failed``.
@@ -44,7 +44,7 @@ class Passes:
 
 def passes_through(
     layer: OptLayer, problem: Problem, parameters: Mapping[str, Any], weight: float, runs: int, seed: int
-) -> Passes:
+) -> BackwardPasses:
     """As many runs as are asked for of a rule that draws, 3 of one that is slow; once what a rule without random
     numbers sends back."""
     generator = torch.Generator().manual_seed(seed)
@@ -66,7 +66,7 @@ def passes_through(
     times.sort()
     arrives = None if one.arrives is None else torch.stack([_known(each.arrives) for each in found]).any(dim=0)
     kept = None if one.kept is None else torch.stack([_known(each.kept) for each in found]).nanmean(dim=0)
-    return Passes(Sent(gradients), failed, arrives, kept, 1e3 * times[len(times) // 2])
+    return BackwardPasses(Sent(gradients), failed, arrives, kept, 1e3 * times[len(times) // 2])
 
 
 @final

@@ -13,7 +13,7 @@ from optlayers.reporting.missing import MissingInequality
 from optlayers.reporting.rows import expression
 from optlayers.reporting.statement import EXHAUSTIVE, LEFT_OUT, PROOF, ROUNDING, Section, Statement, sampled
 
-__all__ = ["Verdict", "ends_of", "section_of_missing", "section_of_verdict"]
+__all__ = ["Integrality", "ends_of", "section_of_missing", "section_of_verdict"]
 
 SHOWN = 3
 """So many lines of one kind are printed."""
@@ -23,7 +23,7 @@ TERMS = 12
 
 @final
 @dataclass(frozen=True)
-class Verdict:
+class Integrality:
     """What is known of the vertices of the rows."""
 
     integral: bool | None
@@ -33,7 +33,7 @@ class Verdict:
     samples: Sampled | None
 
 
-def section_of_verdict(verdict: Verdict, parts: tuple[str, ...], what: str) -> Section:
+def section_of_verdict(verdict: Integrality, parts: tuple[str, ...], what: str) -> Section:
     """Integrality in words: proven, refuted by a vertex, or unknown after so many objectives."""
     told: list[Statement] = []
     samples = verdict.samples

@@ -25,7 +25,7 @@ from optlayers.reporting.clock import Clock
 from optlayers.reporting.cuts import cut_beside_auxiliaries, cut_for
 from optlayers.reporting.fractional import Sampled, Witness, objectives_of, sampled_objectives
 from optlayers.reporting.integer_points import Missed, integer_points
-from optlayers.reporting.integral import Verdict
+from optlayers.reporting.integral import Integrality
 from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
 from optlayers.reporting.missing import Facets, MissingInequality, facets_of, lacking
 from optlayers.reporting.polytope_report import PolytopeReport
@@ -85,7 +85,7 @@ class Study:
     """Constraints that ``separate`` brings; they stand behind the declared rows."""
     hull: AffineHull | None = None
     redundant: Redundancy | None = None
-    verdict: Verdict | None = None
+    verdict: Integrality | None = None
     points: np.ndarray | None = None
     facets: Facets | None = None
     bounds: np.ndarray | None = None
@@ -353,28 +353,28 @@ class Study:
                 seen.add(cut.line)
                 self.missing.append(cut)
 
-    def _verdict(self, unimodular: bool, samples: Sampled | None, all_facets: bool, proved: bool) -> Verdict:
+    def _verdict(self, unimodular: bool, samples: Sampled | None, all_facets: bool, proved: bool) -> Integrality:
         if unimodular:
             why = "the rows are totally unimodular, with integers on the right (Hoffman and Kruskal, 1956)"
-            return Verdict(True, why, PROOF, (), None)
+            return Integrality(True, why, PROOF, (), None)
         witnesses = () if samples is None else samples.witnesses
         extra = tuple(m.witness for m in self.missing if m.witness is not None)
         unique = {w.point: w for w in (*witnesses, *extra)}
         if unique:
             shown = tuple(sorted(unique.values(), key=lambda w: (not w.proved, max(v.denominator for v in w.point))))
             known = PROOF if shown[0].proved else ROUNDING
-            return Verdict(False, "a vertex has fractions", known, shown, samples)
+            return Integrality(False, "a vertex has fractions", known, shown, samples)
         if self.points is not None and len(self.points) == 0:
-            return Verdict(False, "there is no integer point at all", EXHAUSTIVE, (), samples)
+            return Integrality(False, "there is no integer point at all", EXHAUSTIVE, (), samples)
         if all_facets and not self.missing:
             how = EXHAUSTIVE if proved else f"{EXHAUSTIVE}, {ROUNDING}"
-            return Verdict(True, "the rows imply all facets of the hull of its integer points", how, (), samples)
+            return Integrality(True, "the rows imply all facets of the hull of its integer points", how, (), samples)
         if all_facets:
-            return Verdict(False, "the rows lack facets of the hull of its integer points", ROUNDING, (), samples)
+            return Integrality(False, "the rows lack facets of the hull of its integer points", ROUNDING, (), samples)
         if samples is not None and samples.fractional:
-            return Verdict(False, "best points of random objectives have fractions", ROUNDING, (), samples)
+            return Integrality(False, "best points of random objectives have fractions", ROUNDING, (), samples)
         declared = "; the declaration says that it is" if self.polytope.integral else ""
-        return Verdict(None, f"no best point had fractions{declared}", "", (), samples)
+        return Integrality(None, f"no best point had fractions{declared}", "", (), samples)
 
     def count_vertices(self) -> None:
         """How many vertices, and the diagram of integer points."""

@@ -14,7 +14,7 @@ from optlayers.reporting.redundancy import Redundancy
 from optlayers.reporting.rows import Rows
 from optlayers.reporting.statement import PROOF, ROUNDING, Section, Statement
 
-__all__ = ["Canonical", "blocks_of", "canonical_rows", "interchangeable", "section_of"]
+__all__ = ["CanonicalRows", "blocks_of", "canonical_rows", "interchangeable", "section_of"]
 
 SHOWN = 6
 MOST = 200
@@ -26,7 +26,7 @@ Key = tuple[tuple[int, int], ...]
 
 @final
 @dataclass(frozen=True)
-class Canonical:
+class CanonicalRows:
     """What describes a set in one way only: its equations, each solved for a variable, and its facets without these.
 
     A set is a product of two sets exactly where no equation and no facet has variables of both.
@@ -37,17 +37,17 @@ class Canonical:
     """Integers by their columns, and the right-hand side under -1."""
 
 
-def canonical_rows(rows: Rows, hull: AffineHull, redundant: Redundancy) -> Canonical:
+def canonical_rows(rows: Rows, hull: AffineHull, redundant: Redundancy) -> CanonicalRows:
     """The rows that are left when redundant ones are dropped, with the equations taken out of the inequalities."""
     equations = Elimination(range(rows.columns))
     for i in range(rows.count):
         if rows.equality[i] or i in hull.implied:
             equations.add(rows.row(i) | {ONE: rows.side(i)})
     left = [i for i in range(rows.count) if not rows.equality[i] and i not in {*hull.implied, *redundant.dropped}]
-    return Canonical(equations, tuple(_key(equations.rest_of(rows.row(i) | {ONE: rows.side(i)})) for i in left))
+    return CanonicalRows(equations, tuple(_key(equations.rest_of(rows.row(i) | {ONE: rows.side(i)})) for i in left))
 
 
-def blocks_of(canonical: Canonical, columns: int) -> list[list[int]]:
+def blocks_of(canonical: CanonicalRows, columns: int) -> list[list[int]]:
     """Columns that equations and facets do not connect. A fixed one is alone."""
     leader = list(range(columns))
 
@@ -68,7 +68,7 @@ def blocks_of(canonical: Canonical, columns: int) -> list[list[int]]:
 
 
 def interchangeable(
-    rows: Rows, canonical: Canonical, fixed: Mapping[int, Fraction], late: Callable[[], bool]
+    rows: Rows, canonical: CanonicalRows, fixed: Mapping[int, Fraction], late: Callable[[], bool]
 ) -> list[list[int]] | None:
     """Classes of parts of which any two may change places: equations and facets are the same afterwards.
 

@@ -53,7 +53,7 @@ HELD = 1e-6
 
 @final
 @dataclass(frozen=True)
-class Sizes:
+class Large:
     """What stands for numbers without limit when a tangent is looked for."""
 
     steep: float
@@ -62,7 +62,7 @@ class Sizes:
     """The right-hand side of rows with room, next to which tangents are small: where one binds, there is no piece."""
 
 
-SIZES, SMALLER_SIZES = Sizes(1e6, 1e5), Sizes(1e4, 1e3)
+SIZES, SMALLER_SIZES = Large(1e6, 1e5), Large(1e4, 1e3)
 """The second is for tangents that are lost in the rounding of the first."""
 
 _states: WeakCache[StandardForm, Any] = WeakCache()
@@ -262,7 +262,7 @@ class Kinks:
         index: Int64[np.ndarray, " some"],
         direction: Float64[np.ndarray, "some parameters"],
         told: Bool[np.ndarray, "some parameters"],
-        sizes: Sizes,
+        sizes: Large,
     ) -> tuple[Piece, Int64[np.ndarray, " near"]]:
         """The pieces that are found, and which of the others are lost by rounding, as far as can be seen."""
         form, some, low, high = self.form, self._whole.take(index), self._low[index], self._high[index]
