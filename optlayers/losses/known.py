@@ -32,8 +32,8 @@ def given(
 ) -> Prediction:
     """A structure that is known, worth its scores less a ``charge``."""
     point = question.whole(structure)
-    nothing = torch.zeros(len(point), dtype=torch.int8, device=point.device)
-    number = torch.full((len(point),), torch.nan, dtype=torch.float64, device=point.device)
+    nothing = torch.zeros(point.shape[0], dtype=torch.int8, device=point.device)
+    number = torch.full((point.shape[0],), torch.nan, dtype=torch.float64, device=point.device)
     worth = (scores.detach() * point).sum(dim=1) - charge
     return Prediction(Solution(point, nothing, number, number), worth)
 

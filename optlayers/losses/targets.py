@@ -69,7 +69,6 @@ def _refuse(question: Question, values: Tensor, bad: Tensor, what: str) -> None:
         )
 
 
-@torch.no_grad()
 def check_membership(
     question: Question, y: Float64[Tensor, "batch structure_size"], precision: float, name: str
 ) -> None:
@@ -80,9 +79,16 @@ def check_membership(
     vertex is y itself, y is in the polytope, and in polytopes within the cube that is so for all of them. What is left
     over is projected. A projector of a coarse accuracy holds its gap to that, which bounds a squared distance.
     """
+    if y.numel() and not question.knows(y):
+        _hold_to_solvers(question, y, precision, name)
+
+
+@torch.no_grad()
+def _hold_to_solvers(
+    question: Question, y: Float64[Tensor, "batch structure_size"], precision: float, name: str
+) -> None:
+    """Refuse a target that is no best vertex for itself, and is not its own nearest point."""
     compiled = question.share.compiled
-    if y.numel() == 0 or question.knows(y):
-        return
     if compiled.has_vertices and bool((y == (y != 0)).all(dim=1).any()):
         best = question.ask(best_vertices, question.whole(2.0 * y - 1.0)).solution.value
         if bool(((question.structure(best) - y).abs() <= TOLERANCE).all()):
