@@ -27,7 +27,6 @@ from optlayers.tensors import (
     check_scores,
     known_index,
     moved,
-    of_structure,
     sum_of_squares,
 )
 
@@ -252,12 +251,25 @@ class Entries:
         return [scores[:, : self.structure_size], *(scores[:, spec.span] for spec in self.auxiliaries)]
 
     def structures(
-        self, flat: Float64[Tensor, "*apart batch size"], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+        self,
+        flat: Float64[Tensor, "*apart batch size"],
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        own: bool = False,
     ) -> Tensor:
-        """The structures of flat points, in their shape, dtype and place; without a copy where they have all that."""
-        if flat.shape == shape and flat.dtype is dtype and flat.device == device:  # as a rule
-            return flat
-        return moved(of_structure(flat, self.structure_size), shape, dtype, device)
+        """The structures of flat points, in their shape, dtype and place; ``own`` ones in memory of their own.
+
+        A copy is made last: what autograd takes for a view cannot be written to.
+        """
+        if flat.shape[-1] != self.structure_size:
+            flat = flat[..., : self.structure_size]
+        if flat.shape != shape:
+            flat = flat.reshape(*shape) if shape else flat.reshape(())
+        if flat.dtype is dtype and flat.device == device:
+            return flat.clone() if own else flat
+        return flat.to(device, dtype)
 
     def named(self, values: Float64[Tensor, "batch size"], batch: torch.Size, like: Tensor) -> dict[str, Tensor]:
         """The values of scored auxiliary variables ``(*batch, *shape)`` by name."""

@@ -69,9 +69,8 @@ class LayerCall(AbstractCall):
         if part.failed is not None:
             value = value.masked_fill(part.failed[:, None], torch.nan)
         shape = scores.shape if self.apart is None else (self.apart, *scores.shape)
-        out = part.share.entries.structures(value, shape, scores.dtype, scores.device)
         # What comes out belongs to the caller, who may write to it; what it was made from waits for the backward pass.
-        return out.clone() if self.retained and out.data_ptr() == value.data_ptr() else out
+        return part.share.entries.structures(value, shape, scores.dtype, scores.device, own=self.retained)
 
     def movable(self) -> tuple[Bool[Tensor, "*batch_and_shape"], Bool[Tensor, "*batch_and_shape"]]:
         """After a forward pass, in the shape of the scores: the parts that can move, and those that are forbidden."""
