@@ -146,7 +146,8 @@ class Share:
 @dataclass(slots=True)
 class Shares:
     """A batch of the shape ``batch``, split into the shares of ``every`` polytope, and how what is found for these
-    comes together again, in memory of its own. ``padded`` is the shape of an instance in the batch.
+    comes together again: in memory of its own and no view, so that it can be written to under autograd. ``padded`` is
+    the shape of an instance in the batch.
     """
 
     every: Sequence[Share]
@@ -183,24 +184,25 @@ class Shares:
 
     def structures(
         self,
-        found: Iterable[tuple[Share, Tensor]],
+        found: Sequence[tuple[Share, Tensor]],
         dtype: torch.dtype,
         device: torch.device,
         apart: Sequence[int] = (),
     ) -> Tensor:
         """Flat points ``(*apart, instances, size)`` of every share as structures ``(*apart, *batch, *padded)``; 0 in
         padding. Scored auxiliary variables, which are behind the structure, are left out."""
-        out = torch.zeros(*apart, self.count, *self.padded, dtype=dtype, device=device)
+        shape = (*apart, *self.batch, *self.padded)
+        if self.whole and found:
+            ((share, values),) = found
+            values = values[..., : share.entries.structure_size].reshape(shape)
+            return values.to(device, dtype, copy=True)
+        out = torch.zeros(shape, dtype=dtype, device=device)
+        flat = out.view(*apart, self.count, *self.padded)
         for share, values in found:
             entries = share.entries
-            if values.shape[-1] != entries.structure_size:
-                values = values[..., : entries.structure_size]
-            values = values.reshape((*values.shape[:-1], *entries.shape))
-            if share.rows is None:
-                out = values.to(device, dtype, copy=True)
-            else:
-                share.put(out, values.to(device, dtype))
-        return out.reshape((*apart, *self.batch, *self.padded))
+            mine = values[..., : entries.structure_size].reshape((*values.shape[:-1], *entries.shape))
+            share.put(flat, mine.to(device, dtype))
+        return out
 
     def auxiliary(
         self,
@@ -212,14 +214,15 @@ class Shares:
     ) -> Tensor:
         """The values ``(*apart, *batch, *padded)`` of an auxiliary variable in flat points of every share, 0 where a
         polytope does not have it."""
-        out = torch.zeros(*apart, self.count, *padded, dtype=like.dtype, device=like.device)
+        out = torch.zeros((*apart, *self.batch, *padded), dtype=like.dtype, device=like.device)
+        flat = out.view(*apart, self.count, *padded)
         for share, values in found:
             for spec in share.entries.auxiliaries:
                 if spec.name == name:
                     mine = values[..., spec.span].reshape((*values.shape[:-1], *spec.shape))
-                    place = (..., share.places(out), *(slice(0, length) for length in spec.shape))
-                    out[place] = mine.to(like.device, like.dtype)
-        return out.reshape((*apart, *self.batch, *padded))
+                    place = (..., share.places(flat), *(slice(0, length) for length in spec.shape))
+                    flat[place] = mine.to(like.device, like.dtype)
+        return out
 
     def numbers(
         self,
@@ -231,12 +234,12 @@ class Shares:
         """A number for each instance, ``(*apart, instances)`` of every share, as ``(*apart, *batch)``; for instances of
         size 0 what they are ``otherwise``. The device is by default that of the numbers."""
         apart = found[0][1].shape[:-1] if found else ()
+        shape = (*apart, *self.batch)
         if device is None:
             device = found[0][1].device if found else torch.device("cpu")
         if self.whole and found:
-            out = found[0][1].to(device, dtype, copy=True)
-        else:
-            out = torch.full((*apart, self.count), otherwise, dtype=dtype, device=device)
-            for share, values in found:
-                out = out.index_copy(len(apart), share.rows_on(out), values.to(device, dtype))
-        return out if out.shape == (*apart, *self.batch) else out.reshape((*apart, *self.batch))
+            return found[0][1].reshape(shape).to(device, dtype, copy=True)
+        out = torch.full((*apart, self.count), otherwise, dtype=dtype, device=device)
+        for share, values in found:
+            out = out.index_copy(len(apart), share.rows_on(out), values.to(device, dtype))
+        return out if out.shape == shape else out.reshape(shape).clone()

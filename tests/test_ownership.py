@@ -273,3 +273,43 @@ def test_without_a_gradient_structures_may_be_written_to_as_well():
     with torch.no_grad():
         second = layer(scores)
     assert torch.equal(second - 1.0, first) and torch.equal(scores, draw(2, 3))
+
+
+def of_sizes(function: str, scores: torch.Tensor, sizes: object, target: torch.Tensor) -> torch.Tensor:
+    """What is found for a batch of mixed length."""
+    family = ol.Family(simplex)
+    if function == "layer":
+        return ol.OptLayer(family, ol.SparseMAP())(scores, sizes=sizes)
+    if function == "solve":
+        return ol.OptLayer(family, ol.SparseMAP()).solve(scores, sizes=sizes).value
+    if function == "loss":
+        return ol.SparseMAPLoss(family, reduction="none")(scores, target, sizes=sizes)
+    return getattr(ol.Gibbs(family, scores, sizes=sizes), function)
+
+
+def of_one_size(function: str, scores: torch.Tensor) -> torch.Tensor:
+    if function == "loss":
+        return ol.SparseMAPLoss(simplex(5), reduction="none")(scores, torch.eye(5)[0].expand(scores.shape))
+    return getattr(ol.Gibbs(simplex(5), scores), function)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("shape", "sizes"), [((4, 5), [5, 0, 3, 2]), ((2, 2, 5), [[5, 0], [3, 2]]), ((5,), 3)])
+@pytest.mark.parametrize("function", ["layer", "solve", "loss", "log_partition", "mean"])
+def test_what_is_joined_of_several_sizes_may_be_written_to(function, shape, sizes, dtype):
+    scores = draw(*shape, dtype=dtype)
+    target = ol.OptLayer(ol.Family(simplex), ol.Pipeline())(scores, sizes=sizes)
+    calls = [lambda leaf: of_sizes(function, leaf, sizes, target)]
+    if function not in ("layer", "solve"):
+        calls.append(lambda leaf: of_one_size(function, leaf))
+    for call in calls:
+        gradients = []
+        for in_place in (False, True):
+            leaf = scores.clone().requires_grad_()
+            found = call(leaf)
+            if in_place:
+                found *= 2.0
+            else:
+                found = 2.0 * found
+            gradients.append(torch.autograd.grad(found.square().sum(), leaf)[0])
+        assert torch.equal(*gradients)
