@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
+from optlayers.bound.dual_points import DualPoints
 from optlayers.bound.host_evidence import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
 from optlayers.bound.on_host import OnHost
@@ -302,18 +303,28 @@ class HostPolytope(AbstractNumbers, OnHost):
             residual = np.maximum(residual, self.broken)
         certificate = verdict.certificate
         certified = status == OPTIMAL
+        evidence = HostEvidence(form, instances, answer, lineup.solver, projection, certified, certificate.exact)
         solution = Solution(
             torch.from_numpy(value),
             torch.from_numpy(status),
             torch.from_numpy(residual),
             torch.from_numpy(certificate.gap),
             reasons,
-            HostEvidence(form, instances, answer, lineup.solver, projection, certified, certificate.exact),
+            evidence,
             word=certificate.word,
         )
         if not np.count_nonzero(status):
             solution.__dict__["all_ok"] = True
+        if answer.whole is not None and answer.of_value is None and form.parameter_count:
+            evidence.dual_points = self._dual_points(instances, certified, value, projection)
         return solution
+
+    def _dual_points(
+        self, instances: Instances, certified: Bool[np.ndarray, " batch"], value: np.ndarray, projection: bool
+    ) -> DualPoints:
+        """Of answers without, for gradients of parameters; their caller may write to its numbers before then."""
+        numbers = self.theta.copy(), self.forbidden, self.precision, instances.whole.copy()
+        return DualPoints(self.prepared, *numbers, value.copy(), certified, projection)
 
     def judged(
         self, verdict: Verdict, form: StandardForm, instances: Instances, *, projection: bool
