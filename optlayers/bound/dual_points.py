@@ -29,7 +29,7 @@ class NoPrices(ValueError):
     """The constraints do not describe the polytope."""
 
 
-class _Found(NamedTuple):
+class _OfConstraints(NamedTuple):
     """What the constraints say of some instances, and why others have no dual point."""
 
     instances: Int64[np.ndarray, " some"]
@@ -66,7 +66,7 @@ class DualPoints:
         ------
         NoPrices : where the constraints do not describe the polytope.
         """
-        found, theta = self._found, np.zeros(self.theta.shape)
+        found, theta = self._of_constraints, np.zeros(self.theta.shape)
         if found.evidence is not None:
             good = found.good & ok[found.instances]
             mine = found.evidence.value_gradient(torch.from_numpy(good)).numpy()
@@ -77,7 +77,7 @@ class DualPoints:
         self, direction: Float64[np.ndarray, "batch size"], ok: Bool[np.ndarray, " batch"]
     ) -> Float64[np.ndarray, "batch parameters"]:
         """The gradient of θ for a direction of nearest points; NaN for instances that are ``ok`` and have none."""
-        found, theta = self._found_if_any, np.where(ok[:, None], np.nan, np.zeros(self.theta.shape))
+        found, theta = self._of_constraints_if_any, np.where(ok[:, None], np.nan, np.zeros(self.theta.shape))
         if found is not None and found.evidence is not None:
             good, some = found.good & ok[found.instances], direction[found.instances]
             _, of_theta, right = found.evidence.tangent(torch.from_numpy(some), torch.from_numpy(good))
@@ -93,7 +93,7 @@ class DualPoints:
         failed: Callable[[Bool[Tensor, " batch"]], None],
     ) -> AbstractFunction | None:
         """Nearest points as functions of scores and θ, where the constraints tell for all instances."""
-        found = self._found_if_any
+        found = self._of_constraints_if_any
         if found is None or found.evidence is None or len(found.instances) < len(self.scores) or not found.good.all():
             return None
         return found.evidence.function(scores, theta[:, found.places], failed)
@@ -101,7 +101,7 @@ class DualPoints:
     @property
     def reasons(self) -> Mapping[int, str]:
         """Why instances with an answer have no gradient."""
-        return self._found.reasons
+        return self._of_constraints.reasons
 
     @property
     def solver(self) -> AbstractSolver:
@@ -109,21 +109,21 @@ class DualPoints:
         return self.prepared.projector if self.projects else self.prepared.maximizer
 
     @property
-    def _found_if_any(self) -> _Found | None:
+    def _of_constraints_if_any(self) -> _OfConstraints | None:
         """None where the constraints do not describe the polytope."""
         try:
-            return self._found
+            return self._of_constraints
         except NoPrices:
             return None
 
     @cached_property
-    def _found(self) -> _Found:
+    def _of_constraints(self) -> _OfConstraints:
         """The answers of the constraints to instances that have one."""
         other = self._by_rows()
         places = theta_of(self.prepared.projection_form.parameters, other.projection_form.parameters)
         index = np.flatnonzero(self.certified)
         if not len(index):
-            return _Found(index, None, np.zeros(0, dtype=bool), {}, places)
+            return _OfConstraints(index, None, np.zeros(0, dtype=bool), {}, places)
         forbidden = None if self.forbidden is None else torch.from_numpy(self.forbidden[index])
         theta = torch.from_numpy(np.ascontiguousarray(self.theta[index][:, places]))
         bound = other.bind_on_host(theta, forbidden, self.precision[places])
@@ -148,7 +148,7 @@ class DualPoints:
                 reasons[int(index[k])] = (
                     f"its parameters have no gradient, as the constraints have no dual point: {reason}"
                 )
-        return _Found(index, solution.evidence, good, reasons, places)
+        return _OfConstraints(index, solution.evidence, good, reasons, places)
 
     def _worth(
         self, index: Int64[np.ndarray, " some"], points: Float64[np.ndarray, "some size"]
