@@ -337,7 +337,7 @@ class Solution:
         Raises
         ------
         ValueError : where the answer is none of an optimization over constraints (marginals, samples, families).
-        DeclarationError : variables that are integers; constraints between cones.
+        DeclarationError : variables that are integers; constraints that are a relaxation; constraints between cones.
         """
         if self.ask_for_duals is None:
             raise ValueError(
