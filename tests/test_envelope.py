@@ -282,6 +282,9 @@ def test_where_the_constraints_reach_more_than_the_oracle_an_instance_has_no_gra
         with pytest.raises(ol.SolveError, match=why):
             loss(scores, *given, room=room)
         loss(scores, *given, room=room.detach())  # nobody asks for a gradient
+    apart = torch.tensor([[3.0, 2.0, 1.0], [-9.0, -9.0, 9.0], [3.0, 2.0, 1.0]])
+    with pytest.raises(ol.SolveError, match=r"1 of 3 .*\n  instance 0 is FAILED: its parameters have no gradient"):
+        ol.PerturbedFenchelYoungLoss(whole_parts(), samples=4)(apart, torch.zeros(3, 3), room=room)
     layer = ol.OptLayer(whole_parts(), ol.LPGD(1e-3), on_failure="nan")
     value = layer(scores, room=room)
     assert value[0].isnan().all() and not value[1:].isnan().any()
