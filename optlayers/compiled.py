@@ -22,13 +22,14 @@ from optlayers.entries import CPU, DOUBLE, Entries, parameter_tensors
 from optlayers.enumeration import TooMany, Unsolved
 from optlayers.explain import explained, page_on
 from optlayers.form.compile import Forms
+from optlayers.form.standard import DeclarationError
 from optlayers.masks import answered
 from optlayers.pages import page
 from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.regularizers.euclidean import Euclidean
-from optlayers.shifted import ByConstraint, shifted
+from optlayers.shifted import RELAXATION, ByConstraint, shifted
 from optlayers.solution import Solution
 from optlayers.solvers import ActiveSet, Auto
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
@@ -235,6 +236,8 @@ class CompiledPolytope(AbstractPrepared):
     @cached_property
     def _of_shifts(self) -> CompiledPolytope:
         """The polytope whose constraints can be shifted."""
+        if self.polytope.rows == "relaxation":
+            raise DeclarationError(RELAXATION)
         further = self.polytope.further
         with_shifts = shifted(self.polytope).polytope
         return compile_polytope(with_shifts.beside(further) if further else with_shifts, tolerance=self.tolerance)

@@ -10,7 +10,8 @@ import scipy.optimize
 import scipy.sparse as sp
 from jaxtyping import Float64
 
-from optlayers.form.standard import AffineMap, StandardForm, entry_name
+from optlayers.form.names import scored_name
+from optlayers.form.standard import AffineMap, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Instances
 from optlayers.solvers.batch import CONSISTENT, rounding_of
@@ -88,7 +89,7 @@ def improper_set(polytope: Polytope) -> str | None:
                 return "the declared set is empty: cvxpy finds no point that satisfies its constraints"
             if problem.status in (cp.UNBOUNDED, cp.UNBOUNDED_INACCURATE):
                 flat = int(np.ravel_multi_index(entry, x.shape)) if x.shape else 0
-                return f"the declaration is unbounded: {entry_name(x.shape, flat)} can move without limit"
+                return f"the declaration is unbounded: {scored_name(polytope, flat)} can move without limit"
     return None
 
 
@@ -123,7 +124,7 @@ def explain_infeasible(form: StandardForm, instances: Instances, k: int) -> str 
 
 
 def _explain_crossed(form: StandardForm, instances: Instances, k: int, column: int) -> str:
-    entry = form.entry_name(int(form.kept[column])) if column < form.scored else "an auxiliary variable"
+    entry = form.column_name(column)
     low, high = instances.lower[k, column], instances.upper[k, column]
     if instances.forbidden is not None and instances.forbidden[k, column]:
         return f"{entry} is forbidden by its score, but {form.bound_names[column][0]} asks for >= {low:.6g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, final
@@ -17,12 +18,14 @@ from torch import Tensor
 from optlayers.compiled_oracle import name_of
 from optlayers.pages import code, facts, heading, items, page, sentence
 
-__all__ = ["ARGUMENTS", "Family", "Polytope", "is_integer"]
+__all__ = ["ARGUMENTS", "Family", "Polytope", "described", "is_integer", "name_given"]
 
 ARGUMENTS = frozenset({"self", "scores", "sizes", "objective", "generator"})
 """Names that are taken: what callers give by name stands beside these."""
 CACHE_SIZE = 128
 """So many sizes of a family are kept compiled by default."""
+NUMBERED = re.compile(r"var\d+")
+"""Names that cvxpy makes."""
 LISTED = 12
 """So many constraints, parameters and variables a page lists."""
 
@@ -208,11 +211,11 @@ class Polytope:
         for position, variable in enumerate(self.scored):
             if variable.id not in auxiliary:
                 raise ValueError(
-                    f"scored[{position}] ({variable.name()}) is no auxiliary variable of the constraints; a scored "
+                    f"scored[{position}] ({described(variable)}) is no auxiliary variable of the constraints; a scored "
                     "auxiliary variable is one that they mention besides the structure itself"
                 )
             name = variable.name()
-            if name == f"var{variable.id}":
+            if name_given(variable) is None:
                 raise ValueError(
                     f"scored[{position}] of shape {variable.shape} has no name; its scores are given by name: "
                     f'cp.Variable({variable.shape or ""}{", " if variable.shape else ""}name="…")'
@@ -361,8 +364,19 @@ class Polytope:
 
 def _names(leaves: Sequence[cp.Variable | cp.Parameter]) -> str:
     """Names with their shapes; a number has none."""
-    named = [f"{leaf.name()} {leaf.shape or ''}".strip() for leaf in leaves[:LISTED]]
+    named = [f"{name_given(leaf) or 'variable'} {leaf.shape or ''}".strip() for leaf in leaves[:LISTED]]
     return ", ".join([*named, *([f"and {len(leaves) - LISTED} more"] if len(leaves) > LISTED else [])])
+
+
+def name_given(variable: cp.Variable) -> str | None:
+    """The name that a user gave a variable; None where it has the one that cvxpy made, also for a copy."""
+    name = str(variable.name())
+    return None if NUMBERED.fullmatch(name) else name
+
+
+def described(variable: cp.Variable) -> str:
+    """How messages call a variable: by its name, else by its shape."""
+    return name_given(variable) or f"a variable of shape {tuple(variable.shape)} without a name"
 
 
 def is_integer(variable: cp.Variable) -> np.ndarray:
@@ -396,8 +410,7 @@ def _relaxed(variable: cp.Variable) -> cp.Variable:
         if given is not None:
             if any(isinstance(bound, cp.Expression) for bound in given):
                 raise ValueError(
-                    f"the bounds of variable {variable.name()}, which is boolean, have parameters: give them as "
-                    "constraints"
+                    f"the bounds of {described(variable)}, which is boolean, have parameters: give them as constraints"
                 )
             low = np.maximum(low, -np.inf if given[0] is None else given[0])
             high = np.minimum(high, np.inf if given[1] is None else given[1])

@@ -191,7 +191,8 @@ class AbstractPrepared(ABC):
         """This polytope by its constraints alone, compiled when asked for; None where these do not describe it."""
         if self.form is None or self.rows_are == "relaxation":
             return None
-        return self.relaxation(self._beside.get(self.polytope, Polytope.without_oracle))
+        alone = Polytope.relaxed if self.polytope.has_integers else Polytope.without_oracle
+        return self.relaxation(self._beside.get(self.polytope, alone))
 
     def beyond_oracle(self, theta: Float64[np.ndarray, " parameters"]) -> str | None:
         """Where rows reach more than an oracle that goes beside them, in words.

@@ -19,11 +19,15 @@ from optlayers.caches import WeakCache
 from optlayers.form.standard import DeclarationError
 from optlayers.polytope import Polytope
 
-__all__ = ["ByConstraint", "Shifted", "label_of", "shifted"]
+__all__ = ["RELAXATION", "ByConstraint", "Shifted", "label_of", "shifted"]
 
 INTEGERS = (
     "variables that are integers leave a polytope whose constraints are not known, and no multipliers of these: "
     "polytope.relaxed() has them"
+)
+RELAXATION = (
+    "the constraints are a relaxation of the polytope, so that their multipliers are those of other points: "
+    "polytope.without_oracle() has them where an oracle is all there is besides, and a declaration without separate="
 )
 
 _known: WeakCache[Polytope, Shifted] = WeakCache()

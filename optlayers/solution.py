@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -192,6 +193,8 @@ class AbstractEvidence(ABC):
         "others"
     )
     """Why there is no derivative where ``tangent`` finds none."""
+    without_value_gradient: Mapping[int, str] = MappingProxyType({})
+    """Why instances that have an answer have no gradient of its value, by their place; known once it was asked for."""
     of_regularizer: Sequence[ParameterSpec] = ()
     """The parameters that are the number of a regularizer."""
 
@@ -234,7 +237,7 @@ class AbstractEvidence(ABC):
 
         Raises
         ------
-        ValueError : for answers without a dual point.
+        ValueError : where there are no dual points.
         """
 
 
@@ -334,7 +337,7 @@ class Solution:
         Raises
         ------
         ValueError : where the answer is none of an optimization over constraints (marginals, samples, families).
-        DeclarationError : variables that are integers; constraints between cones.
+        DeclarationError : variables that are integers; constraints that are a relaxation; constraints between cones.
         """
         if self.ask_for_duals is None:
             raise ValueError(
@@ -369,8 +372,13 @@ class Solution:
         if not any_of(which):
             return self
         new = which & self.ok
-        reasons = dict(self.reasons) | dict.fromkeys(torch.nonzero(new).flatten().tolist(), reason)
-        return replace(self, status=self.status.masked_fill(new, int(Status.FAILED)), reasons=reasons)
+        return self.failing_each(dict.fromkeys(torch.nonzero(new).flatten().tolist(), reason))
+
+    def failing_each(self, reasons: Mapping[int, str]) -> Solution:
+        """This solution with further instances failed, each for its reason, for a flat batch."""
+        status = self.status.clone()
+        status[list(reasons)] = int(Status.FAILED)
+        return replace(self, status=status, reasons=dict(self.reasons) | dict(reasons))
 
     def check(self) -> Solution:
         """Return the solution itself, or raise :class:`SolveError` naming every failed instance."""

@@ -142,6 +142,22 @@ def test_what_has_no_multipliers_says_so():
         ol.compile_polytope(ol.Polytope(x, [cp.sum(x) <= 2])).maximize(scores).duals  # noqa: B018
 
 
+KNOWN_BESIDE = {
+    "oracle": {"oracle": lambda scores: np.eye(3)[np.argmax(scores)], "rows": "relaxation"},
+    "separate": {"separate": lambda point: (np.ones(3), 1.0) if point.sum() > 1.0 + 1e-9 else None},
+}
+
+
+@pytest.mark.parametrize("beside", KNOWN_BESIDE)
+def test_a_relaxation_has_none_for_the_polytope(beside):
+    """Its multipliers would be those of a point that no answer is."""
+    x = cp.Variable(3, nonneg=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [x <= 1, cp.sum(x) <= 1.5], **KNOWN_BESIDE[beside]))
+    for solution in (compiled.maximize(torch.ones(3)), compiled.project(torch.ones(3))):
+        with pytest.raises(ol.DeclarationError, match="the constraints are a relaxation of the polytope"):
+            solution.duals  # noqa: B018
+
+
 def test_vertex_rules_have_those_of_the_best_vertex():
     scores, parameters = numbers(2)
     of_layer = ol.OptLayer(POLYTOPE, ol.Spigot()).solve(scores, **parameters).duals

@@ -269,22 +269,17 @@ def test_gradients_of_a_parameter_point_where_a_linear_loss_goes_up():
     assert torch.nn.functional.cosine_similarity(slope, true, dim=0) > 0.5
 
 
-def test_oracles_give_parameters_no_gradient_and_say_so():
-    scores, budget = draw(3, 5).requires_grad_(), torch.tensor([2.0, 1.0, 3.0])
-    layer = ol.OptLayer(subset(5), ol.LPGD(1.0))
-    layer(scores, budget=budget).sum().backward()  # nobody asks for one
-    with torch.no_grad():
-        layer(scores, budget=budget.clone().requires_grad_())
-    with pytest.raises(ValueError, match=r"Oracle\(.* gives none: ask for a solver that does by maximizer=ol.Auto\(\)"):
-        layer(scores, budget=budget.clone().requires_grad_())
-    leaf = budget.clone().requires_grad_()
-    able = ol.OptLayer(subset(5), ol.LPGD(1.0), maximizer=ol.Auto())
-    (able(scores, budget=leaf) * draw(3, 5, seed=1)).sum().backward()
-    assert torch.isfinite(leaf.grad).all() and leaf.grad.abs().max() > 0
-    vertices = ol.OptLayer(subset(5), ol.LPGD(1.0, smoothing=1.0), maximizer=ol.Auto(), projector=ol.ActiveSet())
-    value = vertices(scores, budget=leaf).sum()
-    with pytest.raises(ValueError, match=r"ActiveSet\(.* gives none: .* projector=ol.Auto\(\)"):
-        value.backward()
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_parameters_of_oracles_get_what_those_of_general_solvers_get(smoothing):
+    scores, budget, found = draw(3, 5), torch.tensor([2.0, 1.0, 3.0]), []
+    for solvers in ({"projector": ol.ActiveSet()}, {"maximizer": ol.Auto()}):
+        leaf, layer = budget.clone().requires_grad_(), ol.OptLayer(subset(5), ol.LPGD(1.0, smoothing), **solvers)
+        with torch.no_grad():
+            layer(scores, budget=leaf)
+        value = layer(scores, budget=leaf)
+        found.append(torch.autograd.grad(value, leaf, draw(3, 5, seed=1).to(value.dtype))[0])
+    torch.testing.assert_close(*found)
+    assert torch.isfinite(found[0]).all() and found[0].abs().max() > 0
 
 
 def test_scored_auxiliaries_get_their_part():

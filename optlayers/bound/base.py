@@ -317,10 +317,11 @@ class AbstractBoundPolytope(ABC):
         :math:`\max_{x \in P(\theta)} \langle s, x \rangle - \tfrac12 \|x\|^2` for one of ``project``: by the envelope
         theorem it needs no more than the dual point. Where several dual points are optimal, the value has a kink, and
         this is the supergradient that belongs to the one that was found. Instances without a certified answer get 0.
+        For answers without a dual point, such as those of an oracle, the constraints are asked.
 
         Raises
         ------
-        ValueError : for an answer without a dual point, such as that of an oracle.
+        ValueError : where these do not describe the polytope either.
         """
 
     @abstractmethod

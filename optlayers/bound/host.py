@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
+from optlayers.bound.dual_points import DualPoints
 from optlayers.bound.host_evidence import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
 from optlayers.bound.on_host import OnHost
@@ -302,15 +303,17 @@ class HostPolytope(AbstractNumbers, OnHost):
         if self.broken is not None:
             residual = np.maximum(residual, self.broken)
         certificate = verdict.certificate
+        certified = status == OPTIMAL
+        evidence = HostEvidence(form, instances, answer, lineup.solver, projection, certified, certificate.exact)
+        if answer.whole is not None and answer.of_value is None and form.parameter_count:
+            evidence.dual_points = self._dual_points(instances, certified, value, projection)
         fields = {
             "value": torch.from_numpy(value),
             "status": torch.from_numpy(status),
             "primal_residual": torch.from_numpy(residual),
             "gap": torch.from_numpy(certificate.gap),
             "reasons": reasons,
-            "evidence": HostEvidence(
-                form, instances, answer, lineup.solver, projection, status == OPTIMAL, certificate.exact
-            ),
+            "evidence": evidence,
             "scored": {},
             "word": certificate.word,
         }
@@ -320,6 +323,13 @@ class HostPolytope(AbstractNumbers, OnHost):
         solution = object.__new__(Solution)
         object.__setattr__(solution, "__dict__", fields)
         return solution
+
+    def _dual_points(
+        self, instances: Instances, certified: Bool[np.ndarray, " batch"], value: np.ndarray, projection: bool
+    ) -> DualPoints:
+        """Of answers without, for gradients of parameters; their caller may write to its numbers before then."""
+        numbers = self.theta.copy(), self.forbidden, self.precision, instances.whole.copy()
+        return DualPoints(self.prepared, *numbers, value.copy(), certified, projection)
 
     def judged(
         self, verdict: Verdict, form: StandardForm, instances: Instances, *, projection: bool

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from optlayers.bound.dual_points import DualPoints
 from optlayers.bound.stationary import OnActiveSets, Smooth
 from optlayers.caches import cached_property
 from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
-from optlayers.solution import AbstractEvidence, Proof
+from optlayers.solution import AbstractEvidence, AbstractFunction, Proof
 from optlayers.solvers.base import AbstractSolver, Answer, Instances
 from optlayers.solvers.batch import (
     in_scaled_rows,
@@ -44,6 +46,8 @@ class HostEvidence(AbstractEvidence):
     certified: Bool[np.ndarray, " batch"]
     exact: Bool[np.ndarray, " batch"]
     """Whether the active sets, where answers have some, are those of the points."""
+    dual_points: DualPoints | None = None
+    """Of answers that come without; None where there are no parameters."""
 
     @classmethod
     def of_proof(
@@ -68,9 +72,11 @@ class HostEvidence(AbstractEvidence):
         scores: Float64[Tensor, "batch size"],
         theta: Float64[Tensor, "batch parameters"],
         failed: Callable[[Bool[Tensor, " batch"]], None],
-    ) -> OnActiveSets | None:
+    ) -> AbstractFunction | None:
         """Nearest points that have an active set; see :class:`AbstractEvidence`."""
         form, instances, answer = self.form, self.instances, self.answer
+        if self.projects and self.dual_points is not None:
+            return self.dual_points.function(scores, theta, failed)
         if not self.projects or answer.free is None or answer.pullback is not None:
             return None
         free = faces(form, instances, answer.point, answer.dual, answer.free)
@@ -83,6 +89,11 @@ class HostEvidence(AbstractEvidence):
         curvature[: form.curved] = 1.0
         smooth = Smooth(solve, lambda point, _: curvature * point, lambda point, _: curvature.expand(len(point), -1))
         return OnActiveSets.of(form, instances, answer.point, answer.dual, free, smooth, scores, theta, failed)
+
+    @property
+    def without_value_gradient(self) -> Mapping[int, str]:  # type: ignore[override]
+        """Of instances for which the constraints, asked for a dual point, have none."""
+        return {} if self.dual_points is None else self.dual_points.reasons
 
     @property
     def decomposition(self) -> Decomposition | None:  # type: ignore[override]
@@ -100,11 +111,7 @@ class HostEvidence(AbstractEvidence):
         if answer.pullback is not None:
             scored, theta, right = answer.pullback(mine if good.all() else np.where(good[:, None], mine, 0.0))
             right &= good
-            return (
-                self._whole(scored),
-                lambda: torch.from_numpy(np.where(good[:, None], theta, 0.0)),
-                torch.from_numpy(right),
-            )
+            return self._whole(scored), partial(self._known, theta, direction.numpy(), good), torch.from_numpy(right)
         if answer.free is None:
             raise ValueError("tangent takes a solution that project() returned, not one of maximize()")
         pulled_back = PulledBack.of(form, self.instances, answer.free, mine, good)
@@ -117,6 +124,19 @@ class HostEvidence(AbstractEvidence):
             lambda: torch.from_numpy(self.of_parameters(pulled_back, mine)),
             torch.from_numpy(pulled_back.right),
         )
+
+    def _known(
+        self,
+        theta: Float64[np.ndarray, "batch parameters"],
+        direction: Float64[np.ndarray, "batch size"],
+        good: Bool[np.ndarray, " batch"],
+    ) -> Float64[Tensor, "batch parameters"]:
+        """The gradient of θ by a solver's own derivative, where that knows it, else by the constraints; 0 for instances
+        that are not ``good``."""
+        unknown: np.ndarray = good & np.isnan(theta).any(axis=1)
+        if unknown.any() and self.dual_points is not None:
+            theta = np.where(unknown[:, None], self.dual_points.pulled_back(direction, unknown), theta)
+        return torch.from_numpy(np.where(good[:, None], theta, 0.0))
 
     def _whole(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[Tensor, "batch size"]:
         """Gradients of all scores; those of entries that the constraints fix are 0."""
@@ -212,11 +232,8 @@ class HostEvidence(AbstractEvidence):
         if answer.of_value is not None:
             return torch.from_numpy(np.where(good[:, None], answer.of_value(), 0.0))
         if answer.whole is not None:
-            what = "projector" if self.projects else "maximizer"
-            raise ValueError(
-                f"gradients of parameters need the dual point of an answer, and {self.solver!r} gives none: ask for a "
-                f"solver that does by {what}=ol.Auto(), or detach the parameters"
-            )
+            theta = np.zeros(instances.parameters.shape)
+            return torch.from_numpy(theta if self.dual_points is None else self.dual_points.value_gradient(good))
         curved = form.curved * self.projects
         theta = value_gradient(form, instances, answer.point, answer.dual, good, curved)
         by_piece = []

@@ -328,7 +328,7 @@ class BoundPolytope(AbstractBoundPolytope):
 
     def value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
         """The gradient of optimal values; see :class:`AbstractBoundPolytope`."""
-        gradients = self.numbers.value_gradient(solution)
+        gradients = self.plain_value_gradient(solution)
         if not (gradients and torch.is_grad_enabled() and solution.value.requires_grad):
             return gradients
         if solution.function is not None:
@@ -342,6 +342,14 @@ class BoundPolytope(AbstractBoundPolytope):
         count = len(solution.value)
         theta = torch.cat([gradients[spec.name].reshape(count, spec.size) for spec in self.parameters], dim=1)
         return by_name(self.parameters, OfValues.apply(self, solution, theta, scores, self.theta))  # type: ignore[no-untyped-call]
+
+    def plain_value_gradient(self, solution: Solution) -> Mapping[str, Tensor]:
+        """The gradient of optimal values, without a graph; that one does not exist is recorded."""
+        gradients = self.numbers.value_gradient(solution)
+        missing = {} if solution.evidence is None else solution.evidence.without_value_gradient
+        if missing:
+            self.failed.append(solution.failing_each(missing))
+        return gradients
 
     def multipliers(self, solution: Solution) -> Mapping[str, Tensor]:
         """The gradient of optimal values by the dual points that were found, where there may be several.

@@ -21,9 +21,10 @@ from optlayers.form.declaration import (
     is_set,
     parameter_specs,
 )
+from optlayers.form.names import ColumnNames, scored_name
 from optlayers.form.presolve import AffineRows, Infeasible, Presolved, presolve
-from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm, scored_name
-from optlayers.polytope import Polytope, is_integer
+from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm
+from optlayers.polytope import Polytope, described, is_integer, name_given
 
 __all__ = [
     "UNNAMED",
@@ -92,7 +93,7 @@ def form_of_rows(polytope: Polytope, specs: tuple[ParameterSpec, ...], raw: Affi
         reduced = presolve(raw)
     except Infeasible as error:
         raise DeclarationError(f"the polytope is empty: {error}") from None
-    return _assemble(polytope, specs, reduced)
+    return replace(_assemble(polytope, specs, reduced), column_names=raw.column_names)
 
 
 def scored_form(polytope: Polytope) -> StandardForm:
@@ -191,7 +192,7 @@ def canonical(polytope: Polytope, chosen: Sequence[cp.Constraint], objective: cp
             # cvxpy replaces such a variable by a shorter one; a plain copy keeps one column per scored entry.
             copy = cp.Variable(variable.shape)
             constraints.append(copy == variable)
-            names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {variable.name()}"
+            names[constraints[-1].id] = f"attribute {', '.join(shaping)} of {described(variable)}"
             variable = copy
         scored.append(variable)
     # The objective mentions the variables so that they are compiled even where only their attributes bound them.
@@ -233,13 +234,17 @@ def canonical_rows(
             raise NotPolyhedral(f"{needs}, which no solver here takes with integer variables")
         raise NotPolyhedral(f"{needs}: leave projector= out, or name optlayers.ConeNewton() or optlayers.CvxpyLayers()")
     matrix, varying, rhs = affine_entries(program, polytope, specs)
-    integer = np.zeros(program.x.size, dtype=bool)
+    integer, named = np.zeros(program.x.size, dtype=bool), []
     sizes = {v.id: v.size for v in program.variables}
     for declared, variable in zip(polytope.variables, polytope.relaxed().variables, strict=True):
         flags = is_integer(declared).reshape(-1, order="F")
         identity = made.compiled_id(variable.id)
         first = program.var_id_to_col.get(identity)
-        if first is None or not flags.any():
+        if first is None:
+            continue
+        if (name := name_given(declared)) is not None:
+            named.append((int(first), int(sizes[identity]), name, tuple(declared.shape)))
+        if not flags.any():
             continue
         if sizes[identity] == len(flags):
             integer[first : first + len(flags)] = flags
@@ -250,7 +255,9 @@ def canonical_rows(
     equality = np.concatenate(
         [np.full(c.size, type(c).__name__ == "Zero") for c in program.constraints] or [np.zeros(0, bool)]
     )
-    rows = AffineRows(matrix, varying, rhs, equality, made.names, order, partial(scored_name, polytope), integer)
+    named_columns = ColumnNames(tuple(named))
+    entry = partial(scored_name, polytope)
+    rows = AffineRows(matrix, varying, rhs, equality, made.names, order, entry, integer, named_columns)
     return rows, program
 
 
@@ -332,6 +339,7 @@ def _assemble(polytope: Polytope, specs: tuple[ParameterSpec, ...], reduced: Pre
         blocks=_blocks(matrix),
         notes=reduced.notes,
         integer=reduced.integer,
+        compiled_columns=reduced.compiled_columns,
     )
     limitless = _limitless(form)
     return replace(form, parameters=tuple(replace(s, limitless=tuple(limitless[s.span].tolist())) for s in specs))

@@ -8,7 +8,7 @@ from typing import Any
 import cvxpy as cp
 
 from optlayers.form.standard import DeclarationError, ParameterSpec
-from optlayers.polytope import ARGUMENTS, Polytope
+from optlayers.polytope import ARGUMENTS, Polytope, described, name_given
 
 __all__ = ["check_convex", "check_declaration", "check_variables", "constraint_name", "is_set", "parameter_specs"]
 
@@ -54,13 +54,14 @@ def check_variables(polytope: Polytope) -> None:
     mentioned = {v.id: v for c in polytope.constraints for v in c.variables()}
     for variable in polytope.variables:
         if variable.is_complex():
-            raise DeclarationError(f"variable {variable.name()} is complex; polytopes are real")
+            raise DeclarationError(f"{described(variable)} is complex; polytopes are real")
     if polytope.variable.size == 0:
         raise DeclarationError(f"the scored variable has shape {polytope.shape} and so no entry")
     if polytope.variable.id not in mentioned and not any(is_set(v) for v in polytope.variable.attributes.values()):
+        name = name_given(polytope.variable)
         raise DeclarationError(
-            f"no constraint mentions the scored variable {polytope.variable.name()}; the constraints mention "
-            f"{[v.name() for v in mentioned.values()] or 'no variable at all'}"
+            f"no constraint mentions the scored variable{f' {name}' if name else ''}; the constraints mention "
+            f"{', '.join(described(v) for v in mentioned.values()) or 'no variable at all'}"
         )
 
 

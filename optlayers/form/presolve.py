@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from optlayers.form.independence import are_independent
+from optlayers.form.names import NO_NAMES, ColumnNames
 
 __all__ = ["AffineRows", "Infeasible", "Presolved", "presolve"]
 
@@ -50,6 +51,7 @@ class AffineRows:
     entry_name: Callable[[int], str]
     integer: np.ndarray
     """Which columns are declared to be integer."""
+    column_names: ColumnNames = NO_NAMES
 
 
 @final
@@ -76,6 +78,8 @@ class Presolved:
     consistency_names: tuple[str, ...]
     notes: tuple[str, ...]
     integer: np.ndarray
+    compiled_columns: np.ndarray
+    """The auxiliary columns among those of AffineRows."""
 
 
 def presolve(raw: AffineRows) -> Presolved:
@@ -209,7 +213,7 @@ class _Work:
 
     def _column_name(self, column: int) -> str:
         entry = self.entry_of[column]
-        return self.raw.entry_name(int(entry)) if entry >= 0 else "an auxiliary variable"
+        return self.raw.entry_name(int(entry)) if entry >= 0 else self.raw.column_names.of(column)
 
     def drop_fixed(self) -> bool:
         """Columns whose bounds meet move to the right-hand side; True when one did."""
@@ -358,4 +362,5 @@ class _Work:
             consistency_names=tuple(self.consistency_names),
             notes=tuple(f"{count} {what}" for what, count in self.dropped.items()),
             integer=self.raw.integer[columns],
+            compiled_columns=columns[len(structure) :],
         )

@@ -8,9 +8,10 @@ from typing import final
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from optlayers.caches import cached_property
+from optlayers.form.names import NO_NAMES, ColumnNames, scored_name
 from optlayers.polytope import Polytope
 
 __all__ = [
@@ -20,8 +21,6 @@ __all__ = [
     "ParameterSpec",
     "ScoredSpec",
     "StandardForm",
-    "entry_name",
-    "scored_name",
 ]
 
 
@@ -134,6 +133,9 @@ class StandardForm:
     """What presolve did, in words."""
     integer: Bool[np.ndarray, " unslacked"]
     """Which columns are declared to be integer."""
+    compiled_columns: Int64[np.ndarray, " auxiliary"] | None = None
+    """What the auxiliary columns were before presolve, which is what ``column_names`` are of."""
+    column_names: ColumnNames = NO_NAMES
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -222,6 +224,13 @@ class StandardForm:
         """The name of an entry of the scored vector, as a user would index it."""
         return scored_name(self.polytope, flat)
 
+    def column_name(self, column: int) -> str:
+        """The name of the entry that a column, other than slack, is of; of a scored one as a user would index it."""
+        if column < self.scored:
+            return self.entry_name(int(self.kept[column]))
+        compiled, place = self.compiled_columns, column - self.scored
+        return self.column_names.of(-1 if compiled is None or place >= len(compiled) else int(compiled[place]))
+
     def expand(self, scored: Float64[np.ndarray, "batch scored"]) -> Float64[np.ndarray, "batch size"]:
         """Flat scored vectors from their kept entries, in an array of their own."""
         if self.keeps_all:
@@ -229,20 +238,3 @@ class StandardForm:
         full = np.broadcast_to(self.fixed, (len(scored), self.size)).copy()
         full[:, self.kept] = scored
         return full
-
-
-def entry_name(shape: tuple[int, ...], flat: int) -> str:
-    """How messages call an entry of the scored variable."""
-    return f"variable{[int(i) for i in np.unravel_index(flat, shape)]}" if shape else "variable"
-
-
-def scored_name(polytope: Polytope, flat: int) -> str:
-    """How messages call an entry of the scored vector: of the scored variable, or of a named auxiliary one."""
-    if flat < polytope.variable.size:
-        return entry_name(polytope.shape, flat)
-    flat -= polytope.variable.size
-    for variable in polytope.scored:
-        if flat < variable.size:
-            return f"{variable.name()}{[int(i) for i in np.unravel_index(flat, variable.shape)]}"
-        flat -= variable.size
-    raise IndexError("an entry beyond the scored vector")

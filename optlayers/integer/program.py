@@ -102,13 +102,13 @@ def integer_program(
         lower, upper = np.maximum(lower, -WIDEST / 2), np.minimum(upper, WIDEST / 2)
     for j in np.flatnonzero(~(np.isfinite(lower) & np.isfinite(upper))).tolist():
         raise NoIntegers(
-            f"{_column_name(form, j)} is an integer without a limit: bound it from below and from above, by "
+            f"{form.column_name(j)} is an integer without a limit: bound it from below and from above, by "
             "cp.Variable(..., integer=True, bounds=[0, 9]) or by constraints"
         )
     bounds = np.maximum(np.abs(lower), np.abs(upper))
     for j in np.flatnonzero(bounds >= WIDEST).tolist():
         raise NoIntegers(
-            f"{_column_name(form, j)} has a bound of {bounds[j]:g}, too large for integers: give smaller ones"
+            f"{form.column_name(j)} has a bound of {bounds[j]:g}, too large for integers: give smaller ones"
         )
     margin = NEAR + ROUNDING * bounds
     least, most = np.ceil(lower - margin).astype(np.int64), np.floor(upper + margin).astype(np.int64)
@@ -154,10 +154,6 @@ def integer_program(
         form.scored,
         names,
     )
-
-
-def _column_name(form: StandardForm, column: int) -> str:
-    return form.entry_name(int(form.kept[column])) if column < form.scored else "an auxiliary variable"
 
 
 def _in_integers(values: Float64[np.ndarray, " entries"]) -> tuple[Fraction, list[int], bool]:

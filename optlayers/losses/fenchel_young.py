@@ -138,13 +138,14 @@ class AbstractFenchelYoungLoss(AbstractLoss):
             of admissible parts. It has no gradient. Where auxiliary variables have scores, structures are of 0 and
             1, in polytopes whose parts are at most 1.
         sizes : for a family, the size of every instance.
-        parameters : what the polytope declares; the gradient of a parameter is that of the optimal value, for which
-            the solver must give a dual point (an oracle gives none). The scores of auxiliary variables by their names;
-            these have a gradient.
+        parameters : what the polytope declares; the gradient of a parameter is that of the optimal value, from dual
+            points. Where an oracle answers, these are those of the constraints, which must describe the polytope. The
+            scores of auxiliary variables by their names; these have a gradient.
 
         Raises
         ------
         SolveError : an instance without a certified answer, or whose mask admits no structure.
-        TypeError, ValueError : see :meth:`optlayers.OptLayer.forward`; targets that are not in the polytope.
+        TypeError, ValueError : see :meth:`optlayers.OptLayer.forward`; targets that are not in the polytope; gradients
+            of parameters where the constraints are a relaxation of it.
         """
         return self.against(scores, target, sizes, parameters)

@@ -54,7 +54,9 @@ class OptimalValue(AbstractLoss):
     Its gradient with respect to the scores is the best z; with respect to the parameters θ of the polytope (right-hand
     sides, limits, entries of rows) it is what the value gains by them, the multipliers of the constraints (envelope
     theorem). So predicted supplies, demands and capacities learn from it, as predicted profits do. Where the best point
-    or its multipliers are not unique, the value has a kink, and this is one of its generalized gradients.
+    or its multipliers are not unique, the value has a kink, and this is one of its generalized gradients. Where an
+    oracle answers, the multipliers come from a linear program over the constraints, which must describe the polytope:
+    the values of both are compared.
 
     Parameters
     ----------

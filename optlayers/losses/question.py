@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor
 
-from optlayers.bound.base import by_name
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.polytope import BoundPolytope, failed_instances, first_failures
 from optlayers.entries import MASK, Packed
@@ -103,7 +102,18 @@ class Question:
             solution, prediction = ask(polytope, scores)
         if polytope.failed or not solution.all_ok:
             self.refuse_failed([solution, *polytope.failed])
-        return replace(prediction, gradients=partial(_gradients, polytope, prediction))
+        return replace(prediction, gradients=partial(self._gradients, polytope, prediction))
+
+    def _gradients(self, polytope: BoundPolytope, prediction: Prediction) -> Mapping[str, Tensor]:
+        """The gradients of the values by parameters, by the envelope theorem; means over several solutions."""
+        before, count = len(polytope.failed), len(prediction.value)
+        if prediction.behind is None:
+            found = polytope.value_gradient(prediction.solution)
+        else:
+            each = polytope.plain_value_gradient(prediction.behind)
+            found = {name: value.reshape(-1, count, *value.shape[1:]).mean(dim=0) for name, value in each.items()}
+        self.refuse_failed(polytope.failed[before:])
+        return found
 
     def knows(self, structure: Float64[Tensor, "batch structure_size"]) -> bool:
         """Whether all structures are known to be in their polytopes, by what is declared of these."""
@@ -153,17 +163,6 @@ class Question:
             flat, index = divmod(flat, length)
             indices.append(index)
         return indices[::-1]
-
-
-def _gradients(polytope: BoundPolytope, prediction: Prediction) -> Mapping[str, Tensor]:
-    """The gradients of the values by parameters, by the envelope theorem; means over several solutions."""
-    if prediction.behind is None:
-        return polytope.value_gradient(prediction.solution)
-    evidence, count = prediction.behind.evidence, len(prediction.value)
-    if evidence is None:
-        raise RuntimeError("solutions behind a prediction have evidence")
-    theta = evidence.value_gradient(prediction.behind.ok.reshape(-1))
-    return by_name(polytope.parameters, theta.reshape(-1, count, theta.shape[1]).mean(dim=0))
 
 
 def replace_scores(

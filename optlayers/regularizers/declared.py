@@ -13,7 +13,7 @@ from optlayers.form.cones import ConeProgram, OtherCones, cone_program
 from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
 from optlayers.form.rewriting import short
 from optlayers.form.standard import DeclarationError, StandardForm
-from optlayers.polytope import Polytope
+from optlayers.polytope import Polytope, described
 from optlayers.regularizers.base import AbstractRegularizer, AbstractWholeRegularizer
 from optlayers.solvers.conic import ConicProgram
 
@@ -113,11 +113,11 @@ class Declared(AbstractWholeRegularizer):
     def _check_names(self, polytope: Polytope) -> None:
         """Refuse variables and parameters that a polytope does not have."""
         known = {variable.id for variable in polytope.variables}
-        foreign = [variable.name() for variable in self.expression.variables() if variable.id not in known]
+        foreign = [described(variable) for variable in self.expression.variables() if variable.id not in known]
         if foreign:
             raise DeclarationError(
                 f"the regularizer {short(self.expression)} mentions {', '.join(foreign)}, which no constraint of the "
-                f"polytope does: its variables are {[variable.name() for variable in polytope.variables]} (an "
+                f"polytope does: its variables are {', '.join(map(described, polytope.variables))} (an "
                 "expression is of the variables of one polytope; polytopes of a family have variables of their own)"
             )
         missing = {p.id: p.name() for p in self.parameters}

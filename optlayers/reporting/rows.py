@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from optlayers.caches import cached_property
 from optlayers.form.compile import UNNAMED, canonical_rows
 from optlayers.form.declaration import parameter_specs
-from optlayers.form.standard import scored_name
-from optlayers.polytope import Polytope
+from optlayers.form.names import scored_name
+from optlayers.polytope import Polytope, name_given
 from optlayers.reporting.rationals import scaled_to_integers
 
 __all__ = ["Rows", "TooManyRows", "expression", "rows_of"]
@@ -220,10 +220,10 @@ def rows_of(polytope: Polytope, theta: np.ndarray, largest: int | None = None) -
         largest = max(range(len(values)), key=lambda k: abs(values[k]))
         units[i] = whole[largest] / values[largest] if values[largest] else 1.0
         matrix.data[span], sides[i] = whole[:-1], whole[-1]
-    name = polytope.variable.name()
-    shown = name if name.isidentifier() and name != f"var{polytope.variable.id}" else "x"
+    name = name_given(polytope.variable)
+    shown = name if name is not None and name.isidentifier() else "x"
     scored = len(raw.structure)
-    parts = tuple(scored_name(polytope, j).replace("variable", shown, 1) for j in range(scored))
+    parts = tuple(scored_name(polytope, j, shown) for j in range(scored))
     names = tuple(raw.row_names[i] for i in kept)
     others = _column_names(program)
     found = Rows(

@@ -39,9 +39,10 @@ class LPGD(AbstractRule):
     best vertex jumps or stays. (The paper's ρ is 1 over this one.) Scored auxiliary variables get their part of the
     gradient, and pay nothing.
 
-    The gradient of V comes from dual points, so parameters that want a gradient need solvers that give these: an oracle
-    does not, ``OptLayer(..., maximizer=ol.Auto())`` does. Where V has a kink in θ, as at whole numbers where all
-    vertices are integral, there are several dual points, and the quotient is that of the ones that were found.
+    The gradient of V comes from dual points. An oracle gives none, so where parameters want a gradient the constraints
+    are solved beside it: three linear programs for each instance, which ``OptLayer(..., maximizer=ol.Auto())`` solves
+    alone. Where V has a kink in θ, as at whole numbers where all vertices are integral, there are several dual points,
+    and the quotient is that of the ones that were found.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ class LPGD(AbstractRule):
     ) -> tuple[Solution, Any]:
         """The best vertex."""
         solution = polytope.maximize(scores.detach() if scores.requires_grad else scores)  # constant nearby
-        # Also for the central difference, so that a solver without dual points is refused before a loss is computed.
+        # Also for the central difference, so that a polytope without dual points is refused before a loss is computed.
         slope = polytope.value_gradient(solution) if context.needs_parameters else {}
         return solution, (scores, solution.value, slope)
 

@@ -42,7 +42,8 @@ class ActiveSet(AbstractProjector):
     point, rounding hides it, and the answer is INACCURATE. :class:`Auto` takes off what all structures score alike.
 
     Derivatives are those of the half-space form, also where the active vertices do not span the face. They reach
-    scores; those of parameters are NaN, for an oracle does not say how its vertices move: :class:`Auto` knows.
+    scores. An oracle does not say how its vertices move with parameters: for derivatives by these the projection is
+    found once more by the constraints, where they describe the polytope, and they are NaN elsewhere.
 
     Parameters
     ----------

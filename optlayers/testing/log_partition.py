@@ -15,7 +15,7 @@ from torch import Tensor
 from optlayers.compiled import compile_polytope
 from optlayers.compiled_oracle import name_of
 from optlayers.form.standard import StandardForm
-from optlayers.polytope import Polytope
+from optlayers.polytope import Polytope, name_given
 from optlayers.vertex_sums import log_weights
 
 __all__ = ["check_log_partition"]
@@ -136,7 +136,10 @@ def _masks(
 ) -> Iterator[tuple[Bool[Tensor, " size"], str]]:
     """Forbidden parts, and how they are called."""
     size = form.size
-    names = [("variable", form.shape, 0), *((s.name, s.shape, s.span.start) for s in form.scored_auxiliaries)]
+    names = [
+        (name_given(form.polytope.variable) or "variable", form.shape, 0),
+        *((s.name, s.shape, s.span.start) for s in form.scored_auxiliaries),
+    ]
     blocks = [block for name, shape, start in names for block in _blocks(name, shape, start, size)]
     for pool in (
         [(torch.arange(size, device="cpu") == k, f"{form.entry_name(k)} is") for k in range(size)],
