@@ -9,6 +9,7 @@ from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_oracle import CompiledOracle
 from optlayers.distribution import Gibbs
 from optlayers.elastic import Elastic
+from optlayers.family import Family
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.gradient_monitor import GradientMonitor
 from optlayers.layer import OptLayer
@@ -27,7 +28,7 @@ from optlayers.losses import (
     StructuredPerceptronLoss,
     regret,
 )
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.regularizers import AbstractRegularizer, Barrier, Declared, Entropy, Euclidean, Tsallis
 from optlayers.rules import (
     IMLE,

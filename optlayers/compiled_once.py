@@ -6,7 +6,8 @@ from typing import Any, final
 
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
-from optlayers.polytope import Family, Polytope
+from optlayers.family import Family
+from optlayers.polytope import Polytope
 from optlayers.sizes import named_size
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.warn import warn_caller

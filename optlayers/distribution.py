@@ -15,11 +15,12 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.door import Door, Found
 from optlayers.entries import CPU
 from optlayers.expectations import Expectations
+from optlayers.family import Family
 from optlayers.form.standard import ParameterSpec, ScoredSpec
 from optlayers.listing import Listing
 from optlayers.modes import outside_graphs, transforms_active
 from optlayers.partition import PartitionCall, check_temperature
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.source import Source
 from optlayers.support import (
     BestStructures,

@@ -17,11 +17,12 @@ from optlayers.call_solution import auxiliaries_of, solution_of_call
 from optlayers.compiled import CompiledPolytope
 from optlayers.differentiate import Plain, applied
 from optlayers.distribution import Gibbs
+from optlayers.family import Family
 from optlayers.layer_call import LayerCall
 from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
 from optlayers.objective import FlatObjective, Objective
 from optlayers.pages import facts, heading, page, sentence, told
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
 from optlayers.shares import Shares

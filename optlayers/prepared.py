@@ -23,7 +23,7 @@ from optlayers.implied import sum_is_fixed
 from optlayers.integer.diagram import TooWide
 from optlayers.integer.program import NoIntegers
 from optlayers.integrality import has_long_fractions, rows_are
-from optlayers.polytope import Polytope, is_integer
+from optlayers.polytope import Polytope
 from optlayers.sections import KEPT, Signs, without_a_face
 from optlayers.solution import Solution
 from optlayers.solvers import AbstractMaximizer, AbstractProjector, AbstractSolver, ActiveSet, Auto, Oracle
@@ -33,6 +33,7 @@ from optlayers.solvers.batch import make_instances
 from optlayers.solvers.diagram import Diagrams, diagrams_of
 from optlayers.structure_sums import AbstractSums, PathSums, VertexSums
 from optlayers.unimodular import Block, blocks_of
+from optlayers.variables import is_integer
 
 __all__ = ["AbstractPrepared"]
 

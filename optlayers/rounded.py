@@ -17,8 +17,8 @@ from optlayers.agreement import questions
 from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_once import compiled_of_size
+from optlayers.family import Family
 from optlayers.form.standard import AffineMap, ParameterSpec, StandardForm
-from optlayers.polytope import Family
 from optlayers.sizes import named_size
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 

@@ -15,8 +15,9 @@ from optlayers.caches import Cache
 from optlayers.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_once import CompiledSizes, compiled_once, sizes_of
 from optlayers.entries import CPU
+from optlayers.family import Family
 from optlayers.form.standard import ParameterSpec, ScoredSpec
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.rounded import Sameness, sameness
 from optlayers.shares import Share, Shares
 from optlayers.sizes import FirstOf, corner, named_corners, named_size, rows_by_size, size_table

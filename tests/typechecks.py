@@ -51,6 +51,7 @@ DOORS = (
     "optlayers.plots.points",
     "optlayers.plots.shadow",
     "optlayers.plots.structure",
+    "optlayers.family",
     "optlayers.polytope",
     "optlayers.regularizers.barrier",
     "optlayers.regularizers.base",

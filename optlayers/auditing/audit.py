@@ -22,10 +22,11 @@ from optlayers.auditing.truth import directions_of, own_gradient, smoothed_gradi
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.call_part import GradientUnit
 from optlayers.compiled import CompiledPolytope
+from optlayers.family import Family
 from optlayers.form.standard import DeclarationError
 from optlayers.layer import OptLayer
 from optlayers.modes import transforms_active
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.progress import bar
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive

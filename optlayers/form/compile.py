@@ -24,7 +24,8 @@ from optlayers.form.declaration import (
 from optlayers.form.names import ColumnNames, scored_name
 from optlayers.form.presolve import AffineRows, Infeasible, Presolved, presolve
 from optlayers.form.standard import AffineMap, DeclarationError, NotPolyhedral, ParameterSpec, StandardForm
-from optlayers.polytope import Polytope, described, is_integer, name_given
+from optlayers.polytope import Polytope
+from optlayers.variables import described, is_integer, name_given
 
 __all__ = [
     "UNNAMED",

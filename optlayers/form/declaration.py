@@ -8,7 +8,8 @@ from typing import Any
 import cvxpy as cp
 
 from optlayers.form.standard import DeclarationError, ParameterSpec
-from optlayers.polytope import ARGUMENTS, Polytope, described, name_given
+from optlayers.polytope import ARGUMENTS, Polytope
+from optlayers.variables import described, name_given
 
 __all__ = ["check_convex", "check_declaration", "check_variables", "constraint_name", "is_set", "parameter_specs"]
 

@@ -7,7 +7,8 @@ from typing import final
 
 import numpy as np
 
-from optlayers.polytope import Polytope, name_given
+from optlayers.polytope import Polytope
+from optlayers.variables import name_given
 
 __all__ = ["NO_NAMES", "ColumnNames", "entry_name", "scored_name"]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
 from optlayers.differentiate import applied
+from optlayers.family import Family
 from optlayers.layer import OptLayer
 from optlayers.losses.call import Check, LossCall, LossPart, parts_of
 from optlayers.losses.cube import Cube, exceeds
@@ -22,7 +23,7 @@ from optlayers.losses.prediction import Contrast
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_membership, check_numbers
 from optlayers.modes import is_differentiated, outside_graphs, transforms_active
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.rules.pipeline import Pipeline
 from optlayers.solution import Solution

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
+from optlayers.family import Family
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.call import Check
 from optlayers.losses.cube import WHOLE
@@ -17,7 +18,7 @@ from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_target
 from optlayers.modes import is_differentiated, outside_graphs
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
 from optlayers.tensors import check_dense
 

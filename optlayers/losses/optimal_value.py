@@ -13,6 +13,7 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
+from optlayers.family import Family
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.decoding import best_less
 from optlayers.losses.known import given
@@ -20,7 +21,7 @@ from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.regularized import decodable, of_parts, regularized_points
 from optlayers.modes import outside_graphs
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.regularizers.declared import regularizer_of
 from optlayers.regularizers.nothing import Nothing

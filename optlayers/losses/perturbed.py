@@ -11,11 +11,12 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
+from optlayers.family import Family
 from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.prediction import Prediction
 from optlayers.modes import outside_graphs
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.rules.base import Context
 from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise

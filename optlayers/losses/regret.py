@@ -10,12 +10,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
+from optlayers.family import Family
 from optlayers.layer import OptLayer
 from optlayers.losses.call import Check, LossPart, parts_of
 from optlayers.losses.prediction import best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_true_scores
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.rules.pipeline import Pipeline
 
 __all__ = ["regret"]

@@ -15,11 +15,12 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
 from optlayers.compiled import CompiledPolytope
+from optlayers.family import Family
 from optlayers.losses.decoding import best_less
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.prediction import Contrast, Prediction
 from optlayers.losses.question import Question
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.rules.base import Context
 from optlayers.rules.regularized import Regularized

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from optlayers.compiled import CompiledPolytope
 from optlayers.compiled_once import compiled_once
-from optlayers.polytope import Family, Polytope
+from optlayers.family import Family
+from optlayers.polytope import Polytope
 from optlayers.solution import Solution
 
 __all__ = ["LEAST", "SURE", "array_of", "compiled_of", "directions_of", "parts_of", "pairs_of", "point_of"]

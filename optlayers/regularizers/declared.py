@@ -13,9 +13,10 @@ from optlayers.form.cones import ConeProgram, OtherCones, cone_program
 from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
 from optlayers.form.rewriting import short
 from optlayers.form.standard import DeclarationError, StandardForm
-from optlayers.polytope import Polytope, described
+from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer, AbstractWholeRegularizer
 from optlayers.solvers.conic import ConicProgram
+from optlayers.variables import described
 
 __all__ = ["Declared", "regularizer_of"]
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from optlayers.compiled_once import compiled_of_size, compiled_once
 from optlayers.compiled_oracle import name_of
-from optlayers.polytope import Family, Polytope
+from optlayers.family import Family
+from optlayers.polytope import Polytope
 from optlayers.reporting.clock import Clock
 from optlayers.reporting.polytope_report import PolytopeReport
 from optlayers.reporting.study import Study, theta_of

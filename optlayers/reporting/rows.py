@@ -14,8 +14,9 @@ from optlayers.caches import cached_property
 from optlayers.form.compile import UNNAMED, canonical_rows
 from optlayers.form.declaration import parameter_specs
 from optlayers.form.names import scored_name
-from optlayers.polytope import Polytope, name_given
+from optlayers.polytope import Polytope
 from optlayers.reporting.rationals import scaled_to_integers
+from optlayers.variables import name_given
 
 __all__ = ["Rows", "TooManyRows", "expression", "rows_of"]
 

@@ -16,8 +16,9 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.compiled_once import compiled_of_size
 from optlayers.entries import parameter_tensors
 from optlayers.facets import TooManyFacets
+from optlayers.family import Family
 from optlayers.form.standard import NotPolyhedral
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.reporting import affine_hull, costs, integral, numerics, redundancy, supports, symmetry, vertices
 from optlayers.reporting.affine_hull import AffineHull, hull_of_points, hull_of_rows
 from optlayers.reporting.brought import Brought

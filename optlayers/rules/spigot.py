@@ -13,8 +13,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.family import Family
 from optlayers.objective import FlatObjective
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import at_least_one, positive
 from optlayers.solution import Solution

@@ -19,10 +19,11 @@ from optlayers.compiled import CompiledPolytope
 from optlayers.entries import CPU, Entries, batch_of
 from optlayers.form.compile import form_without_rows
 from optlayers.form.standard import StandardForm
-from optlayers.polytope import Polytope, is_integer
+from optlayers.polytope import Polytope
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.separation import Separation
 from optlayers.tensors import moved
+from optlayers.variables import is_integer
 
 __all__ = ["are_vertices", "contains", "distance", "distances", "is_vertex"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from optlayers.compiled import compile_polytope
 from optlayers.compiled_oracle import name_of
 from optlayers.form.standard import StandardForm
-from optlayers.polytope import Polytope, name_given
+from optlayers.polytope import Polytope
+from optlayers.variables import name_given
 from optlayers.vertex_sums import log_weights
 
 __all__ = ["check_log_partition"]

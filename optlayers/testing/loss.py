@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from optlayers.compiled import compile_polytope
+from optlayers.family import Family
 from optlayers.losses import AbstractLoss
-from optlayers.polytope import Family, Polytope
+from optlayers.polytope import Polytope
 from optlayers.solution import SolveError
 from optlayers.testing.confined import ROOM, confined
 from optlayers.testing.draws import draw, with_scores
