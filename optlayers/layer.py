@@ -442,7 +442,7 @@ class OptLayer(nn.Module):
             if theta is not None
             else np.zeros(0)
         )
-        return share.compiled.duals(flat, theta, part.forbidden, precision, self.rule.regularizer, batch, scores)
+        return share.compiled.duals(flat, theta, part.forbidden, precision, self.rule.omega, batch, scores)
 
     @staticmethod
     def _by_size(call: LayerCall, value: Tensor, auxiliaries: dict[str, Tensor]) -> Solution:
