@@ -118,6 +118,17 @@ def test_what_is_safe_passes_and_forbidden_blocks_have_gradients(function):
     assert scores.grad.isfinite().all()
 
 
+def test_a_parameter_of_another_instance_is_caught():
+    subset = polytopes.subset(4)
+
+    def of_the_first(scores, budget):
+        return subset.log_partition(scores, budget[:1].expand_as(budget))
+
+    declared = ol.Polytope(subset.variable, subset.constraints, log_partition=of_the_first)
+    with pytest.raises(AssertionError, match="of_the_first: its value depends on the budget of other instances"):
+        check_log_partition(declared, budget=2.0)
+
+
 def test_what_the_contract_wants():
     with pytest.raises(TypeError, match="takes a declaration with one"):
         check_log_partition(polytopes.matching(3))
