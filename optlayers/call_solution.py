@@ -73,7 +73,7 @@ def _duals(part: Part, tensors: Sequence[Tensor], batch: torch.Size) -> ByConstr
         if theta is not None
         else np.zeros(0)
     )
-    return share.compiled.duals(flat, theta, part.forbidden, precision, part.rule.regularizer, batch, tensors[0])
+    return share.compiled.duals(flat, theta, part.forbidden, precision, part.rule.omega, batch, tensors[0])
 
 
 def _by_size(call: LayerCall, value: Tensor, auxiliaries: dict[str, Tensor]) -> Solution:

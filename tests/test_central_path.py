@@ -5,7 +5,8 @@ from __future__ import annotations
 import cvxpy as cp
 import pytest
 import torch
-from catalogue import POLYTOPES, Entry
+from catalogue import BY_CONSTRAINTS, Entry
+from drawing import draw
 from torch.autograd import gradcheck
 
 import optlayers as ol
@@ -19,21 +20,13 @@ SMALL = {
     "tree": arborescence(3),
     "ranking": permutahedron(3),
 }
-BY_CONSTRAINTS = [
-    e
-    for e in POLYTOPES
-    if not e.polytope.has_integers and e.polytope.separate is None and not e.polytope.scored and e.count > 1
-]
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+SEVERAL = [entry for entry in BY_CONSTRAINTS if entry.count > 1]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_vertex_goes_forward_and_the_derivative_of_the_point_goes_back(name):
-    polytope, signal = SMALL[name], randn(3, *SMALL[name].shape, seed=1)
-    compiled, leaf = ol.compile_polytope(polytope), randn(3, *polytope.shape).requires_grad_()
+    polytope, signal = SMALL[name], draw(3, *SMALL[name].shape, seed=1)
+    compiled, leaf = ol.compile_polytope(polytope), draw(3, *polytope.shape).requires_grad_()
     hard, soft = (ol.OptLayer(compiled, ol.CentralPath(mu=0.2, hard=hard)) for hard in (True, False))
     vertex, point = hard(leaf), soft(leaf)
     assert torch.equal(vertex, compiled.maximize(leaf.detach()).value)
@@ -46,13 +39,13 @@ def test_the_vertex_goes_forward_and_the_derivative_of_the_point_goes_back(name)
 @pytest.mark.parametrize("name", SMALL)
 def test_derivatives_are_those_of_finite_differences(name, mu):
     layer = ol.OptLayer(SMALL[name], ol.CentralPath(mu=mu, hard=False))
-    leaf = randn(2, *SMALL[name].shape, seed=3).requires_grad_()
+    leaf = draw(2, *SMALL[name].shape, seed=3).requires_grad_()
     assert gradcheck(layer, leaf, eps=1e-5 * min(1.0, 10.0 * mu), atol=1e-6)
 
 
 def test_the_point_on_the_cube_is_a_closed_form():
     """s + mu / z - mu / (1 - z) = 0 is a quadratic equation."""
-    scores, mu = 3.0 * randn(4, 3), 0.3
+    scores, mu = 3.0 * draw(4, 3), 0.3
     point = ol.compile_polytope(cube(3)).regularized(scores, ol.Barrier(mu)).check().value
     expected = (scores - 2.0 * mu + (scores.square() + 4.0 * mu**2).sqrt()) / (2.0 * scores)
     assert (point - expected).abs().max() <= 1e-10
@@ -62,7 +55,7 @@ def test_the_point_on_the_cube_is_a_closed_form():
 @pytest.mark.parametrize("mu", [1e-4, 1e-2, 1.0, 1e3])
 def test_the_point_on_the_simplex_has_one_multiplier(mu, scale):
     """mu / z less the multiplier is minus the score: z is right if these differences agree."""
-    scores = scale * randn(4, 5)
+    scores = scale * draw(4, 5)
     point = ol.compile_polytope(simplex(5)).regularized(scores, ol.Barrier(mu)).check().value
     price = scores + mu / point
     assert ((price - price[:, :1]).abs() <= 1e-6 * price.abs()).all() and (point.sum(1) - 1.0).abs().max() <= 1e-12
@@ -70,7 +63,7 @@ def test_the_point_on_the_simplex_has_one_multiplier(mu, scale):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_mu_leaves_the_vertex(name):
-    scores, compiled = randn(4, *SMALL[name].shape, seed=3), ol.compile_polytope(SMALL[name])
+    scores, compiled = draw(4, *SMALL[name].shape, seed=3), ol.compile_polytope(SMALL[name])
     vertex = compiled.maximize(scores).value
     off = [(compiled.regularized(scores, ol.Barrier(mu)).check().value - vertex).abs().max() for mu in (1e-2, 1e-6)]
     assert off[1] <= 1e-4 and off[1] <= off[0]
@@ -81,12 +74,12 @@ def test_parameters_have_gradients():
     layer = ol.OptLayer(subset(4), ol.CentralPath(mu=mu, hard=False))
     numbers = torch.tensor([0.2, 0.5], dtype=torch.float64, requires_grad=True)
     budget = torch.tensor([1.4, 2.3], dtype=torch.float64, requires_grad=True)
-    call = (randn(2, 4).requires_grad_(), budget, numbers)
+    call = (draw(2, 4).requires_grad_(), budget, numbers)
     assert gradcheck(lambda s, b, m: layer(s, budget=b, mu=m), call, eps=1e-6, atol=1e-6)
     hard = ol.OptLayer(subset(4), ol.CentralPath(mu=0.2))
     soft = ol.OptLayer(subset(4), ol.CentralPath(mu=0.2, hard=False))
     whole = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
-    weights = randn(2, 4, seed=1)
+    weights = draw(2, 4, seed=1)
     found, expected = (
         torch.autograd.grad((each(call[0], budget=whole) * weights).sum(), whole)[0] for each in (hard, soft)
     )
@@ -94,16 +87,16 @@ def test_parameters_have_gradients():
 
 
 @pytest.mark.many(3)
-@pytest.mark.parametrize("entry", BY_CONSTRAINTS, ids=repr)
+@pytest.mark.parametrize("entry", SEVERAL, ids=repr)
 @pytest.mark.parametrize("rule", [ol.CentralPath(0.1), ol.CentralPath(0.1, hard=False)], ids=repr)
 def test_the_contract_of_rules(rule, entry: Entry):
     check_rule(rule, entry.polytope, **entry.parameters)
 
 
 @pytest.mark.many(3)
-@pytest.mark.parametrize("entry", BY_CONSTRAINTS, ids=repr)
+@pytest.mark.parametrize("entry", SEVERAL, ids=repr)
 def test_points_lie_in_the_polytope(entry: Entry):
-    scores = torch.cat([scale * randn(3, *entry.polytope.shape) for scale in (1e-3, 1.0, 30.0)])
+    scores = torch.cat([scale * draw(3, *entry.polytope.shape) for scale in (1e-3, 1.0, 30.0)])
     point = ol.compile_polytope(entry.polytope).regularized(scores, ol.Barrier(0.1), **entry.parameters).check().value
     assert contains(entry.polytope, point, **entry.parameters).all()
 
@@ -111,7 +104,7 @@ def test_points_lie_in_the_polytope(entry: Entry):
 def test_a_forbidden_whole_takes_its_parts_along():
     """Inequalities between these have no room then, and count for nothing; what else there is does not see it."""
     polytope = semantic_graph(2, 1, 1)
-    scores = randn(3, *polytope.shape)
+    scores = draw(3, *polytope.shape)
     masked = scores.clone()
     masked[:, 0, 0, 0] = -torch.inf
     layer = ol.OptLayer(polytope, ol.CentralPath(mu=0.2, hard=False))
@@ -125,7 +118,7 @@ def test_a_forbidden_whole_takes_its_parts_along():
 
 def test_a_mask_leaves_the_barrier_of_what_is_left():
     """Flows without room, and those that rows give one value beside them, count for nothing: as if never declared."""
-    scores = randn(4, 3)
+    scores = draw(4, 3)
 
     def declared(parts: int) -> ol.Polytope:
         x, flow, sent = cp.Variable(parts, nonneg=True), cp.Variable((parts, 2), nonneg=True), cp.Variable()
@@ -140,7 +133,7 @@ def test_a_mask_leaves_the_barrier_of_what_is_left():
 
 
 @pytest.mark.many(4)
-@pytest.mark.parametrize("entry", [e for e in BY_CONSTRAINTS if not e.polytope.scored], ids=repr)
+@pytest.mark.parametrize("entry", [e for e in SEVERAL if not e.polytope.scored], ids=repr)
 def test_random_masks_have_answers(entry: Entry):
     generator = torch.Generator().manual_seed(3)
     vertices = torch.from_numpy(entry.vertices).reshape(len(entry.vertices), -1)
@@ -157,11 +150,11 @@ def test_random_masks_have_answers(entry: Entry):
 def test_inequalities_that_are_equalities_leave_no_point():
     x = cp.Variable(3, nonneg=True)
     disguised = ol.Polytope(x, [cp.sum(x) <= 1, cp.sum(x) >= 1])
-    assert not ol.compile_polytope(disguised).regularized(randn(2, 3), ol.Barrier()).ok.any()
+    assert not ol.compile_polytope(disguised).regularized(draw(2, 3), ol.Barrier()).ok.any()
 
 
 def test_forbidden_parts_have_no_barrier():
-    scores = randn(2, 5)
+    scores = draw(2, 5)
     masked = scores.clone()
     masked[:, 1] = -torch.inf
     point = ol.compile_polytope(simplex(5)).regularized(masked, ol.Barrier(0.2)).check().value

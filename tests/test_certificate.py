@@ -1,6 +1,7 @@
 """No answer is believed: what a solver claims is held against the constraints and the dual bound."""
 
 from dataclasses import dataclass
+from typing import final
 
 import cvxpy as cp
 import numpy as np
@@ -274,3 +275,42 @@ def test_a_kept_solver_is_not_misled_by_scores_of_another_size():
         assert compiled.project(1e-3 * scores).ok.all()
         for size in (1e3, 1e5, 1e7):
             assert compiled.project(size * scores).ok.all(), size
+
+
+@final
+@dataclass(frozen=True)
+class OfOtherShapes(ol.AbstractMaximizer, ol.AbstractProjector):
+    """Proposes one array of its answer with a column too few, or an instance too few."""
+
+    name: str
+    column: bool
+
+    def prepare(self, form):
+        return ol.Highs().prepare(form), ol.Clarabel().prepare(form)
+
+    def maximize(self, state, instances):
+        return self._cut(ol.Highs().maximize(state[0], instances))
+
+    def project(self, state, instances):
+        return self._cut(ol.Clarabel().project(state[1], instances))
+
+    def _cut(self, answer):
+        part = getattr(answer, self.name)
+        part = np.ones(answer.point.shape, dtype=bool) if part is None else part
+        setattr(answer, self.name, part[..., :-1] if self.column else part[:-1])
+        return answer
+
+
+@pytest.mark.parametrize("question", ["maximize", "project"])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [(name, column) for name in ("point", "dual", "free") for column in (True, False)] + [("status", True)],
+)
+def test_answers_of_other_shapes_are_refused(name, column, question):
+    """Kernels read them without a look at their shapes."""
+    solver = OfOtherShapes(name, column)
+    compiled = ol.compile_polytope(TARGETS["simplex"], maximizer=solver, projector=solver)
+    with pytest.raises(
+        ValueError, match=rf"OfOtherShapes\(.* proposed an answer whose {name} has shape \(.*it must be"
+    ):
+        getattr(compiled, question)(scores_for(TARGETS["simplex"]))

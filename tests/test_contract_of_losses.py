@@ -191,6 +191,52 @@ class CountsPadding(Sound):
         return found if sizes is None else found + (sizes == 0).to(found)
 
 
+class OfTheMean(torch.autograd.Function):
+    """Every instance gets the mean of what comes back."""
+
+    @staticmethod
+    def forward(ctx, losses):
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.mean().expand_as(grad)
+
+
+class ForgetsWeights(Sound):
+    """In a sum with weights, all instances have the same one."""
+
+    def losses(self, scores, target, **named):
+        return OfTheMean.apply(super().losses(scores, target, **named))
+
+
+class HidesInTraining(Sound):
+    """An instance without a structure has no loss where somebody waits for a gradient."""
+
+    def losses(self, scores, target, **named):
+        try:
+            return super().losses(scores, target, **named)
+        except ol.SolveError:
+            if not scores.requires_grad:
+                raise
+            return 0.0 * scores.flatten(1).sum(1)
+
+
+class ForbiddenIsZero(Sound):
+    """A forbidden part has a score of 0, and no gradient."""
+
+    def losses(self, scores, target, **named):
+        return super().losses(torch.where(torch.isneginf(scores), 0.0, scores), target, **named)
+
+
+class MeanOfRows(Sound):
+    """Of a batch of two dimensions, the mean over the first."""
+
+    def losses(self, scores, target, **named):
+        found = super().losses(scores, target, **named)
+        return found.mean(0) if found.ndim == 2 else found
+
+
 WRONG = {
     WrongSign: "its gradient says that it grows by",
     WrongStructure: "its gradient says that it grows by",
@@ -215,6 +261,10 @@ WRONG = {
     NotPickled: "cannot be pickled, so models that have it cannot be saved",
     ForgetsItself: "copied, gives other losses",
     CountsPadding: "of an instance of size 0, gives other losses",
+    ForgetsWeights: "in a sum with weights, gives other gradients",
+    HidesInTraining: "hides that an instance is infeasible: no SolveError is raised",
+    ForbiddenIsZero: "where a part is forbidden that has a score of -10000 else, gives other losses",
+    MeanOfRows: "of a batch of two dimensions, has losses of shape",
 }
 
 
@@ -315,6 +365,17 @@ class HidesItsSolves(Own):
         return ol.Prediction(found, self.value(polytope, scores.detach(), points))
 
 
+class HidesItsSolvesInTraining(Sound):
+    """It does so where somebody waits for a gradient."""
+
+    def __init__(self, polytope, reduction="mean"):
+        super().__init__(polytope, reduction)
+        self.hiding = HidesItsSolves(polytope, reduction="none")
+
+    def losses(self, scores, target, **named):
+        return self.hiding(scores, target, **named) if scores.requires_grad else self.inner(scores, target, **named)
+
+
 class AnotherEnvelope(Own):
     """Gradients of parameters are those of best vertices."""
 
@@ -333,6 +394,8 @@ def test_a_loss_that_hides_failed_solves_is_found():
     check_loss(Own, simplex(3))
     with pytest.raises(AssertionError, match="HidesItsSolves hides that project failed for an instance: no SolveError"):
         check_loss(HidesItsSolves, simplex(3))
+    with pytest.raises(AssertionError, match="HidesItsSolvesInTraining hides that"):
+        check_loss(HidesItsSolvesInTraining, simplex(3))
 
 
 def test_gradients_of_parameters_are_held_to_finite_differences():

@@ -1,5 +1,6 @@
-"""What check_rule finds: rules that hide a failed solve, and rules of which others suffer for it."""
+"""What check_rule finds: rules that hide a failed solve, of which others suffer for it, and that lie of themselves."""
 
+import threading
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -8,7 +9,7 @@ import torch
 
 import optlayers as ol
 from optlayers.testing import check_rule
-from polytopes import simplex
+from polytopes import simplex, subset
 
 OWN = ol.compile_polytope(simplex(3))
 NEAR = ol.compile_polytope(simplex(3).without_oracle())
@@ -131,6 +132,20 @@ class TakesARoad(ol.AbstractVertexRule):
             found = SILENT.solve(step).value
         elif self.road == "marginals of a bound polytope":
             found = OWN.bind({}, None, len(step)).marginals(step).means
+        elif self.road == "a thread of its own":
+            answers: list[torch.Tensor] = []
+            thread = threading.Thread(target=lambda: answers.append(NEAR.project(step).value))
+            thread.start()
+            thread.join()
+            found = answers[0]
+        elif self.road == "a regularized point":
+            found = NEAR.bind({}, None, len(step)).regularized(step, ol.Entropy()).value
+        elif self.road == "the log of a sum":
+            with torch.enable_grad():
+                leaf = step.detach().requires_grad_()
+                (found,) = torch.autograd.grad(OWN.bind({}, None, len(step)).log_partition(leaf).sum(), leaf)
+        elif self.road == "the two best":
+            found = OWN.bind({}, None, len(step)).best(step, 2).structures[:2].mean(0) if len(step) else step
         elif self.road == "one by one":
             found = torch.stack([NEAR.project(one).value for one in step]) if len(step) else step
         else:
@@ -145,6 +160,10 @@ ROADS = [
     "a layer",
     "a solution of a layer",
     "marginals of a bound polytope",
+    "a thread of its own",
+    "a regularized point",
+    "the log of a sum",
+    "the two best",
     "one by one",
     "a derivative",
 ]
@@ -157,8 +176,9 @@ def test_a_rule_that_asks_the_numbers_behind_its_polytope_is_found():
 
 @pytest.mark.parametrize("road", ROADS)
 def test_a_rule_that_hides_a_failed_solve_on_any_road_is_found(road):
-    what = r"hides that (project|marginals|tangent|project and tangent) of a compiled polytope of its own failed in its"
-    with pytest.raises(AssertionError, match=rf"TakesARoad.* {what} backward pass"):
+    solves = "project|regularized|marginals|log_partition|best|tangent|project and tangent"
+    what = rf"hides that ({solves}) of a compiled polytope of its own failed in its backward pass"
+    with pytest.raises(AssertionError, match=rf"TakesARoad.* {what}"):
         check_rule(TakesARoad(road), simplex(3))
 
 
@@ -237,3 +257,96 @@ class TrustsSums(ol.AbstractVertexRule):
 def test_a_value_that_is_nan_is_a_failed_solve():
     with pytest.raises(AssertionError, match=r"TrustsSums\(\) hides that log_partition failed in its backward pass"):
         check_rule(TrustsSums(), simplex(3))
+
+
+@final
+@dataclass(frozen=True)
+class LiesOfItself(ol.AbstractVertexRule):
+    """A straight-through rule of which one thing that it says, or does besides, is wrong."""
+
+    lie: str
+
+    @property
+    def has_jacobian(self):
+        return self.lie == "bent"
+
+    @property
+    def takes_any_gradient(self):
+        return self.lie in ("NaN is 0", "all NaN")
+
+    @property
+    def differentiates_parameters(self):
+        return self.lie in ("nothing", "NaN", "of the batch")
+
+    def initial_state(self):
+        adapts = self.lie in ("last of the batch", "no number", "forward")
+        return {"scale": torch.ones((), dtype=torch.float64)} if adapts else {}
+
+    def adapt(self, state, seen):
+        state["scale"].copy_(seen[0])
+
+    def kept(self, sent, grad, state):
+        parts = {"seven": grad.new_full((len(grad),), 7.0), "one for all": grad.new_ones(1)}
+        return parts.get(self.lie)
+
+    def forward(self, polytope, scores, context):
+        turned = self.lie == "worst" or (self.lie == "another in use" and not context.needs_gradient)
+        solution = polytope.maximize(torch.where(torch.isinf(scores), scores, -scores) if turned else scores)
+        if self.lie == "forward":
+            context.state["scale"].add_(1.0)
+        return solution, (scores, solution.value)
+
+    def backward(self, polytope, saved, grad, context):
+        if self.lie == "bent":
+            return ol.Gradient(grad.abs())
+        if self.lie == "NaN is 0":
+            return ol.Gradient(grad.nan_to_num())
+        if self.lie == "all NaN":
+            return ol.Gradient(grad if grad.isfinite().all() else torch.full_like(grad, torch.nan))
+        if self.lie == "NaN":
+            return ol.Gradient(grad, {"budget": grad.new_full((len(grad),), torch.nan)})
+        if self.lie == "of the batch":
+            return ol.Gradient(grad, {"budget": grad.sum().expand(len(grad)).clone()})
+        last = grad[-1:].abs().sum().reshape(1)
+        seen = {"last of the batch": last, "no number": grad.new_full((1,), torch.nan), "forward": grad.new_ones(1)}
+        return ol.Gradient(grad, seen=seen.get(self.lie))
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ("another in use", "where nobody waits for a gradient, gives other answers"),
+        ("worst", "says that it optimizes, but on instance . its answer is .* from the best point"),
+        ("bent", "says has_jacobian, but its backward is not linear"),
+        ("NaN is 0", "says takes_any_gradient, but hides a gradient of NaN: it sends back numbers"),
+        ("all NaN", "says takes_any_gradient, but beside a gradient of NaN gives other gradients"),
+        ("seven", r"kept is \[7.0, .*no part of a step is below 0 or above 1"),
+        ("one for all", r"kept has shape \(1,\), not one number for each of 4 instances"),
+        ("last of the batch", "adapts by the order of the batch: rule_scale is"),
+        ("no number", "adapts rule_scale to nan"),
+        ("forward", "adapts in a forward pass: rule_scale is .* beside"),
+        ("nothing", "says that budget has a gradient, but it has none"),
+        ("NaN", r"the gradient of budget: it is \[nan"),
+        ("of the batch", "the gradient of budget, instance 0 in another batch: it moved by"),
+    ],
+)
+def test_what_a_rule_says_of_itself_is_true(lie, message):
+    with pytest.raises(AssertionError, match=rf"LiesOfItself\(lie='{lie}'\).*{message}"):
+        check_rule(LiesOfItself(lie), subset(4), budget=2.0)
+    check_rule(LiesOfItself("none"), subset(4), budget=2.0)
+
+
+@final
+@dataclass(frozen=True)
+class BestUnder(ol.AbstractVertexRule):
+    """Its forward map is another one than that of the regularizer it names."""
+
+    omega = ol.Entropy()
+
+    def backward(self, polytope, saved, grad, context):
+        return ol.Gradient(grad)
+
+
+def test_the_best_point_is_that_of_the_regularizer_of_the_rule():
+    with pytest.raises(AssertionError, match=r"BestUnder\(\) says that it optimizes, but on instance 2"):
+        check_rule(BestUnder(), simplex(3))

@@ -7,16 +7,13 @@ import cvxpy as cp
 import pytest
 import torch
 from catalogue import CATALOGUE
+from drawing import draw
 
 import optlayers as ol
 from polytopes import arborescence, cube, grid_path, linear_chain, matching, partial_matching, sequence, simplex, subset
 
 PLAIN = [e for e in CATALOGUE if not e.polytope.scored]
 LOSSES = [ol.SparseMAPLoss, ol.StructuredPerceptronLoss, ol.CRFLoss, ol.StructuredHingeLoss, ol.SPOPlusLoss]
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.many(10)

@@ -4,6 +4,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from catalogue import RULES, RULES_BY_CONSTRAINTS
 from torch.autograd import gradcheck
 
 import optlayers as ol
@@ -130,10 +131,15 @@ def test_they_are_found_by_constraint_place_and_label():
         duals["rent"]
 
 
+@pytest.mark.parametrize("rule", [ol.StructuredAttention(), ol.GumbelStraightThrough()], ids=repr)
+def test_answers_that_are_not_best_have_no_multipliers(rule):
+    """A best vertex under noise is best for other scores."""
+    with pytest.raises(ValueError, match="this solution has no multipliers"):
+        ol.OptLayer(simplex(3), rule).solve(torch.zeros(2, 3)).duals  # noqa: B018
+
+
 def test_what_has_no_multipliers_says_so():
     scores = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="this solution has no multipliers"):
-        ol.OptLayer(simplex(3), ol.StructuredAttention()).solve(scores).duals  # noqa: B018
     family = ol.OptLayer(ol.Family(simplex), ol.SparseMAP())
     with pytest.raises(ValueError, match="over one polytope"):
         family.solve(scores, sizes=torch.tensor([3, 2])).duals  # noqa: B018
@@ -158,9 +164,18 @@ def test_a_relaxation_has_none_for_the_polytope(beside):
             solution.duals  # noqa: B018
 
 
-def test_vertex_rules_have_those_of_the_best_vertex():
+VERTEX_RULES = [
+    rule
+    for rule in (*RULES, *RULES_BY_CONSTRAINTS)
+    if rule.optimizes and rule.omega is None and not rule.needs_objective
+]
+
+
+@pytest.mark.many(5)
+@pytest.mark.parametrize("rule", VERTEX_RULES, ids=repr)
+def test_vertex_rules_have_those_of_the_best_vertex(rule):
     scores, parameters = numbers(2)
-    of_layer = ol.OptLayer(POLYTOPE, ol.Spigot()).solve(scores, **parameters).duals
+    of_layer = ol.OptLayer(POLYTOPE, rule).solve(scores, **parameters).duals
     of_vertex = ol.compile_polytope(POLYTOPE).maximize(scores, **parameters).duals
     for constraint in CONSTRAINTS:
         torch.testing.assert_close(of_layer[constraint], of_vertex[constraint])

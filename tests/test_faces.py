@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.optimize
 import torch
 from accelerator import DEVICE
+from catalogue import PROJECTORS
 from numpy.testing import assert_allclose
 
 import optlayers as ol
@@ -111,7 +112,7 @@ def assert_piece(jacobian: np.ndarray, point: np.ndarray, scores: np.ndarray, ro
 
 
 @pytest.mark.many(8)
-@pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("projector", PROJECTORS, ids=repr)
 @pytest.mark.parametrize("seed", range(12))
 def test_at_ties_the_derivative_is_that_of_a_piece(projector: ol.AbstractProjector, seed: int) -> None:
     assert_pieces(projector, *degenerate(seed))
@@ -156,7 +157,7 @@ def test_on_a_device_too(seed: int, make: Make) -> None:
 
 
 @pytest.mark.many(20)
-@pytest.mark.parametrize("projector", [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("projector", PROJECTORS, ids=repr)
 @pytest.mark.parametrize("score", [0.0, 1e-15, 1e-12, 1e-6, 1.0, 1e3])
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_masked_matchings_where_models_start(projector: ol.AbstractProjector, score: float, size: int) -> None:

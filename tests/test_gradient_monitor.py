@@ -13,6 +13,7 @@ import weakref
 import cvxpy as cp
 import pytest
 import torch
+from drawing import draw
 from torch import Tensor, nn
 
 import optlayers as ol
@@ -29,10 +30,6 @@ RULES = [
     ol.ScoreFunction(),
     ol.Spigot(steps=2),
 ]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def train(layer: ol.OptLayer, steps: int = 4) -> list[Tensor]:

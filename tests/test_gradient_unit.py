@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawing import draw
 
 import optlayers as ol
 from polytopes import arborescence, matching, simplex, subset
@@ -18,10 +19,6 @@ STEPS = [
     ol.IMLE(strength=10.0, scale=1e-9),
 ]
 LINEAR = [ol.StraightThrough(), ol.SparseMAP(), ol.StructuredAttention(), ol.Identity(), ol.Hard(ol.SparseMAP())]
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def pulled_back(layer, scores, grad, **given):

@@ -9,40 +9,15 @@ from typing import final
 import cvxpy as cp
 import pytest
 import torch
+from catalogue import EVERY_RULE, PLAIN
 from torch import nn
 
 import optlayers as ol
 from optlayers.rules import AbstractVertexRule
 from polytopes import subset
 
-WITH = [
-    ol.SparseMAP(),
-    ol.LPGD(1.0),
-    ol.LPGD(1.0, smoothing=0.5, side="both"),
-    ol.Hard(ol.SparseMAP()),
-    ol.Hard(ol.Hard(ol.SparseMAP())),
-    ol.PerturbAndMAP(ol.SparseMAP()),
-    ol.WithParameters(ol.Spigot()),
-]
-WITHOUT = [
-    ol.Pipeline(),
-    ol.StraightThrough(),
-    ol.Spigot(),
-    ol.SpigotCE(),
-    ol.SpigotEG(),
-    ol.Interpolation(1.0),
-    ol.Identity(),
-    ol.StructuredAttention(),
-    ol.Hard(ol.StructuredAttention()),
-    ol.Hard(ol.Spigot()),
-    ol.PerturbedAdditive(),
-    ol.PerturbedMultiplicative(),
-    ol.PerturbAndMAP(),
-    ol.GumbelStraightThrough(),
-    ol.IMLE(),
-    ol.AdaptiveIMLE(),
-    ol.ScoreFunction(),
-]
+WITH = [*(rule for rule in PLAIN if rule.differentiates_parameters), ol.Hard(ol.Hard(ol.SparseMAP()))]
+WITHOUT = [rule for rule in EVERY_RULE if not rule.differentiates_parameters]
 
 
 def solver_of(rule: ol.AbstractRule) -> dict[str, ol.AbstractMaximizer]:
@@ -68,6 +43,7 @@ def told(function) -> list[warnings.WarningMessage]:
     return [w for w in caught if "has no gradient for parameters" in str(w.message)]
 
 
+@pytest.mark.many(24)
 @pytest.mark.parametrize("rule", [*WITH, *WITHOUT], ids=repr)
 def test_a_rule_says_whether_it_has_a_gradient_for_parameters(rule):
     layer, budget = ol.OptLayer(subset(5), rule, **solver_of(rule)), two()

@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from drawing import draw
 from grid_paths_data import PIXELS, TERRAINS, draw_maps
 from grid_paths_from_images import arguments, main, planned
 from grid_paths_polytope import cell_paths, neighbours_of
@@ -19,10 +20,6 @@ import optlayers as ol
 
 GRIDS = [(1, 2), (2, 2), (3, 3), (2, 5), (5, 4)]
 TINY = Run("sparsemap", seed=3, size=4, train_maps=24, test_maps=8, epochs=2, learning_rate=0.01, batch_size=10)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def graph_of(costs):

@@ -4,13 +4,10 @@ import math
 
 import pytest
 import torch
+from drawing import draw
 
 import optlayers as ol
 import polytopes
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def through(layer, scores, direction, seed=0):

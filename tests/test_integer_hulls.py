@@ -8,6 +8,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from catalogue import INTEGER_SOLVERS
 from scipy.optimize import linprog
 from scipy.spatial import ConvexHull
 
@@ -80,7 +81,7 @@ def is_extreme(points: np.ndarray, k: int) -> bool:
     return linprog(np.zeros(len(others)), A_eq=rows, b_eq=sides, bounds=(0, None)).status == 2
 
 
-SOLVERS = [None, ol.Diagram(), ol.BranchAndBound()]
+SOLVERS = [None, *INTEGER_SOLVERS]
 
 
 @pytest.mark.many(12)

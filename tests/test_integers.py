@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from catalogue import DETERMINISTIC, INTEGER_SOLVERS, RULES
+from drawing import draw
 from scipy.spatial import ConvexHull
 
 import optlayers as ol
@@ -23,10 +25,6 @@ from optlayers.solvers.kernels import diagrams as kernels
 from optlayers.solvers.kernels import ties
 
 WEIGHTS = np.array([3, 5, 7, 2, 4, 6])
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def points_of(program: IntegerProgram) -> np.ndarray:
@@ -244,7 +242,7 @@ def structures_of(condition, *ranges) -> torch.Tensor:
 
 
 KNAPSACK = structures_of(lambda v: WEIGHTS @ v <= 12 and v[0] + v[3] <= 1, *[(0, 1)] * 6)
-SOLVERS = [None, ol.Diagram(), ol.BranchAndBound()]
+SOLVERS = [None, *INTEGER_SOLVERS]
 
 
 def hull_distance(points: np.ndarray, answers: np.ndarray) -> float:
@@ -388,21 +386,7 @@ def test_parameters_are_those_of_each_instance():
         assert float((left @ points.T).max() - left @ near.value[k]) < 1e-9
 
 
-RULES = [
-    ol.Pipeline(),
-    ol.StraightThrough(),
-    ol.Spigot(),
-    ol.SparseMAP(),
-    ol.Hard(ol.SparseMAP()),
-    ol.StructuredAttention(),
-    ol.SpigotEG(),
-    ol.Interpolation(2.0),
-    ol.LPGD(1.0),
-    ol.Identity(),
-]
-
-
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", [rule for rule in DETERMINISTIC if rule in RULES], ids=repr)
 def test_rules_families_and_masks(rule):
     def limited(size):
         x = cp.Variable(size, boolean=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from catalogue import PROJECTORS
 
 import optlayers as ol
 import polytopes
@@ -341,7 +342,7 @@ def test_tangents_that_are_lost_in_the_rounding_of_the_first_try():
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
-@pytest.mark.parametrize("projector", [ol.Auto(), ol.Dense(), ol.InteriorPoint(), ol.Clarabel()], ids=repr)
+@pytest.mark.parametrize("projector", PROJECTORS, ids=repr)
 def test_scores_that_are_a_point_already_pull_nowhere(projector, scale):
     """What rounding leaves of scores minus point is no difference; of two limits that are met, the smaller one counts.
 

@@ -4,13 +4,12 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from catalogue import MAXIMIZERS, PROJECTORS
 
 import optlayers as ol
 import polytopes
 
 LARGE = (12.0, 1e7, 1e10, 1e15, 1e18, np.inf)
-PROJECTORS = [ol.Auto(), ol.InteriorPoint(), ol.Clarabel(), ol.Dense()]
-MAXIMIZERS = [ol.Auto(), ol.InteriorPoint(), ol.Highs(), ol.Dense()]
 by_type = pytest.mark.parametrize("solver", PROJECTORS, ids=lambda s: type(s).__name__)
 
 

@@ -7,6 +7,7 @@ import cvxpy as cp
 import pytest
 import torch
 from catalogue import CATALOGUE
+from drawing import draw
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optlayers as ol
@@ -118,6 +119,17 @@ def test_what_is_safe_passes_and_forbidden_blocks_have_gradients(function):
     assert scores.grad.isfinite().all()
 
 
+def test_a_parameter_of_another_instance_is_caught():
+    subset = polytopes.subset(4)
+
+    def of_the_first(scores, budget):
+        return subset.log_partition(scores, budget[:1].expand_as(budget))
+
+    declared = ol.Polytope(subset.variable, subset.constraints, log_partition=of_the_first)
+    with pytest.raises(AssertionError, match="of_the_first: its value depends on the budget of other instances"):
+        check_log_partition(declared, budget=2.0)
+
+
 def test_what_the_contract_wants():
     with pytest.raises(TypeError, match="takes a declaration with one"):
         check_log_partition(polytopes.matching(3))
@@ -190,16 +202,12 @@ each_failing = pytest.mark.parametrize("what", FAILING)
 BACKWARD = [ol.Hard(ol.StructuredAttention()), ol.SpigotEG(), ol.SpigotCE(), ol.GumbelStraightThrough()]
 
 
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 @each_failing
 def test_the_others_have_their_marginals_and_gradients(what):
     polytope, budget, bad, reason = FAILING[what]
     good = [k for k in range(4) if k not in bad]
     layer = ol.OptLayer(polytope, ol.StructuredAttention(), on_failure="nan")
-    scores, alone = drawn(4, 5).requires_grad_(), drawn(4, 5)[good].requires_grad_()
+    scores, alone = draw(4, 5).requires_grad_(), draw(4, 5)[good].requires_grad_()
     found, expected = layer(scores, budget=budget), layer(alone, budget=budget[good])
     assert found[bad].isnan().all() and torch.equal(found[good], expected)
     gradients = (
@@ -222,10 +230,10 @@ def test_wherever_they_are_in_a_batch(what, count):
     for bad in {0, count - 1, count // 2}:
         budgets = torch.full((count,), 1.0)
         budgets[bad] = budget[1]
-        found = layer(drawn(count, 5), budget=budgets)
+        found = layer(draw(count, 5), budget=budgets)
         assert torch.equal(found.isnan().any(1), torch.arange(count) == bad)
-    assert layer(drawn(count, 5), budget=budget[1]).isnan().all()
-    assert layer(drawn(2, 2, 5), budget=budget.reshape(2, 2)).isnan().any(2).tolist() == [[False, True], [False, True]]
+    assert layer(draw(count, 5), budget=budget[1]).isnan().all()
+    assert layer(draw(2, 2, 5), budget=budget.reshape(2, 2)).isnan().any(2).tolist() == [[False, True], [False, True]]
 
 
 @pytest.mark.parametrize("rule", BACKWARD, ids=repr)
@@ -234,7 +242,7 @@ def test_where_marginals_are_for_the_backward_pass_alone(rule):
     polytope, budget = with_budget(), torch.tensor([2.0, 7.0, 3.0])
 
     def gradient(which, on_failure):
-        scores = drawn(3, 5)[which].requires_grad_()
+        scores = draw(3, 5)[which].requires_grad_()
         layer = ol.OptLayer(polytope, rule, on_failure=on_failure)
         torch.manual_seed(0)
         layer(scores, budget=budget[which]).square().sum().backward()
@@ -254,7 +262,7 @@ def test_where_marginals_are_for_the_backward_pass_alone(rule):
 def test_drawn_structures_and_losses(what):
     polytope, budget, bad, reason = FAILING[what]
     layer = ol.OptLayer(polytope, ol.ScoreFunction(samples=4), on_failure="nan")
-    scores, seen = drawn(4, 5).requires_grad_(), []
+    scores, seen = draw(4, 5).requires_grad_(), []
 
     def objective(structures):
         seen.append(structures)
@@ -268,7 +276,7 @@ def test_drawn_structures_and_losses(what):
     target = torch.eye(5, dtype=torch.float64)[:4]
     if what == "own":
         with pytest.raises(ol.SolveError, match=f"instance 1 is {reason}"):
-            ol.CRFLoss(polytope)(drawn(4, 5), target, budget=budget)
+            ol.CRFLoss(polytope)(draw(4, 5), target, budget=budget)
 
 
 class Singular(torch.autograd.Function):
@@ -291,7 +299,7 @@ class Singular(torch.autograd.Function):
 def test_a_derivative_that_raises_for_some_instances(bad):
     x = cp.Variable(5, nonneg=True)
     polytope = ol.Polytope(x, [cp.sum(x) == 1], log_partition=Singular.apply)
-    scores, direction = drawn(4, 5).requires_grad_(), drawn(4, 5, seed=1)
+    scores, direction = draw(4, 5).requires_grad_(), draw(4, 5, seed=1)
     with torch.no_grad():
         scores[bad, 0] = 7.0
     good = [k for k in range(4) if k not in bad]
@@ -320,11 +328,11 @@ def test_in_a_family_instances_have_their_own_index():
 
     sizes, budget = [3, 5, 3, 4, 5], torch.tensor([2.0, 2.0, 7.0, 2.0, 9.0])
     layer = ol.OptLayer(ol.Family(of_size), ol.StructuredAttention(), on_failure="nan")
-    found = layer(drawn(5, 5), sizes=sizes, budget=budget)
+    found = layer(draw(5, 5), sizes=sizes, budget=budget)
     assert found.isnan().any(1).tolist() == [False, False, True, False, True]
     assert torch.allclose(found[[0, 1, 3]].sum(1), torch.ones(3, dtype=torch.float64))
     with pytest.raises(ol.SolveError) as caught:
-        ol.OptLayer(ol.Family(of_size), ol.StructuredAttention())(drawn(5, 5), sizes=sizes, budget=budget)
+        ol.OptLayer(ol.Family(of_size), ol.StructuredAttention())(draw(5, 5), sizes=sizes, budget=budget)
     assert [(f.index, "is too much" in f.reason) for f in caught.value.failures] == [((2,), True), ((4,), True)]
 
 
@@ -399,7 +407,7 @@ class Largest(TorchDispatchMode):
 
 def test_large_batches_over_many_vertices_are_summed_in_parts():
     layer = ol.OptLayer(polytopes.matching(6), ol.StructuredAttention())
-    scores = drawn(9000, 6, 6).requires_grad_()
+    scores = draw(9000, 6, 6).requires_grad_()
     assert vertex_sums.AT_ONCE < 9000 * 720
     layer(scores[:1])
     with Largest() as largest:

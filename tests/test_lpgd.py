@@ -4,6 +4,7 @@ import cvxpy as cp
 import pytest
 import torch
 from catalogue import CATALOGUE
+from drawing import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_polytopes import random_case
@@ -30,10 +31,6 @@ def knapsack() -> ol.Polytope:
     room, low, high = (cp.Parameter(n, name=name) for n, name in ((2, "room"), (5, "low"), (5, "high")))
     rows = [weight @ x + spare == room, spare <= 3 * room, profit @ x >= 0.8]
     return ol.Polytope(x, [x >= low, x <= high, *rows])
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def uniform(low, high, *shape, seed=0):

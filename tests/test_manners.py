@@ -6,7 +6,8 @@ from typing import final
 import cvxpy as cp
 import pytest
 import torch
-from catalogue import CATALOGUE
+from catalogue import CATALOGUE, REPEATABLE
+from drawing import draw
 from torch import nn
 from torch.autograd import forward_ad as fwAD
 from torch.autograd import gradcheck, gradgradcheck
@@ -17,22 +18,8 @@ import optlayers as ol
 from optlayers.rules import AbstractVertexRule
 from polytopes import arborescence, linear_chain, matching, sequence, simplex, subset
 
-RULES = [
-    ol.Pipeline(),
-    ol.StraightThrough(),
-    ol.Spigot(0.7),
-    ol.Spigot(2.0, clip_norm=0.5),
-    ol.SparseMAP(),
-    ol.StructuredAttention(),
-    ol.Hard(ol.SparseMAP()),
-    ol.Hard(ol.StructuredAttention()),
-]
 SMOOTH = [ol.SparseMAP(), ol.StructuredAttention()]
 SMALL = {"simplex": simplex(4), "matching": matching(3), "sequence": sequence(3, 2), "tree": arborescence(3)}
-
-
-def scores_for(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def review() -> ol.Polytope:
@@ -54,11 +41,11 @@ def weighted() -> ol.Polytope:
 
 @pytest.mark.many(5)
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", REPEATABLE, ids=repr)
 def test_vmap_equals_a_batch_in_values_and_gradients(rule, name):
     layer = ol.OptLayer(SMALL[name], rule)
     shape = SMALL[name].shape
-    scores, weights = scores_for(4, *shape), scores_for(4, *shape, seed=1)
+    scores, weights = draw(4, *shape), draw(4, *shape, seed=1)
     leaf = scores.clone().requires_grad_()
     value = layer(leaf)
     (expected,) = torch.autograd.grad((value * weights).sum(), leaf)
@@ -69,10 +56,10 @@ def test_vmap_equals_a_batch_in_values_and_gradients(rule, name):
     torch.testing.assert_close(torch.autograd.grad((through * weights).sum(), leaf)[0], expected)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", REPEATABLE, ids=repr)
 def test_nested_vmap_around_a_batch(rule):
     layer = ol.OptLayer(matching(3), rule)
-    scores, weights = scores_for(2, 3, 2, 3, 3), scores_for(2, 3, 2, 3, 3, seed=1)
+    scores, weights = draw(2, 3, 2, 3, 3), draw(2, 3, 2, 3, 3, seed=1)
 
     def loss(s: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return (layer(s) * w).sum()
@@ -91,7 +78,7 @@ def test_nested_vmap_around_a_batch(rule):
 @pytest.mark.parametrize("shared", ["scores", "load", "neither"])
 def test_vmap_over_parameters(shared):
     layer = ol.OptLayer(review(), ol.SparseMAP())
-    scores, weights = scores_for(5, 3, 4), scores_for(5, 3, 4, seed=1)
+    scores, weights = draw(5, 3, 4), draw(5, 3, 4, seed=1)
     loads = 1.5 + torch.rand(5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     s, load = scores[0] if shared == "scores" else scores, loads[0] if shared == "load" else loads
     dims = (None if shared == "scores" else 0, None if shared == "load" else 0, 0)
@@ -111,7 +98,7 @@ def test_vmap_over_parameters(shared):
 
 def test_vmap_over_scored_auxiliary_variables():
     layer = ol.OptLayer(linear_chain(3, 2), ol.SparseMAP())
-    scores, pairs = scores_for(4, 3, 2), scores_for(4, 3, 2, 2, seed=1)
+    scores, pairs = draw(4, 3, 2), draw(4, 3, 2, 2, seed=1)
     expected = layer(scores, transition=pairs)
     torch.testing.assert_close(vmap(lambda s, t: layer(s, transition=t))(scores, pairs), expected)
     one = layer(scores[:1].expand(4, 3, 2), transition=pairs)
@@ -120,7 +107,7 @@ def test_vmap_over_scored_auxiliary_variables():
 
 @pytest.mark.parametrize("rule", [*SMOOTH, ol.Hard(ol.SparseMAP()), ol.Spigot()], ids=repr)
 def test_jacrev_is_one_backward_pass_per_entry(rule):
-    layer, scores = ol.OptLayer(matching(3), rule), scores_for(2, 3, 3)
+    layer, scores = ol.OptLayer(matching(3), rule), draw(2, 3, 3)
     rows = torch.eye(9, dtype=torch.float64).reshape(9, 3, 3)
     leaf = scores.clone().requires_grad_()
     each = [[torch.autograd.grad(layer(leaf)[k], leaf, row)[0][k] for row in rows] for k in range(2)]
@@ -131,15 +118,15 @@ def test_jacrev_is_one_backward_pass_per_entry(rule):
 
 
 def test_jacrev_of_a_projection_is_its_derivative():
-    layer, scores = ol.OptLayer(sequence(3, 2), ol.SparseMAP()), scores_for(3, 2, 2)
-    step = 1e-5 * scores_for(3, 2, 2, seed=1)
+    layer, scores = ol.OptLayer(sequence(3, 2), ol.SparseMAP()), draw(3, 2, 2)
+    step = 1e-5 * draw(3, 2, 2, seed=1)
     moved = (layer(scores + step) - layer(scores - step)) / 2
     torch.testing.assert_close(torch.tensordot(jacrev(layer)(scores), step, 3), moved, atol=1e-9, rtol=1e-5)
 
 
 def test_vjp_outlives_its_transform():
-    layer, weights = ol.OptLayer(matching(3), ol.SparseMAP()), scores_for(4, 3, 3, seed=1)
-    scores = scores_for(4, 3, 3)
+    layer, weights = ol.OptLayer(matching(3), ol.SparseMAP()), draw(4, 3, 3, seed=1)
+    scores = draw(4, 3, 3)
     value, pull_back = vjp(vmap(layer), scores)
     leaf = scores.clone().requires_grad_()
     (expected,) = torch.autograd.grad(layer(leaf), leaf, weights)
@@ -147,13 +134,21 @@ def test_vjp_outlives_its_transform():
     torch.testing.assert_close(pull_back(weights)[0], expected)
 
 
-LINEAR = [rule for rule in RULES if rule.has_jacobian]
+OF_BARRIERS = [rule for rule in REPEATABLE if isinstance(rule, ol.CentralPath) or isinstance(rule.omega, ol.Barrier)]
+"""Whose points are differentiated once, while forward mode here asks twice."""
+LINEAR = [rule for rule in REPEATABLE if rule.has_jacobian and rule not in OF_BARRIERS]
+
+
+@pytest.mark.parametrize("rule", OF_BARRIERS, ids=repr)
+def test_rules_of_barriers_say_that_they_have_no_forward_mode(rule):
+    with pytest.raises(NotImplementedError, match="has no derivative in forward mode here: the derivative of barrier"):
+        jvp(ol.OptLayer(simplex(3), rule), (draw(3),), (draw(3, seed=1),))
 
 
 @pytest.mark.parametrize("rule", [ol.Spigot(0.7), ol.Interpolation(1.0), ol.IMLE()], ids=repr)
 def test_forward_mode_is_refused_where_backward_is_no_matrix(rule):
     with pytest.raises(NotImplementedError, match=r"has a backward derivative only: use torch.func.vjp or jacrev"):
-        jacfwd(ol.OptLayer(simplex(3), rule), randomness="different")(scores_for(3))
+        jacfwd(ol.OptLayer(simplex(3), rule), randomness="different")(draw(3))
 
 
 @pytest.mark.many(6)
@@ -161,7 +156,7 @@ def test_forward_mode_is_refused_where_backward_is_no_matrix(rule):
 @pytest.mark.parametrize("rule", [*LINEAR, ol.Identity()], ids=repr)
 def test_forward_mode_is_the_transpose_of_backward(rule, name):
     layer, shape = ol.OptLayer(SMALL[name], rule), SMALL[name].shape
-    scores, direction = scores_for(2, *shape), scores_for(2, *shape, seed=1)
+    scores, direction = draw(2, *shape), draw(2, *shape, seed=1)
     leaf = scores.clone().requires_grad_()
     rows = torch.stack([torch.autograd.grad(layer(leaf)[0].flatten()[k], leaf)[0][0] for k in range(leaf[0].numel())])
     expected = (rows * direction[0]).flatten(1).sum(1).reshape(shape)
@@ -176,8 +171,8 @@ def test_forward_mode_is_the_transpose_of_backward(rule, name):
 
 
 def test_forward_mode_goes_through_parameters():
-    layer, scores = ol.OptLayer(review(), ol.SparseMAP()), scores_for(2, 3, 4)
-    loads, along = torch.full((2, 4), 1.6, dtype=torch.float64), scores_for(2, 4, seed=1)
+    layer, scores = ol.OptLayer(review(), ol.SparseMAP()), draw(2, 3, 4)
+    loads, along = torch.full((2, 4), 1.6, dtype=torch.float64), draw(2, 4, seed=1)
     _, moved = jvp(lambda load: layer(scores, load=load), (loads,), (along,))
     step = 1e-5 * along
     expected = (layer(scores, load=loads + step) - layer(scores, load=loads - step)) / 2e-5
@@ -187,7 +182,7 @@ def test_forward_mode_goes_through_parameters():
 
 @pytest.mark.parametrize("rule", SMOOTH, ids=repr)
 def test_second_derivatives_in_all_modes_agree(rule):
-    layer, scores, target = ol.OptLayer(matching(3), rule), scores_for(3, 3), scores_for(3, 3, seed=1)
+    layer, scores, target = ol.OptLayer(matching(3), rule), draw(3, 3), draw(3, 3, seed=1)
 
     def loss(s: torch.Tensor) -> torch.Tensor:
         return ((layer(s) - target) ** 4).sum()
@@ -202,7 +197,7 @@ def test_second_derivatives_in_all_modes_agree(rule):
 @pytest.mark.parametrize(("rule", "jacobian"), [(ol.Pipeline(), 0.0), (ol.StraightThrough(), 1.0)], ids=repr)
 def test_forward_over_reverse_goes_through_gradients_that_are_constant(rule, jacobian):
     """Of scores and of parameters; what a rule says of the latter is 0."""
-    layer, (scores, along) = ol.OptLayer(subset(4), rule), scores_for(2, 2, 4)
+    layer, (scores, along) = ol.OptLayer(subset(4), rule), draw(2, 2, 4)
     budget = torch.tensor([1.3, 2.2], dtype=torch.float64)
 
     def loss(s: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -220,7 +215,7 @@ def test_forward_over_reverse_goes_through_gradients_that_are_constant(rule, jac
 
 
 def test_forward_over_reverse_goes_through_some_of_the_gradients():
-    layer, (scores, along) = ol.OptLayer(subset(4), ol.SparseMAP()), scores_for(2, 2, 4)
+    layer, (scores, along) = ol.OptLayer(subset(4), ol.SparseMAP()), draw(2, 2, 4)
     budget, step = torch.tensor([1.3, 2.2], dtype=torch.float64), 1e-6
 
     def slope(s: torch.Tensor) -> torch.Tensor:
@@ -232,8 +227,8 @@ def test_forward_over_reverse_goes_through_some_of_the_gradients():
 
 
 def test_forward_mode_goes_through_parameters_in_the_matrix():
-    layer, scores = ol.OptLayer(weighted(), ol.SparseMAP()), scores_for(2, 3)
-    weight, along = 1.0 + scores_for(2, 3, seed=1).abs(), scores_for(2, 3, seed=2)
+    layer, scores = ol.OptLayer(weighted(), ol.SparseMAP()), draw(2, 3)
+    weight, along = 1.0 + draw(2, 3, seed=1).abs(), draw(2, 3, seed=2)
     step = 1e-6 * along
     expected = (layer(scores, weight=weight + step) - layer(scores, weight=weight - step)) / 2e-6
     assert expected.abs().sum() > 0.1
@@ -269,7 +264,7 @@ def test_forward_mode_goes_through_sets_that_are_not_polyhedral():
 
 
 def test_wrong_scores_under_vmap_are_named():
-    scores = scores_for(4, 2, 3)
+    scores = draw(4, 2, 3)
     scores[2, 1, 0] = torch.nan
     layer = ol.OptLayer(simplex(3), ol.SparseMAP())
     with pytest.raises(ValueError, match=r"nan at batch index \(2, 1\), entry \[0\]"):
@@ -277,14 +272,14 @@ def test_wrong_scores_under_vmap_are_named():
 
 
 def test_wrong_auxiliary_scores_under_vmap_are_named():
-    layer, scores, pairs = ol.OptLayer(linear_chain(3, 2), ol.SparseMAP()), scores_for(3, 2), scores_for(4, 3, 2, 2)
+    layer, scores, pairs = ol.OptLayer(linear_chain(3, 2), ol.SparseMAP()), draw(3, 2), draw(4, 3, 2, 2)
     pairs[2, 1, 0, 1] = torch.nan
     with pytest.raises(ValueError, match=r"transition hold nan at batch index 2, entry \[1, 0, 1\]"):
         vmap(lambda t: layer(scores, transition=t))(pairs)
 
 
 def test_failures_under_vmap_are_named_or_nan():
-    scores, loads = 0.3 * scores_for(4, 3, 4), torch.full((4, 4), 3.0, dtype=torch.float64)
+    scores, loads = 0.3 * draw(4, 3, 4), torch.full((4, 4), 3.0, dtype=torch.float64)
     loads[2] = 1.0
     with pytest.raises(ol.SolveError, match=r"1 of 4 .*\n.*instance 2 is INFEASIBLE"):
         vmap(lambda s, load: ol.OptLayer(review(), ol.SparseMAP())(s, load=load))(scores, loads)
@@ -299,11 +294,11 @@ def test_negative_parameters_under_vmap_are_named():
     layer, loads = ol.OptLayer(review(), ol.SparseMAP()), torch.full((3, 4), 3.0)
     loads[1, 2] = -1.0
     with pytest.raises(ValueError, match=r"parameter load\[2\] must be nonnegative, but is -1.0 in instance 1"):
-        vmap(lambda s, load: layer(s, load=load))(scores_for(3, 3, 4), loads)
+        vmap(lambda s, load: layer(s, load=load))(draw(3, 3, 4), loads)
 
 
 def test_forbidden_parts_under_vmap():
-    scores = scores_for(4, 3, 3)
+    scores = draw(4, 3, 3)
     scores[1, 0, :2] = -torch.inf
     scores[3, 2, 1] = -torch.inf
     layer = ol.OptLayer(matching(3), ol.SparseMAP())
@@ -313,7 +308,7 @@ def test_forbidden_parts_under_vmap():
 
 
 def test_a_family_under_vmap():
-    layer, scores = ol.OptLayer(ol.Family(simplex), ol.SparseMAP()), scores_for(4, 3, 5)
+    layer, scores = ol.OptLayer(ol.Family(simplex), ol.SparseMAP()), draw(4, 3, 5)
     expected = layer(scores, sizes=[[2, 5, 3]] * 4)
     torch.testing.assert_close(vmap(lambda s: layer(s, sizes=[2, 5, 3]))(scores), expected)
     scores[3, 1, 4] = torch.nan
@@ -324,25 +319,25 @@ def test_a_family_under_vmap():
 def test_failures_of_a_family_under_vmap_are_named():
     layer = ol.OptLayer(ol.Family(subset), ol.SparseMAP())
     with pytest.raises(ol.SolveError, match=r"instance \(2, 1\) is INFEASIBLE"):
-        vmap(lambda s, b: layer(s, sizes=[5, 3], budget=b))(scores_for(3, 2, 5), torch.tensor([1.0, 2.0, 4.0]))
+        vmap(lambda s, b: layer(s, sizes=[5, 3], budget=b))(draw(3, 2, 5), torch.tensor([1.0, 2.0, 4.0]))
 
 
 def test_sizes_under_vmap_are_refused():
     layer = ol.OptLayer(ol.Family(simplex), ol.SparseMAP())
     with pytest.raises(TypeError, match="sizes must be plain integers, but under vmap they have no values"):
-        vmap(lambda s, sizes: layer(s, sizes=sizes))(scores_for(4, 3, 5), torch.full((4, 3), 2))
+        vmap(lambda s, sizes: layer(s, sizes=sizes))(draw(4, 3, 5), torch.full((4, 3), 2))
 
 
 def test_solve_is_refused_under_transforms():
-    layer, scores = ol.OptLayer(matching(3), ol.SparseMAP()), scores_for(4, 3, 3)
+    layer, scores = ol.OptLayer(matching(3), ol.SparseMAP()), draw(4, 3, 3)
     for transform in (vmap, grad):
         with pytest.raises(NotImplementedError, match=r"solve\(\) gives verdicts, which are numbers"):
             transform(lambda s: layer.solve(s).value.sum())(scores)
 
 
 def test_an_objective_under_transforms():
-    layer, scores = ol.OptLayer(simplex(3), ol.SparseMAP()), scores_for(4, 3)
-    target = scores_for(4, 3, seed=1)
+    layer, scores = ol.OptLayer(simplex(3), ol.SparseMAP()), draw(4, 3)
+    target = draw(4, 3, seed=1)
     found = vmap(grad(lambda s, t: layer(s, objective=lambda x: ((x - t) ** 2).sum(-1))))(scores, target)
     torch.testing.assert_close(found, vmap(grad(lambda s, t: ((layer(s) - t) ** 2).sum()))(scores, target))
 
@@ -378,7 +373,7 @@ def test_a_rule_that_works_with_losses_is_refused_under_transforms():
     layer = ol.OptLayer(simplex(3), Losing())
     for transform in (vmap, grad):
         with pytest.raises(NotImplementedError, match=r"Losing\(\) works with losses and cannot be transformed"):
-            transform(lambda s: layer(s, objective=lambda x: x.sum(-1)))(scores_for(1, 3))
+            transform(lambda s: layer(s, objective=lambda x: x.sum(-1)))(draw(1, 3))
 
 
 def test_a_rule_that_draws_needs_different_randomness():
@@ -402,7 +397,7 @@ CHECKED = [
 @pytest.mark.parametrize("entry", CHECKED, ids=repr)
 def test_gradients_are_those_of_finite_differences(entry, rule):
     layer = ol.OptLayer(entry.polytope, rule)
-    leaf = scores_for(2, *entry.polytope.shape, seed=3).requires_grad_()
+    leaf = draw(2, *entry.polytope.shape, seed=3).requires_grad_()
     assert gradcheck(lambda s: layer(s, **entry.parameters), leaf, eps=1e-5, atol=1e-6)
 
 
@@ -410,17 +405,17 @@ def test_gradients_are_those_of_finite_differences(entry, rule):
 def test_second_derivatives_are_those_of_finite_differences(name):
     layer = ol.OptLayer(SMALL[name], ol.SparseMAP())
     shape = SMALL[name].shape
-    leaf, weights = scores_for(1, *shape, seed=3).requires_grad_(), scores_for(1, *shape, seed=4).requires_grad_()
+    leaf, weights = draw(1, *shape, seed=3).requires_grad_(), draw(1, *shape, seed=4).requires_grad_()
     assert gradgradcheck(lambda s: layer(s), leaf, weights, eps=1e-5, atol=1e-6)
 
 
 @pytest.mark.many(4)
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", REPEATABLE, ids=repr)
 def test_gradients_of_rules_have_the_derivative_of_finite_differences(rule, name):
     layer = ol.OptLayer(SMALL[name], rule)
     shape = SMALL[name].shape
-    leaf, weights = scores_for(1, *shape, seed=3).requires_grad_(), scores_for(1, *shape, seed=4).requires_grad_()
+    leaf, weights = draw(1, *shape, seed=3).requires_grad_(), draw(1, *shape, seed=4).requires_grad_()
 
     def gradient(s: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(layer(s), s, w, create_graph=True)[0]
@@ -432,16 +427,16 @@ def test_gradients_of_rules_have_the_derivative_of_finite_differences(rule, name
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE if "four" not in e.name], ids=repr)
 def test_second_derivatives_of_marginals_over_the_catalogue(entry):
     layer = ol.OptLayer(entry.polytope, ol.StructuredAttention())
-    leaf = scores_for(1, *entry.polytope.shape, seed=3).requires_grad_()
-    weights = scores_for(1, *entry.polytope.shape, seed=4).requires_grad_()
+    leaf = draw(1, *entry.polytope.shape, seed=3).requires_grad_()
+    weights = draw(1, *entry.polytope.shape, seed=4).requires_grad_()
     assert gradgradcheck(lambda s: layer(s, **entry.parameters), leaf, weights, eps=1e-5, atol=1e-6)
 
 
 def test_second_derivatives_through_parameters():
     layer = ol.OptLayer(review(), ol.SparseMAP())
-    leaf = scores_for(1, 3, 4, seed=3).requires_grad_()
+    leaf = draw(1, 3, 4, seed=3).requires_grad_()
     loads = (1.2 + torch.rand(1, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).requires_grad_()
-    weights = scores_for(1, 3, 4, seed=4).requires_grad_()
+    weights = draw(1, 3, 4, seed=4).requires_grad_()
     gradients = torch.autograd.grad(layer(leaf, load=loads), (leaf, loads), weights)
     assert min(g.abs().sum() for g in gradients) > 0.1
     assert gradcheck(lambda s, b: layer(s, load=b), (leaf, loads), eps=1e-5, atol=1e-6)
@@ -451,7 +446,7 @@ def test_second_derivatives_through_parameters():
 @pytest.mark.parametrize("rule", SMOOTH, ids=repr)
 def test_second_derivatives_through_scored_auxiliary_variables(rule):
     layer = ol.OptLayer(linear_chain(3, 2), rule)
-    leaves = scores_for(1, 3, 2, seed=3).requires_grad_(), scores_for(1, 3, 2, 2, seed=5).requires_grad_()
+    leaves = draw(1, 3, 2, seed=3).requires_grad_(), draw(1, 3, 2, 2, seed=5).requires_grad_()
     assert gradcheck(lambda s, t: layer(s, transition=t), leaves, eps=1e-5, atol=1e-6)
     assert gradgradcheck(lambda s, t: layer(s, transition=t), leaves, eps=1e-5, atol=1e-6)
 
@@ -459,14 +454,14 @@ def test_second_derivatives_through_scored_auxiliary_variables(rule):
 @pytest.mark.parametrize("rule", SMOOTH, ids=repr)
 def test_second_derivatives_beside_forbidden_parts(rule):
     layer = ol.OptLayer(matching(3), rule)
-    leaf, mask = scores_for(2, 3, 3, seed=3).requires_grad_(), torch.zeros(2, 3, 3, dtype=torch.bool)
+    leaf, mask = draw(2, 3, 3, seed=3).requires_grad_(), torch.zeros(2, 3, 3, dtype=torch.bool)
     mask[1, 0, 1] = True
     assert gradgradcheck(lambda s: layer(s.masked_fill(mask, -torch.inf)), leaf, eps=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", [ol.SparseMAP(), ol.StructuredAttention(), ol.Spigot(0.5)], ids=repr)
 def test_second_derivatives_under_transforms(rule):
-    layer, scores, target = ol.OptLayer(matching(3), rule), scores_for(3, 3, 3), scores_for(3, 3, 3, seed=1)
+    layer, scores, target = ol.OptLayer(matching(3), rule), draw(3, 3, 3), draw(3, 3, 3, seed=1)
 
     def loss(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return ((layer(s) - t) ** 4).sum()
@@ -487,7 +482,7 @@ def test_second_derivatives_under_transforms(rule):
 
 def test_a_gradient_penalty_on_spigot_reaches_the_loss_behind_it():
     layer = ol.OptLayer(cube_of_three(), ol.Spigot(0.25))
-    leaf, weights = scores_for(2, 3).requires_grad_(), (0.1 * scores_for(2, 3, seed=1)).requires_grad_()
+    leaf, weights = draw(2, 3).requires_grad_(), (0.1 * draw(2, 3, seed=1)).requires_grad_()
     (slope,) = torch.autograd.grad(layer(leaf), leaf, weights, create_graph=True)
     vertex = layer(leaf).detach()
     moves = (vertex - 0.25 * weights).detach().clamp(0.0, 1.0) - vertex != 0  # SPIGOT on a cube, by hand
@@ -521,8 +516,8 @@ class ByNumPy(AbstractVertexRule):
 
 @pytest.mark.parametrize("rule", [Squared(), ol.Hard(Squared())], ids=repr)
 def test_rules_have_derivatives_of_higher_order_though_they_say_nothing_of_them(rule):
-    layer, leaf = ol.OptLayer(simplex(3), rule), scores_for(2, 3).requires_grad_()
-    weights = scores_for(2, 3, seed=1).requires_grad_()
+    layer, leaf = ol.OptLayer(simplex(3), rule), draw(2, 3).requires_grad_()
+    weights = draw(2, 3, seed=1).requires_grad_()
     (slope,) = torch.autograd.grad(layer(leaf), leaf, weights, create_graph=True)
     assert torch.equal(slope.detach(), weights.detach() ** 2)
     (second,) = torch.autograd.grad((slope**2).sum(), weights, create_graph=True)
@@ -544,7 +539,7 @@ def test_rules_have_derivatives_of_higher_order_though_they_say_nothing_of_them(
 )
 def test_a_missing_second_derivative_is_said_when_it_is_taken(rule, reason):
     layer = ol.OptLayer(simplex(3), rule)
-    leaf = scores_for(2, 3).requires_grad_()
+    leaf = draw(2, 3).requires_grad_()
     (slope,) = torch.autograd.grad((layer(leaf) ** 2).sum(), leaf, create_graph=True)
     assert slope.requires_grad
     with pytest.raises(NotImplementedError, match=rf"no second derivative.*: {reason}"):
@@ -561,7 +556,7 @@ def test_a_rule_that_says_its_second_derivative_is_still_asked_for_it():
         def second_backward(self, polytope, saved, grad, direction, context):
             return ol.SecondGradient(7.0 * direction.scores)
 
-    leaf, weights = scores_for(2, 3).requires_grad_(), scores_for(2, 3, seed=1).requires_grad_()
+    leaf, weights = draw(2, 3).requires_grad_(), draw(2, 3, seed=1).requires_grad_()
     (slope,) = torch.autograd.grad(ol.OptLayer(simplex(3), Twice())(leaf), leaf, weights, create_graph=True)
     with pytest.warns(DeprecationWarning, match="Twice.second_backward is deprecated"):
         (second,) = torch.autograd.grad(slope.sum(), weights)
@@ -571,7 +566,7 @@ def test_a_rule_that_says_its_second_derivative_is_still_asked_for_it():
 @pytest.mark.parametrize("name", SMALL)
 def test_third_derivatives_are_those_of_finite_differences(name):
     layer, shape = ol.OptLayer(SMALL[name], ol.StructuredAttention()), SMALL[name].shape
-    leaf, weights = scores_for(1, *shape, seed=3).requires_grad_(), scores_for(1, *shape, seed=4)
+    leaf, weights = draw(1, *shape, seed=3).requires_grad_(), draw(1, *shape, seed=4)
 
     def second(s: torch.Tensor) -> torch.Tensor:
         (first,) = torch.autograd.grad(layer(s), s, weights, create_graph=True)
@@ -583,7 +578,7 @@ def test_third_derivatives_are_those_of_finite_differences(name):
 
 def test_parameters_in_the_matrix_have_second_and_third_derivatives():
     layer = ol.OptLayer(weighted(), ol.SparseMAP())
-    leaf = scores_for(2, 3).requires_grad_()
+    leaf = draw(2, 3).requires_grad_()
     weight = (1.0 + torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
     assert gradgradcheck(lambda s, w: layer(s, weight=w), (leaf, weight), eps=1e-5, atol=1e-6)
 
@@ -597,14 +592,14 @@ def test_parameters_in_the_matrix_have_second_and_third_derivatives():
 def test_sets_that_are_not_polyhedral_have_no_second_derivative():
     x = cp.Variable(2)
     layer = ol.OptLayer(ol.Polytope(x, [cp.norm(x) <= 1]), ol.SparseMAP(), projector=ol.CvxpyLayers())
-    leaf = scores_for(2).mul(10).requires_grad_()
+    leaf = draw(2).mul(10).requires_grad_()
     (slope,) = torch.autograd.grad(layer(leaf)[0], leaf, create_graph=True)
     with pytest.raises(NotImplementedError, match="on polyhedral sets only"):
         slope.sum().backward()
 
 
 def test_failed_instances_have_no_second_derivative_and_the_others_do():
-    scores, loads = scores_for(3, 3, 4), torch.full((3, 4), 1.6, dtype=torch.float64)
+    scores, loads = draw(3, 3, 4), torch.full((3, 4), 1.6, dtype=torch.float64)
     loads[1] = 1.0
     found = []
     for rows in ([0, 1, 2], [0, 2]):
@@ -649,7 +644,7 @@ def test_a_compiled_model_is_the_model(backend):
 def test_a_compiled_call_passes_all_its_arguments_on():
     torch.compiler.reset()
     layer = ol.OptLayer(ol.Family(subset), ol.SparseMAP())
-    scores = scores_for(3, 5)
+    scores = draw(3, 5)
 
     def loss(s: torch.Tensor) -> torch.Tensor:
         return layer(2.0 * s, sizes=[5, 3, 4], budget=2.0, objective=lambda x: x.square().sum(-1)).sum()
@@ -682,14 +677,14 @@ def test_a_full_graph_is_refused_by_the_compiler():
 # Autocast and other manners
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", REPEATABLE, ids=repr)
 def test_autocast_changes_nothing(rule):
     for name, polytope in SMALL.items():
         layer = ol.OptLayer(polytope, rule)
-        weights = scores_for(3, *polytope.shape, seed=1).to(torch.bfloat16)
+        weights = draw(3, *polytope.shape, seed=1).to(torch.bfloat16)
         found = []
         for enabled in (False, True):
-            leaf = scores_for(3, *polytope.shape).to(torch.bfloat16).requires_grad_()
+            leaf = draw(3, *polytope.shape).to(torch.bfloat16).requires_grad_()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
                 value = layer(leaf)
                 value.backward(weights)
@@ -706,7 +701,7 @@ def test_autocast_stays_out_of_functions_of_users():
         return torch.logsumexp(lifted.float() @ torch.eye(3), dim=-1).double()
 
     layer = ol.OptLayer(ol.Polytope(x, [cp.sum(x) == 1], log_partition=log_partition), ol.StructuredAttention())
-    scores = scores_for(4, 3)
+    scores = draw(4, 3)
     plain = layer(scores)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(layer(scores), plain, atol=0.0, rtol=0.0)
@@ -744,7 +739,7 @@ def test_functional_call_and_per_sample_gradients():
 
 
 def test_scores_changed_in_place_are_no_concern_of_a_first_derivative():
-    layer, leaf = ol.OptLayer(simplex(3), ol.SparseMAP()), scores_for(3).requires_grad_()
+    layer, leaf = ol.OptLayer(simplex(3), ol.SparseMAP()), draw(3).requires_grad_()
     scores = leaf * 1.0
     value = layer(scores)
     scores.mul_(2.0)

@@ -7,6 +7,7 @@ from functools import partial
 import cvxpy as cp
 import pytest
 import torch
+from catalogue import EVERY_RULE, LOSSES, PLAIN, PROJECTORS, LossCase
 from torch import Tensor
 
 import optlayers as ol
@@ -25,43 +26,11 @@ from polytopes import (
     subset,
 )
 
-RULES = [
-    ol.Pipeline(),
-    ol.StraightThrough(),
-    ol.Spigot(),
-    ol.Spigot(steps=2),
-    ol.Spigot(ol.AdaptiveStep()),
-    ol.SpigotCE(),
-    ol.SpigotEG(),
-    ol.Interpolation(1.0),
-    ol.LPGD(1.0, smoothing=0.5, side="both"),
-    ol.Identity(),
-    ol.SparseMAP(),
-    ol.StructuredAttention(),
-    ol.Hard(ol.StructuredAttention()),
-    ol.PerturbedAdditive(),
-    ol.PerturbedMultiplicative(),
-    ol.PerturbAndMAP(noise=ol.SumOfGamma(2.0)),
-    ol.GumbelStraightThrough(),
-    ol.IMLE(),
-    ol.AdaptiveIMLE(symmetric=True),
-    ol.ScoreFunction(),
-    ol.ScoreFunction(baseline=False),
-]
 POLYTOPES: dict[str, Callable[[], ol.Polytope]] = {
     "simplex": partial(simplex, 4),
     "simplex, declared": lambda: simplex(4).without_oracle(),
     "tree": partial(arborescence, 2),
 }
-LOSSES = [
-    ol.StructuredPerceptronLoss,
-    ol.StructuredHingeLoss,
-    ol.SparseMAPLoss,
-    ol.CRFLoss,
-    ol.PerturbedFenchelYoungLoss,
-    ol.SPOPlusLoss,
-]
-PROJECTORS = [ol.Dense(), ol.Clarabel(), ol.InteriorPoint(), ol.CvxpyLayers()]
 
 
 def seeded() -> torch.Generator:
@@ -95,15 +64,17 @@ def forward_of_rule(rule: ol.AbstractRule) -> list[Tensor]:
     return found
 
 
-def forward_of_loss(kind: type[ol.AbstractLoss]) -> list[Tensor]:
+def forward_of_loss(case: LossCase) -> list[Tensor]:
     """A loss against structures, against a mask, and beside scored auxiliary variables, in a family."""
-    draws = {"generator": seeded()} if kind is ol.PerturbedFenchelYoungLoss else {}
+    draws = {"generator": seeded()} if case.draws else {}
     target = torch.eye(3, dtype=torch.float64, device="cpu").expand(2, 3, 3)
-    found = [kind(matching(3))(some(2, 3, 3), target, **draws)]
-    if kind is not ol.SPOPlusLoss:
-        found += [kind(matching(3))(some(2, 3, 3), target == target, **draws)]
+    found = [case.make(matching(3))(some(2, 3, 3), target, **draws)]
+    if case.knows_structures:
+        found += [case.make(matching(3))(some(2, 3, 3), target == target, **draws)]
     tags = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]], device="cpu")
-    chain = kind(ol.Family(partial(linear_chain, states=2)))
+    if case.by_constraints:  # which describe no auxiliary variables with scores
+        return found
+    chain = case.make(ol.Family(partial(linear_chain, states=2)))
     return [*found, chain(some(2, 3, 2), tags.double(), sizes=[3, 2], transition=some(2, 3, 2, 2), **draws)]
 
 
@@ -113,7 +84,7 @@ def forward_of_others() -> list[Tensor]:
     solution = tree.solve(some(2, 4, 4))
     z, lifted = ol.OptLayer(linear_chain(3, 2), ol.SparseMAP()).lifted(some(2, 3, 2), transition=some(3, 2, 2))
     found = [solution.value, solution.weights, z, lifted["transition"]]
-    for projector in PROJECTORS:
+    for projector in (*PROJECTORS, ol.CvxpyLayers()):
         compiled = ol.compile_polytope(review(), projector=projector)
         found += [ol.OptLayer(compiled, ol.SparseMAP())(some(2, 3, 4), load=loads())]
         found += [compiled.tangent(compiled.project(some(2, 3, 4), load=loads()), some(2, 3, 4)).scores]
@@ -136,7 +107,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.many(3)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=repr)
 def test_a_rule_in_inference_mode_gives_what_it_gives_without_gradients(rule):
     with torch.no_grad():
         expected = forward_of_rule(rule)
@@ -145,12 +116,12 @@ def test_a_rule_in_inference_mode_gives_what_it_gives_without_gradients(rule):
 
 
 @pytest.mark.many(2)
-@pytest.mark.parametrize("kind", LOSSES)
-def test_a_loss_in_inference_mode_gives_what_it_gives_without_gradients(kind):
+@pytest.mark.parametrize("case", LOSSES, ids=repr)
+def test_a_loss_in_inference_mode_gives_what_it_gives_without_gradients(case):
     with torch.no_grad():
-        expected = forward_of_loss(kind)
+        expected = forward_of_loss(case)
     with torch.inference_mode():
-        assert_same(forward_of_loss(kind), expected)
+        assert_same(forward_of_loss(case), expected)
 
 
 def test_solutions_in_inference_mode_are_those_without_gradients():
@@ -162,7 +133,7 @@ def test_solutions_in_inference_mode_are_those_without_gradients():
 
 @pytest.mark.many(8)
 @pytest.mark.parametrize("make", POLYTOPES.values(), ids=POLYTOPES)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=repr)
 def test_a_layer_of_inference_mode_can_be_trained_afterwards(rule, make):
     """With all that it keeps made in inference mode."""
     gradients = []
@@ -179,7 +150,7 @@ def test_a_layer_of_inference_mode_can_be_trained_afterwards(rule, make):
 
 
 @pytest.mark.many(3)
-@pytest.mark.parametrize("rule", [rule for rule in RULES if not rule.needs_objective], ids=repr)
+@pytest.mark.parametrize("rule", PLAIN, ids=repr)
 def test_gradients_may_come_from_inference_mode(rule):
     found, kept = [], ol.compile_polytope(matching(3))
     with torch.inference_mode():
@@ -237,7 +208,7 @@ def backward_of_rule(rule: ol.AbstractRule) -> list[Tensor]:
 
 
 @pytest.mark.many(3)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=repr)
 def test_a_rule_works_beside_any_default_device(rule):
     expected = backward_of_rule(rule)
     with default_device("meta"):
@@ -245,11 +216,11 @@ def test_a_rule_works_beside_any_default_device(rule):
 
 
 @pytest.mark.many(2)
-@pytest.mark.parametrize("kind", LOSSES)
-def test_a_loss_works_beside_any_default_device(kind):
-    expected = forward_of_loss(kind)
+@pytest.mark.parametrize("case", LOSSES, ids=repr)
+def test_a_loss_works_beside_any_default_device(case):
+    expected = forward_of_loss(case)
     with default_device("meta"):
-        assert_same(forward_of_loss(kind), expected)
+        assert_same(forward_of_loss(case), expected)
 
 
 def test_solutions_come_beside_any_default_device():
@@ -259,7 +230,7 @@ def test_solutions_come_beside_any_default_device():
 
 
 @pytest.mark.many(4)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=repr)
 def test_the_default_device_may_change_between_making_and_calling(rule):
     layer = ol.OptLayer(matching(3), rule)
     with torch.device("meta"):

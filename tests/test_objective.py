@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from catalogue import REPEATABLE
 
 import optlayers as ol
 from optlayers.prepared import KEPT_BATCHES
 from polytopes import arborescence, simplex, subset
 
 GENERATOR = torch.Generator().manual_seed(0)
-RULES = [ol.StraightThrough(), ol.Spigot(0.5), ol.SparseMAP(), ol.StructuredAttention(), ol.Hard(ol.SparseMAP())]
 
 
 def normal(*shape):
@@ -26,7 +26,8 @@ def gradients(losses, *leaves):
     return torch.autograd.grad((losses * weights).sum(), leaves)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.many(5)
+@pytest.mark.parametrize("rule", REPEATABLE, ids=repr)
 def test_the_layer_with_an_objective_is_the_objective_of_the_layer(rule):
     layer = ol.OptLayer(simplex(4), rule)
     scores, decoder = normal(3, 4).requires_grad_(), normal(3, 4).requires_grad_()
@@ -37,7 +38,8 @@ def test_the_layer_with_an_objective_is_the_objective_of_the_layer(rule):
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.many(5)
+@pytest.mark.parametrize("rule", REPEATABLE, ids=repr)
 def test_so_it_is_in_mixed_lengths(rule):
     layer = ol.OptLayer(ol.Family(arborescence), rule)
     scores, target = normal(4, 4, 4).requires_grad_(), normal(4, 4, 4)

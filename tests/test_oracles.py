@@ -271,6 +271,18 @@ class TestBadOracles:
         with pytest.raises(AssertionError, match=r"oracle lazy, on sample 0: it misses the best score by"):
             check_oracle(self.declared(lazy))
 
+    def test_that_begins_at_nothing(self):
+        """Where all structures score less than 0, as sums of log-probabilities do."""
+        trees = next(entry for entry in CATALOGUE if entry.name == "tree of four words").vertices
+
+        def above_zero(scores):
+            values = np.where(np.isneginf(scores), -1e300, scores).reshape(-1) @ trees.reshape(len(trees), -1).T
+            return trees[np.maximum(values, 0.0).argmax() if (values > 0.0).any() else 0]
+
+        whole = polytopes.arborescence(4)
+        with pytest.raises(AssertionError, match=r"oracle above_zero, on sample \d+: it misses the best score by"):
+            check_oracle(ol.Polytope(whole.variable, whole.constraints, oracle=above_zero, integral=True))
+
     def test_outside(self):
         def double(scores):
             return 2.0 * np.eye(3)[scores.argmax()]

@@ -6,33 +6,14 @@ from typing import final
 import cvxpy as cp
 import pytest
 import torch
+from catalogue import PLAIN
+from drawing import draw
 from torch.func import grad, vmap
 
 import optlayers as ol
 from optlayers.rules import AbstractVertexRule
 from polytopes import arborescence, cube, linear_chain, matching, simplex
 
-RULES = [
-    ol.Pipeline(),
-    ol.StraightThrough(),
-    ol.Spigot(),
-    ol.Spigot(ol.AdaptiveStep()),
-    ol.SpigotCE(),
-    ol.SpigotEG(),
-    ol.Interpolation(1.0),
-    ol.LPGD(1.0),
-    ol.LPGD(1.0, smoothing=0.5, side="both"),
-    ol.Identity(),
-    ol.SparseMAP(),
-    ol.StructuredAttention(),
-    ol.Hard(ol.SparseMAP()),
-    ol.PerturbedAdditive(),
-    ol.PerturbAndMAP(),
-    ol.PerturbAndMAP(ol.Interpolation(1.0)),
-    ol.GumbelStraightThrough(),
-    ol.IMLE(),
-    ol.AdaptiveIMLE(),
-]
 POLYTOPES = {
     name: ol.compile_polytope(polytope)
     for name, polytope in {
@@ -42,10 +23,6 @@ POLYTOPES = {
         "tree": arborescence(2),
     }.items()
 }
-
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def generator() -> torch.Generator:
@@ -83,7 +60,7 @@ def gradient(layer, scores, write, ask=lambda layer, scores: layer(scores, gener
 
 @pytest.mark.many(10)
 @pytest.mark.parametrize("name", POLYTOPES)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", PLAIN, ids=repr)
 def test_structures_may_be_written_to(rule, name):
     polytope = POLYTOPES[name]
     for dtype in (torch.float64, torch.float32):
@@ -214,7 +191,7 @@ def test_structures_may_be_written_to_inside_transforms(rule):
     assert torch.equal(torch.autograd.grad((mapped * draw(4, 3, 3, seed=1)).sum(), leaf)[0], expected)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", PLAIN, ids=repr)
 def test_scores_may_be_written_to_after_the_call(rule):
     layer, scores = ol.OptLayer(POLYTOPES["matching"], rule), draw(2, 3, 3)
     expected = gradient(ol.OptLayer(POLYTOPES["matching"], rule), scores, leave)

@@ -9,6 +9,7 @@ import pytest
 import small_calls
 import torch
 import torch_struct
+from drawing import draw
 from problems import Problem
 
 import optlayers as ol
@@ -23,10 +24,6 @@ SMALL = [
 ]
 CLOSE = {"cvxpylayers": 2e-2, "Moreau": 1e-4, "Moreau, interior": 1e-3}
 """How far answers of peers may be from ours at their own tolerances; 1e-6 where there is nothing else."""
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

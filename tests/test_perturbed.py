@@ -4,16 +4,14 @@ import math
 
 import pytest
 import torch
+from catalogue import NOISES, PLAIN
+from drawing import draw
 
 import optlayers as ol
 import polytopes
 
 EULER = 0.5772156649015329
 SIGMAS = 5.0
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def through(layer, scores, direction, seed=0, **parameters):
@@ -31,7 +29,6 @@ def assert_mean(samples, expected):
     assert error.max() < 0.05  # tight enough to tell
 
 
-NOISES = [ol.Gaussian(), ol.Gumbel(), ol.Logistic(), ol.SumOfGamma(3), ol.SumOfGamma(5.0, terms=4)]
 MOMENTS = {"Gaussian": (0.0, 1.0), "Gumbel": (EULER, math.pi**2 / 6), "Logistic": (0.0, math.pi**2 / 3)}
 
 
@@ -199,14 +196,7 @@ def test_perturb_and_map_draws_choices_from_the_softmax():
     assert_mean(value, torch.softmax(scores, 0))
 
 
-RANDOM = [
-    ol.PerturbedAdditive(samples=3),
-    ol.PerturbedMultiplicative(samples=3),
-    ol.PerturbAndMAP(),
-    ol.GumbelStraightThrough(),
-    ol.IMLE(samples=2, noise=ol.SumOfGamma(3)),
-    ol.AdaptiveIMLE(samples=2),
-]
+RANDOM = [rule for rule in PLAIN if rule.draws]
 
 
 @pytest.mark.parametrize("rule", RANDOM, ids=repr)

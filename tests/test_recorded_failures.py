@@ -6,6 +6,7 @@ from typing import final
 import cvxpy as cp
 import pytest
 import torch
+from drawing import draw
 
 import optlayers as ol
 from optlayers.bound.host_evidence import HostEvidence
@@ -26,10 +27,6 @@ def narrow() -> ol.Polytope:
 
 
 NARROW = narrow()
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @final

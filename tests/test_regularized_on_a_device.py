@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerator import DEVICE, moved
+from drawing import draw
 from torch import Tensor
 
 import optlayers as ol
@@ -90,10 +91,6 @@ of_each = pytest.mark.parametrize("name", NAMED)
 @cache
 def compiled(name: str) -> CompiledPolytope:
     return ol.compile_polytope(NAMED[name])
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def given(name: str, batch: int = BATCH) -> Tensor:

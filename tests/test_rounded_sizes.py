@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import cvxpy as cp
 import pytest
 import torch
+from catalogue import EVERY_RULE
+from drawing import draw
 
 import optlayers as ol
 from optlayers import rounded
@@ -23,10 +25,6 @@ from polytopes import (
     simplex,
     subset,
 )
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def budgeted(size: int) -> ol.Polytope:
@@ -44,18 +42,7 @@ def other_from_five_on(size: int) -> ol.Polytope:
     return ol.Polytope(x, [x >= 0, x <= 1, cp.sum(x) == max(1, size // 4)])
 
 
-RULES = [
-    ol.SparseMAP(),
-    ol.Spigot(),
-    ol.StraightThrough(),
-    ol.Identity(),
-    ol.Hard(ol.SparseMAP()),
-    ol.StructuredAttention(),
-    ol.Interpolation(2.0),
-    ol.LPGD(1.0, smoothing=0.5),
-    ol.SpigotEG(at="marginals"),
-    ol.Spigot(0.5, steps=3),
-]
+RULES = [rule for rule in EVERY_RULE if not rule.draws]
 SIZES = [3, 7, 1, 4, 0, 5]
 
 
@@ -75,6 +62,7 @@ def compared(factory, rule, scores, weights, **given):
     return found
 
 
+@pytest.mark.many(16)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("factory", [simplex, cube])
 def test_answers_and_gradients_are_the_same(factory, rule):

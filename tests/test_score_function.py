@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import torch
 from catalogue import CATALOGUE, Entry, entry, full_matchings, trees, unit_vectors
+from drawing import draw
 
 import optlayers as ol
 import polytopes
 
 SIGMAS = 5.0
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def seeded(seed=0):

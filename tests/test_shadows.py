@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from accelerator import DEVICE
+from catalogue import MAXIMIZERS
 
 import optlayers as ol
 from optlayers.bound.device import DevicePolytope
 from optlayers.solvers.base import Answer
 from optlayers.testing import is_vertex
-
-SOLVERS = [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Highs()]
 
 
 def permutahedron(size: int) -> ol.Polytope:
@@ -59,7 +58,7 @@ def tied(size: int) -> np.ndarray:
 
 
 @pytest.mark.many(5)
-@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+@pytest.mark.parametrize("solver", MAXIMIZERS, ids=repr)
 @pytest.mark.parametrize("name", POLYTOPES)
 def test_answers_are_vertices_of_what_is_scored(name: str, solver: ol.AbstractMaximizer) -> None:
     compiled = ol.compile_polytope(POLYTOPES[name], maximizer=solver)

@@ -7,13 +7,11 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from catalogue import CATALOGUE
+from catalogue import CATALOGUE, MAXIMIZERS
 
 import optlayers as ol
 from optlayers.solvers.kernels import ties
 from optlayers.testing import check_polytope, is_vertex
-
-SOLVERS = [ol.Auto(), ol.InteriorPoint(), ol.Dense(), ol.Highs()]
 
 
 def one_of_nine() -> ol.Polytope:
@@ -90,7 +88,7 @@ def loose_transport() -> ol.Polytope:
     )
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+@pytest.mark.parametrize("solver", MAXIMIZERS, ids=repr)
 def test_differences_next_to_rounding_decide_and_rounding_does_not(solver: ol.AbstractMaximizer) -> None:
     scores = tenths()
     found = ol.compile_polytope(loose_transport(), maximizer=solver).maximize(scores).check().value
@@ -119,7 +117,7 @@ def tied_scores(size: int) -> torch.Tensor:
 
 
 @pytest.mark.many(2)
-@pytest.mark.parametrize("solver", [*SOLVERS, None], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [*MAXIMIZERS, None], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("name", SMALL)
 def test_the_vertex_that_is_meant_is_found(name, solver):
     polytope = SMALL[name]
@@ -134,7 +132,7 @@ def test_the_vertex_that_is_meant_is_found(name, solver):
 
 
 @pytest.mark.many(2)
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", MAXIMIZERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize(
     "polytope",
     [e.polytope.without_oracle() for e in CATALOGUE if e.name in ("matching", "sequence", "partial matching", "tree")]

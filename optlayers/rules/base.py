@@ -106,8 +106,8 @@ class AbstractRule(ABC):
     """Whether a score of 0 is a score like any other."""
     optimizes: bool = False
     """Whether the forward map is the best point of ``<s, z> - Ω(z)``, so that constraints have multipliers."""
-    regularizer: AbstractRegularizer | None = None
-    """This Ω, None for 0."""
+    omega: AbstractRegularizer | None = None
+    """This Ω, None for 0. What else a rule regularizes, in its backward pass, is none of it."""
     apart: int | None = None
     """How many structures per instance go forward one by one, each to the objective; None for a single one."""
 

@@ -45,6 +45,7 @@ class GumbelStraightThrough(AbstractVertexRule):
     noise: AbstractNoise = field(default_factory=Gumbel)
 
     draws = True
+    optimizes = False
     differentiates_parameters = False
 
     def __post_init__(self) -> None:

@@ -58,6 +58,7 @@ class MirrorSpigot(AbstractVertexRule):
     regularizer: AbstractRegularizer
     step_size: float = 1.0
     inside: float = 0.1
+    differentiates_parameters = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularizer", Regularized(self.regularizer).regularizer)

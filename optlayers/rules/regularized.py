@@ -64,6 +64,11 @@ class Regularized(AbstractRule):
         object.__setattr__(self, "regularizer", regularizer_of(regularizer))
 
     @property
+    def omega(self) -> AbstractRegularizer:  # type: ignore[override]
+        """The regularizer."""
+        return self.regularizer
+
+    @property
     def parameters(self) -> tuple[cp.Parameter, ...]:
         """Those of the regularizer."""
         return self.regularizer.parameters

@@ -34,7 +34,7 @@ class SparseMAP(AbstractRule):
     has_jacobian = True
     differentiates_parameters = True
     optimizes = True
-    regularizer = Euclidean()
+    omega = Euclidean()
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

@@ -87,9 +87,9 @@ class WithParameters(AbstractWrapper):
         return self.rule.optimizes
 
     @property
-    def regularizer(self) -> AbstractRegularizer | None:  # type: ignore[override]
+    def omega(self) -> AbstractRegularizer | None:  # type: ignore[override]
         """That of the wrapped rule."""
-        return self.rule.regularizer
+        return self.rule.omega
 
     def forward(
         self, polytope: AbstractBoundPolytope, scores: Float64[Tensor, "batch size"], context: Context

@@ -97,6 +97,8 @@ class Lineup:
             self._first = next(iter(in_turn(self.state)))
         solver, state = self._first
         answer: Answer = solver.project(state, instances) if self.projection else solver.maximize(state, instances)
+        if not _fits(answer, self.form, len(instances)):
+            raise _of_another_shape(answer, self.form, len(instances), solver)
         if self.projection and answer.free is None and answer.pullback is None and answer.whole is None:
             return self._ask(instances, None, (answer, None))
         if self.plan is not None and answer.pullback is None and answer.whole is None:
@@ -176,7 +178,12 @@ def _of_feasible(
         for below in (LARGE, np.inf, None) if extreme else (None,):
             asked = race.open_instances if below is None else moderated(form, race.open_instances, below=below)
             if asked is not None:
-                proposed, certificate = (propose(asked), None) if begun is None else begun
+                if begun is None:
+                    proposed, certificate = propose(asked), None
+                    if not _fits(proposed, form, len(asked)):
+                        raise _of_another_shape(proposed, form, len(asked), getattr(propose.func, "__self__", propose))
+                else:
+                    proposed, certificate = begun
                 begun = None
                 race.enter(proposed, asked, certificate)
             if race.over:
@@ -184,7 +191,36 @@ def _of_feasible(
     return race.verdict
 
 
-def _in_turn(solver: AbstractSolver, state: Any, projection: bool) -> Iterator[Callable[[Instances], Answer]]:
+def _fits(answer: Answer, form: StandardForm, count: int) -> bool:
+    """Whether there is a place for each instance and each column: kernels read these without a look."""
+    if answer.whole is not None:
+        return answer.whole.shape == (count, form.size) and answer.status.shape == (count,)
+    points = (count, form.columns)
+    return (
+        answer.point.shape == points
+        and answer.dual.shape == (count, form.rows)
+        and answer.status.shape == (count,)
+        and (answer.free is None or answer.free.shape == points)
+        and (answer.low is None or answer.low.shape == points)
+        and (answer.high is None or answer.high.shape == points)
+    )
+
+
+def _of_another_shape(answer: Answer, form: StandardForm, count: int, solver: object) -> ValueError:
+    """What to say of an answer that does not fit."""
+    points = (count, form.columns)
+    wanted: dict[str, tuple[int, ...]] = {"whole": (count, form.size)}
+    if answer.whole is None:
+        wanted = {"point": points, "dual": (count, form.rows), "free": points, "low": points, "high": points}
+    found = {name: getattr(answer, name) for name in (*wanted, "status")}
+    wanted["status"] = (count,)
+    name = next(name for name, part in found.items() if part is not None and part.shape != wanted[name])
+    return ValueError(
+        f"{solver!r} proposed an answer whose {name} has shape {found[name].shape}, but it must be {wanted[name]}"
+    )
+
+
+def _in_turn(solver: AbstractSolver, state: Any, projection: bool) -> Iterator[partial[Answer]]:
     """The questions that solvers answer, one solver after the other."""
     if projection:
         for projector, prepared in solver.projectors_in_turn(state):

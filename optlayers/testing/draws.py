@@ -10,7 +10,10 @@ from torch import Tensor
 
 from optlayers.polytope import Polytope
 
-__all__ = ["draw", "extreme_scores", "with_scores"]
+__all__ = ["SPECIAL", "draw", "extreme_scores", "with_scores"]
+
+SPECIAL = (1, 2, 3)
+"""The places of tied, equal and large scores among those that are drawn."""
 
 
 def draw(shape: Sequence[int], samples: int, seed: int) -> Tensor:
@@ -25,7 +28,8 @@ def draw(shape: Sequence[int], samples: int, seed: int) -> Tensor:
 
 
 def extreme_scores(shape: Sequence[int], samples: int, seed: int) -> Tensor:
-    """Of unit size, then tied, equal, large and extreme ones, in turn; every third has forbidden parts."""
+    """Of unit size, then tied, equal, large and extreme ones, in turn, all negative and all positive ones among them;
+    every third has forbidden parts."""
     scores = draw(shape, samples, seed)
     generator = torch.Generator("cpu").manual_seed(seed)
     for k in range(4, samples):
@@ -38,6 +42,10 @@ def extreme_scores(shape: Sequence[int], samples: int, seed: int) -> Tensor:
             scores[k] *= 1e-9
         if kind == 3:
             scores[k] *= torch.where(torch.rand(*shape, generator=generator, device="cpu") < 0.5, 1e9, 1.0)
+        if kind == 4:  # as log-probabilities are: no structure scores more than nothing
+            scores[k] = -scores[k].abs()
+        if kind == 5:
+            scores[k] = scores[k].abs()
         if k % 3 == 0:
             scores[k] = scores[k].masked_fill(torch.rand(*shape, generator=generator, device="cpu") < 0.15, -torch.inf)
     return scores

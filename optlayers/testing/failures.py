@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from optlayers.bound.base import AbstractBoundPolytope, Marginals
+from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals
 from optlayers.bound.device import DeviceEvidence, DevicePolytope
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.host_evidence import HostEvidence
@@ -34,7 +34,7 @@ NO_SOLVES = ("structure",)
 """What a bound polytope answers without solving anything."""
 Pass = Literal["forward", "backward"]
 OnFailure = Literal["raise", "nan"]
-SOLVES = ("maximize", "project", "marginals", "sample")
+SOLVES = ("maximize", "project", "regularized", "marginals", "sample", "log_partition", "best")
 """What polytopes of a batch solve, whatever road led to them."""
 PROOFS = ("is_binary", "enumerated")
 """What is found out of a polytope once, by solves that are nobody's instances."""
@@ -168,7 +168,7 @@ class _Watched(AbstractRule):
 
 @final
 class FailingSolves:
-    """Solves that fail for the marked instance of a batch, in one thread, while this is entered.
+    """Solves that fail for the marked instance of a batch while this is entered, but not in threads of others.
 
     They fail where polytopes of a batch answer, which compiled polytopes, bound ones and layers all come down to. A
     solve of the batch, or of it so many times, fails for its own instance. Solves of other numbers of instances are
@@ -186,7 +186,8 @@ class FailingSolves:
         self._place: Counter[Hashable] = Counter()
         """How many of these have been solved."""
         self._spared = 0
-        self._thread = 0
+        self._others: set[int | None] = set()
+        """The threads that ran before."""
         self._patches = ExitStack()
 
     @property
@@ -213,7 +214,7 @@ class FailingSolves:
             self._spared -= 1
 
     def __enter__(self) -> FailingSolves:
-        self._thread = threading.get_ident()
+        self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
         self._place.clear()
         for cls in (HostPolytope, DevicePolytope):
             for name in SOLVES:
@@ -237,7 +238,7 @@ class FailingSolves:
 
     def _failing(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
         def solve(*given: Any, **named: Any) -> Any:
-            if self._spared or threading.get_ident() != self._thread:
+            if self._spared or threading.get_ident() in self._others:
                 return original(*given, **named)
             with self.sparing():  # one that another one asks fails with it
                 found = original(*given, **named)
@@ -266,6 +267,8 @@ class FailingSolves:
 
 def _batch_of(found: Any) -> int:
     """The number of instances of what was solved."""
+    if isinstance(found, Tensor):
+        return len(found)
     verdict = found[2] if type(found) is tuple else _verdict(found)
     assert verdict is not None
     return int(verdict.numel())
@@ -273,6 +276,12 @@ def _batch_of(found: Any) -> int:
 
 def _without(found: Any, which: Bool[Tensor, " batch"]) -> Any:
     """What was solved, without the answers to some instances."""
+    if isinstance(found, Tensor):  # values, which say by NaN that there is none
+        return found.masked_fill(which.to(found.device), torch.nan)
+    if isinstance(found, Best):
+        lost = which.to(found.counts.device)
+        structures = found.structures.masked_fill(lost[:, None], torch.nan)
+        return Best(structures, found.counts.masked_fill(lost, 0), _without(found.solution, which))
     if isinstance(found, Marginals):
         lost = which.to(found.means.device)
         means, total = found.means.masked_fill(lost[:, None], torch.nan), found.total.masked_fill(lost, torch.nan)

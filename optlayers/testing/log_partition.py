@@ -41,7 +41,7 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
     parts forbidden by ``-inf``, whole blocks of them (all parts that share an index, or several), random ones, all that
     a structure does without, and all parts. The least number of float32, which masks often are, forbids as well. Where
     no structure is left, the value is ``-inf`` and derivatives are 0. It answers in float64, alike in batches of one
-    and of many, and leaves its arguments as they are.
+    and of many and beside an instance with other parameters, and leaves its arguments as they are.
 
     Parameters
     ----------
@@ -93,6 +93,8 @@ def check_log_partition(polytope: Polytope, *, samples: int = 24, seed: int = 0,
                 f"{check.name}, {asked[k].what}: its {what} depends on the rest of the batch; in a batch of one it is "
                 f"{one[0].tolist()}, else {many[k].tolist()}"
             )
+    if len(theta):
+        check.own_parameters(scores[:ALONE], total[:ALONE])
 
 
 @final
@@ -181,13 +183,32 @@ class _Check:
         self.name = f"log_partition {name_of(self.function)}"
         self.form, self.theta, self.vertices = form, theta, vertices
 
+    def own_parameters(self, scores: Tensor, total: Tensor) -> None:
+        """Ask beside an instance with other parameters, unless the function refuses these."""
+        theta = self.theta.expand(len(scores) + 1, -1).clone()
+        theta[0] += 1.0
+        try:
+            found = self.function(*self._parts(torch.cat([scores[:1], scores]), theta))[1:]
+        except Exception:
+            return
+        far = (found - total).nan_to_num(neginf=0.0).abs().max()
+        names = ", ".join(spec.name for spec in self.form.parameters)
+        assert bool(far <= 1e-8 * (1.0 + total.nan_to_num(neginf=0.0).abs().max())), (
+            f"{self.name}: its value depends on the {names} of other instances; it moved by {float(far):.3g}"
+        )
+
+    def _parts(self, flat: Tensor, theta: Tensor) -> list[Tensor]:
+        """Scores and parameters, as the function takes them."""
+        form, count = self.form, len(flat)
+        parts = [flat[:, : form.structure_size].reshape(count, *form.shape)]
+        parts += [flat[:, s.span].reshape(count, *s.shape) for s in form.scored_auxiliaries]
+        return parts + [theta[:, s.span].reshape(count, *s.shape).clone() for s in form.parameters]
+
     def answers(self, asked: Sequence[_Case], scores: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values, gradients, and second derivatives in a direction, of flat scored vectors."""
-        form, count, name = self.form, len(scores), self.name
+        count, name = len(scores), self.name
         leaf = scores.clone().requires_grad_()
-        parts = [leaf[:, : form.structure_size].reshape(count, *form.shape)]
-        parts += [leaf[:, s.span].reshape(count, *s.shape) for s in form.scored_auxiliaries]
-        parts += [self.theta[s.span].expand(count, s.size).reshape(count, *s.shape).clone() for s in form.parameters]
+        parts = self._parts(leaf, self.theta.expand(count, -1))
         before = [part.detach().clone() for part in parts]
         try:
             total = self.function(*parts)

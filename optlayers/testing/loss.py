@@ -31,6 +31,8 @@ SECOND = 1e-4
 """Errors of second derivatives, relative to their size."""
 SAME = 1e-8
 """How far what must be the same may differ, relative to its size."""
+LOW = -1e4
+"""Parts with such scores are in no structure, nor in a mean of them, as forbidden parts are not."""
 WINS = (10.0, 1e3, 1e5)
 """How far apart scores are stretched until a target wins by enough."""
 
@@ -51,19 +53,21 @@ def check_loss(
     """Check a loss on a polytope: its gradient is its own, instances do not meddle, failures show.
 
     Everything is asked through ``loss(polytope, reduction=...)(scores, target, **parameters)``. With ``"none"`` there
-    is a loss per instance, of which ``"mean"`` and ``"sum"`` are the mean and the sum, with the gradients of these.
-    A loss and its gradient are finite, have the dtype of the scores, depend on their own instance alone (not on the
-    others, nor on their order), are the same when asked twice, by a copy, and after ``pickle`` (where the declaration
-    can be pickled; a warning says if not), and leave the caller's tensors as they are.
+    is a loss per instance, of which ``"mean"`` and ``"sum"`` are the mean and the sum, with the gradients of these, and
+    so is a sum with weights. A loss and its gradient are finite, have the dtype of the scores, depend on their own
+    instance alone (not on the others, nor on their order), are the same when asked twice, by a copy, and after
+    ``pickle`` (where the declaration can be pickled; a warning says if not), and leave the caller's tensors as they
+    are.
 
     Slopes in random directions are compared with finite differences; at a kink they lie between those on both sides.
     So are those by the scores of scored auxiliary variables, where the loss is called with structures, and those by
     parameters, where the loss has a gradient for them. Where it has second derivatives, these are compared with finite
     differences of the slopes.
     A convex loss also lies above each of its tangents: at random, tied, equal and large scores. The gradient of a
-    forbidden part is 0. An instance without a structure, which one more constraint sees to, makes the loss raise
-    :class:`optlayers.SolveError` with its index, and so does an instance that all solves are made to fail for. A loss
-    that draws from torch's own generator meets the same random numbers each time.
+    forbidden part is 0, and the loss is what it is where the part has a very low score. An instance without a
+    structure, which one more constraint sees to, makes the loss raise :class:`optlayers.SolveError` with its index, and
+    so does an instance that all solves are made to fail for, whether or not somebody waits for a gradient. A loss that
+    draws from torch's own generator meets the same random numbers each time.
 
     Parameters
     ----------
@@ -164,15 +168,15 @@ class _Check:
             value: Tensor = self.loss(scores, targets, **self.parameters, **further)
         return value
 
-    def both(self, batch: _Batch, **further: Any) -> tuple[Tensor, Tensor]:
-        """The losses, and the gradient of their sum."""
+    def both(self, batch: _Batch, weights: Tensor | None = None, **further: Any) -> tuple[Tensor, Tensor]:
+        """The losses, and the gradient of their sum, or of one with weights."""
         leaf = batch.scores.detach().clone().requires_grad_()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             value = self.loss(leaf, batch.targets, **self.parameters, **further)
         assert torch.equal(leaf.detach(), batch.scores), f"{self.name} writes to the scores that it is given"
         assert value.requires_grad, f"{self.name} has no gradient for scores that require one"
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        (gradient,) = torch.autograd.grad((value if weights is None else value * weights).sum(), leaf)
         return value.detach(), gradient
 
     def second(self, batch: _Batch, direction: Tensor) -> Tensor | None:
@@ -363,6 +367,10 @@ def _check_reductions(check: _Check, compiled: Any, batch: _Batch) -> None:
     ):
         reduced = replace(check, loss=check.make(compiled, reduction=reduction))
         _same(reduced.both(batch), expected, f"{check.name} with reduction={reduction!r} beside that of its losses")
+    weights = torch.linspace(-1.0, 2.0, len(value), dtype=torch.float64, device="cpu")
+    weighted = check.both(batch, weights=weights)
+    each = gradient * weights.reshape(-1, *[1] * (gradient.ndim - 1))
+    _same(weighted, (value, each), f"{check.name}, in a sum with weights,")
 
 
 def _check_independence(check: _Check, batch: _Batch) -> None:
@@ -382,6 +390,11 @@ def _check_independence(check: _Check, batch: _Batch) -> None:
         found = tuple(part.flip(0) for part in check.both(_Batch(batch.scores.flip(0), batch.targets.flip(0))))
         _same(found, (value, gradient), f"{check.name}, in another order of the batch,")
         _same(check.both(batch.take(0)), (value[0], gradient[0]), f"{check.name}, of an instance without a batch,")
+        rows = 2 if len(value) % 2 == 0 else 1
+        scores, targets, *expected = (
+            part.reshape(rows, -1, *part.shape[1:]) for part in (batch.scores, batch.targets, value, gradient)
+        )
+        _same(check.both(_Batch(scores, targets)), tuple(expected), f"{check.name}, of a batch of two dimensions,")
     empty = check.both(batch.take(slice(0, 0)))
     _same(empty, (value[:0], gradient[:0]), f"{check.name}, of an empty batch,")
 
@@ -404,9 +417,11 @@ def _check_forbidden(check: _Check, batch: _Batch, best: Tensor) -> None:
     masked[having, part[having]] = -torch.inf
     hidden = torch.isinf(masked).reshape(batch.scores.shape)
     value, gradient = check.both(_Batch(masked.reshape(batch.scores.shape), batch.targets))
+    low = check.value(masked.clamp(min=LOW).reshape(batch.scores.shape), batch.targets)
     assert bool(torch.isfinite(value).all()), f"{check.name} beside a forbidden part is not finite: {value.tolist()}"
     assert bool((gradient[hidden] == 0).all()), f"{check.name} gives a forbidden part a gradient"
     assert bool(torch.isfinite(gradient).all()), f"{check.name}: a gradient beside a forbidden part is not finite"
+    _same((value,), (low,), f"{check.name}, where a part is forbidden that has a score of {LOW:g} else,", 1e-6)
 
 
 def _check_precision(check: _Check, batch: _Batch) -> None:
@@ -464,28 +479,30 @@ def _check_failures(check: _Check, batch: _Batch, polytope: Polytope) -> None:
     found = made.value(batch.scores, batch.targets)
     _same((found,), (expected,), f"{check.name}, beside a constraint with room,", 1e-6)
     rooms[MARKED] = least - 1.0
-    try:
-        made.value(batch.scores, batch.targets)
-    except SolveError as error:
-        named = [failure.index for failure in error.failures]
-        assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but {[(MARKED,)]} is infeasible"
-    else:
-        raise AssertionError(f"{check.name} hides that an instance is infeasible: no SolveError is raised")
+    for ask in (lambda: made.value(batch.scores, batch.targets), lambda: made.both(batch)):
+        try:
+            ask()
+        except SolveError as error:
+            named = [failure.index for failure in error.failures]
+            assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but {[(MARKED,)]} is infeasible"
+        else:
+            raise AssertionError(f"{check.name} hides that an instance is infeasible: no SolveError is raised")
 
 
 def _check_hidden(check: _Check, compiled: Any, batch: _Batch) -> None:
     """All solves fail for an instance, but those that targets are held to."""
     made = replace(check, loss=check.make(compiled, reduction="none"))
     _trust_targets(made.loss)
-    made.value(batch.scores, batch.targets)  # what is found out of a polytope once
-    solves = FailingSolves(len(batch.scores))
-    try:
-        with solves:
-            made.value(batch.scores, batch.targets)
-    except SolveError as error:
-        named = [failure.index for failure in error.failures]
-        assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but solves failed for {[(MARKED,)]}"
-    else:
-        assert not solves.failed, (
-            f"{check.name} hides that {solves.told} failed for an instance: no SolveError is raised"
-        )
+    made.both(batch)  # what is found out of a polytope once
+    for ask in (lambda: made.value(batch.scores, batch.targets), lambda: made.both(batch)):
+        solves = FailingSolves(len(batch.scores))
+        try:
+            with solves:
+                ask()
+        except SolveError as error:
+            named = [failure.index for failure in error.failures]
+            assert named == [(MARKED,)], f"{check.name}: SolveError names {named}, but solves failed for {[(MARKED,)]}"
+        else:
+            assert not solves.failed, (
+                f"{check.name} hides that {solves.told} failed for an instance: no SolveError is raised"
+            )

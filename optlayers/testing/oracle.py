@@ -33,12 +33,13 @@ def check_oracle(polytope: Polytope, *, samples: int = 24, seed: int = 0, **name
 
     Of the oracle: the best value, a structure of the polytope, whole numbers, the same twice.
 
-    Scores are random, tied, all equal, large (1000) and extreme (1e-9 and 1e9, also side by side), and some parts are
-    forbidden. Each answer is compared with that of HiGHS on the declared constraints, which proves it, and looked for
-    in the declared set by cvxpy. Fractional answers are complained of unless HiGHS finds fractional vertices too; where
-    the declaration says ``integral=True`` it must find none. With ``rows="relaxation"`` the constraints hold for
-    structures without being all that does: HiGHS then looks for the best structure in whole numbers by branch and bound
-    where ``integral=True``, and otherwise no answer may score more than the constraints allow.
+    Scores are random, all negative, all positive, tied, all equal, large (1000) and extreme (1e-9 and 1e9, also side by
+    side), and some parts are forbidden. Each answer is compared with that of HiGHS on the declared constraints, which
+    proves it, and looked for in the declared set by cvxpy. Fractional answers are complained of unless HiGHS finds
+    fractional vertices too; where the declaration says ``integral=True`` it must find none. With ``rows="relaxation"``
+    the constraints hold for structures without being all that does: HiGHS then looks for the best structure in whole
+    numbers by branch and bound where ``integral=True``, and otherwise no answer may score more than the constraints
+    allow.
 
     A ``membership`` function must accept the vertices that HiGHS finds. Then entries of them are swapped, copied and
     changed: all of these points that the solver of the declaration would certify, of which some are tried, must lie in

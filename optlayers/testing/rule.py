@@ -16,6 +16,7 @@ from optlayers.testing.draws import draw, with_scores
 from optlayers.testing.failures import check_failures
 from optlayers.testing.geometry import contains
 from optlayers.testing.pickling import check_pickled, is_pickled
+from optlayers.testing.promises import check_promises
 from optlayers.testing.through import same, through
 
 __all__ = ["check_rule"]
@@ -29,6 +30,11 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     ``pickle`` (where the declaration can be pickled: a function of it that is a lambda cannot, and a warning says so),
     come for empty batches and for strided scores, and are 0 for forbidden parts (:func:`check_log_partition` looks at
     forbidden blocks, too).
+
+    What a rule says of itself is true: that it ``optimizes``, that ``backward`` is a matrix (``has_jacobian``), that it
+    ``takes_any_gradient``, which part of a step was ``kept``, that parameters have a gradient, which is finite and of
+    each instance by itself. Its structures are the same where nobody waits for a gradient, and what it adapts to
+    changes after backward passes alone, whatever the order of the batch.
 
     A rule does not hide a failed solve. The solves of its forward pass, and then those of its backward pass, are made
     to fail for one instance: all that it asks of the polytope that it is given, and after that what it asks of others:
@@ -68,6 +74,7 @@ def check_rule(rule: AbstractRule, polytope: Polytope, *, samples: int = 4, seed
     strided = torch.stack([scores, scores], dim=-1)[..., 0]
     same(through(layer, strided, weights, parameters), (value, gradient), f"{rule!r} on strided scores")
     _check_forbidden(layer, scores, weights, value, parameters)
+    check_promises(layer, polytope, scores, weights, parameters)
     empty = through(layer, scores[:0], weights[:0], parameters)
     assert empty[0].shape == value[:0].shape and empty[1].shape == scores[:0].shape, f"{rule!r} on an empty batch"
     single = scores.to(torch.float32)
