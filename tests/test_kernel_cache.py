@@ -1,5 +1,6 @@
 """Compiled functions on disk are compiled again when a file beside them changes."""
 
+import gc
 import os
 import pickle
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numba
 import pytest
+from numba.core import event
 
 import optlayers as ol
 import polytopes
+from optlayers.kernel_cache import cached_njit
 from optlayers.solvers.kernels import min_norm_point
 
 BARE = f"""
@@ -98,3 +101,45 @@ def test_code_of_another_signature_is_not_taken(tmp_path):
     assert half("int") == "3.5 0"
     assert half("int") == "3.5 1"
     assert half("float") == "3.5 0"
+
+
+@pytest.fixture
+def nothing_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("OPTLAYERS_QUIET", "1")
+    return tmp_path
+
+
+class Collector(event.Listener):
+    """Whether the garbage collector is on when numba begins to compile something, and when it ends."""
+
+    def __init__(self):
+        self.begins, self.ends = [], []
+
+    def on_start(self, _):
+        self.begins.append(gc.isenabled())
+
+    def on_end(self, _):
+        self.ends.append(gc.isenabled())
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_rests_while_something_is_compiled(nothing_on_disk, on):
+    compiled = cached_njit(nothing_on_disk)
+    inner = compiled(lambda number: number + 1)
+    outer = compiled(lambda number: inner(number) + 1)
+    wrong = compiled(lambda number: inner(number).no_such_attribute)
+    others = numba.njit(lambda number: number + 1)
+    try:
+        if not on:
+            gc.disable()
+        with event.install_listener("numba:compile", Collector()) as seen:
+            assert outer(1) == 3
+            with pytest.raises(numba.TypingError):
+                wrong(1.0)
+            assert (seen.begins, seen.ends) == ([False] * 4, [False, on, False, on])
+            assert gc.isenabled() == on
+            assert others(1) == 2
+            assert seen.begins[-1] == on
+    finally:
+        gc.enable()
