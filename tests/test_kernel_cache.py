@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 from numba.core import event
 
@@ -16,6 +17,7 @@ import optlayers as ol
 import polytopes
 from optlayers.kernel_cache import cached_njit
 from optlayers.solvers.kernels import min_norm_point
+from optlayers.solvers.kernels.lanes import jit, part
 
 BARE = f"""
 import sys, types
@@ -143,3 +145,19 @@ def test_the_garbage_collector_rests_while_something_is_compiled(nothing_on_disk
             assert seen.begins[-1] == on
     finally:
         gc.enable()
+
+
+def test_a_part_has_no_machine_code_but_in_kernels(nothing_on_disk):
+    twice = part(lambda number: 2 * number)
+    numbers = part(lambda count, number: twice(number) * np.ones(count))
+    first = jit(lambda count: numbers(count, 1.0))
+    second = jit(lambda count: numbers(count, 3.0) + twice(1.0))
+    assert first(2).tolist() == [2.0, 2.0]
+    assert second(2).tolist() == [8.0, 8.0]
+    (compiled,) = twice.overloads.values()
+    assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
+    again = jit(second.py_func)
+    assert again(2).tolist() == [8.0, 8.0]
+    assert sum(again.stats.cache_hits.values()) == 1
+    with pytest.raises((TypeError, ValueError)):
+        twice(1.0)

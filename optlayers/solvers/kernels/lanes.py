@@ -21,6 +21,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from optlayers.kernel_cache import cached_njit
+from optlayers.solvers.kernels.compiler import KernelCompiler, PartCompiler
 from optlayers.solvers.kernels.flat import ASKED_FIRST
 
 __all__ = [
@@ -44,10 +45,10 @@ LANES = 4
 
 # The GIL is released, so that a pool of plain threads runs kernels side by side. Divisions by zero give infinities.
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-jit = cached_njit(Path(__file__).parent, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
-# Called by kernels only: half of the time of compiling a part would go to a door for Python and to machine code that
-# nobody runs, for its callers take it in as it is.
-part = cast(_Decorator, numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True))
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+jit = cached_njit(Path(__file__).parent, pipeline_class=KernelCompiler, **_OPTIONS)
+# Called by kernels only, so it needs no door for Python.
+part = cast(_Decorator, numba.njit(pipeline_class=PartCompiler, no_cpython_wrapper=True, **_OPTIONS))
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
