@@ -4,6 +4,10 @@ Every function of numba is optimized and made machine code on its own, then take
 made machine code again, and so on up to what Python calls. Parts are called by kernels only, so all of that is done
 once here, for a kernel with all that it is made of. The first calls of a matching in a new process, with nothing on
 disk, take a fifth less time.
+
+What is left grows with the statements of a kernel and with what each becomes. So kernels open the arrays that they are
+given (:mod:`optlayers.solvers.kernels.flat`) before they read from them, and assign two or three names in a statement:
+more go through a tuple, which numba makes and takes apart.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from optlayers.kernel_cache import cached_njit
 from optlayers.solvers.kernels.compiler import KernelCompiler, PartCompiler
-from optlayers.solvers.kernels.flat import ASKED_FIRST
+from optlayers.solvers.kernels.flat import ASKED_FIRST, member
 
 __all__ = [
     "LANES",
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "maximum",
     "minimum",
+    "nearest_whole",
     "pack",
     "part",
     "spread",
@@ -107,7 +108,7 @@ for _function, _instruction in (
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, width: int) -> Any:
-    data = cgutils.create_struct_proxy(kind)(context, builder, array).data
+    data = member(context, builder, kind, array, "data")
     return builder.gep(data, [builder.mul(index, ir.Constant(index.type, width))])
 
 
@@ -208,6 +209,17 @@ def stay_apart(typing_context: Any) -> Any:
 
 absolute = _unary("fabs")
 square_root = _unary("sqrt")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def nearest_whole(typing_context: Any, value: Any) -> Any:
+    """What ``np.round`` says of a number, which numba compiles for all numbers of digits."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.rint.f64"), [args[0]])
+
+    return types.float64(types.float64), generate
 
 
 @part
