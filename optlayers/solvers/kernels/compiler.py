@@ -26,15 +26,11 @@ LEFT_OUT = (InlineClosureLikes, NopythonRewrites)
 """They look for comprehensions and for sums of whole arrays; kernels are loops over numbers."""
 
 
-class _KernelLibrary(JITCodeLibrary):  # type: ignore[misc]
-    """The code of a kernel. Its functions are optimized with all that they call, so not before that is known."""
+class _PartLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """The code of a part alone; ``called`` has the code of what it calls.
 
-    def add_llvm_module(self, module: Any) -> None:
-        self._final_module.link_in(module)
-
-
-class _PartLibrary(_KernelLibrary):
-    """The code of a part alone, as it is written; ``called`` has the code of what it calls."""
+    Its functions are tidied up one by one, as always: without it some kernels would be slower by a seventh.
+    """
 
     def __init__(self, codegen: Any, name: str) -> None:
         super().__init__(codegen, name)
@@ -45,16 +41,6 @@ class _PartLibrary(_KernelLibrary):
 
     def finalize(self) -> None:
         """Whoever takes it in optimizes it."""
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _KernelLowering(NativeLowering):  # type: ignore[misc]
-    _name = "kernel_lowering"
-
-    def run_pass(self, state: Any) -> bool:
-        state.library = _KernelLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.library.enable_object_caching()
-        return bool(super().run_pass(state))
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -75,7 +61,7 @@ class _PartLowering(NativeLowering):  # type: ignore[misc]
 class KernelCompiler(CompilerBase):  # type: ignore[misc]
     """Compiles what Python calls."""
 
-    lowering: type[NativeLowering] = _KernelLowering
+    lowering: type[NativeLowering] = NativeLowering
 
     def define_pipelines(self) -> list[PassManager]:
         """The passes of numba, but for some."""
