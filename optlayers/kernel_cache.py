@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import sys
@@ -48,7 +49,7 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
     The decorator takes the signatures, written as numba reads them, for which :mod:`optlayers.warm` compiles a
     function. Functions that are only called by others have none.
     """
-    stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
+    stamp = _stamp(folder)
 
     def decorate(function: Callable[..., Any], signatures: tuple[str, ...]) -> Callable[..., Any]:
         dispatcher: Callable[..., Any] = numba.njit(cache=True, **options)(function)
@@ -68,6 +69,10 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
         return lambda function: decorate(function, given)
 
     return decorator
+
+
+def _stamp(folder: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
 
 
 def _loaded(load: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
@@ -106,7 +111,7 @@ def is_on_disk(function: Any) -> bool:
 
 
 class _Notice(event.Listener):  # type: ignore[misc]
-    """Says once in a process that there is something to compile that the disk does not have.
+    """Says once on a machine that there is something to compile that the disk does not have.
 
     numba tells it when it compiles, and only then: to call a kernel costs nothing more. It compiles in one thread at a
     time.
@@ -118,10 +123,56 @@ class _Notice(event.Listener):  # type: ignore[misc]
         if self.said or event.data["dispatcher"] not in _functions or os.environ.get("OPTLAYERS_QUIET", "0") != "0":
             return
         self.said = True
-        print(NOTICE, file=sys.stderr, flush=True)
+        if _is_first_to_say(event.data["dispatcher"]):
+            print(NOTICE, file=sys.stderr, flush=True)
 
     def on_end(self, event: event.Event) -> None:
         """Nothing more is said."""
 
 
+def _is_first_to_say(dispatcher: Any) -> bool:
+    """Whether no process has said so for this version of the kernels, of numba and of the processor.
+
+    Who can create an empty file beside numba's cache is the first; where it cannot be written, every process is.
+    """
+    kernels = _stamp(Path(__file__).parent / "solvers" / "kernels")
+    meant = repr(
+        (kernels, numba.__version__, sys.implementation.cache_tag, dispatcher.targetctx.codegen().magic_tuple())
+    )
+    name = f"announced-{hashlib.sha256(meant.encode()).hexdigest()[:16]}"
+    try:
+        (Path(numba.njit(cache=True)(_folder_of_numba).stats.cache_path) / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except (OSError, RuntimeError):  # the latter where numba finds no folder that it could write to
+        return True
+    return True
+
+
+def _folder_of_numba() -> None:
+    """Is never compiled: numba says where it would keep a function of this file, whichever kernel is compiled."""
+
+
+class _CollectorPause(event.Listener):  # type: ignore[misc]
+    """Lets the garbage collector rest while something is compiled, which makes millions of objects and little garbage.
+
+    It would look through all of them again and again: a seventh of the time. What is compiled on the way, one inside of
+    the other, is told of in this order, and in one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._was_on: list[bool] = []
+
+    def on_start(self, event: event.Event) -> None:
+        if event.data["dispatcher"] in _functions:
+            self._was_on.append(gc.isenabled())
+            gc.disable()
+
+    def on_end(self, event: event.Event) -> None:
+        """numba says so after an error, too."""
+        if event.data["dispatcher"] in _functions and self._was_on.pop():
+            gc.enable()
+
+
 event.register("numba:compile", _Notice())
+event.register("numba:compile", _CollectorPause())

@@ -1,5 +1,6 @@
 """Compiled functions on disk are compiled again when a file beside them changes."""
 
+import gc
 import os
 import pickle
 import subprocess
@@ -8,11 +9,15 @@ import textwrap
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
+from numba.core import event
 
 import optlayers as ol
 import polytopes
+from optlayers.kernel_cache import cached_njit
 from optlayers.solvers.kernels import min_norm_point
+from optlayers.solvers.kernels.lanes import jit, part
 
 BARE = f"""
 import sys, types
@@ -98,3 +103,61 @@ def test_code_of_another_signature_is_not_taken(tmp_path):
     assert half("int") == "3.5 0"
     assert half("int") == "3.5 1"
     assert half("float") == "3.5 0"
+
+
+@pytest.fixture
+def nothing_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("OPTLAYERS_QUIET", "1")
+    return tmp_path
+
+
+class Collector(event.Listener):
+    """Whether the garbage collector is on when numba begins to compile something, and when it ends."""
+
+    def __init__(self):
+        self.begins, self.ends = [], []
+
+    def on_start(self, _):
+        self.begins.append(gc.isenabled())
+
+    def on_end(self, _):
+        self.ends.append(gc.isenabled())
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_rests_while_something_is_compiled(nothing_on_disk, on):
+    compiled = cached_njit(nothing_on_disk)
+    inner = compiled(lambda number: number + 1)
+    outer = compiled(lambda number: inner(number) + 1)
+    wrong = compiled(lambda number: inner(number).no_such_attribute)
+    others = numba.njit(lambda number: number + 1)
+    try:
+        if not on:
+            gc.disable()
+        with event.install_listener("numba:compile", Collector()) as seen:
+            assert outer(1) == 3
+            with pytest.raises(numba.TypingError):
+                wrong(1.0)
+            assert (seen.begins, seen.ends) == ([False] * 4, [False, on, False, on])
+            assert gc.isenabled() == on
+            assert others(1) == 2
+            assert seen.begins[-1] == on
+    finally:
+        gc.enable()
+
+
+def test_a_part_has_no_machine_code_but_in_kernels(nothing_on_disk):
+    twice = part(lambda number: 2 * number)
+    numbers = part(lambda count, number: twice(number) * np.ones(count))
+    first = jit(lambda count: numbers(count, 1.0))
+    second = jit(lambda count: numbers(count, 3.0) + twice(1.0))
+    assert first(2).tolist() == [2.0, 2.0]
+    assert second(2).tolist() == [8.0, 8.0]
+    (compiled,) = twice.overloads.values()
+    assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
+    again = jit(second.py_func)
+    assert again(2).tolist() == [8.0, 8.0]
+    assert sum(again.stats.cache_hits.values()) == 1
+    with pytest.raises((TypeError, ValueError)):
+        twice(1.0)

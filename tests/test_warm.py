@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
 import pytest
 from numba.core.sigutils import normalize_signature
 from test_kernel_cache import BARE
 
 from optlayers import kernel_cache, warm
+from optlayers.solvers.kernels import normal_equations
 
 FOLDER = Path(__file__).parent.parent
 ORACLES = ("min_norm_point", "calling", "structures")
@@ -42,6 +46,35 @@ def told(code: str, folder: Path, cache: Path, **environment: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
     ).stderr
+
+
+def test_processes_announce_it_once_on_a_machine(tmp_path):
+    """One after the other, and at once."""
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    ask, line = BARE + "import kernel; kernel.{}()", kernel_cache.NOTICE + "\n"
+    assert told(ask.format("first"), tmp_path, tmp_path / "in turn") == line
+    assert told(ask.format("second"), tmp_path, tmp_path / "in turn") == ""
+    with ThreadPoolExecutor() as pool:
+        said = pool.map(lambda _: told(ask.format("first"), tmp_path, tmp_path / "at once"), range(4))
+    assert sorted(said) == ["", "", "", line]
+
+
+def test_it_is_announced_again_for_another_version_and_where_nobody_can_take_note(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert [kernel_cache._is_first_to_say(normal_equations._rows_of_factor) for _ in range(3)] == [True, False, False]
+    with monkeypatch.context() as other:
+        other.setattr(numba, "__version__", "another")
+        assert kernel_cache._is_first_to_say(normal_equations._rows_of_factor)
+    assert not kernel_cache._is_first_to_say(normal_equations._rows_of_factor)
+    monkeypatch.setattr(Path, "touch", raises(PermissionError))
+    assert kernel_cache._is_first_to_say(normal_equations._rows_of_factor)
+
+
+def raises(error: type[Exception]) -> Callable[..., None]:
+    def touch(*_: object, **__: object) -> None:
+        raise error
+
+    return touch
 
 
 def test_compiling_is_announced_once_and_not_when_all_is_on_disk(tmp_path):

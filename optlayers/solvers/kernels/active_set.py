@@ -31,7 +31,7 @@ from optlayers.solvers.kernels.batches import (
     write,
     write_rows,
 )
-from optlayers.solvers.kernels.flat import FlatType, flat, keep, row
+from optlayers.solvers.kernels.flat import FlatType, flat, grid, keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -39,6 +39,7 @@ from optlayers.solvers.kernels.lanes import (
     jit,
     load,
     maximum,
+    nearest_whole,
     part,
     spread,
     stay_apart,
@@ -149,8 +150,10 @@ def _prepare(system, varies, entries, curvature, free, face):  # type: ignore[no
 def _proximal_steps(system, varies, entries, curvature, free, face, r1, r2, p, q):  # type: ignore[no-untyped-def]
     """Repeat proximal steps in place; ``face.left`` is what they leave of the residual."""
     stay_apart()
-    idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
-    first, second, pull, step = face.first, face.second, face.pull, face.step
+    idle, theta = face.idle, face.theta
+    factored, left = face.factored, face.left
+    first, second = face.first, face.second
+    pull, step = face.pull, face.step
     columns, rows = len(curvature), len(idle) // LANES
     of_columns, of_rows = spread(0.0), spread(0.0)
     for j in range(columns):
@@ -241,9 +244,12 @@ def polish(  # type: ignore[no-untyped-def]
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     face, group = face_in(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
-    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
-    idle, pull, step, left = face.idle, face.pull, face.step, face.left
-    p, held, moving, at_low, at_high = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
+    s, l, u = group.scores, group.lower, group.upper
+    b, entries = group.rhs, group.entries
+    idle, pull = face.idle, face.pull
+    step, left = face.step, face.left
+    p, held, moving = row(wide, 3), row(wide, 4), row(wide, 5)
+    at_low, at_high = row(wide, 6), row(wide, 7)
     q, r2, margin = row(tall, 5), row(tall, 6), row(few, 1)
     done = np.empty(LANES, np.bool_)
     for start in range(0, len(which), LANES):
@@ -379,6 +385,12 @@ def vertex(  # type: ignore[no-untyped-def]
     is constant on the face.
     """
     system = opened(table)
+    matrix, linear, rhs = grid(matrix), grid(linear), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
+    probe, which = flat(probe), flat(which)
+    tied, scale = flat(tied), flat(scale)
+    low, high, point = grid(low), grid(high), grid(point)
+    dual, rest = grid(dual), grid(rest)
     rows, columns = len(system.order), len(system.column_start) - 1
     size = LANES * columns
     wide, tall, few = np.empty((7, size)), np.empty((10, LANES * rows)), np.empty((2, LANES))
@@ -386,12 +398,16 @@ def vertex(  # type: ignore[no-untyped-def]
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     face, group = face_in(wide, tall, few, factor_room), grouped(group_wide, group_tall, entry_room)
-    c, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
+    c, l, u = group.scores, group.lower, group.upper
+    b, entries = group.rhs, group.entries
     theta, first = face.theta, face.first
-    p, moving, target, whole = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
-    q, r2, y, exact, meant = row(tall, 5), row(tall, 6), row(tall, 7), row(tall, 8), row(tall, 9)
-    ones = np.ones(columns)
-    curvature, unit = flat(ones), row(few, 1)
+    p, moving = row(wide, 3), row(wide, 4)
+    target, whole = row(wide, 5), row(wide, 6)
+    q, r2, y = row(tall, 5), row(tall, 6), row(tall, 7)
+    exact, meant = row(tall, 8), row(tall, 9)
+    ones = np.empty((1, columns))
+    curvature, unit = row(ones, 0), row(few, 1)
+    fill(curvature, 1.0)
     for start in range(0, len(which), LANES):
         read_group(system, varies, matrix, linear, rhs, lower, upper, which, start, group)
         read(point, which, start, target)
@@ -486,7 +502,7 @@ def _snapped(value, low, high):  # type: ignore[no-untyped-def]
         return low
     if abs(value - high) <= near:
         return high
-    whole = np.round(value)
+    whole = nearest_whole(value)
     return whole if abs(value - whole) <= near else value
 
 
@@ -513,6 +529,10 @@ def solve_on_face(  # type: ignore[no-untyped-def]
 ):
     """Solve the system above for any right-hand sides; ``free`` says for every instance which columns may move."""
     system, slack_row, curvature = opened(table), flat(slack_rows), flat(bends)
+    matrix, free = grid(matrix), grid(free)
+    column_side, row_side = grid(column_side), grid(row_side)
+    which, p_out = flat(which), grid(p_out)
+    q_out, left_over = grid(q_out), flat(left_over)
     rows, columns = len(system.order), len(curvature)
     first_slack = columns - len(slack_row)
     size = LANES * columns
@@ -521,7 +541,8 @@ def solve_on_face(  # type: ignore[no-untyped-def]
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     face, entries = face_in(wide, tall, few, factor_room), flat(entry_room)
     idle, step, left = face.idle, face.step, face.left
-    moving, r1, p, q, r2 = row(wide, 3), row(wide, 4), row(wide, 5), row(tall, 5), row(tall, 6)
+    moving, r1, p = row(wide, 3), row(wide, 4), row(wide, 5)
+    q, r2 = row(tall, 5), row(tall, 6)
     fill(r1, 0.0)
     for start in range(0, len(which), LANES):
         read_flags(free, which, start, moving)

@@ -134,7 +134,8 @@ def optimize(  # type: ignore[no-untyped-def]
         matrix = matrices[k if len(matrices) > 1 else 0]
         right = rhs[k if len(rhs) > 1 else 0]
         low, high = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
-        score, x, y, state, holds = scores[k], points[k], duals[k], sides[k], active[k]
+        score, x, y = scores[k], points[k], duals[k]
+        state, holds = sides[k], active[k]
         for j in range(size):
             state[j] = 0 if low[j] < high[j] else -1
         for i in range(count_rows):

@@ -102,7 +102,8 @@ def _decided(scores, column, start, value, child, fixed, first, second, total): 
                 if _step(score, value[a]) + total[child[a]] == total[u]:
                     passed[child[a]] = True
     for u in order[:count][::-1]:
-        j, chosen, a1, a2 = column[u], -1, 0, 0
+        j, chosen = column[u], -1
+        a1, a2 = 0, 0
         for a in range(start[u], start[u + 1]):
             if _step(scores[j], value[a]) + total[child[a]] != total[u]:
                 continue
@@ -470,7 +471,8 @@ def k_best(  # type: ignore[no-untyped-def]
             place[:arcs] = 0
             found[u] = 0
             while found[u] < most:
-                chosen, top, b1, b2 = -1, -np.inf, 0, 0
+                chosen, top = -1, -np.inf
+                b1, b2 = 0, 0
                 for t in range(arcs):
                     a = start[u] + t
                     if place[t] >= found[child[a]]:
@@ -481,7 +483,8 @@ def k_best(  # type: ignore[no-untyped-def]
                     c1 = one[child[a], place[t]] + value[a] * first[j]
                     c2 = other[child[a], place[t]] + value[a] * second[j]
                     if chosen < 0 or reached > top or (reached == top and (c1 > b1 or (c1 == b1 and c2 > b2))):
-                        chosen, top, b1, b2 = t, reached, c1, c2
+                        chosen, top = t, reached
+                        b1, b2 = c1, c2
                 if chosen < 0:
                     break
                 n = found[u]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from optlayers.solvers.kernels.flat import flat, grid
 from optlayers.solvers.kernels.lanes import jit, part
 
 __all__ = ["SAME", "sweep", "tighten"]
@@ -34,6 +35,10 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
 
     Rows are given by where each of them begins, by columns, and by the places of their entries.
     """
+    start, column = flat(start), flat(column)
+    place, skipped = flat(place), flat(skipped)
+    matrix, rhs = grid(matrix), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
     for k in range(len(lower)):
         entries, b = matrix[k if len(matrix) > 1 else 0], rhs[k if len(rhs) > 1 else 0]
         for _ in range(ROUNDS):
@@ -41,7 +46,8 @@ def tighten(start, column, place, matrix, skipped, rhs, lower, upper):  # type: 
             for i in range(len(start) - 1):
                 if skipped[i]:
                     continue
-                least, most, below, above = 0.0, 0.0, 0, 0  # of the row, and how many terms have no limit
+                least, most = 0.0, 0.0
+                below, above = 0, 0  # of the row, and how many terms have no limit
                 size = abs(b[i])  # of all its numbers, by which sums are rounded
                 for t in range(start[i], start[i + 1]):
                     entry, j = entries[place[t]], column[t]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from optlayers.solvers.kernels.batches import grouped, read_group
-from optlayers.solvers.kernels.flat import flat, keep, row
+from optlayers.solvers.kernels.flat import flat, grid, keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -67,16 +67,23 @@ def optimize(  # type: ignore[no-untyped-def]
     ``low`` and ``high`` say which columns end nearer to a bound than their multiplier is to 0. ``steps`` is how many
     it took, negative where neither residual nor gap came below ``tolerance`` within ``limit``.
     """
-    system = opened(table)
+    system, curvature = opened(table), flat(curvature)
+    which, steps = flat(which), flat(steps)
+    matrix, linear, rhs = grid(matrix), grid(linear), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
+    point, dual = grid(point), grid(dual)
+    low, high = grid(low), grid(high)
     rows, columns = len(system.order), len(system.column_start) - 1
     wide, tall, few = np.empty((18, LANES * columns)), np.empty((7, LANES * rows)), np.empty((10, LANES))
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     group, factored = grouped(wide, tall, entry_room), flat(factor_room)
     c, b, entries = group.scores, group.rhs, group.entries
-    l, u, z, h = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
+    l, u = row(wide, 3), row(wide, 4)
+    z, h = row(wide, 5), row(wide, 6)
     has_low, has_high, moves = row(wide, 7), row(wide, 8), row(wide, 9)
-    wl, wu, theta, g, pull = row(wide, 10), row(wide, 11), row(wide, 12), row(wide, 13), row(wide, 14)
+    wl, wu, theta = row(wide, 10), row(wide, 11), row(wide, 12)
+    g, pull = row(wide, 13), row(wide, 14)
     dz, dl, du = row(wide, 15), row(wide, 16), row(wide, 17)
     y, left, dy = row(tall, 1), row(tall, 2), row(tall, 3)
     side, nothing, spare = row(tall, 4), row(tall, 5), row(tall, 6)
@@ -84,7 +91,8 @@ def optimize(  # type: ignore[no-untyped-def]
     unit, pairs, mean = row(few, 0), row(few, 1), row(few, 2)
     aim, primal, both = row(few, 3), row(few, 4), row(few, 5)
     verdict = row(few, 6)  # primal residual, dual residual, sum of products, value: a row each
-    done = np.empty(LANES, np.bool_)
+    flags = np.empty((1, LANES), np.bool_)
+    done = grid(flags)[0]
     quadratic = False
     for j in range(columns):
         quadratic = quadratic or curvature[j] > 0.0
@@ -96,7 +104,7 @@ def optimize(  # type: ignore[no-untyped-def]
         multiply(system, varies, entries, z, left)
         give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl)
         fill(y, 0.0)
-        done[:] = False
+        fill(done, False)
         for w in range(min(LANES, len(which) - first)):
             steps[which[first + w]] = -limit
         for step in range(limit + 1):
@@ -168,6 +176,7 @@ def optimize(  # type: ignore[no-untyped-def]
     keep(few)
     keep(factor_room)
     keep(entry_room)
+    keep(flags)
 
 
 @part
@@ -236,7 +245,8 @@ def give_slack(system, varies, entries, c, h, has_low, has_high, b, left, z, wl)
 @part
 def _residuals(c, h, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, theta, g, verdict):  # type: ignore[no-untyped-def]
     """``left = b - A z``, Θ, the predictor's ``g = c - H z - Aᵀ y``, and the verdict on the point."""
-    worst_row, worst_column, products, value = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    worst_row, worst_column = spread(0.0), spread(0.0)
+    products, value = spread(0.0), spread(0.0)
     scale = spread(1.0)
     for i in range(len(b) // LANES):
         rest = load(b, i) - load(left, i)
@@ -244,7 +254,8 @@ def _residuals(c, h, z, l, u, has_low, has_high, moves, wl, wu, pull, b, left, t
         worst_row = maximum(worst_row, absolute(rest))
         scale = maximum(scale, absolute(load(b, i)))
     for j in range(len(z) // LANES):
-        x, low, high, moving = load(z, j), load(has_low, j), load(has_high, j), load(moves, j)
+        x, low = load(z, j), load(has_low, j)
+        high, moving = load(has_high, j), load(moves, j)
         below, above = x - load(l, j), load(u, j) - x
         first, second = load(wl, j), load(wu, j)
         reduced = load(c, j) - load(h, j) * x - load(pull, j)
@@ -281,7 +292,8 @@ def direction(system, varies, entries, factored, theta, g, left, side, dy, pull,
 def multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, corrector):  # type: ignore[no-untyped-def]
     """Steps of the multipliers; those of the predictor, in ``dl`` and ``du``, hold its second-order error by now."""
     for j in range(len(z) // LANES):
-        x, move, low, high = load(z, j), load(dz, j), load(has_low, j), load(has_high, j)
+        x, move = load(z, j), load(dz, j)
+        low, high = load(has_low, j), load(has_high, j)
         below = where_less(spread(0.0), low, x - load(l, j), spread(1.0))
         above = where_less(spread(0.0), high, load(u, j) - x, spread(1.0))
         first, second = load(wl, j), load(wu, j)
@@ -296,7 +308,8 @@ def multiplier_steps(z, l, u, has_low, has_high, wl, wu, dz, dl, du, target, cor
 def corrected(c, h, z, l, u, has_low, has_high, wl, wu, dz, dl, du, theta, g, target):  # type: ignore[no-untyped-def]
     """The corrector's g; ``dl`` and ``du`` become the products of the predictor's steps."""
     for j in range(len(z) // LANES):
-        x, move, low, high = load(z, j), load(dz, j), load(has_low, j), load(has_high, j)
+        x, move = load(z, j), load(dz, j)
+        low, high = load(has_low, j), load(has_high, j)
         below = where_less(spread(0.0), low, x - load(l, j), spread(1.0))
         above = where_less(spread(0.0), high, load(u, j) - x, spread(1.0))
         error_low, error_high = move * load(dl, j), move * load(du, j)

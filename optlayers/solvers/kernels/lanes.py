@@ -21,7 +21,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from optlayers.kernel_cache import cached_njit
-from optlayers.solvers.kernels.flat import ASKED_FIRST
+from optlayers.solvers.kernels.compiler import KernelCompiler, PartCompiler
+from optlayers.solvers.kernels.flat import ASKED_FIRST, member
 
 __all__ = [
     "LANES",
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "maximum",
     "minimum",
+    "nearest_whole",
     "pack",
     "part",
     "spread",
@@ -44,10 +46,10 @@ LANES = 4
 
 # The GIL is released, so that a pool of plain threads runs kernels side by side. Divisions by zero give infinities.
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-jit = cached_njit(Path(__file__).parent, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
-# Called by kernels only: half of the time of compiling a part would go to a door for Python and to machine code that
-# nobody runs, for its callers take it in as it is.
-part = cast(_Decorator, numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True))
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+jit = cached_njit(Path(__file__).parent, pipeline_class=KernelCompiler, **_OPTIONS)
+# Called by kernels only, so it needs no door for Python.
+part = cast(_Decorator, numba.njit(pipeline_class=PartCompiler, no_cpython_wrapper=True, **_OPTIONS))
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
@@ -106,7 +108,7 @@ for _function, _instruction in (
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, width: int) -> Any:
-    data = cgutils.create_struct_proxy(kind)(context, builder, array).data
+    data = member(context, builder, kind, array, "data")
     return builder.gep(data, [builder.mul(index, ir.Constant(index.type, width))])
 
 
@@ -207,6 +209,17 @@ def stay_apart(typing_context: Any) -> Any:
 
 absolute = _unary("fabs")
 square_root = _unary("sqrt")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def nearest_whole(typing_context: Any, value: Any) -> Any:
+    """What ``np.round`` says of a number, which numba compiles for all numbers of digits."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.rint.f64"), [args[0]])
+
+    return types.float64(types.float64), generate
 
 
 @part

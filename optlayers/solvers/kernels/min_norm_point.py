@@ -523,7 +523,8 @@ def decompose(  # type: ignore[no-untyped-def]
     there are so many.
     """
     entries = point.shape[1]
-    full, goal, out, x = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
+    full, goal = np.empty(entries), np.empty(entries)
+    out, x = np.empty(entries), np.empty(entries)
     asking, sums = new_workspace(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
     a = _room(FIRST_PLACES, entries)
     saved, vertices = Vertices(np.zeros(0), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0)), 0
@@ -561,7 +562,8 @@ def pull_back(  # type: ignore[no-untyped-def]
     Vertices of instance k are ``first[k]:first[k + 1]`` of ``saved``. ``right`` says where the oracle answered.
     """
     entries = point.shape[1]
-    full, goal, found, rest = np.empty(entries), np.empty(entries), np.empty(entries), np.empty(entries)
+    full, goal = np.empty(entries), np.empty(entries)
+    found, rest = np.empty(entries), np.empty(entries)
     asking = new_workspace(call, entries, theta.shape[1])
     a = _room(FIRST_PLACES, entries)
     for k in which:
@@ -658,7 +660,8 @@ def _further(  # type: ignore[no-untyped-def]
                 asked[i] = share * goal[i] + (scale * rest[i] if i < regularized else 0.0)
         if ask(call, asked, theta, asking, found) != FOUND:
             return False, False
-        missed, size_of_missed, gained, size_of_gained = 0.0, 0.0, 0.0, 0.0
+        missed, size_of_missed = 0.0, 0.0
+        gained, size_of_gained = 0.0, 0.0
         for i in range(len(goal)):
             moved = found[i] - point[i]
             if moved != 0.0 and not np.isinf(asked[i]):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from optlayers.solvers.kernels.batches import grouped, read_group, write, write_flags, write_rows
-from optlayers.solvers.kernels.flat import flat, keep, row
+from optlayers.solvers.kernels.flat import flat, grid, keep, row
 from optlayers.solvers.kernels.lanes import (
     LANES,
     absolute,
@@ -76,21 +76,29 @@ def project(  # type: ignore[no-untyped-def]
     table, start_factor, varies, matrix, scores, rhs, lower, upper, which, limit, point, dual, free, steps
 ):
     """Project the instances ``which``; ``steps`` is how many it took, negative where ``limit`` was not enough."""
-    system = opened(table)
+    system, which = opened(table), flat(which)
+    steps, start_factor = flat(steps), flat(start_factor)
+    matrix, scores, rhs = grid(matrix), grid(scores), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
+    point, dual, free = grid(point), grid(dual), grid(free)
     rows, columns = len(system.order), len(system.column_start) - 1
     wide, tall, few = np.empty((8, LANES * columns)), np.empty((6, LANES * rows)), np.empty((10, LANES))
     factor_room, entry_room = np.empty(len(start_factor)), np.empty(LANES * len(system.column_row) if varies else 0)
     group, factored = grouped(wide, tall, entry_room), flat(factor_room)
-    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
-    v, z, theta, pull, trial = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
-    y, r, d, shift, spare = row(tall, 1), row(tall, 2), row(tall, 3), row(tall, 4), row(tall, 5)
-    best, goal, length, worse = row(few, 0), row(few, 1), row(few, 2), row(few, 3)
+    s, l, u = group.scores, group.lower, group.upper
+    b, entries = group.rhs, group.entries
+    v, z, theta = row(wide, 3), row(wide, 4), row(wide, 5)
+    pull, trial = row(wide, 6), row(wide, 7)
+    y, r, d = row(tall, 1), row(tall, 2), row(tall, 3)
+    shift, spare = row(tall, 4), row(tall, 5)
+    best, goal = row(few, 0), row(few, 1)
+    length, worse = row(few, 2), row(few, 3)
     old, new = row(few, 4), row(few, 7)  # ψ, the largest residual, the slope along the step: a row each
-    taken = np.empty(LANES, np.int64)
-    done, grows = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_)
+    counts, flags = np.empty((1, LANES), np.int64), np.empty((2, LANES), np.bool_)
+    taken, done, grows = grid(counts)[0], grid(flags)[0], grid(flags)[1]
     for first in range(0, len(which), LANES):
         read_group(system, varies, matrix, scores, rhs, lower, upper, which, first, group)
-        _start(system, flat(start_factor), varies, entries, s, b, y, z)
+        _start(system, start_factor, varies, entries, s, b, y, z)
         _goals(s, b, goal)
         _target(system, varies, entries, s, y, v)
         for i in range(rows):
@@ -99,8 +107,9 @@ def project(  # type: ignore[no-untyped-def]
         _evaluate(system, varies, entries, v, v, l, u, b, y, d, length, z, r, old)
         fill(best, np.inf)
         fill(worse, 0.0)
-        taken[:] = -limit
-        done[:] = False
+        for w in range(LANES):
+            taken[w] = -limit
+            done[w] = False
         for step in range(limit):
             finished = True
             for w in range(LANES):
@@ -130,7 +139,7 @@ def project(  # type: ignore[no-untyped-def]
             store(old, 2, slope)
             for w in range(LANES):
                 length[w] = 0.0 if done[w] else 1.0
-            grows[:] = True
+                grows[w] = True
             for _ in range(TRIALS):
                 _evaluate(system, varies, entries, v, pull, l, u, b, y, d, length, trial, r, new)
                 if not _other_lengths(old, new, length, grows):
@@ -155,6 +164,8 @@ def project(  # type: ignore[no-untyped-def]
     keep(few)
     keep(factor_room)
     keep(entry_room)
+    keep(counts)
+    keep(flags)
 
 
 @part

@@ -20,8 +20,8 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 from numba import types
 
-from optlayers.solvers.kernels.flat import opening, table
-from optlayers.solvers.kernels.lanes import jit, load, part, spread, stay_apart, store, where_less
+from optlayers.solvers.kernels.flat import flat, keep, opening, row, table
+from optlayers.solvers.kernels.lanes import fill, jit, load, part, spread, stay_apart, store, where_less
 
 __all__ = [
     "System",
@@ -166,20 +166,24 @@ def _fill(graph: sp.csc_array, place: np.ndarray) -> tuple[np.ndarray, np.ndarra
     below = i > j
     lower = sp.csr_array((np.ones(int(below.sum())), (i[below], j[below])), shape=(rows, rows))
     lower.sort_indices()
-    filled_row, filled_column = _rows_of_factor(lower.indptr.astype(np.int64), lower.indices.astype(np.int64))
+    filled, count = _rows_of_factor(lower.indptr.astype(np.int64), lower.indices.astype(np.int64))
+    filled_row, filled_column = filled[:, :count]
     by_column = np.lexsort((filled_row, filled_column))
     counts = np.bincount(filled_column, minlength=rows)
     return np.concatenate([[0], np.cumsum(counts)]), filled_row[by_column]
 
 
 @jit("(int64[::1], int64[::1])")  # type: ignore[untyped-decorator]
-def _rows_of_factor(start: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the entries of L: paths in the elimination tree, row by row."""
+def _rows_of_factor(starts: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, int]:
+    """Rows and columns of the entries of L, in memory that may be longer: paths in the elimination tree, row by row."""
+    start, column = flat(starts), flat(columns)
     rows = len(start) - 1
-    parent = np.full(rows, -1)
-    mark = np.full(rows, -1)
+    tree = np.empty((2, rows), np.int64)
+    parent, mark = row(tree, 0), row(tree, 1)
+    fill(parent, -1)
+    fill(mark, -1)
     capacity = 4 * len(column) + 16
-    found_row, found_column = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
+    found = np.empty((2, capacity), np.int64)
     count = 0
     for i in range(rows):
         mark[i] = i
@@ -190,15 +194,18 @@ def _rows_of_factor(start: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, 
                     parent[k] = i
                 if count == capacity:
                     capacity *= 2
-                    longer_row, longer_column = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
+                    longer = np.empty((2, capacity), np.int64)
                     for e in range(count):  # a slice takes numba seconds to compile
-                        longer_row[e], longer_column[e] = found_row[e], found_column[e]
-                    found_row, found_column = longer_row, longer_column
-                found_row[count], found_column[count] = i, k
+                        longer[0, e] = found[0, e]
+                        longer[1, e] = found[1, e]
+                    found = longer
+                found[0, count] = i
+                found[1, count] = k
                 count += 1
                 mark[k] = i
                 k = parent[k]
-    return found_row[:count], found_column[:count]
+    keep(tree)
+    return found, count
 
 
 def _products(

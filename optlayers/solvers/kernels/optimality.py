@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from optlayers.solvers.kernels.extended import add_product
+from optlayers.solvers.kernels.flat import flat, grid, keep
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 
 __all__ = ["certify", "leave_bounds", "missing"]
@@ -111,20 +112,36 @@ def certify(  # type: ignore[no-untyped-def]
     ``dual + dual_low`` and sums are computed in twice the precision. ``free`` has the active sets of projections, or no
     row where they are not told; ``exact`` says whether they are those of the points.
     """
+    start, row = flat(start), flat(row)
+    column_block, row_block = flat(column_block), flat(row_block)
+    matrix, row_scale, scores = grid(matrix), grid(row_scale), grid(scores)
+    rhs, lower, upper = grid(rhs), grid(lower), grid(upper)
+    which, point, dual = flat(which), grid(point), grid(dual)
+    dual_low, free = grid(dual_low), grid(free)
+    residual, gap = flat(residual), flat(gap)
+    error, exact = flat(error), flat(exact)
     rows, scored = rhs.shape[1], scores.shape[1]
     columns = point.shape[1] - rows + equalities  # slack is what a row leaves
-    activity, activity_low, size = np.empty(rows), np.empty(rows), np.empty(rows)
-    floor, price, price_low = np.empty(rows), np.empty(rows), np.zeros(rows)
-    largest, least, smallest, top = np.empty(blocks), np.empty(blocks), np.empty(blocks), np.empty(rows)
-    moved, charged, held, terms = np.empty(blocks), np.empty(blocks), np.empty(blocks), np.empty(blocks)
+    of_rows, of_blocks = np.empty((7, rows)), np.empty((7, blocks))
+    memory, others = grid(of_rows), grid(of_blocks)
+    activity, activity_low, size = memory[0], memory[1], memory[2]
+    floor, top = memory[3], memory[4]
+    price, price_low = memory[5], memory[6]
+    largest, least, smallest = others[0], others[1], others[2]
+    moved, charged = others[3], others[4]
+    held, terms = others[5], others[6]
+    for i in range(rows):
+        price_low[i] = 0.0
     told = curved > 0 and len(free) > 0
-    for k in which:
+    for position in range(len(which)):
+        k = which[position]
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
         _scales(scored, curved, column_block, scores[k], l, u, point[k], largest, least, smallest)
         for g in range(blocks):
-            moved[g], charged[g], held[g], terms[g] = 0.0, 0.0, 0.0, smallest[g]
+            moved[g], charged[g] = 0.0, 0.0
+            held[g], terms[g] = 0.0, smallest[g]
         for i in range(rows):
             y = dual[k, i]
             if (i >= equalities and (y < 0.0 or np.isinf(b[i]))) or (curved == 0 and largest[row_block[i]] == 0.0):
@@ -132,8 +149,10 @@ def certify(  # type: ignore[no-untyped-def]
             price[i] = y
             if extended:
                 price_low[i] = dual_low[k, i] if y != 0.0 else 0.0
-            activity[i], activity_low[i], size[i], floor[i], top[i] = 0.0, 0.0, 0.0, 0.0, 0.0
-        worst, wrong, open_gap, check, fits = 0.0, 0.0, 0.0, 0.0, True
+            activity[i], activity_low[i], size[i] = 0.0, 0.0, 0.0
+            floor[i], top[i] = 0.0, 0.0
+        worst, wrong, open_gap = 0.0, 0.0, 0.0
+        check, fits = 0.0, True
         for j in range(columns):
             x = point[k, j]
             check += x
@@ -221,6 +240,8 @@ def certify(  # type: ignore[no-untyped-def]
         gap[k] = max(open_gap, 0.0) if np.isfinite(check) else np.nan
         error[k] = wrong if valid else np.inf
         exact[k] = fits and valid
+    keep(of_rows)
+    keep(of_blocks)
 
 
 @jit(
@@ -230,11 +251,16 @@ def certify(  # type: ignore[no-untyped-def]
 def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, moved, found):  # type: ignore[no-untyped-def]
     """Where ``moved``, a direction projected onto what is free, moves free columns that are at a bound, next to what
     the scores move: ``found`` says for which instances, and what is returned for how many."""
+    scores, rhs = grid(scores), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
+    point, free, direction = grid(point), grid(free), grid(direction)
+    moved, found = grid(moved), flat(found)
     batch, columns = point.shape
     first_slack = columns - rhs.shape[1] + equalities
     count = 0
     for k in range(batch):
         found[k] = False
+        b, l, u = rhs[k if len(rhs) > 1 else 0], lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
         moves, far = 0.0, 0.0
         for j in range(scores.shape[1]):
             moves = max(moves, abs(scores[k, j]))
@@ -242,13 +268,13 @@ def leave_bounds(scores, rhs, lower, upper, equalities, point, free, direction, 
         for j in range(first_slack):
             far = max(far, AWAY * abs(moved[k, j]))
         for j in range(columns):
-            unlimited = j >= first_slack and np.isinf(rhs[k if len(rhs) > 1 else 0, j - columns])
+            unlimited = j >= first_slack and np.isinf(b[len(b) + j - columns])
             if free[k, j] and abs(moved[k, j]) > far and not unlimited:
-                x, l, u = point[k, j], lower[k if len(lower) > 1 else 0, j], upper[k if len(upper) > 1 else 0, j]
-                unit = _unit(x, l, u)
+                x = point[k, j]
+                unit = _unit(x, l[j], u[j])
                 touches = max(TOUCHES * (min(unit, moves) if moves > 0.0 else unit), ASTRAY * unit)
                 near = max(touches, LEFT * max(abs(x), moves))
-                if np.isfinite(x) and min(x - l, u - x) <= near:
+                if np.isfinite(x) and min(x - l[j], u[j] - x) <= near:
                     found[k] = True
                     count += 1
                     break
@@ -263,9 +289,17 @@ def missing(  # type: ignore[no-untyped-def]
     start, row, matrix, scores, curvature, rhs, which, point, dual, dual_low, of_rows, of_columns
 ):
     """``b - A z`` and ``c - H z - Aᵀ y`` in twice the precision, rounded, for all columns; y is ``dual + dual_low``."""
+    start, row = flat(start), flat(row)
+    curvature, which = flat(curvature), flat(which)
+    matrix, scores = grid(matrix), grid(scores)
+    rhs, point = grid(rhs), grid(point)
+    dual, dual_low = grid(dual), grid(dual_low)
+    of_rows, of_columns = grid(of_rows), grid(of_columns)
     rows, columns, scored = rhs.shape[1], point.shape[1], scores.shape[1]
-    high, low = np.empty(rows), np.empty(rows)
-    for k in which:
+    memory = np.empty((2, rows))
+    high, low = grid(memory)[0], grid(memory)[1]
+    for position in range(len(which)):
+        k = which[position]
         entries = matrix[k if len(matrix) > 1 else 0]
         for i in range(rows):
             high[i], low[i] = rhs[k if len(rhs) > 1 else 0, i], 0.0
@@ -279,3 +313,4 @@ def missing(  # type: ignore[no-untyped-def]
             of_columns[k, j] = first + second
         for i in range(rows):
             of_rows[k, i] = high[i] + low[i]
+    keep(memory)

@@ -48,9 +48,12 @@ def project(  # type: ignore[no-untyped-def]
     row_room = np.empty((1, LANES * len(system.row_column)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     group = grouped(wide, tall, entry_room)
-    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
-    z, flags, y, a = row(wide, 3), row(wide, 4), row(tall, 1), row(row_room, 0)
-    previous, low, high, found = row(few, 0), row(few, 1), row(few, 2), row(few, 3)  # the latter has three rows
+    s, l, u = group.scores, group.lower, group.upper
+    b, entries = group.rhs, group.entries
+    z, flags = row(wide, 3), row(wide, 4)
+    y, a = row(tall, 1), row(row_room, 0)
+    previous, low = row(few, 0), row(few, 1)
+    high, found = row(few, 2), row(few, 3)  # the latter has three rows
     taken = np.empty(LANES, np.int64)
     done = np.empty(LANES, np.bool_)
     for t in range(len(a) // LANES):

@@ -73,8 +73,10 @@ def solve_on_curve(  # type: ignore[no-untyped-def]
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     face, entries = face_in(wide, tall, few, factor_room), flat(entry_room)
-    idle, theta, shift, left, going = face.idle, face.theta, face.shift, face.left, row(few, 1)
-    moving, g, p, bend = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
+    idle, theta, shift = face.idle, face.theta, face.shift
+    left, going = face.left, row(few, 1)
+    moving, g = row(wide, 3), row(wide, 4)
+    p, bend = row(wide, 5), row(wide, 6)
     q, r2, step = row(tall, 5), row(tall, 6), face.step
     fill(g, 0.0)
     for start in range(0, len(which), LANES):
@@ -121,8 +123,10 @@ def _steps(system, varies, entries, bend, moving, face, g, r2, p, q, going, leas
     """Repeat proximal steps in place; ``face.left`` is what they leave of the residual, of columns in the units of what
     they move (Θ times it), of rows next to that: next to as much as a column may move for a g of this size. How much a
     column without curvature moves is for the others to say: the rounding of its residual counts as theirs does."""
-    idle, theta, factored, left = face.idle, face.theta, face.factored, face.left
-    first, second, pull, step = face.first, face.second, face.pull, face.step
+    idle, theta = face.idle, face.theta
+    factored, left = face.factored, face.left
+    first, second = face.first, face.second
+    pull, step = face.pull, face.step
     columns, rows = len(bend) // LANES, len(idle) // LANES
     largest, loosest = spread(0.0), spread(0.0)
     for j in range(columns):

@@ -92,9 +92,11 @@ def optimize(  # type: ignore[no-untyped-def]
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     group, factored = grouped(wide, tall, entry_room), flat(factor_room)
     c, b, entries = group.scores, group.rhs, group.entries
-    l, u, z, h = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6)
+    l, u = row(wide, 3), row(wide, 4)
+    z, h = row(wide, 5), row(wide, 6)
     has_low, has_high, moves = row(wide, 7), row(wide, 8), row(wide, 9)
-    wl, wu, theta, g, pull = row(wide, 10), row(wide, 11), row(wide, 12), row(wide, 13), row(wide, 14)
+    wl, wu, theta = row(wide, 10), row(wide, 11), row(wide, 12)
+    g, pull = row(wide, 13), row(wide, 14)
     dz, dl, du = row(wide, 15), row(wide, 16), row(wide, 17)
     weight, power, aimed = row(wide, 18), row(wide, 19), row(wide, 20)
     y, left, dy = row(tall, 1), row(tall, 2), row(tall, 3)
@@ -264,7 +266,8 @@ def _residuals(  # type: ignore[no-untyped-def]
         scale = maximum(scale, absolute(load(b, i)))
     store(verdict, 0, worst_row / scale)
     for w in range(LANES):
-        worst, products, excess, value = 0.0, 0.0, 0.0, 0.0
+        worst, products = 0.0, 0.0
+        excess, value = 0.0, 0.0
         for j in range(len(kind)):
             e = LANES * j + w
             theta[e] = 0.0

@@ -120,12 +120,16 @@ def optimize(  # type: ignore[no-untyped-def]
     factor_room = np.empty(LANES * (rows + len(system.factor_row)))
     entry_room = np.empty(LANES * len(system.column_row) if varies else 0)
     group, factored = grouped(wide, tall, entry_room), flat(factor_room)
-    s, l, u, b, entries = group.scores, group.lower, group.upper, group.rhs, group.entries
-    v, z, theta, pull, trial = row(wide, 3), row(wide, 4), row(wide, 5), row(wide, 6), row(wide, 7)
+    s, l, u = group.scores, group.lower, group.upper
+    b, entries = group.rhs, group.entries
+    v, z, theta = row(wide, 3), row(wide, 4), row(wide, 5)
+    pull, trial = row(wide, 6), row(wide, 7)
     weight, power, other = row(wide, 8), row(wide, 9), row(wide, 10)
-    y, r, d, shift, spare = row(tall, 1), row(tall, 2), row(tall, 3), row(tall, 4), row(tall, 5)
+    y, r, d = row(tall, 1), row(tall, 2), row(tall, 3)
+    shift, spare = row(tall, 4), row(tall, 5)
     least, full, rest = row(tall, 6), row(tall, 7), row(tall, 8)  # of multipliers; the whole step; the residual
-    best, goal, length, worse = row(few, 0), row(few, 1), row(few, 2), row(few, 3)
+    best, goal = row(few, 0), row(few, 1)
+    length, worse = row(few, 2), row(few, 3)
     old, new = row(few, 4), row(few, 7)  # ψ, the largest residual, the slope along the step: a row each
     at, by = row(few, 10), row(few, 11)  # t, and the next step along the path
     taken, growth = np.empty(LANES, np.int64), np.empty(LANES)
@@ -257,7 +261,8 @@ def _goals(s, b, goal, kind, weight, l, u, unequal, at):  # type: ignore[no-unty
         size[w] = 0.0
         for i in range(len(b) // LANES):
             size[w] = max(size[w], abs(b[LANES * i + w]))
-        low, high, large, curved = np.inf, -np.inf, 0.0, False
+        low, high = np.inf, -np.inf
+        large, curved = 0.0, False
         if unequal:  # multipliers of inequalities begin at 0, and do not take up what all scores have in common
             low, high = 0.0, 0.0
         for j in range(len(kind)):

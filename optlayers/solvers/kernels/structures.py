@@ -48,7 +48,8 @@ def violation(rows, k, out, sums):  # type: ignore[no-untyped-def]
     a, b = k if len(rows.matrix) > 1 else 0, k if len(rows.rhs) > 1 else 0
     low, high = k if len(rows.lower) > 1 else 0, k if len(rows.upper) > 1 else 0
     scale = rows.scale[k if len(rows.scale) > 1 else 0]
-    worst, relative, fraction, numbers = 0.0, 0.0, 0.0, True
+    worst, relative = 0.0, 0.0
+    fraction, numbers = 0.0, True
     for i in range(sums.shape[1]):
         sums[0, i], sums[1, i], sums[2, i] = 0.0, 0.0, 0.0
     for i in range(len(out)):
@@ -182,14 +183,16 @@ def certify_mixtures(  # type: ignore[no-untyped-def]
     gap from the nearest point; and a projection moves by no more than the scores do, of which rounding is a part.
     """
     entries = point.shape[1]
-    full, goal, best, vertex = np.empty(entries), np.empty(entries), np.empty(entries), np.zeros(entries)
+    full, goal = np.empty(entries), np.empty(entries)
+    best, vertex = np.empty(entries), np.zeros(entries)
     asking, sums = new_workspace(call, entries, theta.shape[1]), np.empty((3, rows.rhs.shape[1]))
     has_membership, mixed = len(call.functions) > MEMBERSHIP, np.empty(entries)
     for k in which:
         residual[k], gap[k], error[k] = np.nan, np.nan, np.inf
         if code[k] != FOUND:
             continue
-        worst, unit, total, finite = 0.0, 0.0, 0.0, True
+        worst, unit = 0.0, 0.0
+        total, finite = 0.0, True
         for i in range(entries):
             mixed[i] = 0.0
             unit = max(unit, abs(point[k, i]), 1.0)

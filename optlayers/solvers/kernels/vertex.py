@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from optlayers.solvers.kernels.flat import flat, grid, keep
 from optlayers.solvers.kernels.lanes import jit, part, stay_apart
 from optlayers.solvers.kernels.optimality import TOUCHES
 
@@ -58,12 +59,22 @@ def are_vertices(  # type: ignore[no-untyped-def]
     It is UNKNOWN where the constraints that are tight make a vertex of a point, but not those with a price; and OPEN
     where columns have to be eliminated, which :func:`are_vertices_by_elimination` does.
     """
+    start, row, row_start = flat(start), flat(row), flat(row_start)
+    row_column, row_entry = flat(row_column), flat(row_entry)
+    matrix, scores, rhs = grid(matrix), grid(scores), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
+    which, point = flat(which), grid(point)
+    dual, vertex = grid(dual), flat(vertex)
     rows = rhs.shape[1]
     columns = point.shape[1] - rows + equalities
-    moves, left, tight = np.empty(columns, np.bool_), np.empty(columns, np.bool_), np.empty(rows, np.bool_)
-    activity, size = np.empty(rows), np.empty(rows)
-    open_ones, waiting = np.empty(rows, np.int64), np.empty(rows, np.int64)
-    for k in which:
+    of_columns, of_rows = np.empty((2, columns), np.bool_), np.empty((2, rows), np.bool_)
+    counts, sums = np.empty((2, rows), np.int64), np.empty((2, rows))
+    moves, left = grid(of_columns)[0], grid(of_columns)[1]
+    tight, beside = grid(of_rows)[0], grid(of_rows)[1]
+    open_ones, waiting = grid(counts)[0], grid(counts)[1]
+    activity, size = grid(sums)[0], grid(sums)[1]
+    for position in range(len(which)):
+        k = which[position]
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
@@ -72,11 +83,15 @@ def are_vertices(  # type: ignore[no-untyped-def]
             start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
         )
         if vertex[k] == VERTEX and scored < columns:
-            _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight)
+            _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight, beside)
             told = _peeled(
                 start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
             )
             vertex[k] = UNKNOWN if told == NO_VERTEX else told
+    keep(of_columns)
+    keep(of_rows)
+    keep(counts)
+    keep(sums)
 
 
 @jit(VERTICES)
@@ -102,11 +117,19 @@ def are_vertices_by_elimination(  # type: ignore[no-untyped-def]
 
     Few instances need it, and it takes long to compile.
     """
+    start, row, row_start = flat(start), flat(row), flat(row_start)
+    row_column, row_entry = flat(row_column), flat(row_entry)
+    matrix, scores, rhs = grid(matrix), grid(scores), grid(rhs)
+    lower, upper = grid(lower), grid(upper)
+    which, point = flat(which), grid(point)
+    dual, vertex = grid(dual), flat(vertex)
     rows = rhs.shape[1]
     columns = point.shape[1] - rows + equalities
-    moves, tight = np.empty(columns, np.bool_), np.empty(rows, np.bool_)
-    activity, size = np.empty(rows), np.empty(rows)
-    for k in which:
+    of_columns, of_rows, sums = np.empty(columns, np.bool_), np.empty((2, rows), np.bool_), np.empty((2, rows))
+    moves, tight, beside = flat(of_columns), grid(of_rows)[0], grid(of_rows)[1]
+    activity, size = grid(sums)[0], grid(sums)[1]
+    for position in range(len(which)):
+        k = which[position]
         entries = matrix[k if len(matrix) > 1 else 0]
         b = rhs[k if len(rhs) > 1 else 0]
         l, u = lower[k if len(lower) > 1 else 0], upper[k if len(upper) > 1 else 0]
@@ -115,9 +138,12 @@ def are_vertices_by_elimination(  # type: ignore[no-untyped-def]
         if _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
             vertex[k] = VERTEX
             if scored < columns:
-                _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight)
+                _keep_priced(start, row, entries, equalities, scored, scores[k], l, u, dual[k], moves, tight, beside)
                 if not _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):
                     vertex[k] = UNKNOWN
+    keep(of_columns)
+    keep(of_rows)
+    keep(sums)
 
 
 @part
@@ -138,13 +164,16 @@ def _look(start, row, entries, equalities, b, l, u, point, activity, size, moves
 
 
 @part
-def _keep_priced(start, row, entries, equalities, scored, scores, lower, upper, dual, moves, tight):  # type: ignore[no-untyped-def]
-    """Let go of constraints on auxiliary columns without a price."""
+def _keep_priced(  # type: ignore[no-untyped-def]
+    start, row, entries, equalities, scored, scores, lower, upper, dual, moves, tight, beside
+):
+    """Let go of constraints on auxiliary columns without a price; ``beside`` are the rows that have such columns."""
     stay_apart()
     clear = 0.0
     for j in range(scored):
         clear = max(clear, CLEAR * abs(scores[j]))
-    beside = np.zeros(len(tight), np.bool_)
+    for i in range(len(beside)):
+        beside[i] = False
     for j in range(scored, len(moves)):
         reduced = 0.0
         for t in range(start[j], start[j + 1]):
@@ -158,18 +187,31 @@ def _keep_priced(start, row, entries, equalities, scored, scores, lower, upper, 
 @jit("(int32[::1], int32[::1], float64[::1], int32[::1], int32[::1], int32[::1], int64, boolean[::1], boolean[::1])")
 def is_decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):  # type: ignore[no-untyped-def]
     """Whether tight rows leave no direction in which scored ones among the columns that move could move."""
-    return _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight)
+    return _decided(
+        flat(start),
+        flat(row),
+        flat(entries),
+        flat(row_start),
+        flat(row_column),
+        flat(row_entry),
+        scored,
+        flat(moves),
+        flat(tight),
+    )
 
 
 @part
 def _decided(start, row, entries, row_start, row_column, row_entry, scored, moves, tight):  # type: ignore[no-untyped-def]
     stay_apart()
-    left, waiting = np.empty(len(moves), np.bool_), np.empty(len(tight), np.int64)
-    open_ones = np.empty(len(tight), np.int64)
+    of_columns, counts = np.empty(len(moves), np.bool_), np.empty((2, len(tight)), np.int64)
+    left, open_ones, waiting = flat(of_columns), grid(counts)[0], grid(counts)[1]
     told = _peeled(
         start, row, entries, row_start, row_column, row_entry, scored, moves, tight, left, open_ones, waiting
     )
-    return told == VERTEX or (told == OPEN and _independent(start, row, entries, scored, left, open_ones))
+    decided = told == VERTEX or (told == OPEN and _independent(start, row, entries, scored, left, open_ones))
+    keep(of_columns)
+    keep(counts)
+    return decided
 
 
 @part
