@@ -13,8 +13,8 @@ NUMBERED = re.compile(r"var\d+")
 """Names that cvxpy makes."""
 
 
-def name_given(variable: cp.Variable) -> str | None:
-    """The name that a user gave a variable; None where it has the one that cvxpy made, also for a copy."""
+def name_given(variable: cp.Variable | cp.Parameter) -> str | None:
+    """The name that a user gave a variable or a parameter; None where it has the one that cvxpy made, also for a copy."""
     name = str(variable.name())
     return None if NUMBERED.fullmatch(name) else name
 
