@@ -174,10 +174,10 @@ class PartitionCall(AbstractCall):
                     out[place] = value.reshape(like[place])
         if wanted[0]:
             each = [(part.share, of_scores) for part, (of_scores, _) in zip(parts, found, strict=True)]
-            out[0] = door.structures(each, torch.float64, door.home)
+            out[0] = door.structures(each, torch.float64, door.home, fresh=True)
         if wanted[-1]:
             each = [(part.share, of_temperature) for part, (_, of_temperature) in zip(parts, found, strict=True)]
-            out[-1] = door.numbers(each, device=door.home)
+            out[-1] = door.numbers(each, device=door.home, fresh=True)
         return tuple(out)
 
     def gradients(

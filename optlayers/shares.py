@@ -188,14 +188,18 @@ class Shares:
         dtype: torch.dtype,
         device: torch.device,
         apart: Sequence[int] = (),
+        *,
+        fresh: bool = False,
     ) -> Tensor:
         """Flat points ``(*apart, instances, size)`` of every share as structures ``(*apart, *batch, *padded)``; 0 in
-        padding. Scored auxiliary variables, which are behind the structure, are left out."""
+        padding. Scored auxiliary variables, which are behind the structure, are left out. Nobody else has the memory
+        of ``fresh`` points."""
         shape = (*apart, *self.batch, *self.padded)
         if self.whole and found:
             ((share, values),) = found
-            values = values[..., : share.entries.structure_size].reshape(shape)
-            return values.to(device, dtype, copy=True)
+            if values.shape[-1] != share.entries.structure_size:
+                values = values[..., : share.entries.structure_size]
+            return _shaped(values, shape, dtype, device, fresh)
         out = torch.zeros(shape, dtype=dtype, device=device)
         flat = out.view(*apart, self.count, *self.padded)
         for share, values in found:
@@ -230,16 +234,28 @@ class Shares:
         dtype: torch.dtype = torch.float64,
         device: torch.device | None = None,
         otherwise: float = 0,
+        *,
+        fresh: bool = False,
     ) -> Tensor:
         """A number for each instance, ``(*apart, instances)`` of every share, as ``(*apart, *batch)``; for instances of
-        size 0 what they are ``otherwise``. The device is by default that of the numbers."""
+        size 0 what they are ``otherwise``. The device is by default that of the numbers, and nobody else has the memory
+        of ``fresh`` ones."""
         apart = found[0][1].shape[:-1] if found else ()
         shape = (*apart, *self.batch)
         if device is None:
             device = found[0][1].device if found else torch.device("cpu")
         if self.whole and found:
-            return found[0][1].reshape(shape).to(device, dtype, copy=True)
+            return _shaped(found[0][1], shape, dtype, device, fresh)
         out = torch.full((*apart, self.count), otherwise, dtype=dtype, device=device)
         for share, values in found:
             out = out.index_copy(len(apart), share.rows_on(out), values.to(device, dtype))
         return out if out.shape == shape else out.reshape(shape).clone()
+
+
+def _shaped(values: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, fresh: bool) -> Tensor:
+    """Values in another shape, dtype and place, and in memory of their own; ``fresh`` ones have such already."""
+    if values.shape != shape:
+        values, fresh = values.reshape(shape), False
+    if values.dtype is not dtype or values.device != device:
+        return values.to(device, dtype)
+    return values if fresh else values.clone()

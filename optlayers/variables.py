@@ -14,7 +14,7 @@ NUMBERED = re.compile(r"var\d+")
 
 
 def name_given(variable: cp.Variable | cp.Parameter) -> str | None:
-    """The name that a user gave a variable or a parameter; None where it has the one that cvxpy made, also for a copy."""
+    """The name that a user gave a variable or parameter; None where it is the one that cvxpy made, also for a copy."""
     name = str(variable.name())
     return None if NUMBERED.fullmatch(name) else name
 

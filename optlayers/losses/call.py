@@ -90,7 +90,7 @@ class LossCall(AbstractCall):
         """The losses ``(*batch,)``; 0 for instances of size 0."""
         self.like = [(t.shape, t.dtype, t.device) for t in tensors]
         found = self.shares.in_turn(self.parts, partial(self._solve, tensors))
-        return self.shares.numbers(found, device=tensors[0].device)
+        return self.shares.numbers(found, device=tensors[0].device, fresh=True)
 
     def _solve(self, tensors: Sequence[Tensor], part: LossPart) -> tuple[Share, Float64[Tensor, " batch"]]:
         share = part.share
@@ -188,7 +188,7 @@ class LossCall(AbstractCall):
             if parts[0] is not None:
                 structures.append((share, parts[0]))
         if wanted[0] and (structures or not self.parts):
-            out[0] = self.shares.structures(structures, dtype, device)
+            out[0] = self.shares.structures(structures, dtype, device, fresh=True)
         return tuple(out)
 
     def verify(self) -> None:
