@@ -14,13 +14,14 @@ from torch import Tensor
 
 from optlayers.bound.polytope import BoundPolytope, failed_instances, first_failures, with_failures
 from optlayers.entries import Packed
+from optlayers.generators import remember
 from optlayers.masks import answered
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.shares import Share
 from optlayers.solution import Solution, SolveError, all_of, any_of
 from optlayers.tensors import all_finite
 
-__all__ = ["GradientUnit", "OnFailure", "Part", "finish", "remember"]
+__all__ = ["GradientUnit", "OnFailure", "Part", "finish"]
 
 OnFailure = Literal["raise", "nan"]
 GradientUnit = Literal["norm", "loss"] | None
@@ -264,18 +265,3 @@ def finish(gradient: Tensor, failed: Tensor | None, finite: Tensor | None) -> Te
     if finite is not None:
         gradient = gradient.masked_fill((~finite).reshape(rows), torch.nan)
     return gradient if failed is None else gradient.masked_fill(failed.reshape(rows), 0.0)
-
-
-def remember(generator: torch.Generator | None, home: torch.device) -> Callable[[], None]:
-    """A function that takes a generator back to where it is now; torch's own for None, on the device of the scores."""
-    if generator is None and home.type == "cpu":
-        return partial(torch.set_rng_state, torch.get_rng_state())
-    if generator is None:
-        states = torch.get_device_module(home)
-        return partial(states.set_rng_state, states.get_rng_state(home), home)
-    drawn_from, state = generator, generator.get_state()
-
-    def take_back() -> None:
-        drawn_from.set_state(state)
-
-    return take_back

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from optlayers.bound.polytope import BoundPolytope, failed_instances, first_failures
-from optlayers.call_part import remember
 from optlayers.entries import LOWEST, MASK, Packed
+from optlayers.generators import remember
 from optlayers.masks import answered
 from optlayers.modes import outside_inference_mode, transforms_active
 from optlayers.shares import Share, Shares
