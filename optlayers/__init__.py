@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from optlayers.bound.base import AbstractBoundPolytope, Tangent
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compilation.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_oracle import CompiledOracle
-from optlayers.distribution import Gibbs
 from optlayers.elastic import Elastic
 from optlayers.family import Family
 from optlayers.form.standard import DeclarationError, StandardForm
+from optlayers.gibbs.distribution import Gibbs
 from optlayers.gradient_monitor import GradientMonitor
 from optlayers.layer import OptLayer
-from optlayers.logspace import log_add, log_sum
 from optlayers.losses import (
     AbstractFenchelYoungLoss,
     AbstractLoss,
@@ -87,6 +86,7 @@ from optlayers.solvers import (
     InteriorPoint,
     Oracle,
 )
+from optlayers.sums.logspace import log_add, log_sum
 
 if TYPE_CHECKING:
     from optlayers import plots, testing

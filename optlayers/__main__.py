@@ -22,8 +22,8 @@ import numba
 import numpy
 import torch
 
-from optlayers.compiled import compile_polytope
-from optlayers.kernel_cache import cached_functions
+from optlayers.common.kernel_cache import cached_functions
+from optlayers.compilation.compiled import compile_polytope
 from optlayers.polytope import Polytope
 from optlayers.reporting import report
 from optlayers.solution import SolveError

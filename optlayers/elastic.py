@@ -14,8 +14,8 @@ from cvxpy.constraints.zero import Equality
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from optlayers.common.modes import outside_graphs
 from optlayers.layer import OptLayer
-from optlayers.modes import outside_graphs
 from optlayers.polytope import Polytope
 from optlayers.rules.sparsemap import SparseMAP
 from optlayers.shifted import ByConstraint, label_of, shifted

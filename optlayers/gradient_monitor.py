@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optlayers.calls.layer_call import LayerCall, call_behind, is_nothing
 from optlayers.layer import OptLayer
-from optlayers.layer_call import LayerCall, call_behind, is_nothing
 from optlayers.solution import SolveError, Status
 
 __all__ = ["GradientMonitor"]

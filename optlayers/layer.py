@@ -11,27 +11,27 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from optlayers.caches import Cache
-from optlayers.call_part import GradientUnit, OnFailure, Part
-from optlayers.call_solution import auxiliaries_of, solution_of_call
-from optlayers.compiled import CompiledPolytope
-from optlayers.differentiate import Plain, applied
-from optlayers.distribution import Gibbs
+from optlayers.autograd.differentiate import Plain, applied
+from optlayers.batch.shares import Shares
+from optlayers.batch.sizes import named_size
+from optlayers.batch.source import Source, beside
+from optlayers.calls.call_part import GradientUnit, OnFailure, Part
+from optlayers.calls.call_solution import auxiliaries_of, solution_of_call
+from optlayers.calls.layer_call import LayerCall
+from optlayers.common.caches import Cache
+from optlayers.common.modes import outside_graphs, outside_inference_mode, transforms_active
+from optlayers.common.pages import facts, heading, page, sentence, told
+from optlayers.common.tensors import check_generator
+from optlayers.common.warn import warn_caller
+from optlayers.compilation.compiled import CompiledPolytope
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.family import Family
-from optlayers.layer_call import LayerCall
-from optlayers.modes import outside_graphs, outside_inference_mode, transforms_active
-from optlayers.objective import FlatObjective, Objective
-from optlayers.pages import facts, heading, page, sentence, told
+from optlayers.gibbs.distribution import Gibbs
 from optlayers.polytope import Polytope
-from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context
-from optlayers.shares import Shares
-from optlayers.sizes import named_size
+from optlayers.rules.objective import FlatObjective, Objective
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.source import Source, beside
-from optlayers.tensors import check_generator
-from optlayers.warn import warn_caller
 
 __all__ = ["OptLayer"]
 

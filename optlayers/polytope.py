@@ -10,8 +10,8 @@ import cvxpy as cp
 from cvxpy.lin_ops import lin_utils
 from torch import Tensor
 
+from optlayers.common.pages import code, facts, heading, items, page, sentence
 from optlayers.compiled_oracle import name_of
-from optlayers.pages import code, facts, heading, items, page, sentence
 from optlayers.variables import copied_constraint, described, is_integer, name_given, relaxed_variable
 
 __all__ = ["ARGUMENTS", "Polytope"]

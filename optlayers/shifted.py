@@ -15,7 +15,7 @@ from cvxpy.constraints.nonpos import Inequality
 from cvxpy.constraints.zero import Equality
 from torch import Tensor
 
-from optlayers.caches import WeakCache
+from optlayers.common.caches import WeakCache
 from optlayers.form.standard import DeclarationError
 from optlayers.polytope import Polytope
 

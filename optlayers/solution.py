@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int8
 from torch import Tensor
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
+from optlayers.common.pages import facts, heading, page, sentence, table
 from optlayers.form.standard import ParameterSpec, StandardForm
 from optlayers.mixture import Decomposition
-from optlayers.pages import facts, heading, page, sentence, table
 from optlayers.shifted import ByConstraint
 
 __all__ = [

@@ -18,7 +18,7 @@ from typing import Any
 
 from numba.core.sigutils import normalize_signature
 
-from optlayers.kernel_cache import cached_functions, is_on_disk
+from optlayers.common.kernel_cache import cached_functions, is_on_disk
 from optlayers.solvers import kernels
 
 __all__ = ["main", "missing", "tasks"]

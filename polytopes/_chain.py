@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optlayers.logspace import finite_or_zero, log_sum
+from optlayers.sums.logspace import finite_or_zero, log_sum
 from polytopes._compiled import compiled
 from polytopes._third import third_derivatives
 

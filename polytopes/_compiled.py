@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from optlayers.kernel_cache import cached_njit
+from optlayers.common.kernel_cache import cached_njit
 
 __all__ = ["compiled"]
 

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from optlayers import CompiledOracle, Polytope
-from optlayers.logspace import log_sum
+from optlayers.common.tensors import moved
 from optlayers.solvers.pool import for_each_chunk
-from optlayers.tensors import moved
+from optlayers.sums.logspace import log_sum
 from polytopes._compiled import compiled
 from polytopes._third import third_derivatives
 

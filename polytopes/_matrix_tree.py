@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optlayers.kernel_cache import cached_njit
-from optlayers.logspace import log_add, log_sum
+from optlayers.common.kernel_cache import cached_njit
+from optlayers.common.tensors import moved
 from optlayers.solution import all_of
 from optlayers.solvers.pool import for_each_chunk
-from optlayers.tensors import moved
+from optlayers.sums.logspace import log_add, log_sum
 from polytopes._compiled import compiled
 from polytopes._third import third_derivatives
 

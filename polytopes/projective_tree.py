@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optlayers import Polytope, plots
-from optlayers.logspace import log_sum
+from optlayers.sums.logspace import log_sum
 from polytopes._compiled import compiled
 from polytopes._drawn import drawn_by
 from polytopes._heads import read_heads, unrooted

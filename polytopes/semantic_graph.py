@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optlayers import CompiledOracle, Polytope, plots
-from optlayers.logspace import log_add, log_sum
+from optlayers.sums.logspace import log_add, log_sum
 from polytopes._assignment import assign
 from polytopes._compiled import compiled
 from polytopes._sizes import at_least_one

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from optlayers import Polytope
-from optlayers.logspace import log_sum
+from optlayers.sums.logspace import log_sum
 from polytopes._compiled import compiled
 from polytopes._sizes import at_least_one
 

@@ -17,7 +17,7 @@ install()
 @pytest.fixture(autouse=True, scope="session")
 def _warnings_see_through_checks() -> None:
     """Warnings point to the caller's line; frames of the checks lie between, as those of PyTorch do."""
-    import_module("optlayers.warn").INSIDE.add("jaxtyping")
+    import_module("optlayers.common.warn").INSIDE.add("jaxtyping")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.tensors import all_finite
+from optlayers.common.tensors import all_finite
 from polytopes import arborescence, matching, sequence, simplex, subset
 
 x = cp.Variable(3, name="x")

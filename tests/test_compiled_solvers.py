@@ -10,7 +10,7 @@ from catalogue import CATALOGUE
 from random_polytopes import random_case
 
 import optlayers as ol
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.solvers.plan import plan_of
 from optlayers.testing import check_polytope, check_rule, check_solver
 from polytopes import arborescence, matching, partial_matching, semantic_graph, sequence, simplex, subset

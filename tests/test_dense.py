@@ -15,7 +15,7 @@ from torch import Tensor
 
 import optlayers as ol
 import polytopes
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 

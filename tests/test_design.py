@@ -7,7 +7,7 @@ import pytest
 from test_imports import ROOT, imports, modules
 
 PAGE = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-GATHER = {"optlayers", "optlayers.bound", "polytopes"}
+GATHER = {"optlayers", "optlayers.batch", "optlayers.bound", "optlayers.compilation", "polytopes"}
 """What only gathers names from below: nothing in optlayers imports it."""
 
 

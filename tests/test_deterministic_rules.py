@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optlayers as ol
-from optlayers import enumeration
+from optlayers.vertices import enumeration
 from polytopes import arborescence, cube, linear_chain, matching, simplex, subset
 
 entries = st.sampled_from([e for e in CATALOGUE if len(e.vertices) > 1])

@@ -13,10 +13,10 @@ from catalogue import CATALOGUE
 
 import optlayers as ol
 import polytopes
-from optlayers import enumeration, facets
-from optlayers.enumeration import Unsolved
-from optlayers.unimodular import _is_totally_unimodular
-from optlayers.vertex_sums import log_sum_over
+from optlayers.proofs.unimodular import _is_totally_unimodular
+from optlayers.sums.vertex_sums import log_sum_over
+from optlayers.vertices import enumeration, facets
+from optlayers.vertices.enumeration import Unsolved
 
 
 def vertices_of(polytope, theta=(), **solvers):
@@ -324,7 +324,7 @@ def test_matrices_that_are_called_totally_unimodular_are(seed):
 
 
 def test_sums_over_vertices_have_three_derivatives_in_parts_of_any_size(monkeypatch):
-    from optlayers import vertex_sums
+    from optlayers.sums import vertex_sums
 
     generator = torch.Generator().manual_seed(0)
     vertices = torch.randint(0, 2, (7, 4), generator=generator).double()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import optlayers as ol
-from optlayers.extras import needed
+from optlayers.common.extras import needed
 from polytopes import simplex
 
 SCORES = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)

@@ -36,7 +36,7 @@ from rich.console import Console
 from seeds_gone_wrong import work
 
 import optlayers as ol
-from optlayers.layer_call import LayerCall
+from optlayers.calls.layer_call import LayerCall
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

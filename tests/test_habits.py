@@ -13,7 +13,7 @@ import yaml
 from jaxtyping import TypeCheckError
 
 import optlayers
-from optlayers.vertex_sums import log_sum_over
+from optlayers.sums.vertex_sums import log_sum_over
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -16,10 +16,10 @@ from scipy.spatial import ConvexHull
 
 import optlayers as ol
 import polytopes
-from optlayers import diagnosis
 from optlayers.bound.host import HostPolytope
 from optlayers.integer.diagram import TooWide, compiled_diagram
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
+from optlayers.proofs import diagnosis
 from optlayers.solvers.diagram import diagrams_of
 from optlayers.solvers.kernels import diagrams as kernels
 from optlayers.solvers.kernels import ties
@@ -307,7 +307,7 @@ def test_marginals_samples_and_derivatives_are_those_of_all_structures():
 
 
 def test_derivatives_on_a_device_are_those_of_compiled_passes():
-    from optlayers.path_sums import _by_columns
+    from optlayers.sums.path_sums import _by_columns
 
     form = ol.compile_polytope(knapsack()).forms.full
     passes, scores = diagrams_of(form, False).of(np.zeros(0)), draw(5, 6)

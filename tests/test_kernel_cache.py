@@ -15,7 +15,7 @@ from numba.core import event
 
 import optlayers as ol
 import polytopes
-from optlayers.kernel_cache import cached_njit
+from optlayers.common.kernel_cache import cached_njit
 from optlayers.solvers.kernels import min_norm_point
 from optlayers.solvers.kernels.lanes import jit, part
 
@@ -28,7 +28,7 @@ bare.__path__ = {ol.__path__!r}
 PART = "import numba\n@numba.njit\ndef part():\n    return {}\n"
 WHOLE = """
 from pathlib import Path
-from optlayers.kernel_cache import cached_njit
+from optlayers.common.kernel_cache import cached_njit
 from part import part
 @cached_njit(Path(__file__).parent)
 def whole():
@@ -76,7 +76,7 @@ def test_an_index_of_a_version_with_other_modules_counts_for_nothing(tmp_path):
 TWO = """
 import sys
 from pathlib import Path
-from optlayers.kernel_cache import cached_njit
+from optlayers.common.kernel_cache import cached_njit
 @cached_njit(Path(__file__).parent)
 def half(number):
     return number / 2

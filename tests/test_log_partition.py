@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import optlayers as ol
 import polytopes
-from optlayers import vertex_sums
+from optlayers.sums import vertex_sums
 from optlayers.testing import check_log_partition, check_rule
 
 WITH_FORMULA = [e for e in CATALOGUE if e.polytope.log_partition is not None]

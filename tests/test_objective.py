@@ -7,7 +7,7 @@ import torch
 from catalogue import REPEATABLE
 
 import optlayers as ol
-from optlayers.prepared import KEPT_BATCHES
+from optlayers.compilation.prepared import KEPT_BATCHES
 from polytopes import arborescence, simplex, subset
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 from catalogue import CATALOGUE
 
 import optlayers as ol
-from optlayers import pages
+from optlayers.common import pages
 from polytopes import arborescence, linear_chain, simplex, tour
 
 HOSTILE = '<script>alert("1")</script> & "Größe" \'x\' ≤ 日本 \ud800'
@@ -110,7 +110,7 @@ def test_a_compiled_polytope_shows_what_explain_says(monkeypatch):
         compiled = ol.compile_polytope(polytope)
         text = compiled.explain()
         with monkeypatch.context() as patch:
-            patch.setattr("optlayers.explain.beyond_oracle", None)  # a page asks no solver
+            patch.setattr("optlayers.compilation.explain.beyond_oracle", None)  # a page asks no solver
             page = page_of(compiled)
         assert fact(page, "projections") in text and fact(page, "derivative of projections") in text
         if fact(page, "best vertices") != "none, since it is not polyhedral":

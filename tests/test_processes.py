@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 import optlayers as ol
-from optlayers.caches import Cache, WeakCache, cached_property
+from optlayers.common.caches import Cache, WeakCache, cached_property
 from polytopes import arborescence, cube, matching, simplex
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import optlayers as ol
-from optlayers.progress import bar
+from optlayers.common.progress import bar
 from optlayers.reporting import clock
 from polytopes import simplex
 

@@ -19,7 +19,7 @@ import polytopes
 from optlayers.bound import accelerated
 from optlayers.bound.device import DevicePolytope
 from optlayers.bound.host import HostPolytope
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.solvers.regularized import certify_regularized
 from optlayers.solvers.smooth import verdict
 from optlayers.solvers.smooth.problem import SmoothAnswer, SmoothProblem

@@ -13,7 +13,7 @@ from catalogue import EVERY_RULE
 from drawing import draw
 
 import optlayers as ol
-from optlayers import rounded
+from optlayers.compilation import rounded
 from polytopes import (
     arborescence,
     cube,

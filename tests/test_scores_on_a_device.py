@@ -18,7 +18,7 @@ from torch import Tensor
 import optlayers as ol
 import polytopes
 from optlayers.bound import accelerated
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 
 pytestmark = pytest.mark.device
 Polytope = ol.Polytope | CompiledPolytope

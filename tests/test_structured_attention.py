@@ -8,8 +8,8 @@ from catalogue import CATALOGUE
 
 import optlayers as ol
 import polytopes
-from optlayers import enumeration
 from optlayers.rules.base import AbstractVertexRule
+from optlayers.vertices import enumeration
 
 each_structure = pytest.mark.parametrize("entry", CATALOGUE, ids=repr)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import optlayers as ol
 import polytopes
-from optlayers import logspace
+from optlayers.sums import logspace
 from polytopes import _matrix_tree, arborescence, projective_tree
 
 ENUMERATE = {"arborescence": catalogue.trees, "projective_tree": catalogue.projective_trees}

@@ -12,7 +12,8 @@ import pytest
 from numba.core.sigutils import normalize_signature
 from test_kernel_cache import BARE
 
-from optlayers import kernel_cache, warm
+from optlayers import warm
+from optlayers.common import kernel_cache
 from optlayers.solvers.kernels import normal_equations
 
 FOLDER = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ for polytope in (matching(4).without_oracle(), simplex(4), arborescence(3)):
 """
 KERNEL = """
 from pathlib import Path
-from optlayers.kernel_cache import cached_njit
+from optlayers.common.kernel_cache import cached_njit
 @cached_njit(Path(__file__).parent)
 def first():
     return 1

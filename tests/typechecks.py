@@ -21,11 +21,11 @@ PLAIN = (f"{KERNELS}.dense", f"{KERNELS}.ties")
 
 DOORS = (
     "optlayers.auditing.audit",
-    "optlayers.compiled",
-    "optlayers.compiled_once",
-    "optlayers.distribution",
+    "optlayers.compilation.compiled",
+    "optlayers.compilation.compiled_once",
+    "optlayers.gibbs.distribution",
     "optlayers.elastic",
-    "optlayers.entries",
+    "optlayers.batch.entries",
     "optlayers.gradient_monitor",
     "optlayers.layer",
     "optlayers.losses.base",
@@ -35,7 +35,7 @@ DOORS = (
     "optlayers.losses.regret",
     "optlayers.losses.regularized",
     "optlayers.losses.spo_plus",
-    "optlayers.objective",
+    "optlayers.rules.objective",
     "optlayers.plots.arcs",
     "optlayers.plots.bars",
     "optlayers.plots.brackets",
@@ -78,15 +78,15 @@ DOORS = (
     "optlayers.rules.spigot_ce",
     "optlayers.rules.spigot_eg",
     "optlayers.rules.with_parameters",
-    "optlayers.support",
-    "optlayers.shares",
-    "optlayers.sizes",
+    "optlayers.gibbs.support",
+    "optlayers.batch.shares",
+    "optlayers.batch.sizes",
     "optlayers.solvers.auto",
-    "optlayers.source",
+    "optlayers.batch.source",
     "optlayers.solvers.highs",
     "optlayers.solvers.interior_point",
     "optlayers.solvers.oracle",
-    "optlayers.tensors",
+    "optlayers.common.tensors",
     "optlayers.testing.loss",
     "polytopes.sequence",
 )
@@ -97,16 +97,16 @@ OFTEN = (
     "optlayers.bound.host",
     "optlayers.bound.host_evidence",
     "optlayers.bound.polytope",
-    "optlayers.call_part",
-    "optlayers.differentiate",
-    "optlayers.layer_call",
-    "optlayers.locks",
-    "optlayers.logspace",
+    "optlayers.calls.call_part",
+    "optlayers.autograd.differentiate",
+    "optlayers.calls.layer_call",
+    "optlayers.common.locks",
+    "optlayers.sums.logspace",
     "optlayers.losses.call",
     "optlayers.losses.prediction",
     "optlayers.losses.question",
-    "optlayers.modes",
-    "optlayers.prepared",
+    "optlayers.common.modes",
+    "optlayers.compilation.prepared",
     "optlayers.solution",
     "optlayers.solvers.addresses",
     "optlayers.solvers.batch",
@@ -121,7 +121,7 @@ only `make proofs` checks them, which sets"""
 EVERYTHING = "OPTLAYERS_CHECK_EVERYTHING"
 """to something."""
 
-UNCHECKABLE = ("optlayers.bound.base", "optlayers.caches", "optlayers.solvers.models")
+UNCHECKABLE = ("optlayers.bound.base", "optlayers.common.caches", "optlayers.solvers.models")
 """The checker evaluates a mapping that is worked out when it is looked at, and takes neither Self nor a protocol."""
 
 

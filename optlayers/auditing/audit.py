@@ -20,18 +20,18 @@ from optlayers.auditing.problem import Problem
 from optlayers.auditing.report import GradientAudit
 from optlayers.auditing.truth import directions_of, own_gradient, smoothed_gradient
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.call_part import GradientUnit
-from optlayers.compiled import CompiledPolytope
+from optlayers.calls.call_part import GradientUnit
+from optlayers.common.modes import transforms_active
+from optlayers.common.progress import bar
+from optlayers.common.tensors import check_generator, check_scores
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.form.standard import DeclarationError
 from optlayers.layer import OptLayer
-from optlayers.modes import transforms_active
 from optlayers.polytope import Polytope
-from optlayers.progress import bar
 from optlayers.rules.base import AbstractRule, AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import positive
 from optlayers.solution import SolveError
-from optlayers.tensors import check_generator, check_scores
 
 __all__ = ["audit"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from optlayers.auditing.estimate import Cosine, Estimate, Sent
 from optlayers.auditing.passes import BackwardPasses
 from optlayers.auditing.problem import Problem
-from optlayers.call_part import GradientUnit
+from optlayers.calls.call_part import GradientUnit
 from optlayers.layer import OptLayer
 from optlayers.rules.base import AbstractRule
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from optlayers.auditing.estimate import Sent
 from optlayers.auditing.problem import Problem
+from optlayers.calls.layer_call import call_behind, is_nothing
 from optlayers.layer import OptLayer
-from optlayers.layer_call import call_behind, is_nothing
 
 __all__ = ["BackwardPasses", "passes_through"]
 

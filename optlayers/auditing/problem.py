@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 from torch.func import vmap
 
+from optlayers.calls.layer_call import call_behind
 from optlayers.layer import OptLayer
-from optlayers.layer_call import call_behind
 
 __all__ = ["Problem"]
 

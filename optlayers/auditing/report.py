@@ -11,7 +11,7 @@ from typing import Any, final
 from optlayers.auditing.advice import advice_on, advice_on_truth
 from optlayers.auditing.estimate import Cosine, Estimate
 from optlayers.auditing.findings import Findings, Steps
-from optlayers.extras import needed
+from optlayers.common.extras import needed
 
 __all__ = ["GradientAudit"]
 

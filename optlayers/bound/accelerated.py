@@ -18,8 +18,8 @@ from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.curved import AbstractOfRegularizer, RegularizedEvidence, worth_gradient
 from optlayers.bound.on_host import OnHost
 from optlayers.bound.regularized import by_constraints, columns_without_choice, has_negative, on_device
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import StandardForm
-from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Proof, Solution
 from optlayers.solvers.batch import in_scaled_rows

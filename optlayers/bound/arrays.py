@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import AffineMap, StandardForm
-from optlayers.prepared import AbstractPrepared
 
 __all__ = ["DeviceArrays", "finite"]
 

@@ -241,7 +241,7 @@ class AbstractBoundPolytope(ABC):
 
         The value is ``(samples, batch, size)``, the verdict of an instance that of :meth:`verdict`. Where the
         declaration has a log-partition function, vertices must be 0/1; else they are enumerated. ``generator`` None is
-        torch's own. See :mod:`optlayers.sampling`.
+        torch's own. See :mod:`optlayers.sums.sampling`.
         """
 
     @abstractmethod
@@ -255,7 +255,7 @@ class AbstractBoundPolytope(ABC):
     @abstractmethod
     def best(self, scores: Float64[Tensor, "batch size"], k: int) -> Best:
         """The k best structures, best first, or all of them where there are fewer. Those that score the same are in
-        lexicographic order. See :mod:`optlayers.best_structures` and :meth:`optlayers.Gibbs.top_k`.
+        lexicographic order. See :mod:`optlayers.sums.best_structures` and :meth:`optlayers.Gibbs.top_k`.
 
         Raises
         ------

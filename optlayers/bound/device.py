@@ -16,13 +16,11 @@ from optlayers.bound.arrays import DeviceArrays, finite
 from optlayers.bound.base import NO_REASONS, AbstractBoundPolytope, Marginals, theta_of
 from optlayers.bound.host_evidence import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import StandardForm
-from optlayers.marginals import LogPartition
 from optlayers.polytope import Polytope
-from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
-from optlayers.sampling import sample
 from optlayers.solution import AbstractEvidence, Proof, Solution, Status
 from optlayers.solvers.batch import CONSISTENT, ROUNDINGS, balancing, in_scaled_rows, make_instances
 from optlayers.solvers.dense import pieces
@@ -32,6 +30,8 @@ from optlayers.solvers.kernels import dense
 from optlayers.solvers.kernels.dense import DenseAnswer, DenseProblem
 from optlayers.solvers.kernels.optimality import AWAY, FLOOR, LEFT, TOUCHES
 from optlayers.solvers.shadows import IDLE
+from optlayers.sums.marginals import LogPartition
+from optlayers.sums.sampling import sample
 
 __all__ = ["DevicePolytope"]
 

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from optlayers.bound.base import theta_of
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import DeclarationError
-from optlayers.prepared import AbstractPrepared
 from optlayers.solution import AbstractEvidence, AbstractFunction, Status
 from optlayers.solvers.base import AbstractSolver
 

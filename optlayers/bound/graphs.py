@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optlayers.autograd.higher_order import NoDerivative
 from optlayers.bound.base import Tangent
-from optlayers.higher_order import NoDerivative
 from optlayers.solution import Solution
 
 __all__ = ["Moved", "OfValues", "OnCurve", "Projected", "PulledThrough", "RegularizedPoints", "Underived", "VALUES"]

@@ -18,15 +18,14 @@ from optlayers.bound.host_evidence import HostEvidence
 from optlayers.bound.numbers import AbstractNumbers
 from optlayers.bound.on_host import OnHost
 from optlayers.bound.regularized import regularized
-from optlayers.diagnosis import explain_infeasible, is_bounded, is_rounding
+from optlayers.common.tensors import all_finite_in
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import StandardForm
-from optlayers.implied import fixed_between, implied_bounds, may_move
-from optlayers.marginals import LogPartition, judge_marginals
 from optlayers.polytope import Polytope
-from optlayers.prepared import AbstractPrepared
+from optlayers.proofs.diagnosis import explain_infeasible, is_bounded, is_rounding
+from optlayers.proofs.implied import fixed_between, implied_bounds, may_move
+from optlayers.proofs.sections import beside, refused
 from optlayers.regularizers.base import AbstractRegularizer
-from optlayers.sampling import sample
-from optlayers.sections import beside, refused
 from optlayers.solution import Solution, Status
 from optlayers.solvers.ask import Lineup, Verdict
 from optlayers.solvers.base import Answer, Instances
@@ -37,7 +36,8 @@ from optlayers.solvers.batch import (
     make_instances,
 )
 from optlayers.solvers.certify import certify
-from optlayers.tensors import all_finite_in
+from optlayers.sums.marginals import LogPartition, judge_marginals
+from optlayers.sums.sampling import sample
 
 __all__ = ["HostPolytope"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.dual_points import DualPoints
 from optlayers.bound.stationary import OnActiveSets, Smooth
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
 from optlayers.solution import AbstractEvidence, AbstractFunction, Proof

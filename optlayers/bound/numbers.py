@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from optlayers.best_structures import best_in_order, best_of, best_structures
 from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals, Tangent, by_name, tangent_of
 from optlayers.bound.curved import worth_gradient
 from optlayers.bound.on_host import OnHost
 from optlayers.bound.regularized import by_constraints, of_parts, whole_worth
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import ParameterSpec
-from optlayers.marginals import LogPartition, by_value
-from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Solution
+from optlayers.sums.best_structures import best_in_order, best_of, best_structures
+from optlayers.sums.marginals import LogPartition, by_value
 
 __all__ = ["AbstractNumbers"]
 

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import StandardForm
-from optlayers.prepared import AbstractPrepared
 from optlayers.solvers.ask import Verdict
 from optlayers.solvers.base import Instances
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from optlayers.batch.entries import Packed
 from optlayers.bound.base import (
     NO_REASONS,
     AbstractBoundPolytope,
@@ -34,10 +35,9 @@ from optlayers.bound.graphs import (
 )
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.numbers import AbstractNumbers
-from optlayers.entries import Packed
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.standard import ParameterSpec
 from optlayers.polytope import Polytope
-from optlayers.prepared import AbstractPrepared
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.solution import Failure, Solution, Status
 

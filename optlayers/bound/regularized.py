@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.always_tight import always_tight
 from optlayers.bound.curved import RegularizedEvidence, on_form
 from optlayers.bound.declared import ConeEvidence, Program, ProgramEvidence, worth_at
 from optlayers.bound.dense_program import DenseEvidence, EvidenceOfParts, matrix_span, solved_densely
 from optlayers.bound.nowhere import explained
 from optlayers.bound.on_host import OnHost
 from optlayers.bound.smooth import PartByPart
-from optlayers.diagnosis import explain_infeasible
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.form.cones import program_of
 from optlayers.form.quadratic import QuadraticProgram
 from optlayers.form.standard import DeclarationError, StandardForm
-from optlayers.prepared import AbstractPrepared
+from optlayers.proofs.always_tight import always_tight
+from optlayers.proofs.diagnosis import explain_infeasible
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.regularizers.declared import Declared
 from optlayers.solution import AbstractEvidence, Solution, Status

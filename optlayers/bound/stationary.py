@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.standard import StandardForm
 from optlayers.solution import AbstractFunction
 from optlayers.solvers.base import Instances

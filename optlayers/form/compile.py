@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Int8, Int64
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.declaration import (
     check_convex,
     check_declaration,

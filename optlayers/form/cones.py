@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
-from optlayers.caches import WeakCache, cached_property
+from optlayers.common.caches import WeakCache, cached_property
 from optlayers.form.compile import affine_entries, canonical, parameter_columns
 from optlayers.form.declaration import parameter_specs
 from optlayers.form.standard import DeclarationError

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.names import NO_NAMES, ColumnNames, scored_name
 from optlayers.polytope import Polytope
 

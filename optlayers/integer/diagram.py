@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Int64
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.integer.program import NO_LIMIT, IntegerProgram
 from optlayers.solvers.kernels import layers
 

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from optlayers.autograd.differentiate import applied
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.compiled import CompiledPolytope
-from optlayers.differentiate import applied
+from optlayers.common.modes import is_differentiated, outside_graphs, transforms_active
+from optlayers.common.tensors import check_scores
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.layer import OptLayer
 from optlayers.losses.call import Check, LossCall, LossPart, parts_of
@@ -22,13 +24,11 @@ from optlayers.losses.known import in_whole_numbers, infeasible_because, not_one
 from optlayers.losses.prediction import Contrast
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_membership, check_numbers
-from optlayers.modes import is_differentiated, outside_graphs, transforms_active
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractRule
 from optlayers.rules.pipeline import Pipeline
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.tensors import check_scores
 
 __all__ = ["AbstractLoss", "Reduction"]
 

@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.autograd.calls import AbstractCall, FirstDerivative
+from optlayers.autograd.higher_order import Tensors
+from optlayers.batch.entries import Entries
+from optlayers.batch.shares import Share, Shares
 from optlayers.bound.graphs import Underived
-from optlayers.calls import AbstractCall, FirstDerivative
-from optlayers.entries import Entries
-from optlayers.higher_order import Tensors
+from optlayers.common.modes import is_differentiated
+from optlayers.common.tensors import moved
 from optlayers.layer import OptLayer
 from optlayers.losses.prediction import Contrast, Prediction
 from optlayers.losses.question import Question
-from optlayers.modes import is_differentiated
-from optlayers.shares import Share, Shares
-from optlayers.tensors import moved
 
 __all__ = ["Check", "LossCall", "LossPart", "parts_of"]
 

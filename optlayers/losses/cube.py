@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.losses.prediction import best_vertices
 from optlayers.losses.question import Question
-from optlayers.prepared import AbstractPrepared
 
 __all__ = ["WHOLE", "Cube"]
 

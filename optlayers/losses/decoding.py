@@ -14,9 +14,9 @@ from torch import Tensor
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.numbers import AbstractNumbers
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.marginals import by_value
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, Status
+from optlayers.sums.marginals import by_value
 
 __all__ = ["Decoding", "best_less", "nearest_vertex"]
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
+from optlayers.common.modes import outside_graphs
 from optlayers.losses.base import AbstractLoss
 from optlayers.losses.known import best_admitted, best_completed, given
 from optlayers.losses.prediction import Contrast, Prediction
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_target
-from optlayers.modes import outside_graphs
 from optlayers.rules.base import Context
 from optlayers.solution import Solution
 

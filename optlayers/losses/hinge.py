@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.common.modes import is_differentiated, outside_graphs
+from optlayers.common.tensors import check_dense
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.call import Check
@@ -17,10 +19,8 @@ from optlayers.losses.known import best_admitted, best_completed, given
 from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_target
-from optlayers.modes import is_differentiated, outside_graphs
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.tensors import check_dense
 
 __all__ = ["StructuredHingeLoss"]
 

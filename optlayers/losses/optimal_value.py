@@ -12,7 +12,8 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.compiled import CompiledPolytope
+from optlayers.common.modes import outside_graphs
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.losses.base import AbstractLoss, Reduction
 from optlayers.losses.decoding import best_less
@@ -20,7 +21,6 @@ from optlayers.losses.known import given
 from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.regularized import decodable, of_parts, regularized_points
-from optlayers.modes import outside_graphs
 from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer
 from optlayers.regularizers.declared import regularizer_of

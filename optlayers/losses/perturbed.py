@@ -10,12 +10,13 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.compiled import CompiledPolytope
+from optlayers.common.modes import outside_graphs
+from optlayers.common.tensors import check_generator
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.losses.base import Reduction
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss
 from optlayers.losses.prediction import Prediction
-from optlayers.modes import outside_graphs
 from optlayers.polytope import Polytope
 from optlayers.rules.base import Context
 from optlayers.rules.hyperparameters import at_least_one, positive
@@ -23,7 +24,6 @@ from optlayers.rules.noise import AbstractNoise, Gaussian, check_noise
 from optlayers.rules.samples import mean_of_samples, with_one_verdict
 from optlayers.solution import Solution
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector
-from optlayers.tensors import check_generator
 
 __all__ = ["PerturbedFenchelYoungLoss"]
 

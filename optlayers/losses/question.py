@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float64, Shaped
 from torch import Tensor
 
+from optlayers.batch.entries import MASK, Packed
+from optlayers.batch.masks import answered
+from optlayers.batch.shares import Share
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.polytope import BoundPolytope, failed_instances, first_failures
-from optlayers.entries import MASK, Packed
 from optlayers.losses.prediction import Prediction
-from optlayers.masks import answered
 from optlayers.rules.base import Context
-from optlayers.shares import Share
 from optlayers.solution import Solution, SolveError
 
 __all__ = ["Predict", "Question"]
@@ -168,7 +168,7 @@ class Question:
 def replace_scores(
     packed: Packed, scores: Float64[Tensor, "batch size"], forbidden: Bool[Tensor, "batch size"] | None
 ) -> Packed:
-    """Other scores for the same polytopes; parts may be forbidden by a mask, see :mod:`optlayers.masks`."""
+    """Other scores for the same polytopes; parts may be forbidden by a mask, see :mod:`optlayers.batch.masks`."""
     limit = max(MASK, packed.lowest)
     low = bool(scores.numel()) and float(scores.detach().amin()) <= limit
     return Packed(scores, forbidden, packed.theta, packed.precision, low, packed.lowest)

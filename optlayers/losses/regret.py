@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.layer import OptLayer
 from optlayers.losses.call import Check, LossPart, parts_of

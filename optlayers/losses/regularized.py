@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
 from optlayers.bound.polytope import BoundPolytope
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.losses.decoding import best_less
 from optlayers.losses.fenchel_young import AbstractFenchelYoungLoss

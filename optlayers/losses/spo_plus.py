@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from optlayers.common.modes import outside_graphs
+from optlayers.common.tensors import check_finite
 from optlayers.losses.base import AbstractLoss
 from optlayers.losses.call import Check
 from optlayers.losses.known import best_completed
@@ -16,8 +18,6 @@ from optlayers.losses.known import given as given_point
 from optlayers.losses.prediction import Contrast, Prediction, best_vertices
 from optlayers.losses.question import Question
 from optlayers.losses.targets import check_target, check_true_scores
-from optlayers.modes import outside_graphs
-from optlayers.tensors import check_finite
 
 __all__ = ["SPOPlusLoss"]
 

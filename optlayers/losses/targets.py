@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.common.modes import is_differentiated
+from optlayers.common.tensors import all_finite, check_dense, check_scores
 from optlayers.losses.prediction import Prediction, best_vertices
 from optlayers.losses.question import Question
-from optlayers.modes import is_differentiated
 from optlayers.rules.base import Context
-from optlayers.tensors import all_finite, check_dense, check_scores
 
 __all__ = ["TOLERANCE", "check_membership", "check_numbers", "check_target", "check_true_scores"]
 

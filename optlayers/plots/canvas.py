@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optlayers.extras import needed
+from optlayers.common.extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.plots.canvas import INK, axes_of, module
 from optlayers.plots.field import plane_of_scores
 from optlayers.plots.outline import outline

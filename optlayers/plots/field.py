@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.layer import OptLayer
 from optlayers.plots.canvas import INK, axes_of, module
 from optlayers.plots.points import array_of, compiled_of, directions_of

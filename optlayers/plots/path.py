@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.plots.canvas import COLORS, FAINT, axes_of, legend_of, names_of
 from optlayers.plots.points import array_of, compiled_of
 from optlayers.polytope import Polytope

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.compiled_once import compiled_once
+from optlayers.compilation.compiled import CompiledPolytope
+from optlayers.compilation.compiled_once import compiled_once
 from optlayers.family import Family
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.enumeration import TooMany
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.plots.canvas import BLUE, COLORS, INK, ORANGE, axes_of, legend_of, module, titled
 from optlayers.plots.outline import SAME, outline, principal
 from optlayers.plots.points import array_of, compiled_of, directions_of
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution
+from optlayers.vertices.enumeration import TooMany
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

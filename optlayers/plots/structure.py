@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.plots.bars import bars
 from optlayers.plots.canvas import axes_of
 from optlayers.plots.heat import heat

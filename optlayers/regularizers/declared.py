@@ -8,7 +8,7 @@ from typing import Any, NoReturn, final
 import cvxpy as cp
 from cvxpy.error import DCPError
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
 from optlayers.form.cones import ConeProgram, OtherCones, cone_program
 from optlayers.form.quadratic import NeedsCones, QuadraticProgram, quadratic_program
 from optlayers.form.rewriting import short

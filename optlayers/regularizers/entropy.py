@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
 from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
 from optlayers.regularizers.base import AbstractRegularizer, checked_number

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from optlayers.compiled_once import compiled_of_size, compiled_once
+from optlayers.batch.sizes import named_size
+from optlayers.compilation.compiled_once import compiled_of_size, compiled_once
 from optlayers.compiled_oracle import name_of
 from optlayers.family import Family
 from optlayers.polytope import Polytope
 from optlayers.reporting.clock import Clock
 from optlayers.reporting.polytope_report import PolytopeReport
 from optlayers.reporting.study import Study, theta_of
-from optlayers.sizes import named_size
 
 __all__ = ["report"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import final
 
-from optlayers.progress import AbstractBar, bar
+from optlayers.common.progress import AbstractBar, bar
 
 __all__ = ["Clock"]
 

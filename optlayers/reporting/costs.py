@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.reporting.statement import CHOSEN, LEFT_OUT, MEASURED, PREDICTED, Section, Statement
 from optlayers.solution import Solution
 

@@ -10,12 +10,12 @@ from typing import Any, final
 import cvxpy as cp
 import numpy as np
 
-from optlayers.facets import half_spaces_of
 from optlayers.reporting.affine_hull import AffineHull, Equation
 from optlayers.reporting.fractional import Witness, witness_of
 from optlayers.reporting.linear_program import LinearProgram, exact_point, proved_bound
 from optlayers.reporting.rows import Rows, expression
 from optlayers.reporting.statement import PROOF, ROUNDING
+from optlayers.vertices.facets import half_spaces_of
 
 __all__ = ["Facets", "MissingInequality", "facets_of", "kind_of", "lacking", "line_of", "simplified"]
 
@@ -84,7 +84,7 @@ class Facets:
 def facets_of(points: np.ndarray, hull: AffineHull) -> Facets:
     """The facets of the hull of integer points.
 
-    They are worked out in integers (:mod:`optlayers.facets`), and each is held to all points here once more.
+    They are worked out in integers (:mod:`optlayers.vertices.facets`), and each is held to all points here once more.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import scipy.sparse as sp
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.compile import UNNAMED, canonical_rows
 from optlayers.form.declaration import parameter_specs
 from optlayers.form.names import scored_name

@@ -12,13 +12,14 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.compiled_once import compiled_of_size
-from optlayers.entries import parameter_tensors
-from optlayers.facets import TooManyFacets
+from optlayers.batch.entries import parameter_tensors
+from optlayers.batch.sizes import named_size
+from optlayers.compilation.compiled import CompiledPolytope
+from optlayers.compilation.compiled_once import compiled_of_size
 from optlayers.family import Family
 from optlayers.form.standard import NotPolyhedral
 from optlayers.polytope import Polytope
+from optlayers.proofs.unimodular import blocks_of
 from optlayers.reporting import affine_hull, costs, integral, numerics, redundancy, supports, symmetry, vertices
 from optlayers.reporting.affine_hull import AffineHull, hull_of_points, hull_of_rows
 from optlayers.reporting.brought import Brought
@@ -33,9 +34,8 @@ from optlayers.reporting.polytope_report import PolytopeReport
 from optlayers.reporting.redundancy import Redundancy, redundancy_of
 from optlayers.reporting.rows import Rows, TooManyRows, rows_of
 from optlayers.reporting.statement import DECLARED, ENUMERATED, EXHAUSTIVE, PROOF, ROUNDING, Section, Statement
-from optlayers.sizes import named_size
 from optlayers.solvers.batch import make_instances
-from optlayers.unimodular import blocks_of
+from optlayers.vertices.facets import TooManyFacets
 
 __all__ = ["Study", "theta_of"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope
-from optlayers.distribution import Gibbs
+from optlayers.compilation.compiled import CompiledPolytope
+from optlayers.gibbs.distribution import Gibbs
 from optlayers.layer import OptLayer
 from optlayers.losses import (
     CRFLoss,

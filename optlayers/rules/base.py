@@ -13,12 +13,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.objective import FlatObjective
 from optlayers.regularizers.base import AbstractRegularizer
+from optlayers.rules.objective import FlatObjective
 from optlayers.solution import Solution
 
 if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+    from optlayers.compilation.compiled import CompiledPolytope
 
 __all__ = ["AbstractRule", "AbstractVertexRule", "Context", "Gradient", "SecondGradient"]
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from optlayers.common.tensors import all_finite
 from optlayers.rules.base import Context
-from optlayers.tensors import all_finite
 
 __all__ = ["At", "check_at", "nan_where", "slope_at"]
 

@@ -17,7 +17,7 @@ from optlayers.rules.hyperparameters import not_negative, positive
 from optlayers.rules.regularized import Regularized
 
 if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+    from optlayers.compilation.compiled import CompiledPolytope
 
 __all__ = ["MirrorSpigot"]
 

@@ -18,7 +18,7 @@ from optlayers.rules.wrapper import AbstractWrapper
 from optlayers.solution import Solution
 
 if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+    from optlayers.compilation.compiled import CompiledPolytope
 
 __all__ = ["PerturbAndMAP"]
 

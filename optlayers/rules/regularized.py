@@ -17,7 +17,7 @@ from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
 
 if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+    from optlayers.compilation.compiled import CompiledPolytope
 
 __all__ = ["Regularized"]
 

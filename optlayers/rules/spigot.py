@@ -13,16 +13,16 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
+from optlayers.common.tensors import all_finite
 from optlayers.family import Family
-from optlayers.objective import FlatObjective
 from optlayers.polytope import Polytope
 from optlayers.rules.base import AbstractVertexRule, Context, Gradient
 from optlayers.rules.hyperparameters import at_least_one, positive
+from optlayers.rules.objective import FlatObjective
 from optlayers.solution import Solution
-from optlayers.tensors import all_finite
 
 if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+    from optlayers.compilation.compiled import CompiledPolytope
 
 __all__ = ["AdaptiveStep", "Spigot", "kept_of_step"]
 

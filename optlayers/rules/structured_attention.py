@@ -10,9 +10,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from optlayers.bound.base import AbstractBoundPolytope
-from optlayers.marginals import derivative_failures
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution
+from optlayers.sums.marginals import derivative_failures
 
 __all__ = ["StructuredAttention", "marginals"]
 

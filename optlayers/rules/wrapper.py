@@ -13,7 +13,7 @@ from torch import Tensor
 from optlayers.rules.base import AbstractRule
 
 if TYPE_CHECKING:
-    from optlayers.compiled import CompiledPolytope
+    from optlayers.compilation.compiled import CompiledPolytope
 
 __all__ = ["AbstractWrapper"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.ask import ask
 from optlayers.solvers.base import AbstractMaximizer, AbstractProjector, AbstractSolver, Answer, Instances

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int8, Int64
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.standard import StandardForm
 from optlayers.mixture import Decomposition
 from optlayers.solvers.addresses import OracleCall

@@ -12,7 +12,7 @@ import numpy as np
 from cvxpy.reductions.solvers.defines import INSTALLED_MI_SOLVERS, MI_SOLVERS
 from jaxtyping import Float64
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.integer.program import IntegerProgram, NoIntegers, integer_program
 from optlayers.solvers.base import Instances

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
-from optlayers.caches import WeakCache
+from optlayers.common.caches import WeakCache
 from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Status

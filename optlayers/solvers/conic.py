@@ -9,7 +9,7 @@ import cvxpy as cp
 import numpy as np
 from jaxtyping import Bool
 
-from optlayers.caches import Cache
+from optlayers.common.caches import Cache
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solution import Status

@@ -11,10 +11,10 @@ from typing import Any, Protocol, final, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from optlayers.caches import Cache, cached_property
+from optlayers.common.caches import Cache, cached_property
+from optlayers.common.locks import ForkSafeLock
 from optlayers.form.further import with_inequalities
 from optlayers.form.standard import StandardForm
-from optlayers.locks import ForkSafeLock
 from optlayers.solution import Status
 from optlayers.solvers.ask import ask
 from optlayers.solvers.base import Instances

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from optlayers.caches import Cache, cached_property
-from optlayers.extras import needed
+from optlayers.common.caches import Cache, cached_property
+from optlayers.common.extras import needed
+from optlayers.common.modes import outside_inference_mode
 from optlayers.form.standard import DeclarationError, StandardForm
-from optlayers.modes import outside_inference_mode
 from optlayers.polytope import Polytope
 from optlayers.solution import Status
 from optlayers.solvers.base import AbstractProjector, Answer, Instances

@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float64
 
-from optlayers.caches import Cache, WeakCache
+from optlayers.common.caches import Cache, WeakCache
+from optlayers.common.locks import ForkSafeLock
 from optlayers.form.standard import StandardForm
-from optlayers.locks import ForkSafeLock
 from optlayers.polytope import Polytope
 from optlayers.solvers.base import Answer, Instances
 

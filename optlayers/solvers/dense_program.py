@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
-from optlayers.caches import WeakCache, cached_property
+from optlayers.common.caches import WeakCache, cached_property
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import dense_program

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from optlayers.caches import Cache, WeakCache
+from optlayers.common.caches import Cache, WeakCache
 from optlayers.compiled_oracle import CompiledOracle
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.integer.diagram import END, NODE_LIMIT, DecisionDiagram, TooWide, compiled_diagram

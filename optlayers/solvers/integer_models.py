@@ -15,9 +15,9 @@ import numpy as np
 from highspy import _core
 from jaxtyping import Float64
 
+from optlayers.common.locks import at_fork
 from optlayers.form.standard import StandardForm
 from optlayers.integer.program import IntegerProgram
-from optlayers.locks import at_fork
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels import ties
 

@@ -25,7 +25,7 @@ import scipy.optimize
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
-from optlayers.caches import WeakCache
+from optlayers.common.caches import WeakCache
 from optlayers.form.standard import StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.ask import ask

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from optlayers.caches import WeakCache
+from optlayers.common.caches import WeakCache
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 

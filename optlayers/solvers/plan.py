@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 import scipy.sparse as sp
 
-from optlayers.caches import WeakCache, cached_property
+from optlayers.common.caches import WeakCache, cached_property
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.base import Instances
 from optlayers.solvers.kernels.batches import of_each

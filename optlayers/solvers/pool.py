@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 import torch
 
-from optlayers.locks import ForkSafeLock, at_fork
+from optlayers.common.locks import ForkSafeLock, at_fork
 
 __all__ = ["Pace", "for_each_chunk", "within_this_thread"]
 

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from optlayers.caches import cached_property
+from optlayers.common.caches import cached_property
 from optlayers.form.standard import DeclarationError, StandardForm
 from optlayers.solution import Status
 from optlayers.solvers.base import Answer, Instances

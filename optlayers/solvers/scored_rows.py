@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from optlayers.caches import WeakCache
+from optlayers.common.caches import WeakCache
 from optlayers.form.standard import StandardForm
 from optlayers.solvers.addresses import OracleCall
 from optlayers.solvers.base import Instances

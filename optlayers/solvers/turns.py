@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, final
 from weakref import WeakValueDictionary
 
+from optlayers.common.locks import at_fork
 from optlayers.compiled_oracle import CompiledOracle
-from optlayers.locks import at_fork
 from optlayers.solvers.pool import within_this_thread
 
 __all__ = ["Turns", "turns_of"]

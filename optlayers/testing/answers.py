@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compilation.compiled import CompiledPolytope, compile_polytope
 from optlayers.solution import Solution
 
 __all__ = ["check_projection", "in_a_row", "total"]

@@ -18,9 +18,9 @@ from optlayers.bound.base import AbstractBoundPolytope, Best, Marginals
 from optlayers.bound.device import DeviceEvidence, DevicePolytope
 from optlayers.bound.host import HostPolytope
 from optlayers.bound.host_evidence import HostEvidence
-from optlayers.compiled import CompiledPolytope
+from optlayers.compilation.compiled import CompiledPolytope
+from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.layer import OptLayer
-from optlayers.prepared import AbstractPrepared
 from optlayers.rules.base import AbstractRule, Context, Gradient
 from optlayers.solution import Solution, SolveError, Status
 from optlayers.testing.through import same, through

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from optlayers.batch.entries import CPU, Entries, batch_of
 from optlayers.bound.base import by_name
-from optlayers.compiled import CompiledPolytope
-from optlayers.entries import CPU, Entries, batch_of
+from optlayers.common.tensors import moved
+from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.form.compile import form_without_rows
 from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
 from optlayers.solvers.batch import make_instances
 from optlayers.solvers.separation import Separation
-from optlayers.tensors import moved
 from optlayers.variables import is_integer
 
 __all__ = ["are_vertices", "contains", "distance", "distances", "is_vertex"]

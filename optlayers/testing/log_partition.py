@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from optlayers.compiled import compile_polytope
+from optlayers.compilation.compiled import compile_polytope
 from optlayers.compiled_oracle import name_of
 from optlayers.form.standard import StandardForm
 from optlayers.polytope import Polytope
+from optlayers.sums.vertex_sums import log_weights
 from optlayers.variables import name_given
-from optlayers.vertex_sums import log_weights
 
 __all__ = ["check_log_partition"]
 

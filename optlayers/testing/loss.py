@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from optlayers.compiled import compile_polytope
+from optlayers.compilation.compiled import compile_polytope
 from optlayers.family import Family
 from optlayers.losses import AbstractLoss
 from optlayers.polytope import Polytope

@@ -12,10 +12,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from optlayers.batch.entries import Entries
 from optlayers.bound.base import by_name
-from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compilation.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_oracle import name_of
-from optlayers.entries import Entries
 from optlayers.form.compile import form_without_rows
 from optlayers.polytope import Polytope
 from optlayers.solution import Solution, Status

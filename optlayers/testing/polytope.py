@@ -7,7 +7,7 @@ from typing import Any, final
 
 import torch
 
-from optlayers.compiled import compile_polytope
+from optlayers.compilation.compiled import compile_polytope
 from optlayers.polytope import Polytope
 from optlayers.solvers import BranchAndBound, Highs
 from optlayers.testing.answers import check_projection, in_a_row

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from optlayers.compiled import CompiledPolytope, compile_polytope
+from optlayers.compilation.compiled import CompiledPolytope, compile_polytope
 from optlayers.compiled_oracle import name_of
 from optlayers.form.standard import DeclarationError
 from optlayers.integer.diagram import TooWide
@@ -18,7 +18,7 @@ from optlayers.integer.program import NoIntegers
 from optlayers.polytope import Polytope
 from optlayers.solvers.diagram import diagrams_of
 from optlayers.solvers.separation import Cut, Separation, SeparationError
-from optlayers.structure_sums import PathSums
+from optlayers.sums.structure_sums import PathSums
 from optlayers.testing.answers import in_a_row
 from optlayers.testing.draws import draw, with_scores
 

@@ -11,9 +11,9 @@ import cvxpy as cp
 import torch
 from torch import Tensor
 
+from optlayers.batch.entries import Entries
 from optlayers.bound.base import by_name
-from optlayers.compiled import CompiledPolytope, compile_polytope
-from optlayers.entries import Entries
+from optlayers.compilation.compiled import CompiledPolytope, compile_polytope
 from optlayers.form.compile import form_without_rows
 from optlayers.form.standard import DeclarationError
 from optlayers.polytope import Polytope

@@ -20,7 +20,7 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from optlayers.kernel_cache import cached_njit
+from optlayers.common.kernel_cache import cached_njit
 from optlayers.solvers.kernels.compiler import KernelCompiler, PartCompiler
 from optlayers.solvers.kernels.flat import ASKED_FIRST, member
 

@@ -1,0 +1,1 @@
+"""Calls as PyTorch differentiates and transforms them."""

@@ -1,0 +1,1 @@
+"""What many use: caches, locks, modes of PyTorch, tensors, messages, pages, compiled functions on disk."""

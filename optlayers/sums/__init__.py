@@ -1,0 +1,1 @@
+"""Sums over structures, draws from them, and the best ones."""

@@ -1,0 +1,1 @@
+"""All vertices of a polytope, hulls of points, and their facets."""
