@@ -879,3 +879,24 @@ def test_the_solvers_of_a_compiled_polytope_are_kept_beside_the_parameters_of_a_
     assert isinstance(layer.compiled().maximizer, ol.Highs) and isinstance(layer.compiled().projector, ol.Clarabel)
     over_oracle = ol.OptLayer(ol.compile_polytope(simplex(3)), ol.Regularized(ol.Entropy(temperature)))
     assert over_oracle(torch.zeros(3), temperature=0.5).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("mask", [-torch.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("regularizer", [ol.Entropy(3.0), ol.Tsallis(1.5), ol.Barrier(0.1)], ids=repr)
+def test_masks_that_leave_no_point_give_no_answer_outside(regularizer, mask):
+    """All parts are fixed then, at numbers that no bound admits: 7.5 of four parts of at most 1 was 1.875 of each."""
+    x, budget = cp.Variable(9, bounds=[0.0, 1.0]), cp.Parameter(name="budget", nonneg=True)
+    compiled = ol.compile_polytope(ol.Polytope(x, [cp.sum(x) == budget]))
+    scores = torch.zeros(2, 9, dtype=torch.float32)
+    scores[0, [0, 2, 3, 5, 6]] = mask
+    solution = compiled.regularized(scores, regularizer, budget=torch.tensor(7.5))
+    assert solution.status[0] in ((1,) if mask == -torch.inf else (3, 4, 5)) and solution.status[1] == 0
+    torch.testing.assert_close(solution.value[1], torch.full((9,), 7.5 / 9), atol=1e-6, rtol=0)
+
+
+def test_masks_that_leave_a_row_no_point_give_no_answer_outside():
+    x = cp.Variable(3)
+    rows = [x[:2] >= 0, x[1] <= 3, x[1] - x[0] == 2.25, x[2] - x[1] == -3.375]
+    scores = torch.tensor([[-4.0, -3.0, torch.finfo(torch.float32).min]])
+    for given in (scores, scores.masked_fill(scores < -1e30, -torch.inf)):
+        assert ol.compile_polytope(ol.Polytope(x, rows)).regularized(given, ol.Entropy(44.5)).status[0] != 0

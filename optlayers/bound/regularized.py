@@ -94,6 +94,7 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
     fixed, at = (_inside_of if curves.has_barrier else columns_without_choice)(polytope, instances)
     solved = Regularizing.of(form, instances, curves, fixed, at, prepared.tolerance)
     certificate = certify_regularized(solved)
+    _hold_to_own_bounds(certificate, instances, solved)
     certificate.error[aside] = np.inf
     verdict = Verdict.of(solved.answer, certificate, prepared.tolerance)
     verdict.status[aside] = Status.INFEASIBLE
@@ -111,6 +112,15 @@ def regularized(polytope: OnHost, scores: Float64[Tensor, "batch size"], regular
         reasons,
         RegularizedEvidence(form, solved, regularizer, theta),
     )
+
+
+def _hold_to_own_bounds(certificate: Certificate, instances: Instances, solved: Regularizing) -> None:
+    """Of columns that stay where they are, too, which problems are given as bounds that meet there."""
+    point = solved.answer.point[:, : solved.form.unslacked]
+    lower, upper = (bound[:, : solved.form.unslacked] for bound in (instances.lower, instances.upper))
+    outside = np.maximum(lower - point, point - upper).max(axis=1, initial=0.0)
+    certificate.residual = np.maximum(certificate.residual, outside)
+    certificate.error = np.maximum(certificate.error, outside)
 
 
 def _declared(polytope: OnHost, scores: Float64[Tensor, "batch size"], regularizer: Declared) -> Solution:
@@ -347,7 +357,10 @@ def columns_without_choice(
         nothing = torch.zeros(len(rows), form.size, dtype=torch.float64, device="cpu")
         vertices = polytope.among(torch.from_numpy(rows)).maximize(nothing)
         at[rows, : form.scored] = vertices.value.numpy()[:, form.kept]
+        empty = rows[~vertices.ok.numpy()]  # whose columns have no value at all
+        fixed[empty, : form.scored] = known[empty]
         at[:, : form.scored][known] = 0.0
+        at[empty] = 0.0
     return fixed, at
 
 
