@@ -15,7 +15,6 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
-from scipy.linalg.blas import ddot
 from torch import Tensor
 
 from optlayers.common.tensors import (
@@ -26,6 +25,7 @@ from optlayers.common.tensors import (
     check_scores,
     known_index,
     moved,
+    owned,
     sum_of_squares,
 )
 from optlayers.form.standard import ParameterSpec, ScoredSpec, StandardForm
@@ -162,15 +162,9 @@ class Entries:
         scores = tensors[0]
         flat = _double(scores, (math.prod(batch), self.structure_size), home)
         lowest = LOWEST[scores.dtype]
-        if len(tensors) == 1 and flat.is_cpu:
-            # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
-            if 0 < flat.numel() <= FEW:
-                numbers = flat.numpy().ravel()
-                squares = ddot(numbers, numbers)
-            else:
-                squares = sum_of_squares(flat)
-            if squares < LEAST[scores.dtype]:
-                return Packed(flat, None, None, self._no_precision, False, lowest)
+        # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
+        if len(tensors) == 1 and flat.is_cpu and sum_of_squares(flat) < LEAST[scores.dtype]:
+            return Packed(flat, None, None, self._no_precision, False, lowest)
         return self._pack_with_names(flat, tensors, batch, home, once, positions(), name, lowest)
 
     def _pack_with_names(
@@ -259,17 +253,10 @@ class Entries:
         *,
         own: bool = False,
     ) -> Tensor:
-        """The structures of flat points, in their shape, dtype and place; ``own`` ones in memory of their own.
-
-        A copy is made last: what autograd takes for a view cannot be written to.
-        """
+        """The structures of flat points, in their shape, dtype and place; ``own`` ones in memory of their own."""
         if flat.shape[-1] != self.structure_size:
             flat = flat[..., : self.structure_size]
-        if flat.shape != shape:
-            flat = flat.reshape(*shape) if shape else flat.reshape(())
-        if flat.dtype is dtype and flat.device == device:
-            return flat.clone() if own else flat
-        return flat.to(device, dtype)
+        return owned(flat, shape, dtype, device) if own else moved(flat, shape, dtype, device)
 
     def named(self, values: Float64[Tensor, "batch size"], batch: torch.Size, like: Tensor) -> dict[str, Tensor]:
         """The values of scored auxiliary variables ``(*batch, *shape)`` by name."""

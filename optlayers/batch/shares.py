@@ -15,6 +15,7 @@ from torch import Tensor
 
 from optlayers.batch.entries import NOTHING, Entries, Packed
 from optlayers.batch.sizes import named_size
+from optlayers.common.tensors import owned
 from optlayers.compilation.prepared import AbstractPrepared
 from optlayers.solution import Failure, SolveError, Status
 
@@ -198,14 +199,14 @@ class Shares:
         if self.whole and found:
             ((share, values),) = found
             if values.shape[-1] != share.entries.structure_size:
-                values = values[..., : share.entries.structure_size]
+                values, fresh = values[..., : share.entries.structure_size], False
             return _shaped(values, shape, dtype, device, fresh)
         out = torch.zeros(shape, dtype=dtype, device=device)
-        flat = out.view(*apart, self.count, *self.padded)
         for share, values in found:
             entries = share.entries
             mine = values[..., : entries.structure_size].reshape((*values.shape[:-1], *entries.shape))
-            share.put(flat, mine.to(device, dtype))
+            # A new view each time: what was written before may have given the whole a graph, which an old one lacks.
+            share.put(out.view(*apart, self.count, *self.padded), mine.to(device, dtype))
         return out
 
     def auxiliary(
@@ -219,10 +220,10 @@ class Shares:
         """The values ``(*apart, *batch, *padded)`` of an auxiliary variable in flat points of every share, 0 where a
         polytope does not have it."""
         out = torch.zeros((*apart, *self.batch, *padded), dtype=like.dtype, device=like.device)
-        flat = out.view(*apart, self.count, *padded)
         for share, values in found:
             for spec in share.entries.auxiliaries:
                 if spec.name == name:
+                    flat = out.view(*apart, self.count, *padded)
                     mine = values[..., spec.span].reshape((*values.shape[:-1], *spec.shape))
                     place = (..., share.places(flat), *(slice(0, length) for length in spec.shape))
                     flat[place] = mine.to(like.device, like.dtype)
@@ -254,8 +255,5 @@ class Shares:
 
 def _shaped(values: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device, fresh: bool) -> Tensor:
     """Values in another shape, dtype and place, and in memory of their own; ``fresh`` ones have such already."""
-    if values.shape != shape:
-        values, fresh = values.reshape(shape), False
-    if values.dtype is not dtype or values.device != device:
-        return values.to(device, dtype)
-    return values if fresh else values.clone()
+    same = values.shape == shape and values.dtype is dtype and values.device == device
+    return values if fresh and same else owned(values, shape, dtype, device)

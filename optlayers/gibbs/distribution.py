@@ -322,7 +322,7 @@ class Gibbs(Distribution):
             raise ValueError(f"k must be at least 1, but got {k}: it is how many structures are listed")
         door = self._door
         found, counts, most = self._listing.k_best(k)
-        structures, auxiliaries = door.put(found, most, self.scores)
+        structures, auxiliaries = door.unpacked(found, most, self.scores)
         counts = counts.reshape(self.batch_shape)
         log_prob = partial(self._log_prob_of_best, found, counts, most)
         return BestStructures(structures, counts.to(self.scores.device), auxiliaries, log_prob)

@@ -67,7 +67,7 @@ class Door(Shares):
 
     def packed(self, share: Share, tensors: Sequence[Tensor]) -> Packed:
         """The numbers of one polytope's instances; those of no use are refused."""
-        packed = share.entries.pack(self.mine(share, tensors), share.batch, share.home, share.once, share.positions)
+        packed = share.pack(self.mine(share, tensors))
         packed.lowest = LOWEST[self.dtype]  # scores that were given in a lower precision have masks of their own
         packed.low = bool((packed.scores <= max(MASK, packed.lowest)).any())
         return packed
@@ -104,7 +104,7 @@ class Door(Shares):
         if self.on_failure == "raise":
             failures = first_failures(solutions, count)
             rows = torch.nonzero(failed).flatten().tolist()
-            raise SolveError([replace(failures[k], index=share.index(k)) for k in rows], self.count)
+            raise SolveError([share.told(failures[k], k) for k in rows], self.count)
         return failed
 
     def ask(
@@ -140,7 +140,7 @@ class Door(Shares):
         with outside_inference_mode():
             return self.in_turn(self.every, one)
 
-    def put(self, found: Found[Tensor], count: int, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def unpacked(self, found: Found[Tensor], count: int, like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Flat points ``(count, instances, size)`` of all polytopes as structures ``(count, *batch, *padded)`` like the
         scores, NaN where there is no answer, and the values of auxiliary variables by name."""
         mine = [(s, v if failed is None else v.masked_fill(failed[:, None], torch.nan)) for s, v, failed in found]

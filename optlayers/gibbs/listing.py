@@ -35,7 +35,7 @@ class Listing:
             found = polytope.maximize(scores)
             return found, found.value[None]
 
-        return self.door.put(self.door.ask(self.tensors, ask), 1, self.tensors[0])[0][0]
+        return self.door.unpacked(self.door.ask(self.tensors, ask), 1, self.tensors[0])[0][0]
 
     def drawn(
         self, shape: torch.Size, generator: torch.Generator | None, like: Tensor
@@ -48,7 +48,7 @@ class Listing:
             return drawn, drawn.value
 
         drawn = self.door.ask(self.tensors, ask, generator, draws=True)
-        found, auxiliaries = self.door.put(drawn, count, like)
+        found, auxiliaries = self.door.unpacked(drawn, count, like)
         return (
             found.reshape((*shape, *found.shape[1:])),
             {name: value.reshape((*shape, *value.shape[1:])) for name, value in auxiliaries.items()},

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from optlayers.batch.shares import Share
+from optlayers.common.modes import transforms_active
 from optlayers.compilation.compiled import CompiledPolytope
 from optlayers.family import Family
 from optlayers.layer import OptLayer
@@ -70,10 +72,18 @@ def regret(
     >>> regret(two_ways, torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[5.0, 2.0], [5.0, 2.0]]))
     tensor([3., 0.])
     """
+    if transforms_active():
+        raise NotImplementedError(
+            "regret is a metric and cannot be transformed by torch.func (vmap, grad, ...): give it the whole batch"
+        )
     layer = polytope.with_rule(Pipeline()) if isinstance(polytope, OptLayer) else OptLayer(polytope, Pipeline())
     given: dict[str, tuple[Any, Check]] = {"true_scores": (true_scores, check_true_scores)}
     shares, tensors, parts = parts_of(layer, predicted, sizes, parameters, given, "predicted")
-    found = [(part.share, *_regret(part, part.share.tensors(tensors, shares.batch))) for part in parts]
+
+    def ask(part: LossPart) -> tuple[Share, Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+        return part.share, *_regret(part, part.share.tensors(tensors, shares.batch))
+
+    found = shares.in_turn(parts, ask)
     lost = shares.numbers([(share, mine) for share, mine, _ in found], device=predicted.device)
     best = shares.numbers([(share, mine) for share, _, mine in found], device=predicted.device)
     if not normalized:
