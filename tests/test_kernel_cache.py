@@ -15,6 +15,7 @@ from numba.core import event
 
 import optlayers as ol
 import polytopes
+from optlayers.common import kernel_cache
 from optlayers.common.kernel_cache import cached_njit
 from optlayers.solvers.kernels import min_norm_point
 from optlayers.solvers.kernels.lanes import jit, part
@@ -28,6 +29,7 @@ bare.__path__ = {ol.__path__!r}
 PART = "import numba\n@numba.njit\ndef part():\n    return {}\n"
 WHOLE = """
 from pathlib import Path
+from optlayers.common import kernel_cache
 from optlayers.common.kernel_cache import cached_njit
 from part import part
 @cached_njit(Path(__file__).parent)
@@ -76,6 +78,7 @@ def test_an_index_of_a_version_with_other_modules_counts_for_nothing(tmp_path):
 TWO = """
 import sys
 from pathlib import Path
+from optlayers.common import kernel_cache
 from optlayers.common.kernel_cache import cached_njit
 @cached_njit(Path(__file__).parent)
 def half(number):
@@ -161,3 +164,18 @@ def test_a_part_has_no_machine_code_but_in_kernels(nothing_on_disk):
     assert sum(again.stats.cache_hits.values()) == 1
     with pytest.raises((TypeError, ValueError)):
         twice(1.0)
+
+
+def test_without_a_folder_that_can_be_written_to_kernels_are_not_kept(monkeypatch):
+    given = numba.njit
+
+    def without_a_folder(*function, cache: bool = False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+        return given(*function, **options)
+
+    monkeypatch.setattr(numba, "njit", without_a_folder)
+    kernel_cache._warn_of_no_folder.cache_clear()
+    with pytest.warns(UserWarning, match="set NUMBA_CACHE_DIR to one"):
+        twice = kernel_cache.cached_njit(Path(__file__).parent)(lambda x: 2.0 * x)
+    assert twice(1.5) == 3.0

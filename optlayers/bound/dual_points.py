@@ -18,7 +18,7 @@ from optlayers.form.standard import DeclarationError
 from optlayers.solution import AbstractEvidence, AbstractFunction, Status
 from optlayers.solvers.base import AbstractSolver
 
-__all__ = ["DualPoints"]
+__all__ = ["DualPoints", "NoPrices"]
 
 SAME = 1e-6
 """Values that differ by less, next to the terms that they are sums of, are the same."""

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numba.core import event
 from numba.core.compiler_lock import global_compiler_lock
 
 from optlayers.common.locks import at_fork
+from optlayers.common.warn import warn_caller
 
 __all__ = ["NOTICE", "cached_functions", "cached_njit", "is_on_disk"]
 
@@ -52,7 +53,12 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
     stamp = _stamp(folder)
 
     def decorate(function: Callable[..., Any], signatures: tuple[str, ...]) -> Callable[..., Any]:
-        dispatcher: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+        try:
+            dispatcher: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # an installation and a home that cannot be written to
+            _warn_of_no_folder()
+            unkept: Callable[..., Any] = numba.njit(**options)(function)
+            return unkept
         index: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
         if not hasattr(index, "_source_stamp"):
             uncached: Callable[..., Any] = numba.njit(**options)(function)
@@ -69,6 +75,15 @@ def cached_njit(folder: Path, **options: Any) -> Callable[..., Any]:
         return lambda function: decorate(function, given)
 
     return decorator
+
+
+@cache
+def _warn_of_no_folder() -> None:
+    """Say once why kernels are not kept."""
+    warn_caller(
+        "kernels of optlayers are compiled anew in every process, as numba finds no folder for them that it can write "
+        "to: set NUMBA_CACHE_DIR to one"
+    )
 
 
 def _stamp(folder: Path) -> str:
@@ -124,7 +139,9 @@ class _Notice(event.Listener):  # type: ignore[misc]
             return
         self.said = True
         if _is_first_to_say(event.data["dispatcher"]):
-            print(NOTICE, file=sys.stderr, flush=True)
+            stream = sys.stderr  # which a process without a terminal may lack
+            if stream is not None and not stream.closed:
+                print(NOTICE, file=stream, flush=True)
 
     def on_end(self, event: event.Event) -> None:
         """Nothing more is said."""
@@ -169,8 +186,8 @@ class _CollectorPause(event.Listener):  # type: ignore[misc]
             gc.disable()
 
     def on_end(self, event: event.Event) -> None:
-        """numba says so after an error, too."""
-        if event.data["dispatcher"] in _functions and self._was_on.pop():
+        """numba says so after an error, too, and where a listener before this one has raised."""
+        if event.data["dispatcher"] in _functions and self._was_on and self._was_on.pop():
             gc.enable()
 
 

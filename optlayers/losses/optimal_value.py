@@ -57,7 +57,8 @@ class OptimalValue(AbstractLoss):
     theorem). So predicted supplies, demands and capacities learn from it, as predicted profits do. Where the best point
     or its multipliers are not unique, the value has a kink, and this is one of its generalized gradients. Where an
     oracle answers, the multipliers come from a linear program over the constraints, which must describe the polytope:
-    the values of both are compared.
+    the values of both are compared. Where several points are best, the entries of rows that are parameters then have
+    the gradient of one of them, and the scores that of the one which the oracle gives.
 
     Parameters
     ----------

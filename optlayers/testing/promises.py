@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optlayers.bound.dual_points import NoPrices
 from optlayers.layer import OptLayer
 from optlayers.polytope import Polytope
 from optlayers.rules.regularized import Regularized
@@ -160,7 +161,7 @@ def _check_parameters(
         return
     try:
         found = _of_parameters(layer, polytope, scores, weights, parameters)
-    except ValueError:  # refused in words, as for want of a dual point
+    except NoPrices:  # of a polytope that is not described by its constraints
         return
     for name, gradient in found.items():
         if gradient is None:
