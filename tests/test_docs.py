@@ -31,7 +31,9 @@ def test_every_public_name_has_one_page_in_the_reference():
         for name in named(path.read_text(encoding="utf-8"))
     ]
     public = {f"{package}.{name}" for package, module in PACKAGES.items() for name in module.__all__} - MODULES
-    assert sorted(listed) == sorted(public)
+    assert len(listed) == len(set(listed)), "a name is listed twice in docs/api/*.rst"
+    assert not public - set(listed), f"list them in docs/api/*.rst: {sorted(public - set(listed))}"
+    assert not set(listed) - public, f"docs/api/*.rst lists what is not public: {sorted(set(listed) - public)}"
 
 
 def test_the_index_of_the_reference_names_every_group():

@@ -181,7 +181,10 @@ class _Asked:
         assert not bool(solution.ok[MARKED]), f"{self.solver!r} answers an instance that is infeasible"
         others = torch.arange(len(scores), device="cpu") != MARKED
         failed = torch.nonzero(others & ~solution.ok).flatten().tolist()
-        assert not failed, f"{self.solver!r} has no answer to instance {failed[0]} where another one is infeasible"
+        assert not failed, (
+            f"{self.solver!r} has no answer to instance {failed[0]} where another one is infeasible: "
+            f"{next(f for f in solution.failures if f.index == (failed[0],))}"
+        )
         if self.question == "project":
             self.same(solution.value[others], found.value[others], "an infeasible instance beside it")
         return True
