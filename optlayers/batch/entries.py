@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64
+from scipy.linalg.blas import ddot
 from torch import Tensor
 
 from optlayers.common.tensors import (
@@ -26,7 +27,6 @@ from optlayers.common.tensors import (
     known_index,
     moved,
     owned,
-    sum_of_squares,
 )
 from optlayers.form.standard import ParameterSpec, ScoredSpec, StandardForm
 
@@ -162,9 +162,11 @@ class Entries:
         scores = tensors[0]
         flat = _double(scores, (math.prod(batch), self.structure_size), home)
         lowest = LOWEST[scores.dtype]
-        # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
-        if len(tensors) == 1 and flat.is_cpu and sum_of_squares(flat) < LEAST[scores.dtype]:
-            return Packed(flat, None, None, self._no_precision, False, lowest)
+        if len(tensors) == 1 and flat.is_cpu:
+            numbers = flat.numpy().ravel()
+            # No number is as large as the root of a sum of squares, which is finite only where all numbers are.
+            if not len(numbers) or ddot(numbers, numbers) < LEAST[scores.dtype]:
+                return Packed(flat, None, None, self._no_precision, False, lowest)
         return self._pack_with_names(flat, tensors, batch, home, once, positions(), name, lowest)
 
     def _pack_with_names(
@@ -254,6 +256,8 @@ class Entries:
         own: bool = False,
     ) -> Tensor:
         """The structures of flat points, in their shape, dtype and place; ``own`` ones in memory of their own."""
+        if flat.shape == shape and flat.dtype is dtype and flat.device == device:  # as a rule
+            return flat.clone() if own else flat
         if flat.shape[-1] != self.structure_size:
             flat = flat[..., : self.structure_size]
         return owned(flat, shape, dtype, device) if own else moved(flat, shape, dtype, device)

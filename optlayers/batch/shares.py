@@ -196,7 +196,7 @@ class Shares:
         padding. Scored auxiliary variables, which are behind the structure, are left out. Nobody else has the memory
         of ``fresh`` points."""
         shape = (*apart, *self.batch, *self.padded)
-        if self.whole and found:
+        if found and found[0][0].rows is None:  # of the whole batch
             ((share, values),) = found
             if values.shape[-1] != share.entries.structure_size:
                 values, fresh = values[..., : share.entries.structure_size], False
@@ -245,7 +245,7 @@ class Shares:
         shape = (*apart, *self.batch)
         if device is None:
             device = found[0][1].device if found else torch.device("cpu")
-        if self.whole and found:
+        if found and found[0][0].rows is None:  # of the whole batch
             return _shaped(found[0][1], shape, dtype, device, fresh)
         out = torch.full((*apart, self.count), otherwise, dtype=dtype, device=device)
         for share, values in found:
