@@ -34,8 +34,9 @@ class Entropy(AbstractRegularizer):
     it is not the Gibbs distribution's mean, whose entropy is that of structures and not of parts
     (:class:`optlayers.StructuredAttention`).
 
-    A part that is a bit, declared between 0 and 1 and in no equation, has the entropy of a bit,
-    :math:`z \log z + (1 - z) \log (1 - z)`: on the cube the regularized point is the logistic function of s / T.
+    A part that is a bit, declared by numbers to be between 0 and 1 and in no equation, has the entropy of a bit,
+    :math:`z \log z + (1 - z) \log (1 - z)`: on the cube the regularized point is the logistic function of s / T. With a
+    parameter for a limit it is none, and neither is an entry of a symmetric variable, which equations make.
 
     Parameters
     ----------
